@@ -1,0 +1,348 @@
+"""Every setting of the system: its default, unit and meaning, the named presets, and the command line.
+
+    python config.py                      # print every setting as JSON, after presets and overrides
+    python config.py --preset demo --epochs 3
+
+This module imports neither Keras nor any module of ours: ``parse`` settles ``KERAS_BACKEND`` before Keras is first
+imported, and every other module may read it.
+"""
+
+import argparse
+import difflib
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class UserError(Exception):
+    """A problem the user can mend. The message names the file or setting, what is wrong and what to do."""
+
+
+class DataSettings(BaseModel):
+    """Data"""
+
+    dataset: Literal["flickr8k", "demo", "folder"] = Field(
+        "flickr8k",
+        description="which reader: the official Flickr8k layout, the generated demo scenes, or your own folder of images with a captions file",
+    )
+    data_dir: str = Field(
+        "data/flickr8k",
+        description="folder of the data set; for flickr8k it may hold the published zip files instead of their contents",
+    )
+    captions_file: str | None = Field(
+        None, description="dataset=folder: the captions, as .csv (columns image,caption[,split]) or .jsonl"
+    )
+    dev_fraction: float = Field(
+        0.1, ge=0, lt=1, description="dataset=folder without splits: share of the images drawn for dev"
+    )
+    test_fraction: float = Field(
+        0.1, ge=0, lt=1, description="dataset=folder without splits: share of the images drawn for test"
+    )
+    split_seed: int = Field(0, ge=0, description="seed of that draw (by image, so no image is in two splits)")
+    demo_images: int = Field(
+        800, ge=20, description="dataset=demo: number of scenes, three quarters of them for training"
+    )
+    download_urls: tuple[str, ...] = Field(
+        (
+            "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_Dataset.zip",
+            "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_text.zip",
+        ),
+        description="where preprocessing.py --download finds the Flickr8k archives (comma-separated)",
+    )
+    download_checksums: tuple[str, ...] = Field(
+        ("md5:f18a1e2920de5bd84dae7cf08ec78978", "md5:bf6c1abcb8e4a833b7f922104de18627"),
+        description="md5:HEX or sha256:HEX of each archive, in the order of download_urls; empty: the digests are printed, not checked",
+    )
+    max_caption_length: int = Field(
+        30, ge=1, description="words kept of a caption in training, and produced at most in decoding"
+    )
+    vocab_threshold: int = Field(
+        5, ge=1, description="a word enters the vocabulary when the training captions hold it this often"
+    )
+
+
+class EncoderSettings(BaseModel):
+    """Encoder and features"""
+
+    encoder: str = Field(
+        "resnet50",
+        description="resnet50, any other keras.applications backbone (e.g. efficientnet_v2b0), efficientnet_lite0 (its weights ship with this repository), or the path of a saved Keras model that maps RGB 0-255 images to a feature grid",
+    )
+    encoder_weights: str = Field(
+        "imagenet",
+        description="imagenet, none (random), or the path of a weights file; a saved Keras model brings its own",
+    )
+    image_size: int = Field(224, ge=32, le=1024, description="pixels per side that images are resized to")
+    feature_grid: int = Field(
+        1,
+        ge=0,
+        le=32,
+        description="regions per side that the encoder's grid is average-pooled to: 1 is one vector per image, 0 keeps the encoder's own grid (7 x 7 for 224 pixels)",
+    )
+    feature_dtype: Literal["float16", "float32"] = Field("float16", description="type of the stored features")
+    feature_dir: str = Field("features", description="folder of the feature stores")
+    extract_batch_size: int = Field(32, ge=1, description="images per encoder batch")
+
+
+class DecoderSettings(BaseModel):
+    """Decoder"""
+
+    decoder: Literal["merge", "inject"] = Field(
+        "inject",
+        description="where image and words meet: merge (after the LSTM) or inject (at every step of a second LSTM)",
+    )
+    embedding_size: int = Field(300, ge=1, description="units of the word embedding and of the image projection")
+    hidden_size: int = Field(256, ge=1, description="units of the recurrent layers and of the last hidden layer")
+    dropout: float = Field(0.3, ge=0, lt=1, description="share of inputs dropped where the decoder drops any")
+
+
+class TrainingSettings(BaseModel):
+    """Training"""
+
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="adam, adamw (weight decay) or sgd")
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="constant, or cosine decay to 1%% of the peak over all epochs"
+    )
+    warmup_steps: int = Field(0, ge=0, description="batches of linear warm-up from zero")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (optimizer=adamw)")
+    clip_norm: float = Field(5.0, ge=0, description="global gradient norm that is clipped to; 0: no clipping")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="probability mass spread over the whole vocabulary in the training loss"
+    )
+    epochs: int = Field(20, ge=1, description="passes over the training captions")
+    batch_size: int = Field(64, ge=1, description="captions per batch")
+    monitor: Literal["bleu4", "loss"] = Field(
+        "bleu4", description="what picks the best checkpoint on dev: BLEU-4 of greedy captions, or the loss"
+    )
+    patience: int = Field(0, ge=0, description="epochs without improvement before training stops; 0: never")
+    sample_captions: int = Field(3, ge=0, description="dev captions printed after each epoch")
+    tensorboard: bool = Field(True, description="write TensorBoard logs into the run folder")
+    mixed_precision: bool = Field(False, description="compute in float16 with float32 weights (GPU)")
+    workers: int = Field(2, ge=1, description="threads that read batches")
+    seed: int = Field(0, ge=0, description="seed of initial weights, shuffling and dropout")
+    run_dir: str = Field("runs", description="folder that holds the run folders")
+    backend: Literal["", "tensorflow", "jax", "torch"] = Field(
+        "", description="Keras backend; empty: KERAS_BACKEND, else Keras' own choice"
+    )
+
+
+class DecodingSettings(BaseModel):
+    """Decoding"""
+
+    beam_size: int = Field(3, ge=1, le=100, description="hypotheses kept per image; 1 is greedy search")
+    length_penalty: float = Field(
+        1.0, ge=0, le=5, description="a in log p / length^a: 0 ranks by probability, 1 by probability per word"
+    )
+    no_repeat_ngram: int = Field(0, ge=0, le=10, description="n-grams of this size never repeat; 0: no blocking")
+    min_length: int = Field(1, ge=1, description="words before a caption may end")
+    decode_batch_size: int = Field(100, ge=1, description="images captioned at once")
+
+
+class Config(DecodingSettings, TrainingSettings, DecoderSettings, EncoderSettings, DataSettings):
+    """All settings of a run. Immutable; ``with_overrides`` gives a changed, validated copy."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="after")
+    def _refuse_conflicts(self) -> "Config":
+        if self.dataset == "folder" and not self.captions_file:
+            raise ValueError("captions_file: dataset=folder needs it (a .csv or .jsonl file)")
+        if self.dataset != "folder" and self.captions_file:
+            raise ValueError(f"captions_file: only dataset=folder reads it, and dataset is {self.dataset}")
+        if self.dev_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                "dev_fraction: with test_fraction it leaves nothing to train on; their sum must be below 1"
+            )
+        for checksum in self.download_checksums:
+            if not re.fullmatch(r"md5:[0-9a-fA-F]{32}|sha256:[0-9a-fA-F]{64}", checksum):
+                raise ValueError(f"download_checksums: {checksum!r} is not md5: or sha256: and that many hex digits")
+        if self.download_checksums and len(self.download_checksums) != len(self.download_urls):
+            raise ValueError(
+                f"download_checksums: {len(self.download_checksums)} for {len(self.download_urls)} download_urls; "
+                "give one for each, or none (empty)"
+            )
+        if self.min_length > self.max_caption_length:
+            raise ValueError(
+                f"min_length: {self.min_length} is above max_caption_length, which is {self.max_caption_length}"
+            )
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ValueError(f"weight_decay: only optimizer=adamw decays weights, and optimizer is {self.optimizer}")
+        if self.encoder.endswith(".keras") and self.encoder_weights not in ("imagenet", "none"):
+            raise ValueError("encoder_weights: the saved model named by encoder brings its own; leave this unset")
+        return self
+
+    def with_overrides(self, overrides: dict[str, Any], source: str = "the command line") -> "Config":
+        """A copy with ``overrides`` (values may be strings, as typed). Raises UserError naming each bad setting."""
+        return _validated({**self.model_dump(), **overrides}, source)
+
+    def to_json(self) -> str:
+        """The settings as indented JSON text, readable by ``from_json``."""
+        return json.dumps(self.model_dump(), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> "Config":
+        """Read what ``to_json`` wrote. Missing settings take their defaults. Raises UserError naming ``source``."""
+        return _validated(_json_object(text, source), source, strict=True)
+
+
+# Presets hold only what differs from the defaults above.
+PRESETS: dict[str, dict[str, Any]] = {
+    "demo": {
+        # Generated scenes and the shipped encoder: the whole path, offline, within five minutes on two CPU cores.
+        "dataset": "demo",
+        "data_dir": "data/demo",
+        "encoder": "efficientnet_lite0",
+        "feature_grid": 3,
+        "vocab_threshold": 2,
+    },
+    "flickr8k-merge": {
+        "decoder": "merge",
+    },
+    "flickr8k-inject": {
+        "decoder": "inject",
+    },
+}
+
+# Fixed by training: scripts that load a trained captioner refuse to change these.
+TRAINED_SETTINGS = (
+    set(EncoderSettings.model_fields) - {"feature_dir", "extract_batch_size"}
+    | set(DecoderSettings.model_fields)
+    | {"vocab_threshold"}
+)
+
+
+def _json_object(text: str, source: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{source}: not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: expected a JSON object of settings, found {type(values).__name__}")
+    return values
+
+
+def _validated(values: dict[str, Any], source: str, strict: bool = False) -> Config:
+    try:
+        # Validating JSON text lets strict mode still read arrays as tuples.
+        return Config.model_validate_json(json.dumps(values), strict=strict)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            name = ".".join(str(part) for part in item["loc"][:1])
+            if item["type"] == "extra_forbidden":
+                near = difflib.get_close_matches(name, Config.model_fields, n=1)
+                problems.append(f"{name}: there is no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+            elif not name:
+                problems.append(item["msg"].removeprefix("Value error, "))
+            else:
+                problems.append(f"{name}: {item['msg']}, got {item['input']!r}")
+        raise UserError(f"bad settings in {source}:\n" + "\n".join(f"  {line}" for line in problems)) from None
+
+
+def preset(name: str) -> Config:
+    """The settings of a named preset. Raises UserError when there is no such preset."""
+    if name not in PRESETS:
+        raise UserError(f"preset: there is no {name!r}; choose from {', '.join(PRESETS)}")
+    return _validated(PRESETS[name], f"preset {name}")
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add one option per setting, in groups, each left unset unless typed. The help states default and meaning."""
+    for group in (DataSettings, EncoderSettings, DecoderSettings, TrainingSettings, DecodingSettings):
+        section = parser.add_argument_group(f"settings: {group.__doc__}")
+        for name, field in group.model_fields.items():
+            default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+            text = f"{field.description} [default: {default if default not in ('', None) else 'unset'}]"
+            kwargs: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS, "dest": f"setting:{name}"}
+            if field.annotation is bool:
+                kwargs["action"] = argparse.BooleanOptionalAction
+            else:
+                kwargs["metavar"] = name.split("_")[-1].upper()
+            section.add_argument(f"--{name.replace('_', '-')}", **kwargs)
+
+
+def typed_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were typed on the command line, by name."""
+    typed = {key.split(":", 1)[1]: value for key, value in vars(args).items() if key.startswith("setting:")}
+    for name, value in typed.items():
+        if isinstance(Config.model_fields[name].default, tuple):
+            typed[name] = [part for part in value.split(",") if part]
+        elif name == "captions_file" and value.lower() == "none":
+            typed[name] = None
+    return typed
+
+
+def make_parser(description: str, trained: bool = False) -> argparse.ArgumentParser:
+    """A parser with the options that every script shares. ``description`` is the script's docstring.
+
+    A script that works with a ``trained`` captioner starts from that one's settings, so it offers no others.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    if not trained:
+        parser.add_argument("--preset", help=f"start from these settings: {', '.join(PRESETS)}")
+        parser.add_argument("--config", metavar="FILE", help="start from this JSON file of settings")
+    add_settings(parser)
+    return parser
+
+
+def resolve(args: argparse.Namespace) -> Config:
+    """Defaults, then preset, then file, then command line, each over the one before.
+
+    Sets ``KERAS_BACKEND`` when the backend setting asks for one. Raises UserError.
+    """
+    settings = preset(args.preset) if args.preset else Config()
+    if args.config:
+        path = Path(args.config)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{path}: cannot read these settings: {error.strerror}") from None
+        settings = _validated({**settings.model_dump(), **_json_object(text, str(path))}, str(path), strict=True)
+    settings = settings.with_overrides(typed_settings(args))
+    settle_backend(settings.backend)
+    return settings
+
+
+def resolve_trained(args: argparse.Namespace, trained: Config) -> Config:
+    """The settings of a trained captioner with those of the command line over them.
+
+    Raises UserError when that would change what training has fixed.
+    """
+    settings = trained.with_overrides(typed_settings(args))
+    for name in sorted(TRAINED_SETTINGS):
+        was, wanted = getattr(trained, name), getattr(settings, name)
+        if was != wanted:
+            raise UserError(f"{name}: the captioner was trained with {was!r}; {wanted!r} needs a training of its own")
+    return settings
+
+
+def settle_backend(backend: str | None) -> None:
+    """Make ``backend`` the one that Keras will load, unless it is empty. Comes before the first ``import keras``."""
+    if backend:
+        os.environ["KERAS_BACKEND"] = backend
+
+
+def run_script(main: Any) -> None:
+    """Call ``main()``; turn a UserError into one message on stderr and exit status 2."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up chatter would bury our own output.
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def main() -> None:
+    print(resolve(make_parser(__doc__).parse_args()).to_json(), end="")
+
+
+if __name__ == "__main__":
+    run_script(main)

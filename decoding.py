@@ -1,0 +1,210 @@
+"""Greedy and beam search over a step function, batched over images and free of Python loops over words.
+
+Legend: B images, K beams, N = B * K rows, V vocabulary, L maximum length in tokens (words + ``<end>``).
+
+Both searches take ``step(token_ids (N,), state) -> (logits (N, V), state)`` and a ``state`` whose leaves lead with the
+batch axis; they know no model class and do no I/O. They are written in ``keras.ops`` with one ``while_loop``, so
+whatever calls them can be compiled: ``model.Captioner`` runs them inside a Keras ``predict`` function.
+
+Beam search works in log-space and keeps live and finished hypotheses apart, as in Wu et al. (2016),
+https://arxiv.org/abs/1609.08144, section 7, ranked by log p / length^a. A hypothesis finishes when ``<end>`` is among the
+K best continuations of its image; an image is done when K hypotheses have finished. So one beam is greedy search,
+and as many beams as there are captions is exhaustive search.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+PAD, START, END, UNK = 0, 1, 2, 3
+# Added to what must never be chosen. Finite, so that sums of it stay comparable and top-k never sees NaN.
+BANNED = -1e9
+
+Step = Callable[[Any, Any], tuple[Any, Any]]
+
+
+class Hypotheses(NamedTuple):
+    """The K best captions of each image, best first.
+
+    ``tokens`` int32 ``(B, K, L)``: word ids, then ``<end>`` where the caption ended, then ``<pad>``.
+    ``log_probs`` float32 ``(B, K)``: natural log of the caption's probability, ``<end>`` included.
+    ``scores`` float32 ``(B, K)``: log p / length^a, what the captions are ranked by.
+    """
+
+    tokens: Any
+    log_probs: Any
+    scores: Any
+
+
+def log_probabilities(logits, tokens, t, min_length: int, no_repeat_ngram: int):
+    """Log p of the next word ``(N, V)``, with what must not come next at ``BANNED``.
+
+    ``tokens`` int32 ``(N, L)`` holds the words so far at positions before ``t``. ``<pad>``, ``<start>`` and ``<unk>``
+    never come next, ``<end>`` not before ``min_length`` words, and no word that would repeat an n-gram.
+    """
+    logits = ops.cast(logits, "float32")
+    vocabulary = ops.arange(logits.shape[-1])
+    never = ops.logical_or(vocabulary == PAD, ops.logical_or(vocabulary == START, vocabulary == UNK))
+    too_early = ops.logical_and(vocabulary == END, t < min_length)
+    # Masked before the softmax, so that the probabilities of what remains sum to one.
+    logits = ops.where(ops.logical_or(never, too_early), BANNED, logits)
+    log_p = ops.log_softmax(logits, axis=-1)
+    if no_repeat_ngram:
+        log_p = _block_repeats(log_p, tokens, t, no_repeat_ngram)
+    return log_p
+
+
+def _block_repeats(log_p, tokens, t, n: int):
+    """Ban each word that, after the last n - 1 words, would repeat an n-gram of ``tokens`` (N, L) before ``t``."""
+    length = tokens.shape[1]
+    if n > length:
+        return log_p
+    windows = length - n + 1
+    starts = ops.arange(windows)
+    repeats = ops.broadcast_to(starts + n <= t, ops.shape(tokens[:, :windows]))
+    for offset in range(n - 1):
+        last = ops.take(tokens, ops.maximum(t - (n - 1) + offset, 0), axis=1)
+        repeats = ops.logical_and(repeats, tokens[:, offset : offset + windows] == last[:, None])
+    # <end> may follow anything, so a caption can always be finished; <pad> is banned already.
+    followers = tokens[:, n - 1 : n - 1 + windows]
+    followers = ops.where(ops.logical_and(repeats, followers != END), followers, PAD)
+    banned = ops.max(ops.one_hot(followers, log_p.shape[-1], dtype="bool"), axis=1)
+    return ops.where(banned, BANNED, log_p)
+
+
+def greedy_search(
+    step: Step,
+    state,
+    batch: int,
+    max_length: int,
+    length_penalty: float = 1.0,
+    min_length: int = 1,
+    no_repeat_ngram: int = 0,
+):
+    """The most probable next word, again and again, as ``Hypotheses`` with K = 1.
+
+    ``state`` leads with ``batch`` rows; a caption has at most ``max_length`` words.
+    """
+    length = max_length + 1
+    tokens = ops.full((batch, length), PAD, dtype="int32")
+    last = ops.full((batch,), START, dtype="int32")
+    done = ops.zeros((batch,), dtype="bool")
+    log_probs = ops.zeros((batch,), dtype="float32")
+
+    def cond(t, tokens, last, done, log_probs, state):
+        return ops.logical_and(t < length, ops.logical_not(ops.all(done)))
+
+    def body(t, tokens, last, done, log_probs, state):
+        logits, state = step(last, state)
+        log_p = log_probabilities(logits, tokens, t, min_length, no_repeat_ngram)
+        best = ops.cast(ops.argmax(log_p, axis=-1), "int32")
+        best_log_p = ops.max(log_p, axis=-1)
+        # The last position is <end>'s alone: a caption that has not ended by then is cut.
+        best = ops.where(ops.logical_and(t == length - 1, best != END), PAD, best)
+        stop = ops.logical_or(done, best == PAD)
+        best = ops.where(stop, PAD, best)
+        log_probs = ops.where(stop, log_probs, log_probs + best_log_p)
+        tokens = _put(tokens, t, best)
+        return t + 1, tokens, best, ops.logical_or(stop, best == END), log_probs, state
+
+    loop = (ops.convert_to_tensor(0, dtype="int32"), tokens, last, done, log_probs, state)
+    _, tokens, _, _, log_probs, _ = ops.while_loop(cond, body, loop)
+    lengths = ops.cast(ops.sum(ops.cast(tokens != PAD, "int32"), axis=-1), "float32")
+    scores = log_probs / ops.power(lengths, length_penalty)
+    return Hypotheses(tokens[:, None], log_probs[:, None], scores[:, None])
+
+
+def beam_search(
+    step: Step,
+    state,
+    batch: int,
+    max_length: int,
+    beam_size: int,
+    length_penalty: float = 1.0,
+    min_length: int = 1,
+    no_repeat_ngram: int = 0,
+):
+    """The ``beam_size`` best captions of each image found by beam search, as ``Hypotheses``.
+
+    ``state`` leads with ``batch`` rows, one per image. Captions that reached ``max_length`` words without ending rank
+    below all that ended, so there is always a caption.
+    """
+    k, length = beam_size, max_length + 1
+    state = keras.tree.map_structure(lambda leaf: ops.repeat(leaf, k, axis=0), state)
+    first_row = ops.arange(batch)[:, None] * k
+
+    def score(log_probs, words_and_end):
+        return log_probs / ops.power(ops.cast(words_and_end, "float32"), length_penalty)
+
+    def cond(t, last, live, live_log_p, ended, ended_log_p, ended_score, done, state):
+        return ops.logical_and(t < length, ops.logical_not(ops.all(done)))
+
+    def body(t, last, live, live_log_p, ended, ended_log_p, ended_score, done, state):
+        logits, state = step(ops.reshape(last, (batch * k,)), state)
+        vocabulary = logits.shape[-1]
+        log_p = log_probabilities(logits, ops.reshape(live, (batch * k, length)), t, min_length, no_repeat_ngram)
+        total = live_log_p[:, :, None] + ops.reshape(log_p, (batch, k, vocabulary))
+        # 2K candidates always hold K that go on, since each live hypothesis ends in one way only.
+        flat = ops.reshape(total, (batch, k * vocabulary))
+        log_probs, index = ops.top_k(flat, 2 * k)
+        index = ops.cast(index, "int32")
+        parent, word = index // vocabulary, index % vocabulary
+        candidates = _put(ops.take_along_axis(live, parent[:, :, None], axis=1), t, word)
+
+        is_end = word == END
+        is_valid = log_probs > BANNED / 2
+        among_best = ops.arange(2 * k) < k
+        finishes = ops.logical_and(ops.logical_and(is_end, is_valid), ops.logical_and(among_best, ~done[:, None]))
+        new_score = ops.where(finishes, score(log_probs, t + 1), BANNED)
+        ended_score, order = ops.top_k(ops.concatenate([ended_score, new_score], axis=1), k)
+        ended_log_p = ops.take_along_axis(ops.concatenate([ended_log_p, log_probs], axis=1), order, axis=1)
+        ended = ops.take_along_axis(ops.concatenate([ended, candidates], axis=1), order[:, :, None], axis=1)
+
+        # The last position is <end>'s alone, so there the live hypotheses stay as they are.
+        goes_on = ops.where(is_end, 2 * BANNED, log_probs)
+        new_log_p, order = ops.top_k(goes_on, k)
+        parent = ops.take_along_axis(parent, order, axis=1)
+        word = ops.take_along_axis(word, order, axis=1)
+        keep = ops.logical_or(t == length - 1, done)
+        live_log_p = ops.where(keep[:, None], live_log_p, new_log_p)
+        live = ops.where(keep[:, None, None], live, ops.take_along_axis(candidates, order[:, :, None], axis=1))
+        rows = ops.reshape(first_row + parent, (batch * k,))
+        state = keras.tree.map_structure(lambda leaf: ops.take(leaf, rows, axis=0), state)
+        done = ops.all(ended_score > BANNED / 2, axis=-1)
+        return t + 1, word, live, live_log_p, ended, ended_log_p, ended_score, done, state
+
+    # All beams start equal: only the first may contribute, or the K best would be K copies of one caption.
+    live_log_p = ops.tile(ops.where(ops.arange(k) == 0, 0.0, BANNED)[None], (batch, 1))
+    none = ops.full((batch, k), BANNED, dtype="float32")
+    empty = ops.full((batch, k, length), PAD, dtype="int32")
+    loop = (
+        ops.convert_to_tensor(0, dtype="int32"),
+        ops.full((batch, k), START, dtype="int32"),
+        empty,
+        ops.cast(live_log_p, "float32"),
+        empty,
+        none,
+        none,
+        ops.zeros((batch,), dtype="bool"),
+        state,
+    )
+    _, _, live, live_log_p, ended, ended_log_p, ended_score, _, _ = ops.while_loop(cond, body, loop)
+
+    is_alive = live_log_p > BANNED / 2
+    live_score = ops.where(is_alive, score(live_log_p, max_length), BANNED)
+    # Below every caption that ended, and among themselves in the order they stand in, best first.
+    live_rank = ops.where(is_alive, BANNED / 4, BANNED / 2) * (1.0 + 1e-3 * ops.arange(k, dtype="float32"))
+    rank = ops.concatenate([ended_score, live_rank], axis=1)
+    _, order = ops.top_k(rank, k)
+    return Hypotheses(
+        ops.take_along_axis(ops.concatenate([ended, live], axis=1), order[:, :, None], axis=1),
+        ops.take_along_axis(ops.concatenate([ended_log_p, live_log_p], axis=1), order, axis=1),
+        ops.take_along_axis(ops.concatenate([ended_score, live_score], axis=1), order, axis=1),
+    )
+
+
+def _put(tokens, t, words):
+    """``tokens (..., L)`` with ``words (...)`` at position ``t``."""
+    return ops.where(ops.arange(tokens.shape[-1]) == t, ops.expand_dims(words, -1), tokens)

@@ -1,0 +1,238 @@
+"""Image features on disk: extracted once, memory-mapped for ever after.
+
+A store is a folder named after its fingerprint (encoder, weights, pixel preprocessing, image list; see ``StoreKey``):
+
+    key.json        what the fingerprint stands for, and the batch size of the extraction
+    features.npy    float16 or float32 (N, R, D), rows in the order of the sorted file names
+    progress.bin    one byte per batch: 0 to do, 1 done
+    index.json      written last: {"rows": {file_name: row}, "unreadable": {file_name: reason}}
+
+Extraction can be killed at any moment. A batch is marked done only after its rows have reached the disk, and every
+batch always holds the same images, so the resumed result is byte for byte that of an undisturbed run.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from config import UserError
+from images import UnreadableImage
+
+# Bytes read through one mapping before it is renewed: mapped pages count as the process's memory while they stay mapped.
+_REMAP_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class StoreKey:
+    """All that decides the content of a store. Two stores with equal keys hold equal features."""
+
+    encoder: str
+    weights: str  # digest of the encoder's weights
+    preprocessing: str
+    image_size: int
+    feature_grid: int
+    dtype: str
+    images: str  # digest of the image files' names and sizes
+
+    @property
+    def fingerprint(self) -> str:
+        """20 hex digits that name the store's folder."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:20]
+
+
+def digest_images(paths: Mapping[str, Path]) -> str:
+    """Digest of the images' names and file sizes, whatever their order: other pictures, another digest."""
+    lines = [f"{name}\t{paths[name].stat().st_size}" for name in sorted(paths)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+class FeatureStore:
+    """Read access to a finished store. Safe to share between threads; its memory stays bounded."""
+
+    def __init__(self, folder: Path, key: StoreKey | None = None):
+        """Open the store in ``folder``. Raises UserError when it is unfinished, damaged or not the one of ``key``."""
+        self.folder = folder
+        try:
+            found = json.loads((folder / "key.json").read_text())
+            index = json.loads((folder / "index.json").read_text())
+            features = np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{folder}: not a finished feature store ({Path(error.filename).name} is missing); run preprocessing.py"
+            ) from None
+        except (ValueError, OSError) as error:
+            raise UserError(f"{folder}: damaged feature store ({error}); delete it and run preprocessing.py") from None
+        if key is not None:
+            for name, value in asdict(key).items():
+                if found.get(name) != value:
+                    raise UserError(
+                        f"{folder}: this store's {name} is {found.get(name)!r}, but {value!r} is wanted; "
+                        "run preprocessing.py to make the right one"
+                    )
+        self.rows: dict[str, int] = index["rows"]
+        self.unreadable: dict[str, str] = index["unreadable"]
+        self.regions, self.feature_size = features.shape[1:]
+        self.dtype = features.dtype
+        self._features = features
+        self._bytes_read = 0
+        self._lock = threading.Lock()
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Features ``(len(rows), R, D)`` of the given rows, in the stored dtype, copied out of the map."""
+        with self._lock:
+            if self._bytes_read > _REMAP_BYTES:
+                self._features = np.load(self.folder / "features.npy", mmap_mode="r", allow_pickle=False)
+                self._bytes_read = 0
+            features = self._features
+            self._bytes_read += len(rows) * self.regions * self.feature_size * self.dtype.itemsize
+        # Rows in file order keep a cold disk reading forwards; the same image often occurs twice in a batch.
+        unique, inverse = np.unique(rows, return_inverse=True)
+        return np.asarray(features[unique])[inverse]
+
+
+def extract(
+    folder: Path,
+    key: StoreKey,
+    file_names: Sequence[str],
+    load: Callable[[str], np.ndarray],
+    encode: Callable[[np.ndarray], np.ndarray],
+    shape: tuple[int, int],
+    batch_size: int,
+    workers: int = 2,
+) -> FeatureStore:
+    """Make or finish the store in ``folder`` and open it.
+
+    ``load(file_name)`` gives uint8 pixels ``(S, S, 3)`` or raises UnreadableImage; ``encode`` maps ``(B, S, S, 3)`` to
+    features ``(B, R, D)`` with ``(R, D) = shape``. Images are decoded by ``workers`` threads while the encoder computes.
+    An unreadable image gets a row of zeros and a line in ``index.json``. A resumed extraction keeps the batch size it
+    was begun with. Raises UserError when the disk is full or the folder cannot be written; what is done stays.
+    """
+    if (folder / "index.json").exists():
+        return FeatureStore(folder, key)
+    names = sorted(file_names)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        batch_size = _begin(folder, key, batch_size, (len(names), *shape))
+        unreadable = _run(folder, names, load, encode, batch_size, workers)
+        rows = {name: row for row, name in enumerate(names) if name not in unreadable}
+        write_atomically(folder / "index.json", json.dumps({"rows": rows, "unreadable": unreadable}, indent=0))
+        (folder / "unreadable.jsonl").unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            size = np.dtype(key.dtype).itemsize * len(names) * shape[0] * shape[1]
+            raise UserError(
+                f"{folder}: the disk is full; the features need {size / 1e9:.2f} GB. "
+                "Free some space or choose another --feature-dir, then run the same command to continue"
+            ) from None
+        raise UserError(f"{folder}: cannot write the feature store: {error.strerror}") from None
+    return FeatureStore(folder, key)
+
+
+def _begin(folder: Path, key: StoreKey, batch_size: int, shape: tuple[int, int, int]) -> int:
+    """Lay out the files of a new store, or find those of a begun one. Returns the store's batch size."""
+    if (folder / "key.json").exists():
+        begun = json.loads((folder / "key.json").read_text())
+        if {name: begun.get(name) for name in asdict(key)} != asdict(key):
+            raise UserError(f"{folder}: begun with other settings; delete it or choose another --feature-dir")
+        return begun["batch_size"]
+    features = folder / "features.npy"
+    with open(features, "wb") as file:
+        header = {"descr": np.dtype(key.dtype).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        # Claim the space now: a full disk is an error here, but a crash (SIGBUS) when a mapping meets it later.
+        size = int(np.prod(shape)) * np.dtype(key.dtype).itemsize
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), file.tell(), size)
+        else:
+            file.truncate(file.tell() + size)
+        os.fsync(file.fileno())
+    with open(folder / "progress.bin", "wb") as file:
+        file.write(bytes(-(-shape[0] // batch_size)))
+        os.fsync(file.fileno())
+    # Last: a folder with key.json is complete enough to be resumed.
+    write_atomically(folder / "key.json", json.dumps({**asdict(key), "batch_size": batch_size}, indent=2))
+    return batch_size
+
+
+def _run(folder, names, load, encode, batch_size, workers) -> dict[str, str]:
+    """Extract the batches that are not done. Returns file name -> reason of all unreadable images."""
+    done = bytearray((folder / "progress.bin").read_bytes())
+    todo = [i for i, flag in enumerate(done) if not flag]
+    bad_lines = folder / "unreadable.jsonl"
+    header = np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
+    offset, row_bytes, dtype = header.offset, header.nbytes // max(1, len(header)), header.dtype
+    del header
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        open(folder / "features.npy", "r+b") as features,
+        open(folder / "progress.bin", "r+b") as progress,
+        open(bad_lines, "a", encoding="utf-8") as bad,
+        tqdm(total=len(names), desc="features", unit="image", disable=None) as bar,
+    ):
+        bar.update(sum(len(names[i * batch_size : (i + 1) * batch_size]) for i, flag in enumerate(done) if flag))
+        for i, (pixels, reasons) in zip(todo, _load_ahead(pool, names, todo, load, batch_size), strict=True):
+            encoded = np.asarray(encode(pixels), dtype=dtype)
+            encoded[list(reasons)] = 0
+            count = len(names[i * batch_size : (i + 1) * batch_size])
+            features.seek(offset + i * batch_size * row_bytes)
+            features.write(encoded[:count].tobytes())
+            for position, reason in reasons.items():
+                bad.write(json.dumps({names[i * batch_size + position]: reason}) + "\n")
+            for file in (features, bad):
+                file.flush()
+                os.fsync(file.fileno())
+            progress.seek(i)
+            progress.write(b"\1")
+            progress.flush()
+            bar.update(count)
+    lines = bad_lines.read_text(encoding="utf-8").splitlines()
+    found = {name: reason for line in lines for name, reason in json.loads(line).items()}
+    return dict(sorted(found.items()))
+
+
+def _load_ahead(pool, names, todo, load, batch_size) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
+    """Pixels ``(batch_size, S, S, 3)`` of each batch in ``todo``, decoded one batch ahead, and position -> reason.
+
+    The last batch is filled up, so that the encoder sees one shape only.
+    """
+
+    def attempt(name):
+        try:
+            return load(name)
+        except UnreadableImage as error:
+            return str(error)
+
+    def submit(i):
+        return [pool.submit(attempt, name) for name in names[i * batch_size : (i + 1) * batch_size]]
+
+    ahead = submit(todo[0]) if todo else []
+    for position in range(len(todo)):
+        current = ahead
+        ahead = submit(todo[position + 1]) if position + 1 < len(todo) else []
+        results = [future.result() for future in current]
+        reasons = {j: result for j, result in enumerate(results) if isinstance(result, str)}
+        size = next((result.shape for result in results if not isinstance(result, str)), (32, 32, 3))
+        pixels = np.zeros((batch_size, *size), dtype=np.uint8)
+        for j, result in enumerate(results):
+            if j not in reasons:
+                pixels[j] = result
+        yield pixels, reasons
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a whole text file or nothing: to a neighbour first, then renamed over ``path``."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

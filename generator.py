@@ -1,0 +1,112 @@
+"""Batches for training: one whole caption per row, features read from the store as they are needed.
+
+What stays in memory is one int32 per caption word; features, shifted inputs and targets exist per batch only.
+"""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from config import Config
+from feature_store import FeatureStore
+from vocabulary import PAD, Vocabulary
+
+# Batches are trimmed to a multiple of this many tokens, so that compiled backends meet few shapes.
+_ROUND_TO = 4
+# Captions are sorted by length within this many shuffled batches: enough to pad little, too few to lose randomness.
+_POOL_BATCHES = 50
+
+
+class CaptionBatches(keras.utils.PyDataset):
+    """Shuffled batches ``((features, inputs), targets)`` for teacher forcing.
+
+    ``features`` ``(B, R, D)`` in the store's dtype, ``inputs`` int32 ``(B, T)`` from ``<start>`` on, ``targets`` int32
+    ``(B, T)`` the same shifted by one. Rows end in ``<pad>`` (0). Each caption comes once an epoch; the order depends
+    on ``seed`` and ``epoch`` alone, so that a resumed run meets the same batches.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        captions: Sequence[tuple[str, str]],
+        vocabulary: Vocabulary,
+        config: Config,
+        shuffle: bool = True,
+    ):
+        """``captions`` holds pairs (file name, caption); those of images that the store lacks are left out."""
+        super().__init__(workers=config.workers, max_queue_size=8)
+        self.store, self.batch_size, self.seed, self.shuffle = store, config.batch_size, config.seed, shuffle
+        encoded = [
+            (store.rows[name], vocabulary.encode(caption, config.max_caption_length))
+            for name, caption in captions
+            if name in store.rows
+        ]
+        self.rows = np.asarray([row for row, _ in encoded], dtype=np.int64)
+        self.lengths = np.asarray([len(tokens) for _, tokens in encoded], dtype=np.int64)
+        # All captions end to end; caption i is tokens[offsets[i] : offsets[i] + lengths[i]].
+        self.offsets = np.cumsum(self.lengths) - self.lengths
+        self.tokens = np.concatenate([tokens for _, tokens in encoded])
+        self.epoch = 0
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Decide the batches of this epoch: shuffle, sort by length within pools, cut, shuffle the batches."""
+        rng = np.random.default_rng((self.seed, self.epoch))
+        count, pool = len(self.rows), self.batch_size * _POOL_BATCHES
+        order = rng.permutation(count) if self.shuffle else np.argsort(self.lengths, kind="stable")
+        self.batches = []
+        for start in range(0, count, pool):
+            chunk = order[start : start + pool]
+            chunk = chunk[np.argsort(self.lengths[chunk], kind="stable")]
+            self.batches += [chunk[i : i + self.batch_size] for i in range(0, len(chunk), self.batch_size)]
+        if self.shuffle:
+            rng.shuffle(self.batches)
+        # The widest batch first, so that too large a batch fails at once; then the narrowest, because Keras' TensorFlow
+        # adapter takes a dimension for fixed when the first two batches agree in it.
+        for extreme in (np.argmin, np.argmax):
+            widths = [self._width(batch) for batch in self.batches]
+            self.batches.insert(0, self.batches.pop(extreme(widths)))
+
+    def start_epoch(self, epoch: int) -> None:
+        """Lay out the batches of ``epoch`` (from 0)."""
+        self.epoch = epoch
+        self._lay_out()
+
+    def _width(self, batch: np.ndarray) -> int:
+        """Tokens per row of a batch: those of its longest caption but one, since inputs and targets are shifted."""
+        longest = int(self.lengths[batch].max()) - 1
+        return -(-longest // _ROUND_TO) * _ROUND_TO
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int):
+        chosen = self.batches[index]
+        tokens = np.full((len(chosen), self._width(chosen) + 1), PAD, dtype=np.int32)
+        for row, caption in enumerate(chosen):
+            start, length = self.offsets[caption], self.lengths[caption]
+            tokens[row, :length] = self.tokens[start : start + length]
+        return (self.store.read(self.rows[chosen]), tokens[:, :-1]), tokens[:, 1:]
+
+    @property
+    def padding(self) -> float:
+        """Share of this epoch's target positions that hold padding."""
+        positions = sum(len(batch) * self._width(batch) for batch in self.batches)
+        return 1 - float((self.lengths - 1).sum()) / positions
+
+
+class FeatureBatches(keras.utils.PyDataset):
+    """Features of images in order, in batches of one size: the last is filled up with its last image."""
+
+    def __init__(self, store: FeatureStore, file_names: Sequence[str], batch_size: int, workers: int = 1):
+        super().__init__(workers=workers, max_queue_size=4)
+        self.store, self.batch_size = store, min(batch_size, len(file_names))
+        rows = np.asarray([store.rows[name] for name in file_names], dtype=np.int64)
+        self.rows = np.pad(rows, (0, -len(rows) % self.batch_size), mode="edge")
+
+    def __len__(self) -> int:
+        return len(self.rows) // self.batch_size
+
+    def __getitem__(self, index: int):
+        return (self.store.read(self.rows[index * self.batch_size : (index + 1) * self.batch_size]),)

@@ -1,0 +1,70 @@
+"""Read pictures into fixed-size RGB arrays: the one pixel recipe of training and inference. Needs no Keras."""
+
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from config import UserError
+
+# Names the recipe of load_image in feature-store fingerprints: change the version whenever its pixels change.
+PREPROCESSING = "exif-rgb-squash-bicubic-v1"
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+class UnreadableImage(UserError):
+    """A file that cannot be decoded as a picture. The message names the file and the reason."""
+
+
+def load_image(source: str | Path | BinaryIO, size: int) -> np.ndarray:
+    """Decode a picture, turn it upright, make it RGB and squash it to ``size`` x ``size`` pixels.
+
+    ``source`` is a path or a binary file object. EXIF orientation is applied, transparency is laid over white, 16-bit
+    greyscale keeps its high byte, and of an animation the first frame is read. Resampling is Pillow's antialiased
+    bicubic; a picture that has the size already is not resampled.
+
+    Returns uint8 ``(size, size, 3)``, RGB 0-255. Raises UnreadableImage.
+    """
+    try:
+        with Image.open(source) as image:
+            # JPEG may decode at a half, quarter or eighth, but never below twice the size that is resampled to:
+            # the pixels stay within a grey level or so of full decoding, and large photographs load much faster.
+            image.draft(None, (2 * size, 2 * size))
+            image = _to_rgb(ImageOps.exif_transpose(image))
+        if image.size != (size, size):
+            image = image.resize((size, size), Image.Resampling.BICUBIC)
+        return np.array(image)
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more on damaged files.
+        name = source if isinstance(source, (str, Path)) else getattr(source, "name", "the given image data")
+        raise UnreadableImage(f"{name}: cannot be read as a picture: {_reason(error)}") from None
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """All picture files below ``folder``, by suffix, sorted; hidden files are left out. Raises UserError."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder of images")
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow's own conversion would clip at 255
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "no picture format that Pillow knows"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

@@ -1,0 +1,186 @@
+"""The captioner: what turns pictures into captions, and the one file it travels in.
+
+    pixels (B, S, S, 3) --encoder--> features (B, R, D) --decoder, searched--> token ids --vocabulary--> captions
+
+The encoder runs once per image (``encoders.build_encoder``); the decoder is one of ``decoders``; greedy and beam search
+(``decoding``) walk its ``step``. A bundle is a zip archive with
+
+    bundle.json             {"format": 1, "encoder_digest": ..., "sha256": {member: digest}, versions}
+    config.json             every setting of the run
+    vocabulary.json         the words, in id order
+    decoder.weights.h5      Keras weights
+    encoder.weights.h5      Keras weights of an encoder that ``encoders`` can rebuild by name, or
+    encoder.keras           the saved Keras model that the run was given as its encoder
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+import decoding
+from config import Config, UserError
+from decoders import Decoder, build_decoder
+from encoders import build_encoder, weights_digest
+from generator import FeatureBatches
+from vocabulary import Vocabulary
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One caption of an image. ``log_prob``: natural log of its probability; ``score``: what the search ranked it by."""
+
+    text: str
+    log_prob: float
+    score: float
+
+
+class Search(keras.Model):
+    """Greedy or beam search as a Keras model, ``features (B, R, D) -> Hypotheses``, so that ``predict`` compiles it."""
+
+    def __init__(self, decoder: Decoder, config: Config):
+        super().__init__()
+        self.decoder = decoder
+        self.greedy = config.beam_size == 1
+        self.options = {
+            "max_length": config.max_caption_length,
+            "length_penalty": config.length_penalty,
+            "min_length": config.min_length,
+            "no_repeat_ngram": config.no_repeat_ngram,
+        }
+        if not self.greedy:
+            self.options["beam_size"] = config.beam_size
+        self.built = True
+
+    def call(self, features):
+        search = decoding.greedy_search if self.greedy else decoding.beam_search
+        state = self.decoder.init_state(features)
+        return tuple(search(self.decoder.step, state, ops.shape(features)[0], **self.options))
+
+
+class Captioner:
+    """Encoder, decoder and vocabulary of one trained run, with the settings it was trained with."""
+
+    def __init__(self, config: Config, vocabulary: Vocabulary, encoder: keras.Model, decoder: Decoder):
+        self.config, self.vocabulary, self.encoder, self.decoder = config, vocabulary, encoder, decoder
+        self._searches: dict[tuple, Search] = {}
+
+    @classmethod
+    def untrained(cls, config: Config, vocabulary: Vocabulary, encoder: keras.Model) -> "Captioner":
+        """A captioner around ``encoder`` with fresh decoder weights."""
+        regions, feature_size = encoder.output_shape[1:]
+        return cls(config, vocabulary, encoder, build_decoder(config, len(vocabulary), regions, feature_size))
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """Features ``(B, R, D)`` in the run's feature dtype, of RGB pixels ``(B, S, S, 3)`` from 0 to 255."""
+        features = self.encoder.predict_on_batch(np.asarray(pixels, dtype="float32"))
+        return np.asarray(features).astype(self.config.feature_dtype)
+
+    def caption(self, features: np.ndarray | FeatureBatches, config: Config | None = None) -> list[list[Caption]]:
+        """The ``beam_size`` best captions of each row of ``features``, best first; one with greedy search.
+
+        ``features`` ``(B, R, D)``, or batches of a store; of the latter's filled-up last batch all rows are captioned.
+        ``config`` holds the decoding settings, by default those of the run.
+        """
+        config = config or self.config
+        hypotheses = self._search(config).predict(features, verbose=0)
+        tokens, log_probs, scores = (np.asarray(part) for part in hypotheses)
+        captions = []
+        for row in range(len(tokens)):
+            found = [
+                Caption(self.vocabulary.decode(ids), float(log_prob), float(score))
+                for ids, log_prob, score in zip(tokens[row], log_probs[row], scores[row], strict=True)
+            ]
+            # With fewer sentences than beams the rest of the beam is impossible; the best one always counts.
+            captions.append(found[:1] + [c for c in found[1:] if c.log_prob > decoding.BANNED / 2])
+        return captions
+
+    def _search(self, config: Config) -> Search:
+        key = (
+            config.beam_size,
+            config.max_caption_length,
+            config.length_penalty,
+            config.min_length,
+            config.no_repeat_ngram,
+        )
+        if key not in self._searches:
+            search = Search(self.decoder, config)
+            search.compile()
+            self._searches[key] = search
+        return self._searches[key]
+
+    def save(self, path: Path) -> None:
+        """Write the bundle, or nothing: a neighbouring file is completed first and then renamed."""
+        path = Path(path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bundle-") as temporary:
+            folder = Path(temporary)
+            (folder / "config.json").write_text(self.config.to_json(), encoding="utf-8")
+            (folder / "vocabulary.json").write_text(self.vocabulary.to_json(), encoding="utf-8")
+            self.decoder.save_weights(folder / "decoder.weights.h5")
+            if self.config.encoder.endswith(".keras"):
+                (folder / "encoder.keras").write_bytes(Path(self.config.encoder).read_bytes())
+            else:
+                self.encoder.save_weights(folder / "encoder.weights.h5")
+            members = sorted(folder.iterdir())
+            about = {
+                "format": FORMAT,
+                "keras": keras.__version__,
+                "encoder_digest": weights_digest(self.encoder),
+                "sha256": {member.name: hashlib.sha256(member.read_bytes()).hexdigest() for member in members},
+            }
+            (folder / "bundle.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
+            archive = folder / "archive"
+            with zipfile.ZipFile(archive, "w") as bundle:
+                for member in [folder / "bundle.json", *members]:
+                    bundle.write(member, member.name)
+            os.replace(archive, path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Captioner":
+        """Read a bundle. Runs no code from it. Raises UserError when it is missing, damaged or of a newer format."""
+        path = Path(path)
+        if path.is_dir():
+            path = path / "captioner.zip"
+        if not path.exists():
+            raise UserError(f"{path}: there is no such captioner; train one with train.py, or name another")
+        try:
+            with zipfile.ZipFile(path) as bundle:
+                members = {name: bundle.read(name) for name in bundle.namelist()}
+            about = json.loads(members["bundle.json"])
+            written_format, digests = about["format"], about["sha256"]
+        except (zipfile.BadZipFile, EOFError, OSError, KeyError, ValueError) as error:
+            raise UserError(
+                f"{path}: not a captioner bundle, or a damaged one ({error}); copy or train it anew"
+            ) from None
+        if written_format > FORMAT:
+            raise UserError(
+                f"{path}: written by a newer release (bundle format {written_format}, this one reads {FORMAT}); "
+                "update this software"
+            )
+        for name, digest in digests.items():
+            if hashlib.sha256(members.get(name, b"")).hexdigest() != digest:
+                raise UserError(f"{path}: damaged: {name} is not what was written; copy or train it anew")
+        config = Config.from_json(members["config.json"].decode(), f"{path}:config.json")
+        vocabulary = Vocabulary.from_json(members["vocabulary.json"].decode(), f"{path}:vocabulary.json")
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            for name in ("decoder.weights.h5", "encoder.weights.h5", "encoder.keras"):
+                if name in members:
+                    (folder / name).write_bytes(members[name])
+            if "encoder.keras" in members:
+                encoder = build_encoder(config.with_overrides({"encoder": str(folder / "encoder.keras")}))
+            else:
+                encoder = build_encoder(config.with_overrides({"encoder_weights": "none"}))
+                encoder.load_weights(folder / "encoder.weights.h5")
+            captioner = cls.untrained(config, vocabulary, encoder)
+            captioner.decoder.load_weights(folder / "decoder.weights.h5")
+        return captioner

@@ -1,0 +1,122 @@
+"""Prepare a data set: read its captions, fit the vocabulary, and extract the image features once.
+
+    python preprocessing.py --download                  # fetch Flickr8k into data/flickr8k, then prepare it
+    python preprocessing.py --preset demo               # generate and prepare the demo scenes
+
+train.py and evaluate.py call the same functions, so running this script first is a choice, not a need. What it prints
+names every wart found in the data. It can be interrupted at any moment and run again.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import config as settings
+import datasets
+from config import Config, UserError
+from vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import keras
+
+    from feature_store import FeatureStore
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that training and evaluation start from."""
+
+    dataset: datasets.CaptionDataset
+    encoder: "keras.Model"
+    store: "FeatureStore"
+
+    def usable(self, split: str) -> list[datasets.ImageRecord]:
+        """The images of a split whose features exist. Raises UserError when there are none."""
+        records = [record for record in self.dataset.split(split) if record.file_name in self.store.rows]
+        if not records:
+            raise UserError(f"{self.store.folder}: not one image of the split {split!r} could be read")
+        return records
+
+
+def load_dataset(config: Config) -> datasets.CaptionDataset:
+    """The data set that ``config`` names, its warts printed on stderr."""
+    dataset = datasets.load(config)
+    for warning in dataset.warnings:
+        print(f"note: {warning}", file=sys.stderr)
+    return dataset
+
+
+def fit_vocabulary(config: Config, dataset: datasets.CaptionDataset) -> Vocabulary:
+    """The vocabulary of the training split."""
+    captions = [caption for record in dataset.split("train") for caption in record.captions]
+    return Vocabulary.fit(captions, config.vocab_threshold)
+
+
+def prepare(config: Config, encoder: "keras.Model | None" = None) -> Prepared:
+    """Read the data set and open its feature store, extracting features where they are missing.
+
+    ``encoder`` replaces the one that ``config`` describes: that of a trained captioner.
+    """
+    # Keras comes in here, after the data has been read: what is wrong with the data shows at once.
+    dataset = load_dataset(config)
+    import keras
+
+    from encoders import build_encoder, weights_digest
+    from feature_store import StoreKey, digest_images, extract
+    from images import PREPROCESSING, load_image
+
+    encoder = encoder or build_encoder(config)
+    paths = {record.file_name: record.path for record in dataset.records}
+    key = StoreKey(
+        encoder=Path(config.encoder).name,
+        weights=weights_digest(encoder),
+        preprocessing=PREPROCESSING,
+        image_size=config.image_size,
+        feature_grid=config.feature_grid,
+        dtype=config.feature_dtype,
+        images=digest_images(paths),
+    )
+    store = extract(
+        Path(config.feature_dir) / f"{dataset.name}-{key.encoder}-{key.fingerprint}",
+        key,
+        list(paths),
+        load=lambda name: load_image(paths[name], config.image_size),
+        encode=lambda pixels: keras.ops.convert_to_numpy(encoder.predict_on_batch(pixels.astype("float32"))),
+        shape=tuple(encoder.output_shape[1:]),
+        batch_size=config.extract_batch_size,
+        workers=config.workers,
+    )
+    for name, reason in list(store.unreadable.items())[:5]:
+        print(f"note: left out: {name}: {reason}", file=sys.stderr)
+    if len(store.unreadable) > 5:
+        print(f"note: ... and {len(store.unreadable) - 5} more, listed in {store.folder}/index.json", file=sys.stderr)
+    return Prepared(dataset, encoder, store)
+
+
+def main() -> None:
+    parser = settings.make_parser(__doc__)
+    parser.add_argument("--download", action="store_true", help="fetch Flickr8k from download_urls into data_dir first")
+    args = parser.parse_args()
+    config = settings.resolve(args)
+    if args.download:
+        import download
+
+        if config.dataset != "flickr8k":
+            raise UserError(f"--download: only flickr8k can be downloaded, and dataset is {config.dataset}")
+        download.fetch_flickr8k(config)
+    prepared = prepare(config)
+    vocabulary = fit_vocabulary(config, prepared.dataset)
+    store = prepared.store
+    for split in ("train", "dev", "test"):
+        images = [record for record in prepared.dataset.records if record.split == split]
+        print(f"{split:6}{len(images):7} images {sum(len(record.captions) for record in images):8} captions")
+    print(f"vocabulary: {len(vocabulary)} words and special tokens (seen {config.vocab_threshold}+ times in training)")
+    print(
+        f"features: {len(store.rows)} images x {store.regions} x {store.feature_size} {store.dtype} in {store.folder}"
+        + (f"; {len(store.unreadable)} unreadable" if store.unreadable else "")
+    )
+
+
+if __name__ == "__main__":
+    settings.run_script(main)

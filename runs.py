@@ -1,0 +1,164 @@
+"""Run folders: everything that says how a captioner came about and how to go on with it.
+
+runs/NAME/
+    config.json             every setting, resolved
+    vocabulary.json         words in id order
+    about.json              command, seed, versions, git commit, machine
+    history.csv             one line per epoch
+    curves.png              the losses and scores of history.csv
+    samples.txt             captions of a few dev images after each epoch
+    state.json              epochs done, best epoch and its score
+    checkpoints/last-NNNN.weights.h5    decoder and optimiser after the last whole epoch
+    checkpoints/best-NNNN.weights.h5    the same of the best epoch on dev
+    tensorboard/            logs for `tensorboard --logdir`
+    captioner.zip           the trained captioner, for test.py and evaluate.py (see model.py)
+"""
+
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from config import Config, UserError
+from feature_store import write_atomically
+from vocabulary import Vocabulary
+
+_PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "nltk", "pillow")
+
+
+class Run:
+    """One run folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.checkpoints = folder / "checkpoints"
+        self.bundle = folder / "captioner.zip"
+
+    @classmethod
+    def create(cls, config: Config, vocabulary: Vocabulary, name: str | None) -> "Run":
+        """Make ``run_dir/name`` (by default named after data, decoder and time) and write what is known already.
+
+        Raises UserError when it exists or cannot be written.
+        """
+        name = name or f"{config.dataset}-{config.decoder}-{time.strftime('%Y%m%d-%H%M%S')}"
+        run = cls(Path(config.run_dir) / name)
+        try:
+            run.checkpoints.mkdir(parents=True)
+            write_atomically(run.folder / "config.json", config.to_json())
+            write_atomically(run.folder / "vocabulary.json", vocabulary.to_json())
+            write_atomically(run.folder / "about.json", json.dumps(describe(config), indent=2) + "\n")
+        except FileExistsError:
+            raise UserError(
+                f"{run.folder}: exists; choose another --name, or go on with --resume {run.folder}"
+            ) from None
+        except OSError as error:
+            raise UserError(f"{run.folder}: cannot write there ({error.strerror}); choose another --run-dir") from None
+        return run
+
+    @classmethod
+    def open(cls, folder: str) -> "Run":
+        """An existing run. Raises UserError when ``folder`` is none."""
+        run = cls(Path(folder))
+        if not (run.folder / "config.json").exists():
+            raise UserError(f"{folder}: not a run folder (it holds no config.json)")
+        return run
+
+    def config(self) -> Config:
+        path = self.folder / "config.json"
+        return Config.from_json(path.read_text(encoding="utf-8"), str(path))
+
+    def vocabulary(self) -> Vocabulary:
+        path = self.folder / "vocabulary.json"
+        return Vocabulary.from_json(path.read_text(encoding="utf-8"), str(path))
+
+    def state(self) -> dict[str, Any]:
+        """``{"epochs", "best_epoch", "best_score"}``; zero epochs for a run that has finished none."""
+        path = self.folder / "state.json"
+        if not path.exists():
+            return {"epochs": 0, "best_epoch": 0, "best_score": None}
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def checkpoint(self, which: str) -> Path:
+        """The weights file of the "last" or "best" epoch that state.json names."""
+        state = self.state()
+        return self.checkpoints / f"{which}-{state['epochs' if which == 'last' else 'best_epoch']:04d}.weights.h5"
+
+    def write_state(self, **state: Any) -> None:
+        write_atomically(self.folder / "state.json", json.dumps(state, indent=2) + "\n")
+
+    def history(self) -> list[dict[str, float]]:
+        """The lines of history.csv, oldest first."""
+        path = self.folder / "history.csv"
+        if not path.exists():
+            return []
+        with open(path, newline="", encoding="utf-8") as file:
+            return [{name: float(value) for name, value in line.items()} for line in csv.DictReader(file)]
+
+    def write_history(self, lines: list[dict[str, float]]) -> None:
+        text = ",".join(lines[0]) + "\n"
+        text += "".join(",".join(f"{value:.6g}" for value in line.values()) + "\n" for line in lines)
+        write_atomically(self.folder / "history.csv", text)
+
+    def draw_curves(self) -> None:
+        """Draw history.csv as curves.png: loss per word on the left, BLEU-4 of greedy dev captions on the right."""
+        from matplotlib.figure import Figure
+
+        lines = self.history()
+        epochs = [line["epoch"] for line in lines]
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        losses, scores = figure.subplots(1, 2)
+        losses.plot(epochs, [line["nll"] for line in lines], "o-", label="training (with dropout)")
+        losses.plot(epochs, [line["val_nll"] for line in lines], "o-", label="dev")
+        losses.set(xlabel="epoch", ylabel="nats per word", title="Negative log-likelihood")
+        losses.legend()
+        scores.plot(epochs, [line["bleu4"] for line in lines], "o-", color="tab:green")
+        scores.set(xlabel="epoch", ylabel="BLEU-4", title="Greedy dev captions, coco protocol")
+        best = self.state()["best_epoch"]
+        for axes in (losses, scores):
+            axes.grid(alpha=0.3)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            if best:
+                axes.axvline(best, color="gray", linestyle=":", linewidth=1)
+        figure.savefig(self.folder / "curves.png", dpi=110)
+
+
+def describe(config: Config) -> dict[str, Any]:
+    """The command, seed, versions, git commit and machine of this process."""
+    import keras
+
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "seed": config.seed,
+        "backend": keras.backend.backend(),
+        "devices": keras.distribution.list_devices(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "git_commit": _git_commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of this source tree, with ``+`` when it has been changed since; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if status.stdout.strip() else "")

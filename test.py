@@ -1,0 +1,163 @@
+"""Caption pictures with a trained captioner: files, folders and web addresses.
+
+    python test.py photo.jpg --model runs/NAME
+    python test.py holiday/ https://example.org/cat.jpg --beam-size 5 --best 3
+    python test.py photo.jpg --json --pictures captioned/
+
+Without --model, the newest run in run_dir is used. A picture that cannot be read is reported and the rest go on; then
+the exit status is 1.
+"""
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import config as settings
+from config import Config, UserError
+from images import UnreadableImage, find_images, load_image
+
+# A picture from the web may not be larger than this many bytes.
+_MAX_DOWNLOAD = 50 << 20
+
+
+def sources(arguments: list[str]) -> Iterator[str]:
+    """The pictures that the arguments name: folders give all the pictures below them."""
+    for argument in arguments:
+        if not argument.startswith(("http://", "https://")) and Path(argument).is_dir():
+            yield from map(str, find_images(argument))
+        else:
+            yield argument
+
+
+def open_source(source: str) -> str | io.BytesIO:
+    """What Pillow can open: the path itself, or the bytes behind a web address. Raises UnreadableImage."""
+    if not source.startswith(("http://", "https://")):
+        return source
+    import requests
+
+    try:
+        with requests.get(source, timeout=30, stream=True) as response:
+            response.raise_for_status()
+            data = response.raw.read(_MAX_DOWNLOAD + 1, decode_content=True)
+    except (requests.RequestException, OSError) as error:
+        raise UnreadableImage(f"{source}: cannot be fetched: {error}") from None
+    if len(data) > _MAX_DOWNLOAD:
+        raise UnreadableImage(f"{source}: larger than {_MAX_DOWNLOAD >> 20} MiB")
+    return io.BytesIO(data)
+
+
+def draw(source: str, captions: list, folder: Path) -> Path:
+    """Write the picture with its captions below it into ``folder``. Returns the file."""
+    import textwrap
+
+    from matplotlib.figure import Figure
+    from PIL import Image, ImageOps
+
+    with Image.open(open_source(source)) as image:
+        pixels = ImageOps.exif_transpose(image).convert("RGB")
+        pixels.thumbnail((1200, 1200))
+    text = "\n".join(textwrap.fill(caption.text, 48) for caption in captions)
+    width = 6.0
+    height = width * pixels.height / pixels.width
+    figure = Figure(figsize=(width, height + 0.28 * (text.count("\n") + 1) + 0.2))
+    axes = figure.add_axes((0, 1 - height / figure.get_figheight(), 1, height / figure.get_figheight()))
+    axes.imshow(pixels, aspect="auto")
+    axes.axis("off")
+    figure.text(0.5, 0.08 / figure.get_figheight(), text, ha="center", va="bottom", fontsize=13)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{Path(source.split('?')[0]).stem or 'picture'}.png"
+    number = 1
+    while path.exists():
+        number += 1
+        path = path.with_stem(f"{path.stem.removesuffix(f'-{number - 1}')}-{number}")
+    figure.savefig(path, dpi=100)
+    return path
+
+
+def newest_model(config: Config) -> Path:
+    """The newest captioner in run_dir. Raises UserError when there is none."""
+    bundles = sorted(Path(config.run_dir).glob("*/captioner.zip"), key=lambda path: path.stat().st_mtime)
+    if not bundles:
+        raise UserError(f"--model: there is no trained captioner in {config.run_dir}; train one with train.py first")
+    return bundles[-1]
+
+
+def main() -> int:
+    parser = settings.make_parser(__doc__, trained=True)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or an http(s) address")
+    parser.add_argument("--model", metavar="RUN", help="a run folder or a captioner.zip [default: the newest run]")
+    parser.add_argument("--best", type=int, default=1, metavar="K", help="captions per picture, at most beam_size")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per picture")
+    parser.add_argument("--pictures", metavar="DIR", help="write each picture with its captions into this folder")
+    args = parser.parse_args()
+    typed = settings.typed_settings(args)
+    settings.settle_backend(typed.get("backend"))
+    path = Path(args.model) if args.model else newest_model(Config().with_overrides(typed))
+
+    from model import Captioner
+
+    captioner = Captioner.load(path)
+    config = settings.resolve_trained(args, captioner.config)
+    if not 1 <= args.best <= config.beam_size:
+        raise UserError(f"--best: {args.best} captions need a --beam-size of at least that; it is {config.beam_size}")
+
+    def load(source: str):
+        try:
+            return load_image(open_source(source), config.image_size)
+        except UnreadableImage as error:
+            return error
+
+    failed = 0
+    remaining = sources(args.images)
+    with ThreadPoolExecutor(config.workers) as pool:
+        while group := list(islice(remaining, config.extract_batch_size)):
+            loaded = list(pool.map(load, group))
+            good = [
+                (source, pixels)
+                for source, pixels in zip(group, loaded, strict=True)
+                if not isinstance(pixels, Exception)
+            ]
+            found = iter(captioner.caption(captioner.encode([pixels for _, pixels in good]), config) if good else [])
+            for source, pixels in zip(group, loaded, strict=True):
+                if isinstance(pixels, Exception):
+                    failed += 1
+                    _report_failure(source, pixels, args.json)
+                    continue
+                captions = next(found)[: args.best]
+                _report(source, captions, args.json)
+                if args.pictures:
+                    _draw(source, captions, Path(args.pictures))
+    return 1 if failed else 0
+
+
+def _report(source: str, captions: list, as_json: bool) -> None:
+    if as_json:
+        entries = [{"caption": c.text, "log_prob": c.log_prob, "score": c.score} for c in captions]
+        print(json.dumps({"image": source, "captions": entries}, ensure_ascii=False), flush=True)
+    elif len(captions) == 1:
+        print(f"{source}: {captions[0].text}", flush=True)
+    else:
+        print(f"{source}:")
+        for caption in captions:
+            print(f"  {caption.score:7.3f}  {caption.text}", flush=True)
+
+
+def _report_failure(source: str, error: Exception, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"image": source, "error": str(error)}, ensure_ascii=False), flush=True)
+    print(f"error: {error}", file=sys.stderr)
+
+
+def _draw(source: str, captions: list, folder: Path) -> None:
+    try:
+        print(f"written: {draw(source, captions, folder)}", file=sys.stderr)
+    except OSError as error:
+        raise UserError(f"--pictures: {folder}: cannot be written: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    settings.run_script(main)

