@@ -15,29 +15,36 @@ Written into the folder:
                               written first, so it marks the folder as generated
 """
 
+import argparse
+import io
+import json
 import math
+import os
 import re
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
+from tqdm import tqdm
 
-from config import UserError
+from config import UserError, run_script
 
 FORMAT = 1  # raised whenever the same seed would give other scenes, so that older sets are made anew
 SIDE = 224  # pixels
 UNFINISHED = ".unfinished"  # ends the names of files being written
-KINDS = ("ball", "cube", "cone", "cylinder", "ring", "star")
+KINDS = ("ball", "cube", "cone", "ring", "star")
 COLOURS = {  # sRGB, 0-255
     "red": (222, 20, 26),
     "yellow": (255, 214, 0),
     "green": (14, 152, 44),
     "blue": (0, 112, 240),
-    "purple": (152, 24, 164),
+    "black": (26, 26, 30),
 }
-SIZES = {"small": 80, "large": 96}  # pixels from edge to edge of the unit cube that holds the object
+SIZES = {"small": 82, "large": 98}  # pixels from edge to edge of the unit cube that holds the object
 FLOORS = ("wooden", "tiled", "carpeted")
 WALLS = ("plain", "brick", "striped")
 
@@ -112,8 +119,6 @@ def _distance(kind: str, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndar
         return np.sqrt(x**2 + y**2 + z**2) - 1
     if kind == "cube":
         return rounded(abs(x) - 0.66, abs(y + 0.2) - 0.66, abs(z) - 0.66, 0.12)
-    if kind == "cylinder":
-        return rounded(np.hypot(x, z) - 0.56, abs(y + 0.18) - 0.72, -1.0, 0.1)
     if kind == "cone":  # the slope runs from radius 0.85 at the base to the tip at y = 1
         slope = (np.hypot(x, z) * 2 + (y - 1) * 0.85) / math.hypot(2, 0.85)
         return rounded(slope + 0.05, -y - 0.95, -1.0, 0.05)
@@ -352,7 +357,7 @@ def _captions(scene: Scene, rng: np.random.Generator) -> list[str]:
 # --- Marking ---------------------------------------------------------------------------------------------------------
 
 SYNONYMS = {
-    "sphere": "ball", "box": "cube", "block": "cube", "tube": "cylinder", "torus": "ring", "donut": "ring", "doughnut": "ring"
+    "sphere": "ball", "box": "cube", "block": "cube", "torus": "ring", "donut": "ring", "doughnut": "ring"
 }  # fmt: skip
 DIRECTIONS = {
     "left": "left of", "right": "right of",
@@ -492,8 +497,7 @@ def _ensure(folder: Path, parameters: dict[str, int]) -> None:
             picture.unlink()
     count = parameters["images"]
     names = [_file_name(index) for index in range(count)]
-    pictures.mkdir(parents=True, exist_ok=True)
-    missing = set(names) - set(os.listdir(pictures))
+    missing = set(names) - {picture.name for picture in pictures.glob("scene_*.jpg")}
     if found == parameters and not missing and captions_file.exists():
         return
 
@@ -502,8 +506,10 @@ def _ensure(folder: Path, parameters: dict[str, int]) -> None:
     scenes = [_draw_scene(rng) for rng in lots]
     captions = [_captions(scene, rng) for scene, rng in zip(scenes, lots, strict=True)]
     truth = {name: asdict(scene) for name, scene in zip(names, scenes, strict=True)}
+    folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "scenes.json", json.dumps({"parameters": parameters, "scenes": truth}, indent=1).encode())
 
+    pictures.mkdir(exist_ok=True)
     hidden = not sys.stderr.isatty() or os.environ.get("CI") == "true"
     for name, scene, rng in tqdm(
         list(zip(names, scenes, lots, strict=True)), "demo scenes", unit="image", disable=hidden

@@ -39,8 +39,8 @@ def build_encoder(config: Config) -> keras.Model:
     """The frozen encoder that ``config`` names: float32 RGB 0-255 ``(B, S, S, 3)`` -> float32 ``(B, R, D)``.
 
     Reads the settings encoder, encoder_weights, image_size (S) and feature_grid: 0 gives R = H*W, n gives R = n*n by
-    adaptive average pooling. The layer named ``backbone`` is the network without scaling and pooling. Raises UserError
-    for an unknown encoder, unusable or unobtainable weights, and sizes that do not fit.
+    adaptive average pooling. The one nested model is the backbone without pooling. Raises UserError for an unknown encoder,
+    unusable or unobtainable weights, and sizes that do not fit.
     """
     if config.encoder.endswith(".keras"):
         backbone, scale = _saved_model(Path(config.encoder)), None
@@ -56,7 +56,7 @@ def build_encoder(config: Config) -> keras.Model:
     try:
         # training=False: dropout inside a backbone stays off whatever the caller is doing.
         grid = backbone(scale(images) if scale else images, training=False)
-    except ValueError as error:
+    except Exception as error:  # whatever a saved model's layers raise
         raise UserError(f"encoder: {config.encoder} cannot take {config.image_size} pixels: {_brief(error)}") from None
     if len(getattr(grid, "shape", ())) != 4 or None in grid.shape[1:]:
         raise UserError(
@@ -64,6 +64,7 @@ def build_encoder(config: Config) -> keras.Model:
             f"{config.image_size} it gives {getattr(grid, 'shape', grid)}; cut the model off before its pooling layer"
         )
     _, height, width, depth = grid.shape
+    grid = ops.cast(grid, "float32")  # a saved model may compute in float16
     if config.feature_grid:
         if config.feature_grid > min(height, width):
             raise UserError(
@@ -179,11 +180,12 @@ def _application(config: Config):
     build = known.get(_plain(config.encoder))
     if build is None:
         near = difflib.get_close_matches(_plain(config.encoder), [*known, "efficientnet_lite0"], n=1)
-        raise UserError(
-            f"encoder: there is no {config.encoder!r}"
-            + (f"; did you mean {near[0]}?" if near else "; choose resnet50, another keras.applications backbone, ")
-            + ("" if near else "efficientnet_lite0, or the path of a .keras file")
+        advice = (
+            f"did you mean {near[0]}?"
+            if near
+            else "choose resnet50, another keras.applications backbone, efficientnet_lite0, or the path of a .keras file"
         )
+        raise UserError(f"encoder: there is no {config.encoder!r}; {advice}")
     weights = "imagenet" if config.encoder_weights == "imagenet" else None
     try:
         backbone = build(include_top=False, weights=weights, input_shape=(config.image_size, config.image_size, 3))

@@ -25,12 +25,10 @@ BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def transfer(state: dict[str, torch.Tensor], model: keras.Model) -> None:
-    """Copy a PyTorch state dict into ``model``, layer by layer in order of use. Raises ValueError on any left over."""
-    # PyTorch names the expansion's norm _bn0 only where there is an expansion; the order in the file is that of use.
+    """Copy a PyTorch state dict into ``model``, layer by layer. Raises ValueError when one has more layers or other shapes."""
+    # Both list their layers in order of use.
     names = [name.removesuffix(".weight") for name in state if name.endswith(".weight") and not name.startswith("_fc")]
     targets = [layer for layer in model.layers if layer.weights]
-    targets.sort(key=lambda layer: layer.name.startswith("head"))
-    names.sort(key=lambda name: name.startswith(("_conv_head", "_bn1")))
     for name, layer in zip(names, targets, strict=True):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([state[f"{name}.{part}"].numpy() for part in BATCH_NORM])
@@ -40,7 +38,7 @@ def transfer(state: dict[str, torch.Tensor], model: keras.Model) -> None:
             layer.set_weights([kernel.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))])
 
 
-def test_images(photographs: list[str]) -> np.ndarray:
+def check_images(photographs: list[str]) -> np.ndarray:
     """uint8-valued float32 ``(B, 224, 224, 3)``: the fixed pattern of tests/test_encoders.py, noise, then photographs."""
     across, down = np.meshgrid(np.arange(224), np.arange(224))
     pattern = np.stack([across, down, (across * down) // 16 % 256], axis=-1)
@@ -50,7 +48,9 @@ def test_images(photographs: list[str]) -> np.ndarray:
 
 def report(label: str, ours: np.ndarray, theirs: np.ndarray) -> None:
     difference = np.abs(ours - theirs).max()
-    print(f"{label}: max abs difference {difference:.2e}, relative to the largest feature {difference / theirs.max():.2e}")
+    print(
+        f"{label}: max abs difference {difference:.2e}, relative to the largest feature {difference / theirs.max():.2e}"
+    )
 
 
 def main() -> None:
@@ -66,7 +66,7 @@ def main() -> None:
 
     model = encoders.efficientnet_lite0(224)
     transfer(state, model)
-    pixels = test_images(args.photographs)
+    pixels = check_images(args.photographs)
     with torch.no_grad():
         scaled = torch.tensor((pixels - 127) / 128).permute(0, 3, 1, 2)
         theirs = original.extract_features(scaled).permute(0, 2, 3, 1).numpy()

@@ -1,0 +1,131 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import images
+from config import UserError
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def halves(width: int = 64, height: int = 32) -> Image.Image:
+    """Left half red, right half blue."""
+    picture = Image.new("RGB", (width, height), RED)
+    picture.paste(BLUE, (width // 2, 0, width, height))
+    return picture
+
+
+def load(picture: Image.Image, size: int = 16, **options) -> np.ndarray:
+    file = io.BytesIO()
+    picture.save(file, **options)
+    file.seek(0)
+    return images.load_image(file, size)
+
+
+def test_squashes_the_whole_picture(tmp_path):
+    halves(200, 20).save(tmp_path / "wide.png")
+    pixels = images.load_image(tmp_path / "wide.png", 16)
+    assert pixels.shape == (16, 16, 3)
+    assert pixels.dtype == np.uint8
+    assert tuple(pixels[0, 0]) == RED
+    assert tuple(pixels[-1, -1]) == BLUE
+
+
+def test_right_size_is_not_resampled(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    np.testing.assert_array_equal(images.load_image(tmp_path / "noise.png", 24), noise)
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side: turn a quarter clockwise to view
+    pixels = load(halves(), format="JPEG", exif=exif, quality=95)
+    np.testing.assert_allclose(pixels[0, 8], RED, atol=12)
+    np.testing.assert_allclose(pixels[-1, 8], BLUE, atol=12)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK"])
+def test_every_mode_becomes_rgb(mode):
+    picture = Image.new("RGB", (20, 20), "white").convert(mode)
+    pixels = load(picture, format="TIFF" if mode == "CMYK" else "PNG")
+    np.testing.assert_array_equal(pixels, np.full((16, 16, 3), 255))
+
+
+def test_cmyk_jpeg_keeps_its_colours():
+    pixels = load(halves().convert("CMYK"), format="JPEG", quality=95)
+    np.testing.assert_allclose(pixels[8, 2], RED, atol=12)
+    np.testing.assert_allclose(pixels[8, -3], BLUE, atol=12)
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped():
+    values = np.full((16, 16), 0x4080, dtype=np.uint16)
+    np.testing.assert_array_equal(load(Image.fromarray(values), format="PNG"), np.full((16, 16, 3), 0x40))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_laid_over_white(mode):
+    np.testing.assert_array_equal(load(Image.new(mode, (16, 16)), format="PNG"), np.full((16, 16, 3), 255))
+
+
+def test_transparent_palette_entry_is_white():
+    picture = Image.new("P", (16, 16), 0)
+    picture.putpalette([*RED, *BLUE])
+    np.testing.assert_array_equal(load(picture, format="PNG", transparency=0), np.full((16, 16, 3), 255))
+
+
+def test_fast_decoding_of_large_jpegs_changes_next_to_nothing():
+    across, down = np.meshgrid(np.linspace(0, 40, 1024), np.linspace(0, 25, 768))
+    waves = np.stack([np.sin(across), np.cos(down), np.sin(across + down)], axis=-1)
+    picture = Image.fromarray((127.5 + 127.5 * waves).astype(np.uint8))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=95)
+    full = Image.open(io.BytesIO(file.getvalue())).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC)
+    difference = np.abs(images.load_image(file, 64).astype(int) - np.asarray(full))
+    assert difference.max() <= 6
+    assert difference.mean() < 1
+
+
+def jpeg_bytes() -> bytes:
+    file = io.BytesIO()
+    halves(200, 200).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"these are words, not pixels", "no picture format"),
+        (b"", "no picture format"),
+        (jpeg_bytes()[:-400], "truncated"),
+        (None, "No such file"),
+    ],
+    ids=["text", "empty", "truncated", "missing"],
+)
+def test_unreadable_files_are_named_with_the_reason(tmp_path, content, reason):
+    path = tmp_path / "broken.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(images.UnreadableImage, match=f"broken.jpg.*{reason}"):
+        images.load_image(path, 16)
+
+
+def test_decompression_bomb_is_refused(tmp_path, monkeypatch):
+    halves(100, 100).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UserError, match=r"bomb.png.*decompression bomb"):
+        images.load_image(tmp_path / "bomb.png", 16)
+
+
+def test_find_images_is_sorted_recursive_and_by_suffix(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for name in ("b.PNG", "deep/a.jpeg", "a.jpg", "notes.txt", "._a.jpg"):
+        (tmp_path / name).touch()
+    assert images.find_images(tmp_path) == [tmp_path / name for name in ("a.jpg", "b.PNG", "deep/a.jpeg")]
+
+
+def test_find_images_names_a_missing_folder(tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        images.find_images(tmp_path / "nowhere")
