@@ -9,7 +9,7 @@ whatever calls them can be compiled: ``model.Captioner`` runs them inside a Kera
 Beam search works in log-space and keeps live and finished hypotheses apart, as in Wu et al. (2016),
 https://arxiv.org/abs/1609.08144, section 7, ranked by log p / length^a. A hypothesis finishes when ``<end>`` is among the
 K best continuations of its image; an image is done when K hypotheses have finished. So one beam is greedy search,
-and as many beams as there are captions is exhaustive search.
+and as many beams as there are continuations to choose from is exhaustive search.
 """
 
 from collections.abc import Callable

@@ -15,9 +15,11 @@ import errno
 import hashlib
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -64,12 +66,17 @@ class FeatureStore:
         try:
             found = json.loads((folder / "key.json").read_text())
             index = json.loads((folder / "index.json").read_text())
-            features = np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
+            features = _map_features(folder)
+            self.rows: dict[str, int] = index["rows"]
+            self.unreadable: dict[str, str] = index["unreadable"]
+            if len(self.rows) + len(self.unreadable) != len(features):
+                raise ValueError("features.npy and index.json hold different numbers of images")
+            self.regions, self.feature_size = features.shape[1:]
         except FileNotFoundError as error:
             raise UserError(
                 f"{folder}: not a finished feature store ({Path(error.filename).name} is missing); run preprocessing.py"
             ) from None
-        except (ValueError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError) as error:
             raise UserError(f"{folder}: damaged feature store ({error}); delete it and run preprocessing.py") from None
         if key is not None:
             for name, value in asdict(key).items():
@@ -78,9 +85,6 @@ class FeatureStore:
                         f"{folder}: this store's {name} is {found.get(name)!r}, but {value!r} is wanted; "
                         "run preprocessing.py to make the right one"
                     )
-        self.rows: dict[str, int] = index["rows"]
-        self.unreadable: dict[str, str] = index["unreadable"]
-        self.regions, self.feature_size = features.shape[1:]
         self.dtype = features.dtype
         self._features = features
         self._bytes_read = 0
@@ -90,13 +94,21 @@ class FeatureStore:
         """Features ``(len(rows), R, D)`` of the given rows, in the stored dtype, copied out of the map."""
         with self._lock:
             if self._bytes_read > _REMAP_BYTES:
-                self._features = np.load(self.folder / "features.npy", mmap_mode="r", allow_pickle=False)
+                self._features = _map_features(self.folder)
                 self._bytes_read = 0
             features = self._features
             self._bytes_read += len(rows) * self.regions * self.feature_size * self.dtype.itemsize
         # Rows in file order keep a cold disk reading forwards; the same image often occurs twice in a batch.
         unique, inverse = np.unique(rows, return_inverse=True)
         return np.asarray(features[unique])[inverse]
+
+
+def _map_features(folder: Path) -> np.ndarray:
+    """``features.npy`` as a read-only mapping. Raises OSError when it cannot be opened, ValueError when it is damaged."""
+    try:
+        return np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
+    except EOFError as error:
+        raise ValueError(f"features.npy: {error}") from None
 
 
 def extract(
@@ -121,28 +133,53 @@ def extract(
     names = sorted(file_names)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        batch_size = _begin(folder, key, batch_size, (len(names), *shape))
-        unreadable = _run(folder, names, load, encode, batch_size, workers)
-        rows = {name: row for row, name in enumerate(names) if name not in unreadable}
-        write_atomically(folder / "index.json", json.dumps({"rows": rows, "unreadable": unreadable}, indent=0))
-        (folder / "unreadable.jsonl").unlink(missing_ok=True)
+        with _alone_in(folder):
+            if not (folder / "index.json").exists():
+                batch_size = _begin(folder, key, batch_size, (len(names), *shape))
+                unreadable = _run(folder, names, load, encode, key.image_size, batch_size, workers)
+                rows = {name: row for row, name in enumerate(names) if name not in unreadable}
+                write_atomically(folder / "index.json", json.dumps({"rows": rows, "unreadable": unreadable}, indent=0))
+            (folder / "unreadable.jsonl").unlink(missing_ok=True)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             size = np.dtype(key.dtype).itemsize * len(names) * shape[0] * shape[1]
             raise UserError(
-                f"{folder}: the disk is full; the features need {size / 1e9:.2f} GB. "
+                f"{folder}: the disk is full; the features need {size / 1e6:,.1f} MB. "
                 "Free some space or choose another --feature-dir, then run the same command to continue"
             ) from None
         raise UserError(f"{folder}: cannot write the feature store: {error.strerror}") from None
     return FeatureStore(folder, key)
 
 
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes out of ``folder`` meanwhile; wait for one that is in. Where it cannot be locked, don't."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{folder}: waiting for another process that extracts these features", file=sys.stderr)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:  # some network file systems lock no folders
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
 def _begin(folder: Path, key: StoreKey, batch_size: int, shape: tuple[int, int, int]) -> int:
     """Lay out the files of a new store, or find those of a begun one. Returns the store's batch size."""
     if (folder / "key.json").exists():
         begun = json.loads((folder / "key.json").read_text())
-        if {name: begun.get(name) for name in asdict(key)} != asdict(key):
-            raise UserError(f"{folder}: begun with other settings; delete it or choose another --feature-dir")
+        other = ", ".join(name for name, value in asdict(key).items() if begun.get(name) != value)
+        if other:
+            raise UserError(f"{folder}: begun with other settings ({other}); delete it or choose another --feature-dir")
         return begun["batch_size"]
     features = folder / "features.npy"
     with open(features, "wb") as file:
@@ -163,12 +200,18 @@ def _begin(folder: Path, key: StoreKey, batch_size: int, shape: tuple[int, int, 
     return batch_size
 
 
-def _run(folder, names, load, encode, batch_size, workers) -> dict[str, str]:
+def _run(folder, names, load, encode, image_size, batch_size, workers) -> dict[str, str]:
     """Extract the batches that are not done. Returns file name -> reason of all unreadable images."""
     done = bytearray((folder / "progress.bin").read_bytes())
     todo = [i for i, flag in enumerate(done) if not flag]
     bad_lines = folder / "unreadable.jsonl"
-    header = np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
+    if bad_lines.exists():  # A crash may have cut its last line short; that line's batch is not done.
+        whole = bad_lines.read_bytes()
+        os.truncate(bad_lines, whole.rfind(b"\n") + 1)
+    try:
+        header = _map_features(folder)
+    except ValueError as error:
+        raise UserError(f"{folder}: damaged feature store ({error}); delete it and run the same command") from None
     offset, row_bytes, dtype = header.offset, header.nbytes // max(1, len(header)), header.dtype
     del header
     with (
@@ -179,7 +222,9 @@ def _run(folder, names, load, encode, batch_size, workers) -> dict[str, str]:
         tqdm(total=len(names), desc="features", unit="image", disable=None) as bar,
     ):
         bar.update(sum(len(names[i * batch_size : (i + 1) * batch_size]) for i, flag in enumerate(done) if flag))
-        for i, (pixels, reasons) in zip(todo, _load_ahead(pool, names, todo, load, batch_size), strict=True):
+        for i, (pixels, reasons) in zip(
+            todo, _load_ahead(pool, names, todo, load, image_size, batch_size), strict=True
+        ):
             encoded = np.asarray(encode(pixels), dtype=dtype)
             encoded[list(reasons)] = 0
             count = len(names[i * batch_size : (i + 1) * batch_size])
@@ -199,7 +244,7 @@ def _run(folder, names, load, encode, batch_size, workers) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _load_ahead(pool, names, todo, load, batch_size) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
+def _load_ahead(pool, names, todo, load, image_size, batch_size) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
     """Pixels ``(batch_size, S, S, 3)`` of each batch in ``todo``, decoded one batch ahead, and position -> reason.
 
     The last batch is filled up, so that the encoder sees one shape only.
@@ -220,8 +265,7 @@ def _load_ahead(pool, names, todo, load, batch_size) -> Iterator[tuple[np.ndarra
         ahead = submit(todo[position + 1]) if position + 1 < len(todo) else []
         results = [future.result() for future in current]
         reasons = {j: result for j, result in enumerate(results) if isinstance(result, str)}
-        size = next((result.shape for result in results if not isinstance(result, str)), (32, 32, 3))
-        pixels = np.zeros((batch_size, *size), dtype=np.uint8)
+        pixels = np.zeros((batch_size, image_size, image_size, 3), dtype=np.uint8)
         for j, result in enumerate(results):
             if j not in reasons:
                 pixels[j] = result

@@ -29,8 +29,9 @@ def load_image(source: str | Path | BinaryIO, size: int) -> np.ndarray:
     """
     try:
         with Image.open(source) as image:
-            # JPEG may decode at a half, quarter or eighth, but never below twice the size that is resampled to:
-            # the pixels stay within a grey level or so of full decoding, and large photographs load much faster.
+            # JPEG may decode at a half, quarter or eighth, but never below twice the size that is resampled to. That is
+            # five times as fast on 12 megapixels. On COCO photographs it moved pixels by 0.7 grey levels on average,
+            # and single ones on hard edges by up to 50.
             image.draft(None, (2 * size, 2 * size))
             image = _to_rgb(ImageOps.exif_transpose(image))
         if image.size != (size, size):

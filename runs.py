@@ -78,11 +78,15 @@ class Run:
         return Vocabulary.from_json(path.read_text(encoding="utf-8"), str(path))
 
     def state(self) -> dict[str, Any]:
-        """``{"epochs", "best_epoch", "best_score"}``; zero epochs for a run that has finished none."""
+        """``{"epochs", "best_epoch", "best_score"}``; zero epochs for a run that has finished none. Raises UserError."""
         path = self.folder / "state.json"
         if not path.exists():
             return {"epochs": 0, "best_epoch": 0, "best_score": None}
-        return json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return {name: found[name] for name in ("epochs", "best_epoch", "best_score")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: damaged ({error!r}); start the run anew") from None
 
     def checkpoint(self, which: str) -> Path:
         """The weights file of the "last" or "best" epoch that state.json names."""

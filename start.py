@@ -43,7 +43,7 @@ def demo() -> None:
     folder = f"runs/{name}"
     run("train.py", "--preset", "demo", "--name", name)
     run("evaluate.py", "--model", folder, "--split", "test")
-    pictures = sorted((ROOT / "data/demo/images").glob("*.png"))[-3:]
+    pictures = sorted((ROOT / "data/demo/images").glob("*.jpg"))[-3:]
     run("test.py", "--model", folder, "--pictures", f"{folder}/captioned", *map(str, pictures))
     print(f"\nthe run, its results row and captioned pictures: {folder}, {folder}/evaluation, {folder}/captioned")
 

@@ -4,6 +4,8 @@ Like the Stanford PTB tokeniser of the COCO caption evaluation: lower case, Penn
 "man" and "'s"), punctuation removed. It is NLTK's Treebank tokeniser, which needs no download.
 """
 
+import re
+
 from nltk.tokenize import TreebankWordTokenizer
 
 # The tokens that pycocoevalcap's PTBTokenizer removes, and the signs that NLTK splits off differently.
@@ -21,7 +23,7 @@ def tokenize(caption: str) -> list[str]:
     ['two', 'dogs', 'run', 'on', 'the', 'man', "'s", 'lawn']
     """
     # The Treebank tokeniser splits a full stop only off the end of the text; inside a caption it ends a sentence too.
-    text = caption.lower().replace(". ", " . ")
+    text = re.sub(r"\.+(\s|$)", " . ", caption.lower())
     return [token for token in _treebank.tokenize(text) if token not in _PUNCTUATION]
 
 

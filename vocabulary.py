@@ -68,6 +68,10 @@ class Vocabulary:
             words = json.loads(text)["words"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise UserError(f"{source}: not a vocabulary: {error!r}") from None
-        if tuple(words[:4]) != SPECIALS:
-            raise UserError(f"{source}: a vocabulary starts with {' '.join(SPECIALS)}, this one with {words[:4]}")
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise UserError(f"{source}: not a vocabulary: words must be a list of texts")
+        if tuple(words[:4]) != SPECIALS or len(words) == 4:
+            raise UserError(f"{source}: a vocabulary is {' '.join(SPECIALS)} and words, this one {words[:5]}")
+        if len(set(words)) != len(words):
+            raise UserError(f"{source}: not a vocabulary: a word occurs twice")
         return cls(words[4:])

@@ -7,7 +7,7 @@ https://arxiv.org/abs/1703.09137. Legend: B batch, R regions, D feature size, T 
 import keras
 from keras import layers, ops
 
-from decoders.base import Decoder, zero_state
+from decoders.base import Decoder, word_embedding, zero_state
 
 
 @keras.saving.register_keras_serializable(package="captioning")
@@ -19,7 +19,7 @@ class MergeDecoder(Decoder):
         self.flatten = layers.Reshape((regions * feature_size,))
         self.image_dropout = layers.Dropout(dropout)
         self.image_dense = layers.Dense(embedding_size, activation="relu", name="image")
-        self.embedding = layers.Embedding(vocabulary_size, embedding_size, name="words")
+        self.embedding = word_embedding(vocabulary_size, embedding_size)
         self.word_dropout = layers.Dropout(dropout)
         self.lstm = layers.LSTM(hidden_size, return_sequences=True, name="lstm")
         self.merged_dense = layers.Dense(hidden_size, activation="relu", name="merged")

@@ -197,13 +197,19 @@ def test_a_lost_picture_is_drawn_again(made, tmp_path):
     assert contents(tmp_path / "set") == contents(made)
 
 
-def test_other_parameters_replace_our_own_set_only(tmp_path):
+def test_other_parameters_replace_our_own_set_only(tmp_path, monkeypatch):
     ours = tmp_path / "ours"
     demo.ensure(ours, 5, 0)
     (ours / "notes.txt").write_text("mine")
     demo.ensure(ours, 3, 1)
     assert sorted(os.listdir(ours / "images")) == ["scene_00000.jpg", "scene_00001.jpg", "scene_00002.jpg"]
     assert (ours / "notes.txt").read_text() == "mine"
+
+    with monkeypatch.context() as patched:  # a set half replaced must not pass for a complete one
+        patched.setattr(demo, "_render", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            demo.ensure(ours, 3, 2)
+    assert not (ours / "captions.jsonl").exists()
 
     for name, text in (("notes.txt", "mine"), ("scenes.json", "[]")):
         other = tmp_path / name.split(".")[0]

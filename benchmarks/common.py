@@ -1,0 +1,146 @@
+"""What the benchmarks share: the import path, synthetic data with the proportions of Flickr8k, and the report."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from feature_store import FeatureStore, StoreKey, extract  # noqa: E402
+from vocabulary import Vocabulary  # noqa: E402
+
+if TYPE_CHECKING:
+    import keras
+
+VOCABULARY_SIZE = 2541
+CAPTIONS_PER_IMAGE = 5
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the options of every benchmark."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="the JSON file [default: benchmarks/results/NAME.json]")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, to see that it runs; the figures mean nothing"
+    )
+    return parser
+
+
+def synthetic_vocabulary(size: int = VOCABULARY_SIZE) -> Vocabulary:
+    """``size`` words and special tokens; the words are w4, w5, ..., named after their ids."""
+    return Vocabulary([f"w{i}" for i in range(4, size)])
+
+
+def synthetic_captions(images: int, seed: int = 0) -> list[tuple[str, str]]:
+    """Pairs (file name, caption), five for each image, as ``CaptionBatches`` takes them.
+
+    Lengths are those of Flickr8k: 11 words on average, 2 to 36. Words fall off as 1 / rank.
+    """
+    rng = np.random.default_rng(seed)
+    lengths = np.clip(np.rint(rng.gamma(8.5, 1.3, images * CAPTIONS_PER_IMAGE)), 2, 36).astype(int)
+    lengths[0] = 36  # So that every size of the data pads to the same length.
+    ranks = 1 / np.arange(1, VOCABULARY_SIZE - 3)
+    words = rng.choice(np.arange(4, VOCABULARY_SIZE), size=lengths.sum(), p=ranks / ranks.sum())
+    ends = np.cumsum(lengths)
+    captions = [" ".join(f"w{i}" for i in words[end - n : end]) for end, n in zip(ends, lengths, strict=True)]
+    return [(image_name(i // CAPTIONS_PER_IMAGE), caption) for i, caption in enumerate(captions)]
+
+
+def image_name(index: int) -> str:
+    return f"{index:07d}.jpg"
+
+
+def make_store(folder: Path, features, images: int, shape: tuple[int, int]) -> FeatureStore:
+    """A float16 store of ``images`` rows; ``features(start, stop)`` gives its rows ``(stop - start, R, D)``."""
+    rows = iter(range(0, images, 64))
+
+    def encode(pixels):
+        start = next(rows)
+        return features(start, start + len(pixels))
+
+    key = StoreKey("synthetic", "", "", 1, 0, "float16", str(images))
+    names = [image_name(i) for i in range(images)]
+    return extract(folder, key, names, lambda name: np.zeros((1, 1, 3), np.uint8), encode, shape, batch_size=64)
+
+
+def random_features(shape: tuple[int, int], seed: int = 0):
+    """A source of features for ``make_store``: uniform noise."""
+    rng = np.random.default_rng(seed)
+    return lambda start, stop: rng.random((stop - start, *shape), dtype=np.float32)
+
+
+class EpochTimer:
+    """Times the epochs of ``fit``: append ``callback()`` to its callbacks, then read ``seconds``, one per epoch."""
+
+    def __init__(self):
+        self.seconds: list[float] = []
+
+    def callback(self, batches=None) -> "keras.callbacks.Callback":
+        """``batches``: a CaptionBatches that lays out every epoch anew, as in training."""
+        import keras
+
+        def begin(epoch, logs):
+            if batches is not None:
+                batches.start_epoch(epoch)
+            self.began = time.perf_counter()
+
+        return keras.callbacks.LambdaCallback(
+            on_epoch_begin=begin, on_epoch_end=lambda epoch, logs: self.seconds.append(time.perf_counter() - self.began)
+        )
+
+
+def print_table(header: list[str], rows: list[list[Any]]) -> None:
+    """Print aligned columns: the first to the left, the others to the right."""
+    cells = [header, *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    for row in cells:
+        print(row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)))
+
+
+def write_results(args: argparse.Namespace, name: str, results: dict[str, Any]) -> None:
+    """Write ``results`` and the machine they come from as JSON."""
+    output = args.output or ROOT / "benchmarks" / "results" / f"{name}{'-quick' if args.quick else ''}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps({"benchmark": name, **describe_machine(), **results}, indent=2) + "\n")
+    print(f"written: {output}")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Command, date, processor, load and versions."""
+    import keras
+
+    packages = {}
+    for package in ("keras", "tensorflow", "jax", "torch", "numpy"):
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "machine": {
+            "cpu": _cpu_model(),
+            "cores": os.cpu_count(),
+            "devices": keras.distribution.list_devices(),
+            "load_average_15_min": round(os.getloadavg()[2], 2),
+            "platform": platform.platform(),
+        },
+        "versions": {"python": platform.python_version(), "backend": keras.backend.backend(), **packages},
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,199 @@
+"""Batches: every caption once an epoch, the same ones for the same seed and epoch, and little padding."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from config import Config
+from generator import CaptionBatches, FeatureBatches
+from vocabulary import END, PAD, START, Vocabulary
+
+WORDS = Vocabulary([f"w{i}" for i in range(500)])
+
+
+def captions_of(count: int, seed: int = 0, images: int = 40) -> list[tuple[str, str]]:
+    """Pairs (file name, caption), each caption of other words, with lengths like those of Flickr8k (2 to 30 words)."""
+    rng = np.random.default_rng(seed)
+    lengths = np.clip(np.round(rng.gamma(9.0, 1.2, count)), 2, 30).astype(int)
+    return [
+        (f"{i % images:03}.jpg", " ".join(f"w{word}" for word in rng.integers(0, 500, length)))
+        for i, length in enumerate(lengths)
+    ]
+
+
+@pytest.fixture
+def store(make_store):
+    return make_store([f"{i:03}.jpg" for i in range(40)])
+
+
+def make(store, captions, shuffle=True, **settings) -> CaptionBatches:
+    return CaptionBatches(store, captions, WORDS, Config(**{"batch_size": 16, **settings}), shuffle)
+
+
+def arrays(batch) -> list[np.ndarray]:
+    (features, inputs), targets = batch
+    return [np.asarray(part) for part in (features, inputs, targets)]
+
+
+def read(batches: CaptionBatches) -> list[list[np.ndarray]]:
+    return [arrays(batches[i]) for i in range(len(batches))]
+
+
+def rows(epoch: list[list[np.ndarray]]) -> list[tuple]:
+    """Each row of an epoch as (features, words), in the order they come."""
+    return [
+        (features[i].tobytes(), tuple(targets[i][targets[i] != PAD].tolist()))
+        for features, _, targets in epoch
+        for i in range(len(targets))
+    ]
+
+
+def same(first, second) -> bool:
+    return len(first) == len(second) and all(
+        np.array_equal(a, b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 33, 1000])
+def test_every_caption_once_an_epoch_with_its_own_features(store, count, shuffle):
+    captions = captions_of(count)
+    batches = make(store, captions, shuffle)
+    wanted = sorted(
+        (store.read(np.array([store.rows[name]]))[0].tobytes(), tuple(WORDS.encode(text, 30)[1:].tolist()))
+        for name, text in captions
+    )
+    for epoch in range(2):
+        batches.start_epoch(epoch)
+        assert sorted(rows(read(batches))) == wanted
+        assert max(len(batch[1]) for batch in read(batches)) <= 16
+
+
+def test_targets_are_the_inputs_shifted_by_one_and_padding_comes_last(store):
+    for features, inputs, targets in read(make(store, captions_of(200))):
+        assert features.shape == (len(inputs), 2, 3)
+        assert inputs.dtype == targets.dtype == np.int32
+        assert (inputs[:, 0] == START).all()
+        np.testing.assert_array_equal(inputs[:, 1:], targets[:, :-1])
+        for row in targets:
+            (words,) = np.nonzero(row != PAD)
+            assert row[words[-1]] == END
+            assert words.tolist() == list(range(len(words)))  # no padding before or between words
+        assert not (targets == START).any()
+        assert (targets[inputs == END] == PAD).all()  # after the end there is nothing to learn
+
+
+def test_a_caption_that_is_cut_has_no_end(store):
+    batches = make(store, [("000.jpg", "w1 w2 w3 w4 w5")], max_caption_length=4)
+    _, inputs, targets = read(batches)[0]
+    assert inputs.tolist() == [[START, *WORDS.encode("w1 w2 w3", 9)[1:-1]]]
+    assert targets.tolist() == [WORDS.encode("w1 w2 w3 w4", 9)[1:-1].tolist()]
+
+
+def test_order_depends_on_seed_and_epoch_alone(store):
+    captions = captions_of(300)
+
+    def epoch(number, before=(), **settings):
+        batches = make(store, captions, **settings)
+        for other in before:
+            batches.start_epoch(other)
+        batches.start_epoch(number)
+        return read(batches)
+
+    assert same(epoch(1), epoch(1))
+    assert same(epoch(1), epoch(1, before=(0, 5, 3)))  # a resumed run meets the batches of an undisturbed one
+    assert same(epoch(0), read(make(store, captions)))
+    assert not same(epoch(0), epoch(1))
+    assert not same(epoch(0), epoch(0, seed=1))
+    np.random.seed(3)
+    assert same(epoch(1), epoch(1, workers=4))
+
+
+def test_captions_meet_other_captions_in_other_epochs(store):
+    batches = make(store, captions_of(300))
+    together = []
+    for epoch in (0, 1):
+        batches.start_epoch(epoch)
+        together.append({frozenset(batch.tolist()) for batch in batches.batches})
+    assert len(together[0] & together[1]) <= 1
+
+
+def test_without_shuffling_every_epoch_is_the_same(store):
+    batches = make(store, captions_of(100), shuffle=False)
+    first = read(batches)
+    batches.start_epoch(1)
+    assert same(read(batches), first)
+
+
+def test_little_padding(store):
+    batches = make(store, captions_of(8000), batch_size=64)
+    assert batches.padding < 0.15
+    targets = np.concatenate([targets.ravel() for _, _, targets in read(batches)])
+    assert batches.padding == pytest.approx((targets == PAD).mean())
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_first_batch_is_the_widest_and_the_second_has_another_width(store, shuffle):
+    batches = make(store, captions_of(300), shuffle)
+    for epoch in range(5):
+        batches.start_epoch(epoch)
+        widths = [inputs.shape[1] for _, inputs, _ in read(batches)]
+        assert len(set(widths)) > 1
+        assert widths[0] == max(widths) > widths[1] == min(widths)
+        assert len(set(widths)) <= 8  # compiled backends meet few shapes
+
+
+def test_images_that_the_store_lacks_are_left_out(store):
+    captions = [("000.jpg", "w1"), ("lost.jpg", "w2"), ("001.jpg", "w3")]
+    assert len(rows(read(make(store, captions)))) == 2
+
+
+class Listener(keras.Model):
+    """Notes the batches that reach ``fit``'s training step."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+        self.epochs: list[list] = []
+
+    def call(self, inputs):
+        features, _ = inputs
+        return self.dense(ops.cast(features, "float32"))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        self.epochs[-1].append([ops.convert_to_numpy(part) for part in (*x, y)])
+        return ops.mean(y_pred)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_batches_that_reach_fit_are_those_of_the_epoch(store, workers):
+    """Keras reads batches ahead, in threads; none of one epoch may slip into the next, and their order is ours."""
+    captions = captions_of(400)
+    batches = make(store, captions, workers=workers)
+    model = Listener()
+
+    def on_epoch_begin(epoch, logs):
+        batches.start_epoch(epoch)
+        model.epochs.append([])
+
+    model.compile(optimizer="sgd", run_eagerly=True)
+    starts = keras.callbacks.LambdaCallback(on_epoch_begin=on_epoch_begin)
+    model.fit(batches, shuffle=False, initial_epoch=2, epochs=5, callbacks=[starts], verbose=0)
+    assert len(model.epochs) == 3
+    for number, arrived in enumerate(model.epochs, start=2):
+        alone = make(store, captions)
+        alone.start_epoch(number)
+        assert same(arrived, read(alone)), f"epoch {number}"
+
+
+@pytest.mark.parametrize(("count", "size", "batches", "rows"), [(7, 3, 3, 3), (6, 3, 2, 3), (2, 3, 1, 2), (1, 1, 1, 1)])
+def test_feature_batches_are_of_one_size_in_order(store, count, size, batches, rows):
+    names = [f"{i:03}.jpg" for i in reversed(range(count))]
+    found = FeatureBatches(store, names, size)
+    assert len(found) == batches
+    read = [found[i][0] for i in range(len(found))]
+    assert {len(batch) for batch in read} == {rows}
+    wanted = store.read(np.array([store.rows[name] for name in names]))
+    np.testing.assert_array_equal(np.concatenate(read)[:count], wanted)
+    np.testing.assert_array_equal(np.concatenate(read)[count:], np.repeat(wanted[-1:], batches * rows - count, axis=0))

@@ -1,0 +1,115 @@
+"""Run folders: what is written is what is read, and nothing is overwritten."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from config import Config, UserError
+from runs import Run
+from vocabulary import Vocabulary
+
+WORDS = Vocabulary(["dog", "café"])
+
+
+def create(folder: Path, name: str | None = "mine", **settings) -> Run:
+    return Run.create(Config(run_dir=str(folder), **settings), WORDS, name)
+
+
+def test_what_is_written_is_read(tmp_path):
+    run = create(tmp_path / "runs", epochs=7, data_dir="données")
+    again = Run.open(str(run.folder))
+    assert again.folder == tmp_path / "runs" / "mine"
+    assert again.config() == Config(run_dir=str(tmp_path / "runs"), epochs=7, data_dir="données")
+    assert again.vocabulary().words == WORDS.words
+
+
+def test_about_says_where_the_run_came_from(tmp_path):
+    about = json.loads((create(tmp_path, seed=5).folder / "about.json").read_text())
+    assert about["seed"] == 5
+    assert {"command", "started", "backend", "devices", "python", "platform", "cores", "git_commit"} <= set(about)
+    assert {"keras", "numpy", "nltk", "pillow"} <= set(about["packages"])
+
+
+def test_an_existing_run_is_not_overwritten(tmp_path):
+    run = create(tmp_path)
+    before = (run.folder / "config.json").read_bytes()
+    with pytest.raises(UserError, match=f"{run.folder}: exists; choose another --name, or go on with --resume"):
+        create(tmp_path, epochs=1)
+    assert (run.folder / "config.json").read_bytes() == before
+
+
+def test_a_run_without_a_name_is_named_after_data_decoder_and_time(tmp_path):
+    run = create(tmp_path, None, dataset="demo", decoder="merge")
+    assert run.folder.name.startswith("demo-merge-2")
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match=r"mine: cannot write there .*; choose another --run-dir"):
+            create(folder)
+
+
+def test_what_is_no_run_folder_is_named(tmp_path):
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(UserError, match=f"{folder}: not a run folder"):
+            Run.open(str(folder))
+
+
+def test_a_broken_config_is_named(tmp_path):
+    run = create(tmp_path)
+    (run.folder / "config.json").write_text('{"epochs": "three"}')
+    with pytest.raises(UserError, match=r"mine/config\.json:\n  epochs: "):
+        run.config()
+
+
+def test_state_and_names_of_checkpoints(tmp_path):
+    run = create(tmp_path)
+    assert run.state() == {"epochs": 0, "best_epoch": 0, "best_score": None}
+    run.write_state(epochs=12, best_epoch=9, best_score=17.25)
+    assert Run.open(str(run.folder)).state() == {"epochs": 12, "best_epoch": 9, "best_score": 17.25}
+    assert run.checkpoint("last") == run.folder / "checkpoints" / "last-0012.weights.h5"
+    assert run.checkpoint("best") == run.folder / "checkpoints" / "best-0009.weights.h5"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"epochs": 3}'])
+def test_a_broken_state_is_named(tmp_path, text):
+    run = create(tmp_path)
+    (run.folder / "state.json").write_text(text)
+    with pytest.raises(UserError, match=r"mine/state\.json: "):
+        run.state()
+
+
+def lines(count: int) -> list[dict[str, float]]:
+    return [
+        {"epoch": epoch, "nll": 5 / epoch, "val_nll": 5.5 / epoch, "bleu4": 1.25 * epoch, "seconds": 3.0}
+        for epoch in range(1, count + 1)
+    ]
+
+
+def test_history_round_trip(tmp_path):
+    run = create(tmp_path)
+    assert run.history() == []
+    run.write_history(lines(2))
+    run.write_history(lines(3))
+    found = run.history()
+    assert [list(line) for line in found] == [list(line) for line in lines(3)]
+    for line, wanted in zip(found, lines(3), strict=True):
+        assert line == pytest.approx(wanted, rel=1e-5)
+
+
+def test_curves_are_drawn(tmp_path):
+    run = create(tmp_path)
+    run.write_history(lines(3))
+    run.write_state(epochs=3, best_epoch=3, best_score=3.75)
+    run.draw_curves()
+    assert (run.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_temporary_is_left(tmp_path):
+    run = create(tmp_path)
+    run.write_state(epochs=1, best_epoch=1, best_score=0.0)
+    run.write_history(lines(1))
+    names = {path.name for path in run.folder.iterdir()}
+    assert names == {"about.json", "checkpoints", "config.json", "history.csv", "state.json", "vocabulary.json"}
