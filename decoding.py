@@ -8,8 +8,9 @@ whatever calls them can be compiled: ``model.Captioner`` runs them inside a Kera
 
 Beam search works in log-space and keeps live and finished hypotheses apart, as in Wu et al. (2016),
 https://arxiv.org/abs/1609.08144, section 7, ranked by log p / length^a. A hypothesis finishes when ``<end>`` is among the
-K best continuations of its image; an image is done when K hypotheses have finished. So one beam is greedy search,
-and as many beams as there are continuations to choose from is exhaustive search.
+K best continuations of its image; an image is done when K hypotheses have finished that the best live one, ranked as if
+it ended here, does not beat. So one beam is greedy search, and as many beams as there are continuations to choose from
+is exhaustive search.
 """
 
 from collections.abc import Callable
@@ -172,7 +173,10 @@ def beam_search(
         live = ops.where(keep[:, None, None], live, ops.take_along_axis(candidates, order[:, :, None], axis=1))
         rows = ops.reshape(first_row + parent, (batch * k,))
         state = keras.tree.map_structure(lambda leaf: ops.take(leaf, rows, axis=0), state)
-        done = ops.all(ended_score > BANNED / 2, axis=-1)
+        # K worse captions that ended early must not cut off a better one that is still growing.
+        is_full = ended_score[:, -1] > BANNED / 2
+        is_beaten = score(live_log_p[:, 0], t + 1) <= ended_score[:, -1]
+        done = ops.logical_or(done, ops.logical_and(is_full, is_beaten))
         return t + 1, word, live, live_log_p, ended, ended_log_p, ended_score, done, state
 
     # All beams start equal: only the first may contribute, or the K best would be K copies of one caption.

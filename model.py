@@ -91,6 +91,8 @@ class Captioner:
         ``features`` ``(B, R, D)``, or batches of a store; of the latter's filled-up last batch all rows are captioned.
         ``config`` holds the decoding settings, by default those of the run.
         """
+        if not len(features):
+            return []
         config = config or self.config
         hypotheses = self._search(config).predict(features, verbose=0)
         tokens, log_probs, scores = (np.asarray(part) for part in hypotheses)
@@ -127,7 +129,9 @@ class Captioner:
             (folder / "vocabulary.json").write_text(self.vocabulary.to_json(), encoding="utf-8")
             self.decoder.save_weights(folder / "decoder.weights.h5")
             if self.config.encoder.endswith(".keras"):
-                (folder / "encoder.keras").write_bytes(Path(self.config.encoder).read_bytes())
+                # The model in memory, not the file it came from, which may have changed or gone since.
+                backbone = next(layer for layer in self.encoder.layers if isinstance(layer, keras.Model))
+                backbone.save(folder / "encoder.keras")
             else:
                 self.encoder.save_weights(folder / "encoder.weights.h5")
             members = sorted(folder.iterdir())
@@ -156,8 +160,8 @@ class Captioner:
             with zipfile.ZipFile(path) as bundle:
                 members = {name: bundle.read(name) for name in bundle.namelist()}
             about = json.loads(members["bundle.json"])
-            written_format, digests = about["format"], about["sha256"]
-        except (zipfile.BadZipFile, EOFError, OSError, KeyError, ValueError) as error:
+            written_format, digests = int(about["format"]), dict(about["sha256"])
+        except Exception as error:  # zipfile raises errors of many kinds on damaged archives.
             raise UserError(
                 f"{path}: not a captioner bundle, or a damaged one ({error}); copy or train it anew"
             ) from None
@@ -166,8 +170,8 @@ class Captioner:
                 f"{path}: written by a newer release (bundle format {written_format}, this one reads {FORMAT}); "
                 "update this software"
             )
-        for name, digest in digests.items():
-            if hashlib.sha256(members.get(name, b"")).hexdigest() != digest:
+        for name in ("config.json", "vocabulary.json", "decoder.weights.h5", *digests):
+            if hashlib.sha256(members.get(name, b"")).hexdigest() != digests.get(name):
                 raise UserError(f"{path}: damaged: {name} is not what was written; copy or train it anew")
         config = Config.from_json(members["config.json"].decode(), f"{path}:config.json")
         vocabulary = Vocabulary.from_json(members["vocabulary.json"].decode(), f"{path}:vocabulary.json")

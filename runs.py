@@ -144,10 +144,20 @@ def describe(config: Config) -> dict[str, Any]:
         "devices": keras.distribution.list_devices(),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
         "git_commit": _git_commit(),
     }
+
+
+def cpu_model() -> str:
+    """What the machine calls its processor."""
+    if Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

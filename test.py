@@ -18,17 +18,20 @@ from pathlib import Path
 
 import config as settings
 from config import Config, UserError
-from images import UnreadableImage, find_images, load_image
+from images import SUFFIXES, UnreadableImage, find_images, load_image
 
 # A picture from the web may not be larger than this many bytes.
 _MAX_DOWNLOAD = 50 << 20
 
 
 def sources(arguments: list[str]) -> Iterator[str]:
-    """The pictures that the arguments name: folders give all the pictures below them."""
+    """The pictures that the arguments name: folders give all the pictures below them. Raises UserError for none."""
     for argument in arguments:
         if not argument.startswith(("http://", "https://")) and Path(argument).is_dir():
-            yield from map(str, find_images(argument))
+            found = find_images(argument)
+            if not found:
+                raise UserError(f"{argument}: holds no pictures (by suffix: {', '.join(sorted(SUFFIXES))})")
+            yield from map(str, found)
         else:
             yield argument
 
@@ -38,16 +41,19 @@ def open_source(source: str) -> str | io.BytesIO:
     if not source.startswith(("http://", "https://")):
         return source
     import requests
+    import urllib3
 
     try:
         with requests.get(source, timeout=30, stream=True) as response:
             response.raise_for_status()
             data = response.raw.read(_MAX_DOWNLOAD + 1, decode_content=True)
-    except (requests.RequestException, OSError) as error:
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise UnreadableImage(f"{source}: cannot be fetched: {error}") from None
     if len(data) > _MAX_DOWNLOAD:
         raise UnreadableImage(f"{source}: larger than {_MAX_DOWNLOAD >> 20} MiB")
-    return io.BytesIO(data)
+    picture = io.BytesIO(data)
+    picture.name = source  # for load_image's messages
+    return picture
 
 
 def draw(source: str, captions: list, folder: Path) -> Path:
@@ -156,7 +162,7 @@ def _draw(source: str, captions: list, folder: Path) -> None:
     try:
         print(f"written: {draw(source, captions, folder)}", file=sys.stderr)
     except OSError as error:
-        raise UserError(f"--pictures: {folder}: cannot be written: {error.strerror}") from None
+        raise UserError(f"--pictures: {folder}: cannot be written: {error.strerror or error}") from None
 
 
 if __name__ == "__main__":

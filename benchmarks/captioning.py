@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import image_name, make_parser, make_store, print_table, synthetic_vocabulary, write_results
+from common import image_name, make_parser, make_store, print_table, synthetic_vocabulary, verdict, write_results
+
 from config import Config, run_script
 
 FEATURE_SIZE = 2048
@@ -32,9 +33,9 @@ def sentences() -> list[str]:
 def main() -> None:
     args = make_parser(__doc__).parse_args()
     images, timed, epochs = (100, 1, 2) if args.quick else (1000, 20, 8)
+    import classic
     import keras
 
-    import classic
     from decoders import build_decoder
     from generator import CaptionBatches, FeatureBatches
     from model import Captioner
@@ -95,7 +96,7 @@ def main() -> None:
     print(f"classic, {images:,} images: {images / slow:,.0f} s when scaled up from {timed}")
     print(
         f"ours with beam 3: {ratios['first call']:,.0f} x the classic speed with compilation, {ratios['after']:,.0f} x "
-        f"after; {'pass' if passed else 'FAIL'}"
+        f"after; {verdict(args, passed)}"
     )
     write_results(args, "captioning", {"bar": BAR, "rates": rates, "ratio": ratios, "pass": passed})
 

@@ -106,6 +106,11 @@ def print_table(header: list[str], rows: list[list[Any]]) -> None:
         print(row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)))
 
 
+def verdict(args: argparse.Namespace, passed: bool) -> str:
+    """How a figure stands to its bar, in words; tiny sizes are not judged."""
+    return "not judged (--quick)" if args.quick else "pass" if passed else "FAIL"
+
+
 def write_results(args: argparse.Namespace, name: str, results: dict[str, Any]) -> None:
     """Write ``results`` and the machine they come from as JSON."""
     output = args.output or ROOT / "benchmarks" / "results" / f"{name}{'-quick' if args.quick else ''}.json"

@@ -20,8 +20,10 @@ from common import (
     random_features,
     synthetic_captions,
     synthetic_vocabulary,
+    verdict,
     write_results,
 )
+
 from config import Config, run_script
 from feature_store import FeatureStore
 
@@ -88,7 +90,7 @@ def main() -> None:
                 table.append([f"{decoder}, classic, batches of {name}", f"{value:,.0f}", f"{speed / value:.1f}"])
     print_table(["", "target words/s", "ours is x times"], table)
     for decoder, result in found.items():
-        print(f"{decoder}: {result['ratio']:.1f} x the fastest classic one; {'pass' if result['pass'] else 'FAIL'}")
+        print(f"{decoder}: {result['ratio']:.1f} x the fastest classic one; {verdict(args, result['pass'])}")
     write_results(args, "throughput", {"bar": BAR, "words_per_second": found})
 
 

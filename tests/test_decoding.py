@@ -106,12 +106,14 @@ def beam_reference(table, max_length, beam_size, length_penalty=1.0, **options):
             for word, following in next_log_p(table, prefix, **options).items()
         ]
         candidates.sort(key=lambda item: -item[1])
-        ended += [(tokens, p, p / len(tokens) ** length_penalty) for tokens, p in candidates[:beam_size] if END in tokens]
+        ended += [
+            (tokens, p, p / len(tokens) ** length_penalty) for tokens, p in candidates[:beam_size] if END in tokens
+        ]
         if t < max_length:
             live = [item for item in candidates if END not in item[0]][:beam_size]
-        if len(ended) >= beam_size:
+        ended = sorted(ended, key=lambda item: -item[2])[:beam_size]
+        if not live or (len(ended) == beam_size and live[0][1] / (t + 1) ** length_penalty <= ended[-1][2]):
             break
-    ended.sort(key=lambda item: -item[2])
     cut = [(tokens, p, p / len(tokens) ** length_penalty) for tokens, p in live if len(tokens) == max_length]
     return (ended + cut)[:beam_size]
 
@@ -171,7 +173,12 @@ def test_beams_equal_a_plain_beam_search(options, beam_size):
 
 @pytest.mark.parametrize(
     "options",
-    [{"length_penalty": 0.0}, {"length_penalty": 0.7}, {"length_penalty": 1.0}, {"length_penalty": 1.0, "min_length": 2}],
+    [
+        {"length_penalty": 0.0},
+        {"length_penalty": 0.7},
+        {"length_penalty": 1.0},
+        {"length_penalty": 1.0, "min_length": 2},
+    ],
 )
 def test_a_wide_beam_is_exhaustive_search(options):
     # 3 + 9 + 27 captions that end and 27 that are cut. The last word of 27 has 27 * 4 continuations: all fit.
@@ -196,6 +203,17 @@ def test_a_batch_is_captioned_as_each_image_alone():
                 np.testing.assert_allclose(part[image], single[0], rtol=1e-6)
     assert together[0][0, 0, 1] == END
     assert END not in together[0][1]
+
+
+def test_captions_that_end_early_do_not_cut_off_a_better_one():
+    # "a a a a" is all but certain, yet after each word <end> is among the three best continuations.
+    tables = np.zeros((1, 2**4, 5), "float32")
+    tables[:, :, END] = -12
+    tables[0, code([4, 4, 4, 4], 1), END] = 12
+    for length_penalty in (0.0, 1.0):
+        tokens, log_probs, _ = search(tables, 4, beam_size=3, length_penalty=length_penalty)
+        assert tokens[0, 0].tolist() == [4, 4, 4, 4, END]
+        assert log_probs[0, 0] == pytest.approx(0, abs=1e-3)
 
 
 # What always holds ---------------------------------------------------------------------------------------------------

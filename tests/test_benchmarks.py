@@ -1,0 +1,26 @@
+"""Each benchmark runs from anywhere, prints its table and writes JSON that says where the figures come from."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["memory", "throughput", "captioning", "backends"])
+def test_a_quick_run_prints_a_table_and_writes_json(name, tmp_path):
+    output = tmp_path / "results.json"
+    command = [sys.executable, BENCHMARKS / f"{name}.py", "--quick", "--output", output]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(output.read_text())
+    assert results["benchmark"] == name
+    assert results["machine"]["cores"] >= 1
+    assert {"python", "keras", "numpy", "backend"} <= set(results["versions"])
+    # The command can be pasted, and the figures in the table are there.
+    assert results["command"].startswith(f"python benchmarks/{name}.py --quick")
+    assert len(done.stdout.splitlines()) >= 3

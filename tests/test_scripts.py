@@ -1,0 +1,464 @@
+"""The scripts from end to end, on a dozen small pictures: what they write, print and return, and what they refuse."""
+
+import contextlib
+import functools
+import http.server
+import io
+import json
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (128, 128, 128)}
+TINY = ["--image-size", "32", "--embedding-size", "8", "--hidden-size", "8", "--vocab-threshold", "1"]
+TINY += ["--encoder", "efficientnet_lite0", "--batch-size", "3", "--max-caption-length", "6", "--beam-size", "2"]
+TINY += ["--workers", "2", "--learning-rate", "0.01", "--extract-batch-size", "5"]
+
+
+@dataclass
+class Outcome:
+    status: int
+    out: str
+    err: str
+
+
+def script(name: str, *arguments: str | Path) -> Outcome:
+    """Run a script as ``python name.py arguments`` would, but in this process. An exception other than its end fails."""
+    out, err = io.StringIO(), io.StringIO()
+    before = sys.argv
+    sys.argv = [name, *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path(str(ROOT / f"{name}.py"), run_name="__main__")
+    except SystemExit as left:
+        return Outcome(left.code or 0, out.getvalue(), err.getvalue())
+    finally:
+        sys.argv = before
+    raise AssertionError(f"{name}.py did not end through run_script")
+
+
+def refused(name: str, *arguments: str | Path, mentions: str) -> None:
+    """The script ends with status 2 and one error message that matches ``mentions``."""
+    outcome = script(name, *arguments)
+    assert outcome.status == 2, outcome
+    (message,) = re.findall(r"^error: (.*)", outcome.err, flags=re.MULTILINE | re.DOTALL)
+    assert re.search(mentions, message), message
+
+
+def make_data(folder: Path) -> list[str]:
+    """Twelve pictures of one colour and a CSV of two captions each. Returns the options that name them."""
+    images = folder / "pictures"
+    images.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    rows = ["image,caption,split"]
+    for i in range(12):
+        colour = list(COLOURS)[i % 4]
+        pixels = np.clip(rng.normal(COLOURS[colour], 20, (24, 40, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(images / f"{i:02}.png")
+        split = "train" if i < 8 else "dev" if i < 10 else "test"
+        rows += [f"{i:02}.png,A {colour} picture .,{split}", f"{i:02}.png,This one is {colour},{split}"]
+    (folder / "captions.csv").write_text("\n".join(rows) + "\n")
+    places = {"data-dir": images, "captions-file": folder / "captions.csv", "feature-dir": folder / "features"}
+    return ["--dataset", "folder", *(str(part) for name, path in places.items() for part in (f"--{name}", path))]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> tuple[Path, list[str]]:
+    folder = tmp_path_factory.mktemp("scripts")
+    return folder, make_data(folder)
+
+
+@pytest.fixture(scope="module")
+def prepared(data) -> Outcome:
+    return script("preprocessing", *data[1], *TINY)
+
+
+@pytest.fixture(scope="module")
+def trained(data, prepared) -> tuple[Path, Outcome]:
+    """An undisturbed run of two epochs: its folder, and what train.py printed."""
+    outcome = script("train", *data[1], *TINY, "--epochs", "2", "--run-dir", data[0] / "runs", "--name", "whole")
+    return data[0] / "runs" / "whole", outcome
+
+
+# The way through ------------------------------------------------------------------------------------------------------
+
+
+def test_preprocessing_prints_what_it_prepared(data, prepared):
+    assert prepared.status == 0
+    lines = prepared.out.splitlines()
+    assert [line.split() for line in lines[:3]] == [
+        ["train", "8", "images", "16", "captions"],
+        ["dev", "2", "images", "4", "captions"],
+        ["test", "2", "images", "4", "captions"],
+    ]
+    assert "vocabulary: 13 words and special tokens" in lines[3]
+    assert re.search(
+        r"features: 12 images x 1 x 1280 float16 in .*/features/folder-efficientnet_lite0-\w{20}$", lines[4]
+    )
+
+
+def test_train_leaves_a_whole_run_folder(data, trained):
+    folder, outcome = trained
+    assert outcome.status == 0
+    assert f"run folder: {folder}" in outcome.out
+    for name in ("config.json", "vocabulary.json", "about.json", "history.csv", "curves.png", "samples.txt"):
+        assert (folder / name).stat().st_size > 0
+    state = json.loads((folder / "state.json").read_text())
+    assert state["epochs"] == 2
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {
+        "last-0002.weights.h5",
+        f"best-{state['best_epoch']:04}.weights.h5",
+    }
+    assert zipfile.is_zipfile(folder / "captioner.zip")
+    assert len(list((data[0] / "features").iterdir())) == 1  # the store of preprocessing.py was used
+
+
+def history(folder: Path) -> list[list[str]]:
+    """The lines of history.csv without the timings."""
+    rows = [line.split(",") for line in (folder / "history.csv").read_text().splitlines()]
+    kept = [i for i, name in enumerate(rows[0]) if name not in ("words_per_second", "seconds")]
+    return [[row[i] for i in kept] for row in rows]
+
+
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(data, trained, monkeypatch):
+    import training
+
+    folder = data[0] / "runs" / "interrupted"
+    real = training.Recorder.on_train_batch_begin
+
+    def interrupt(self, batch, logs=None):
+        if len(self.lines) == 1 and batch == 1:
+            signal.raise_signal(signal.SIGINT)
+        return real(self, batch, logs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Recorder, "on_train_batch_begin", interrupt)
+        outcome = script("train", *data[1], *TINY, "--epochs", "2", "--run-dir", folder.parent, "--name", folder.name)
+    assert outcome.status == 130
+    assert f"1 whole epochs are saved. Go on with: python train.py --resume {folder}" in outcome.out
+    assert (folder / "captioner.zip").exists()
+    assert script("train", "--resume", folder).status == 0
+    assert history(folder) == history(trained[0])
+    assert (folder / "samples.txt").read_text() == (trained[0] / "samples.txt").read_text()
+
+
+def test_evaluate_writes_predictions_and_scores(data, trained, tmp_path):
+    folder, _ = trained
+    outcome = script("evaluate", "--model", folder, "--split", "test", "--beam-sizes", "1,2")
+    assert outcome.status == 0
+    rows = json.loads((folder / "evaluation" / "scores-test-coco.json").read_text())
+    assert [row["decoding"] for row in rows] == ["greedy", "beam 2"]
+    assert outcome.out == (folder / "evaluation" / "scores-test-coco.md").read_text()
+    assert outcome.out.count("| whole | test | 2 | coco |") == 2
+    for row, size in zip(rows, (1, 2), strict=True):
+        file = folder / "evaluation" / f"predictions-test-beam{size}.json"
+        predictions = json.loads(file.read_text())
+        assert [entry["file_name"] for entry in predictions] == ["10.png", "11.png"]
+        assert [entry["image_id"] for entry in predictions] == [10, 11]
+        assert row["settings"]["beam_size"] == size
+        # The same captions, scored as a file from elsewhere.
+        again = script("evaluate", "--predictions", file, "--split", "test", *data[1], "--output", tmp_path / str(size))
+        assert again.status == 0
+        (scores,) = json.loads((tmp_path / str(size) / "scores-test-coco.json").read_text())
+        assert scores["bleu"] == row["bleu"]
+
+
+def test_evaluate_refuses_predictions_for_other_images(data, trained, tmp_path):
+    def predictions(entries) -> list:
+        (tmp_path / "p.json").write_text(entries if isinstance(entries, str) else json.dumps(entries))
+        return ["evaluate", "--predictions", tmp_path / "p.json", "--split", "test", *data[1]]
+
+    good = [{"image_id": 10, "caption": "a"}, {"image_id": 11, "caption": "b"}]
+    assert script(*predictions(good)).status == 0
+    refused(*predictions(good[:1]), mentions=r"p\.json: .* 1 missing, 0 not in the split")
+    refused(
+        *predictions([*good, {"image_id": 1, "caption": "c"}]), mentions=r"p\.json: .* 0 missing, 1 not in the split"
+    )
+    refused(*predictions([*good, good[0]]), mentions=r"p\.json: .*10.* twice")
+    for broken in ("", "{", "3", "{}", [1, 2], [{"image_id": 10}], [{"image_id": 10, "caption": None}, good[1]]):
+        refused(*predictions(broken), mentions=r"p\.json: ")
+    refused("evaluate", "--predictions", tmp_path / "absent.json", *data[1], mentions=r"absent\.json: ")
+
+
+# test.py --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server of pictures: one good, one that is text, and one that breaks off."""
+    web = tmp_path / "web"
+    web.mkdir()
+    Image.new("RGB", (50, 30), "red").save(web / "good.png")
+    (web / "text.png").write_text("no picture")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            if self.path != "/broken.png":
+                return super().do_GET()
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"too little")
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(web))) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+def test_captions_of_files_folders_and_addresses(data, trained, tmp_path, server):
+    pictures = data[0] / "pictures"
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("this is text")
+    outcome = script(
+        "test", pictures / "00.png", bad, pictures, f"{server}/good.png", f"{server}/text.png", f"{server}/broken.png",
+        f"{server}/absent.png", tmp_path / "absent.jpg", pictures / "01.png", "--model", trained[0],
+    )  # fmt: skip
+    assert outcome.status == 1  # some could not be read
+    shown = [line.split(": ")[0] for line in outcome.out.splitlines()]
+    assert shown == [
+        str(pictures / "00.png"),
+        *(str(path) for path in sorted(pictures.iterdir())),
+        f"{server}/good.png",
+        str(pictures / "01.png"),
+    ]
+    errors = outcome.err.splitlines()
+    failed = [str(bad), f"{server}/text.png", f"{server}/broken.png", f"{server}/absent.png", f"{tmp_path}/absent.jpg"]
+    assert len(errors) == len(failed)
+    for line, source in zip(errors, failed, strict=True):
+        assert line.startswith(f"error: {source}: ")
+
+
+def test_the_same_picture_gets_the_caption_that_evaluate_gave(trained, data):
+    script("evaluate", "--model", trained[0], "--split", "dev", "--beam-sizes", "2")
+    entries = json.loads((trained[0] / "evaluation" / "predictions-dev-beam2.json").read_text())
+    pictures = [data[0] / "pictures" / entry["file_name"] for entry in entries]
+    outcome = script("test", *pictures, "--model", trained[0] / "captioner.zip")
+    assert outcome.status == 0
+    assert outcome.out == "".join(
+        f"{path}: {entry['caption']}\n" for path, entry in zip(pictures, entries, strict=True)
+    )
+
+
+def test_json_best_and_pictures(trained, data, tmp_path):
+    first, bad = data[0] / "pictures" / "00.png", tmp_path / "bad.png"
+    bad.write_text("text")
+    # The same name twice: neither picture is overwritten.
+    outcome = script(
+        "test", first, bad, first, "--json", "--best", "2", "--pictures", tmp_path / "out", "--model", trained[0]
+    )
+    assert outcome.status == 1
+    found = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [entry["image"] for entry in found] == [str(first), str(bad), str(first)]
+    assert str(bad) in found[1]["error"]
+    best, second = found[0]["captions"]
+    assert best["score"] >= second["score"]
+    assert best["log_prob"] <= 0
+    assert best["caption"] != second["caption"]
+    assert found[2] == found[0]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00-2.png", "00.png"]
+    with Image.open(tmp_path / "out" / "00.png") as drawn:
+        assert drawn.size[1] > drawn.size[0] * 24 / 40  # the picture and text below it
+
+
+def test_the_newest_run_is_the_default(trained, data):
+    os.utime(trained[0] / "captioner.zip")
+    assert script("test", data[0] / "pictures" / "00.png", "--run-dir", trained[0].parent).status == 0
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+def test_preprocessing_names_what_is_wrong_with_the_data(data, tmp_path):
+    (tmp_path / "broken.csv").write_text("image,caption\n00.png,good\n01.png,one,two,three\n")
+    captions = ["--captions-file", tmp_path / "broken.csv"]
+    refused("preprocessing", *data[1], *captions, mentions=r"broken\.csv, line 3: ")
+    refused(
+        "preprocessing", *data[1], "--data-dir", tmp_path / "nowhere", mentions="data_dir: there is no folder .*nowhere"
+    )
+    refused("preprocessing", *data[1], "--captions-file", tmp_path / "absent.csv", mentions=r"absent\.csv: ")
+    refused("preprocessing", "--data-dir", tmp_path / "nowhere", mentions="data_dir: Flickr8k .* --download")
+    refused("preprocessing", *data[1], "--download", mentions="--download: ")
+    refused("preprocessing", "--config", tmp_path / "absent.json", mentions=r"absent\.json: ")
+
+
+def test_train_names_what_is_wrong(data, trained, tmp_path):
+    tiny = [*data[1], *TINY]
+    refused("train", *tiny, "--beam-size", "0", mentions="beam_size: ")
+    refused("train", *tiny, "--vocab-threshold", "99", mentions="vocab_threshold: no word .* lower it")
+    refused(
+        "train",
+        *tiny,
+        "--run-dir",
+        trained[0].parent,
+        "--name",
+        "whole",
+        mentions="whole: exists; choose another --name",
+    )
+    (tmp_path / "file").write_text("")
+    refused("train", *tiny, "--run-dir", tmp_path / "file", mentions="file/.*: cannot write there")
+    refused("train", *tiny, "--feature-dir", tmp_path / "file", mentions="file/.*: cannot write the feature store")
+    wrong = tmp_path / "wrong.weights.h5"
+    shutil.copyfile(trained[0] / "checkpoints" / "last-0002.weights.h5", wrong)
+    refused("train", *tiny, "--encoder-weights", wrong, mentions=r"encoder_weights: .*wrong\.weights\.h5 does not fit")
+    refused(
+        "train", *tiny, "--encoder-weights", tmp_path / "no.h5", mentions=r"encoder_weights: there is no file .*no\.h5"
+    )
+    refused("train", "--resume", tmp_path, mentions=f"{tmp_path}: not a run folder")
+    refused("train", "--resume", trained[0], "--batch-size", "3", mentions="--resume: batch_size cannot change now")
+    refused("train", "--resume", trained[0], "--preset", "demo", mentions="--resume: .* --preset")
+    refused("train", "--resume", trained[0], mentions="epochs: .* has its 2 epochs already; ask for more with --epochs")
+
+
+def test_evaluate_names_what_is_wrong(data, trained, tmp_path):
+    model = ["--model", trained[0]]
+    refused("evaluate", mentions="give either --model RUN, or --predictions FILE")
+    refused("evaluate", *model, "--predictions", "p.json", mentions="give either --model")
+    refused("evaluate", *model, "--split", "tset", mentions="split: .*'tset'; it has train")
+    refused("evaluate", *model, "--beam-sizes", "1,0", mentions="--beam-sizes:\n  beam_size: ")
+    refused("evaluate", *model, "--hidden-size", "9", mentions="hidden_size: the captioner was trained with 8")
+    (tmp_path / "file").write_text("")
+    refused(
+        "evaluate", *model, "--beam-sizes", "1", "--output", tmp_path / "file", mentions="file/.*: cannot be written"
+    )
+
+
+def test_captioners_that_cannot_be_loaded_are_named(data, trained, tmp_path):
+    picture = data[0] / "pictures" / "00.png"
+    whole = (trained[0] / "captioner.zip").read_bytes()
+
+    def bundle(data: bytes) -> list:
+        (tmp_path / "bundle.zip").write_bytes(data)
+        return ["test", picture, "--model", tmp_path / "bundle.zip"]
+
+    for damaged in (b"", b"text", whole[: len(whole) // 2], whole[:-5], _without_byte(whole)):
+        refused(*bundle(damaged), mentions=r"bundle\.zip: .*damaged")
+    refused(
+        *bundle(_with_format(whole, 2)), mentions=r"bundle\.zip: written by a newer release .* update this software"
+    )
+    refused("test", picture, "--model", tmp_path, mentions="captioner.zip: there is no such captioner")
+    refused("test", picture, "--run-dir", tmp_path, mentions="--model: there is no trained captioner in")
+
+
+def _without_byte(bundle: bytes) -> bytes:
+    """A bundle in which one byte of its largest member is another."""
+    changed = bytearray(bundle)
+    changed[len(bundle) // 2] ^= 255
+    return bytes(changed)
+
+
+def _with_format(bundle: bytes, number: int) -> bytes:
+    copy = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(bundle)) as source, zipfile.ZipFile(copy, "w") as target:
+        for name in source.namelist():
+            data = source.read(name)
+            target.writestr(name, json.dumps(json.loads(data) | {"format": number}) if name == "bundle.json" else data)
+    return copy.getvalue()
+
+
+def test_test_names_what_is_wrong(data, trained, tmp_path):
+    picture, model = data[0] / "pictures" / "00.png", ["--model", trained[0]]
+    (tmp_path / "empty").mkdir()
+    refused("test", tmp_path / "empty", *model, mentions="empty: holds no pictures")
+    refused("test", picture, *model, "--best", "3", mentions="--best: 3 captions need a --beam-size")
+    refused("test", picture, *model, "--best", "0", mentions="--best: ")
+    refused("test", picture, *model, "--beam-size", "0", mentions="beam_size: ")
+    (tmp_path / "file").write_text("")
+    refused("test", picture, *model, "--pictures", tmp_path / "file", mentions="--pictures: .*file: cannot be written")
+
+
+# In processes of their own --------------------------------------------------------------------------------------------
+
+
+def process(name: str, *arguments: str | Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / f"{name}.py"), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_ctrl_c_during_training(data, trained):
+    """A real signal at a random moment: the process ends soon, says how to go on, and does go on."""
+    folder = data[0] / "runs" / "signalled"
+    child = process(
+        "train",
+        *data[1],
+        *TINY,
+        "--epochs",
+        "2000",
+        "--patience",
+        "0",
+        "--run-dir",
+        folder.parent,
+        "--name",
+        folder.name,
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "state.json").exists() and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.1)
+    time.sleep(1.234)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    assert "Traceback" not in err
+    assert f"python train.py --resume {folder}" in out
+    epochs = json.loads((folder / "state.json").read_text())["epochs"]
+    resumed = process("train", "--resume", folder, "--epochs", str(epochs + 1))
+    out, err = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, err
+    assert json.loads((folder / "state.json").read_text())["epochs"] == epochs + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_each_backend_trains_and_captions(data, tmp_path, backend):
+    pytest.importorskip(backend)
+    places = [*data[1], "--feature-dir", tmp_path / "features"]
+    run = ["--run-dir", tmp_path, "--name", "run", "--backend", backend, "--epochs", "1"]
+    child = process("train", *places, *TINY, *run)
+    _, err = child.communicate(timeout=300)
+    assert child.returncode == 0, err
+    assert json.loads((tmp_path / "run" / "about.json").read_text())["backend"] == backend
+    child = process("test", data[0] / "pictures", "--model", tmp_path / "run", "--backend", backend)
+    out, err = child.communicate(timeout=300)
+    assert child.returncode == 0, err
+    assert len(out.splitlines()) == 12
+
+
+@pytest.mark.slow
+def test_errors_reach_the_shell(data, trained, tmp_path):
+    """One message on stderr, no traceback, and the exit status, as a shell sees them."""
+    (tmp_path / "bad.jpg").write_text("text")
+    for name, arguments, status, mention in (
+        ("preprocessing", ["--data-dir", tmp_path / "nowhere"], 2, "data_dir"),
+        ("train", [*data[1], "--beam-size", "0"], 2, "beam_size"),
+        ("evaluate", ["--model", tmp_path / "nowhere"], 2, "nowhere"),
+        ("test", [tmp_path / "bad.jpg", "--model", trained[0]], 1, "bad.jpg"),
+    ):
+        child = process(name, *arguments)
+        _, err = child.communicate(timeout=120)
+        assert child.returncode == status
+        assert mention in err
+        assert "Traceback" not in err

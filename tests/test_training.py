@@ -1,0 +1,407 @@
+"""Training: what the loss counts, what the optimiser does, which epoch is kept, and that a resumed run is the same run."""
+
+import math
+from types import SimpleNamespace
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import training
+from config import Config, UserError
+from datasets import CaptionDataset, ImageRecord
+from decoders import build_decoder
+from encoders import build_encoder
+from feature_store import StoreKey, extract
+from model import Caption, Captioner
+from preprocessing import Prepared, fit_vocabulary
+from runs import Run
+from training import CaptionTrainer, Recorder, WarmUp, fit, make_optimizer
+from vocabulary import PAD
+
+V = 11
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Prepared:
+    """20 images to train on and 4 for dev, whose captions follow from their features: 40 captions of 3 to 6 words."""
+    folder = tmp_path_factory.mktemp("prepared")
+    images = keras.Input((None, None, 3))
+    grid = layers.Conv2D(5, 32, strides=32)(images)
+    keras.Model(images, grid).save(folder / "encoder.keras")
+    records = []
+    for i in range(24):
+        animal, verb = ["dog", "cat", "bird"][i % 3], ["runs", "sleeps"][i // 3 % 2]
+        captions = (f"a {animal} {verb}", f"a {animal} {verb} in the park")
+        path = folder / f"{i}.jpg"
+        path.touch()
+        records.append(ImageRecord(i, path.name, path, captions, "train" if i < 20 else "dev"))
+
+    def load(name):
+        i = int(name.split(".")[0])
+        return np.asarray([i % 3 == 0, i % 3 == 1, i % 3 == 2, i // 3 % 2, 1], "uint8")[None, None]
+
+    key = StoreKey("fake", "0" * 64, "none", 32, 1, "float16", "images")
+    names = [record.file_name for record in records]
+    store = extract(folder / "store", key, names, load, lambda pixels: pixels.reshape(-1, 1, 5), (1, 5), batch_size=24)
+    encoder = build_encoder(settings(folder / "encoder.keras"))
+    return Prepared(CaptionDataset("toy", tuple(records), ()), encoder, store)
+
+
+def settings(folder, **changes) -> Config:
+    return Config(
+        encoder=str(folder if str(folder).endswith(".keras") else folder / "encoder.keras"),
+        **{
+            "image_size": 32,
+            "embedding_size": 8,
+            "hidden_size": 8,
+            "max_caption_length": 8,
+            "vocab_threshold": 1,
+            "batch_size": 4,
+            "epochs": 3,
+            "learning_rate": 0.02,
+            "label_smoothing": 0.1,
+            "warmup_steps": 5,
+            "schedule": "cosine",
+            "tensorboard": False,
+            "run_dir": str(folder / "runs"),
+            **changes,
+        },
+    )
+
+
+def start(prepared: Prepared, name: str, **changes) -> tuple[Config, Run]:
+    config = settings(prepared.store.folder.parent, **changes)
+    return config, Run.create(config, fit_vocabulary(config, prepared.dataset), name)
+
+
+def train(prepared: Prepared, config: Config, run: Run) -> int:
+    return fit(config, prepared, run.vocabulary(), run)
+
+
+@pytest.fixture(scope="module")
+def straight(prepared) -> Run:
+    """A run of three epochs, undisturbed."""
+    config, run = start(prepared, "straight")
+    assert train(prepared, config, run) == 0
+    return run
+
+
+def results(run: Run) -> list[dict[str, float]]:
+    times = ("seconds", "words_per_second")
+    return [{name: value for name, value in line.items() if name not in times} for line in run.history()]
+
+
+def arrays(path) -> dict[str, np.ndarray]:
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def assert_same_run(run: Run, expected: Run) -> None:
+    assert [line["epoch"] for line in run.history()] == [1, 2, 3]
+    for line, other in zip(results(run), results(expected), strict=True):
+        assert line == pytest.approx(other, rel=1e-5, abs=1e-6)
+    assert run.state() == pytest.approx(expected.state(), rel=1e-5)
+    found, wanted = (arrays(each.checkpoint("last")) for each in (run, expected))
+    assert found.keys() == wanted.keys()
+    assert any("optimizer" in name for name in found), "the optimiser's state goes with the weights"
+    for name, array in wanted.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+# The loss ------------------------------------------------------------------------------------------------------------
+
+
+def words(rows: int, length: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Targets ``(rows, length)`` of different lengths, padded, and logits ``(rows, length, V)``."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(1, V, (rows, length)).astype("int32")
+    for row in range(rows):
+        targets[row, 1 + (row + seed) % length :] = PAD
+    return targets, rng.normal(0, 2, (rows, length, V)).astype("float32")
+
+
+def numpy_losses(targets: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Negative log-likelihood of each word, and the mean over the vocabulary of -log p beside it."""
+    logits = logits.astype("float64")
+    log_p = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    real = targets != PAD
+    return -np.take_along_axis(log_p, targets[..., None], -1)[..., 0][real], -log_p.mean(-1)[real]
+
+
+def decoder(**changes):
+    keras.utils.set_random_seed(0)
+    config = Config(embedding_size=6, hidden_size=5, dropout=0.0, decoder="merge").with_overrides(changes)
+    return build_decoder(config, V, 2, 3)
+
+
+def loss(trainer: CaptionTrainer, targets, logits, **kwargs) -> float:
+    value = trainer.compute_loss(y=ops.convert_to_tensor(targets), y_pred=ops.convert_to_tensor(logits), **kwargs)
+    return float(ops.convert_to_numpy(value))
+
+
+def test_loss_is_the_mean_over_words():
+    targets, logits = words(5, 7)
+    assert loss(CaptionTrainer(decoder()), targets, logits) == pytest.approx(numpy_losses(targets, logits)[0].mean())
+
+
+def test_padding_counts_for_nothing():
+    targets, logits = words(5, 7)
+    wider = np.pad(targets, ((0, 0), (0, 4)), constant_values=PAD)
+    wider_logits = np.concatenate([logits, np.random.default_rng(1).normal(0, 9, (5, 4, V)).astype("float32")], axis=1)
+    trainer = CaptionTrainer(decoder(), label_smoothing=0.2)
+    assert loss(trainer, wider, wider_logits) == pytest.approx(loss(trainer, targets, logits), rel=1e-6)
+
+
+def test_padding_moves_no_weight():
+    features = np.random.default_rng(0).normal(size=(5, 2, 3)).astype("float32")
+    tokens = np.pad(words(5, 7)[0], ((0, 0), (0, 1)))
+    trained = []
+    for padding in (0, 4):
+        trainer = CaptionTrainer(decoder())
+        trainer.compile(optimizer=keras.optimizers.SGD(1.0))
+        padded = np.pad(tokens, ((0, 0), (0, padding)))
+        trainer.train_on_batch((features, padded[:, :-1]), padded[:, 1:])
+        trained.append(trainer.decoder.get_weights())
+    for plain, padded in zip(*trained, strict=True):
+        np.testing.assert_allclose(padded, plain, atol=1e-6)
+
+
+def test_nll_is_exact_over_batches_of_different_size():
+    trainer = CaptionTrainer(decoder(), label_smoothing=0.3)
+    every = []
+    for seed, (rows, length) in enumerate([(5, 7), (2, 3), (9, 1)]):
+        targets, logits = words(rows, length, seed)
+        loss(trainer, targets, logits)
+        every.append(numpy_losses(targets, logits)[0])
+    assert float(trainer.nll.result()) == pytest.approx(np.concatenate(every).mean(), rel=1e-5)
+
+
+def test_label_smoothing_is_for_training_only():
+    targets, logits = words(5, 7)
+    trainer = CaptionTrainer(decoder(), label_smoothing=0.2)
+    nll, uniform = (part.mean() for part in numpy_losses(targets, logits))
+    assert loss(trainer, targets, logits) == pytest.approx(0.8 * nll + 0.2 * uniform)
+    assert loss(trainer, targets, logits, training=False) == pytest.approx(nll)
+
+
+def test_half_precision_logits_are_summed_in_full():
+    targets, logits = words(40, 30)
+    half = logits.astype("float16")
+    expected = numpy_losses(targets, half.astype("float32"))[0].mean()
+    assert loss(CaptionTrainer(decoder()), targets, half) == pytest.approx(expected, rel=1e-5)
+
+
+# The optimiser -------------------------------------------------------------------------------------------------------
+
+
+def rates(schedule: WarmUp, steps) -> list[float]:
+    return [float(ops.convert_to_numpy(schedule(step))) for step in steps]
+
+
+def test_warm_up_then_constant():
+    schedule = WarmUp(2.0, total_steps=10, warmup_steps=4, cosine=False)
+    assert rates(schedule, [0, 1, 2, 3, 4, 9, 50]) == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0])
+    assert rates(WarmUp(2.0, 10, 0, False), [0, 1, 9]) == pytest.approx([2.0] * 3)
+
+
+def test_warm_up_then_cosine():
+    schedule = WarmUp(2.0, total_steps=12, warmup_steps=4, cosine=True)
+    expected = [2.0 * (0.01 + 0.99 * (1 + math.cos(math.pi * done / 8)) / 2) for done in range(9)]
+    assert rates(schedule, range(4, 13)) == pytest.approx(expected, rel=1e-5)
+    assert rates(schedule, [0, 3, 4, 8, 12, 40]) == pytest.approx([0.5, 2.0, 2.0, 1.01, 0.02, 0.02], rel=1e-5)
+    twin = WarmUp.from_config(schedule.get_config())
+    assert rates(twin, range(13)) == rates(schedule, range(13))
+
+
+def test_make_optimizer():
+    adam = make_optimizer(Config(clip_norm=3.0, learning_rate=0.25), 10)
+    assert type(adam) is keras.optimizers.Adam
+    assert adam.global_clipnorm == 3.0
+    assert float(ops.convert_to_numpy(adam.learning_rate)) == 0.25
+    sgd = make_optimizer(Config(optimizer="sgd", clip_norm=0), 10)
+    assert type(sgd) is keras.optimizers.SGD
+    assert sgd.global_clipnorm is None
+    adamw = make_optimizer(Config(optimizer="adamw", weight_decay=0.1), 10)
+    model = decoder()
+    adamw.build(model.trainable_variables)
+    decayed = {variable.path for variable in model.trainable_variables if adamw._use_weight_decay(variable)}
+    assert decayed == {variable.path for variable in model.trainable_variables if "bias" not in variable.path}
+    assert 0 < len(decayed) < len(model.trainable_variables)
+
+
+# Which epoch is kept -------------------------------------------------------------------------------------------------
+
+
+class FakeModel:
+    """As much of a model as Recorder needs; its weights are the number of epochs it has seen."""
+
+    non_trainable_variables = ()
+    optimizer = SimpleNamespace(learning_rate=0.1)
+    stop_training = False
+    weights = 0
+
+    def save_weights(self, path):
+        path.write_text(str(self.weights))
+
+
+def record(prepared, monkeypatch, config: Config, run: Run, bleu: list[float], nll: list[float]) -> FakeModel:
+    """Let Recorder see epochs with these dev scores, from where ``run`` stands."""
+    captioner = SimpleNamespace(caption=lambda features, config: [[Caption("a dog", -1.0, -1.0)]] * 4)
+    batches = SimpleNamespace(lengths=np.asarray([5, 5]), start_epoch=lambda epoch: None)
+    recorder = Recorder(config, prepared, captioner, run, batches)
+    model = FakeModel()
+    recorder.set_model(model)
+    for epoch in range(run.state()["epochs"], len(bleu)):
+        monkeypatch.setattr(training.metrics, "bleu", lambda *_, value=bleu[epoch]: [0, 0, 0, value])
+        recorder.on_epoch_begin(epoch)
+        recorder.on_test_begin()
+        model.weights = epoch + 1
+        recorder.on_epoch_end(epoch, {"loss": 1.0, "nll": 1.0, "val_loss": 1.0, "val_nll": nll[epoch]})
+        if model.stop_training:
+            break
+    return model
+
+
+def kept(run: Run) -> dict[str, str]:
+    return {path.name: path.read_text() for path in run.checkpoints.iterdir()}
+
+
+BLEU, NLL = [10.0, 30.0, 20.0, 30.0, 5.0], [3.0, 2.5, 2.0, 2.25, 2.1]
+
+
+@pytest.mark.parametrize(("monitor", "best", "score"), [("bleu4", 2, 30.0), ("loss", 3, -2.0)])
+def test_the_best_epoch_on_dev_is_kept(prepared, monkeypatch, monitor, best, score):
+    config, run = start(prepared, f"best-{monitor}", monitor=monitor, epochs=5)
+    record(prepared, monkeypatch, config, run, BLEU, NLL)
+    assert run.state() == {"epochs": 5, "best_epoch": best, "best_score": score}
+    assert kept(run) == {"last-0005.weights.h5": "5", f"best-{best:04d}.weights.h5": str(best)}
+    assert [line["bleu4"] for line in run.history()] == BLEU
+    assert (run.folder / "curves.png").stat().st_size > 1000
+    assert (run.folder / "samples.txt").read_text().count("a dog") == 5 * 3
+
+
+@pytest.mark.parametrize(("monitor", "patience", "epochs"), [("bleu4", 2, 4), ("loss", 2, 5), ("bleu4", 0, 5)])
+def test_patience(prepared, monkeypatch, capsys, monitor, patience, epochs):
+    config, run = start(prepared, f"patience-{monitor}-{patience}", monitor=monitor, patience=patience, epochs=9)
+    model = record(prepared, monkeypatch, config, run, BLEU, NLL)
+    assert run.state()["epochs"] == epochs
+    assert model.stop_training == bool(patience)
+    assert ("stopping" in capsys.readouterr().out) == bool(patience)
+
+
+def test_scores_that_differ_in_the_seventh_digit_pick_the_same_epoch_after_a_resume(prepared, monkeypatch):
+    """history.csv holds six digits; what a resumed run reads there must rank as it did when it was in memory."""
+    bleu = [12.34567841, 12.34567849, 1.0]
+    states = []
+    for name, stops in (("digits-straight", [3]), ("digits-resumed", [1, 2, 3])):
+        config, run = start(prepared, name)
+        for stop in stops:
+            record(prepared, monkeypatch, config, run, bleu[:stop], [1.0] * stop)
+        states.append((run.state()["best_epoch"], sorted(kept(run).values())))
+    assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("where", ["write_history", "write_state", "draw_curves"])
+def test_a_crash_while_saving_leaves_a_run_that_goes_on(prepared, monkeypatch, where):
+    config, run = start(prepared, f"crash-{where}", epochs=3)
+    record(prepared, monkeypatch, config, run, BLEU[:1], NLL[:1])
+
+    def crash(*_, **__):
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(Run, where, crash)
+        record(prepared, patch, config, run, BLEU[:2], NLL[:2])
+    whole = run.state()["epochs"]
+    assert whole == (2 if where == "draw_curves" else 1)
+    assert run.checkpoint("last").read_text() == run.checkpoint("best").read_text() == str(whole)
+    record(prepared, monkeypatch, config, run, BLEU[:3], NLL[:3])
+    assert kept(run) == {"last-0003.weights.h5": "3", "best-0002.weights.h5": "2"}
+    assert [line["epoch"] for line in run.history()] == [1, 2, 3]
+
+
+# Whole runs ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_what_it_promises(prepared, straight):
+    assert {path.name for path in straight.folder.iterdir()} == {
+        *("config.json", "vocabulary.json", "about.json", "history.csv", "curves.png", "samples.txt"),
+        *("state.json", "checkpoints", "captioner.zip"),
+    }
+    assert straight.state()["epochs"] == 3
+    lines = straight.history()
+    assert lines[-1]["nll"] < lines[0]["nll"]
+    # The training loss is smoothed, the dev loss is not.
+    assert lines[0]["loss"] != pytest.approx(lines[0]["nll"], rel=1e-3)
+    # 10 batches an epoch: 25 steps of cosine after 5 of warm-up.
+    expected = [0.02 * (0.01 + 0.99 * (1 + math.cos(math.pi * done / 25)) / 2) for done in (5, 15, 25)]
+    assert [line["learning_rate"] for line in lines] == pytest.approx(expected, rel=1e-3)
+    captioner = Captioner.load(straight.bundle)
+    best = arrays(straight.checkpoint("best"))
+    weights = [ops.convert_to_numpy(weight) for weight in captioner.decoder.trainable_variables]
+    assert all(any(np.array_equal(weight, array) for array in best.values()) for weight in weights)
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(prepared, straight, monkeypatch, capsys):
+    """Ctrl-C in the middle of the second epoch."""
+    config, run = start(prepared, "interrupted")
+
+    def interrupt(recorder, batch, logs=None):
+        if len(recorder.lines) == 1 and batch == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "on_train_batch_end", interrupt)
+        assert train(prepared, config, run) == 130
+    printed = capsys.readouterr().out
+    assert "1 whole epochs are saved" in printed
+    assert f"--resume {run.folder}" in printed
+    assert run.state()["epochs"] == len(run.history()) == 1
+    assert run.bundle.exists(), "what is there can be used"
+    assert train(prepared, config, run) == 0
+    assert_same_run(run, straight)
+
+
+def test_an_interrupt_before_the_first_epoch_is_whole(prepared, monkeypatch, capsys):
+    config, run = start(prepared, "at-once")
+
+    def interrupt(recorder, epoch, logs=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recorder, "on_epoch_begin", interrupt)
+    assert train(prepared, config, run) == 130
+    assert "0 whole epochs are saved" in capsys.readouterr().out
+    assert not run.bundle.exists()
+
+
+def test_a_finished_run_wants_more_epochs(prepared, straight):
+    config = settings(prepared.store.folder.parent)
+    with pytest.raises(UserError, match="epochs: .*has its 3 epochs already"):
+        train(prepared, config, straight)
+
+
+def test_mixed_precision(prepared):
+    config, run = start(prepared, "mixed", mixed_precision=True, epochs=1)
+    try:
+        assert train(prepared, config, run) == 0
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
+    assert math.isfinite(run.history()[0]["val_nll"])
+    captioner = Captioner.load(run.bundle)
+    assert {keras.backend.standardize_dtype(weight.dtype) for weight in captioner.decoder.trainable_weights} == {
+        "float32"
+    }
+
+
+def test_tensorboard_only_where_it_is_wanted(prepared, monkeypatch, capsys):
+    config, run = start(prepared, "tensorboard")
+    assert training._tensorboard(config, run) == []
+    wanted = config.with_overrides({"tensorboard": True})
+    monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: None)
+    assert training._tensorboard(wanted, run) == []
+    assert "history.csv" in capsys.readouterr().err
