@@ -137,7 +137,8 @@ class Recorder(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def _goodness(self, line: dict[str, float]) -> float:
-        return line["bleu4"] if self.config.monitor == "bleu4" else -line["val_nll"]
+        value = line["bleu4"] if self.config.monitor == "bleu4" else -line["val_nll"]
+        return float(f"{value:.6g}")  # as history.csv holds it, so that a resumed run ranks its epochs alike
 
     def _caption_dev(self) -> list[str]:
         """The greedy caption of each dev image."""

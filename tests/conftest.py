@@ -54,5 +54,5 @@ def fake_pixels(name: str) -> np.ndarray:
 
 
 def fake_encoder(shape: tuple[int, int]):
-    """An ``encode`` whose features ``(B, R, D)`` are the first pixel values of each image."""
-    return lambda pixels: pixels.reshape(len(pixels), -1)[:, : shape[0] * shape[1]].reshape(-1, *shape) / 255
+    """An ``encode`` whose features ``(B, R, D)`` tell the first pixel values of each image, and are never zero."""
+    return lambda pixels: (pixels.reshape(len(pixels), -1)[:, : shape[0] * shape[1]].reshape(-1, *shape) + 1.0) / 256

@@ -250,6 +250,17 @@ def test_user_errors_end_a_script_with_status_2(capsys):
     assert capsys.readouterr().err == "error: somewhere: something is wrong\n"
 
 
+@pytest.mark.xfail(strict=True, reason="config.run_script does not catch KeyboardInterrupt yet")
+def test_ctrl_c_ends_a_script_without_a_traceback(capsys):
+    def main():
+        raise KeyboardInterrupt
+
+    with pytest.raises(BaseException) as left:  # noqa: PT011  KeyboardInterrupt itself would end pytest
+        config.run_script(main)
+    assert isinstance(left.value, SystemExit)
+    assert left.value.code == 130
+
+
 def test_light_modules_leave_keras_alone():
     modules = "config, text, vocabulary, datasets, images, demo, download, feature_store, metrics, runs, preprocessing"
     check = f"import sys, {modules}; print([m for m in ('keras', 'tensorflow', 'jax', 'torch') if m in sys.modules])"

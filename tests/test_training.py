@@ -314,9 +314,10 @@ def test_a_crash_while_saving_leaves_a_run_that_goes_on(prepared, monkeypatch, w
     def crash(*_, **__):
         raise RuntimeError("power cut")
 
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+    with monkeypatch.context() as patch:
         patch.setattr(Run, where, crash)
-        record(prepared, patch, config, run, BLEU[:2], NLL[:2])
+        with pytest.raises(RuntimeError):
+            record(prepared, patch, config, run, BLEU[:2], NLL[:2])
     whole = run.state()["epochs"]
     assert whole == (2 if where == "draw_curves" else 1)
     assert run.checkpoint("last").read_text() == run.checkpoint("best").read_text() == str(whole)
@@ -381,7 +382,7 @@ def test_an_interrupt_before_the_first_epoch_is_whole(prepared, monkeypatch, cap
 
 def test_a_finished_run_wants_more_epochs(prepared, straight):
     config = settings(prepared.store.folder.parent)
-    with pytest.raises(UserError, match="epochs: .*has its 3 epochs already"):
+    with pytest.raises(UserError, match=r"epochs: .*has its 3 epochs already"):
         train(prepared, config, straight)
 
 

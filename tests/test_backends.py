@@ -1,0 +1,28 @@
+"""The same tests on every Keras backend. Those of decoders, search, training and bundles need no other code for it."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = ["test_decoding.py", "test_decoders.py", "test_training.py", "test_model.py"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_passes_on(backend, module):
+    if not importlib.util.find_spec(backend):
+        pytest.skip(f"{backend} is not installed")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", f"tests/{module}", "-p", "no:cacheprovider"],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
