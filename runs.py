@@ -141,7 +141,7 @@ def describe(config: Config) -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
         "seed": config.seed,
         "backend": keras.backend.backend(),
-        "devices": keras.distribution.list_devices(),
+        "devices": _devices(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu_model(),
@@ -149,6 +149,16 @@ def describe(config: Config) -> dict[str, Any]:
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
         "git_commit": _git_commit(),
     }
+
+
+def _devices() -> list[str]:
+    import keras
+
+    if keras.backend.backend() == "torch":  # for which Keras lists none
+        import torch
+
+        return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
+    return keras.distribution.list_devices()
 
 
 def cpu_model() -> str:

@@ -44,7 +44,8 @@ class CaptionTrainer(keras.Model):
         log_p = ops.log_softmax(ops.cast(y_pred, "float32"), axis=-1)
         mask = ops.cast(ops.not_equal(y, PAD), "float32")
         nll = -ops.squeeze(ops.take_along_axis(log_p, y[..., None], axis=-1), axis=-1)
-        self.nll.update_state(nll, sample_weight=mask)
+        # Flat: Keras averages over all axes but the first before it weighs, and long captions would count too little.
+        self.nll.update_state(ops.reshape(nll, (-1,)), sample_weight=ops.reshape(mask, (-1,)))
         loss = nll
         if self.label_smoothing and training:
             uniform = -ops.mean(log_p, axis=-1)
@@ -207,6 +208,8 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run) ->
             initial_epoch=state["epochs"],
             epochs=config.epochs,
             callbacks=[recorder, *_tensorboard(config, run)],
+            # CaptionBatches shuffles. Keras would do it again, from a random state that no resume restores.
+            shuffle=False,
             verbose=1 if recorder.interactive else 0,
         )
         status = 0

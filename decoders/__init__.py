@@ -17,6 +17,7 @@ def build_decoder(config: Config, vocabulary_size: int, regions: int, feature_si
         embedding_size=config.embedding_size,
         hidden_size=config.hidden_size,
         dropout=config.dropout,
+        image_scale=config.image_scale,
     )
 
 

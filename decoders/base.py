@@ -1,6 +1,6 @@
 """The seam between decoders and everything else.
 
-Legend: B batch, R regions, D feature size, T time, V vocabulary size.
+Legend: B batch, R regions, D feature size, E embedding size, T time, V vocabulary size.
 
 ``decoder(features (B, R, D), token_ids (B, T)) -> logits (B, T, V)`` is the training call: the logits at t predict the
 word after ``token_ids[:, t]`` and depend on no later token. ``init_state(features) -> state`` and ``step(token_ids (B,),
@@ -48,6 +48,25 @@ class Decoder(keras.Model):
 
     def get_config(self):
         return {**super().get_config(), **self.sizes}
+
+
+class OneVectorDecoder(Decoder):
+    """Base of decoders that read the image as one vector: all regions side by side, scaled, projected to E."""
+
+    def __init__(
+        self, vocabulary_size, regions, feature_size, embedding_size, hidden_size, dropout, image_scale=1.0, **kwargs
+    ):
+        super().__init__(vocabulary_size, regions, feature_size, embedding_size, hidden_size, dropout, **kwargs)
+        self.sizes["image_scale"] = image_scale
+        self.flatten = keras.layers.Reshape((regions * feature_size,))
+        self.image_dropout = keras.layers.Dropout(dropout)
+        self.image_dense = keras.layers.Dense(embedding_size, activation="relu", name="image")
+        self.image_dense.build((None, regions * feature_size))
+
+    def project_image(self, features, training=None):
+        """The image vector ``(B, E)`` of ``features (B, R, D)``: scale, dropout, dense, ReLU."""
+        flat = self.flatten(features) * self.sizes["image_scale"]  # (B, R, D) -> (B, R * D)
+        return self.image_dense(self.image_dropout(flat, training=training))
 
 
 def zero_state(cell, features) -> list:

@@ -7,21 +7,24 @@ https://arxiv.org/abs/1703.09137. Legend: B batch, R regions, D feature size, T 
 import keras
 from keras import layers, ops
 
-from decoders.base import Decoder, word_embedding, zero_state
+from decoders.base import OneVectorDecoder, word_embedding, zero_state
 
 
 @keras.saving.register_keras_serializable(package="captioning")
-class InjectDecoder(Decoder):
+class InjectDecoder(OneVectorDecoder):
     """image -> E ReLU, at every step; words -> embedding E -> LSTM H -> E; both -> LSTM H -> V.
 
     Dropout on the image features, on the embedded words and before the output.
     """
 
-    def __init__(self, *, vocabulary_size, regions, feature_size, embedding_size, hidden_size, dropout, **kwargs):
-        super().__init__(vocabulary_size, regions, feature_size, embedding_size, hidden_size, dropout, **kwargs)
-        self.flatten = layers.Reshape((regions * feature_size,))
-        self.image_dropout = layers.Dropout(dropout)
-        self.image_dense = layers.Dense(embedding_size, activation="relu", name="image")
+    def __init__(self, *, vocabulary_size, embedding_size, hidden_size, dropout, **kwargs):
+        super().__init__(
+            vocabulary_size=vocabulary_size,
+            embedding_size=embedding_size,
+            hidden_size=hidden_size,
+            dropout=dropout,
+            **kwargs,
+        )
         self.embedding = word_embedding(vocabulary_size, embedding_size)
         self.word_dropout = layers.Dropout(dropout)
         self.language_lstm = layers.LSTM(hidden_size, return_sequences=True, name="language_lstm")
@@ -30,7 +33,6 @@ class InjectDecoder(Decoder):
         self.output_dropout = layers.Dropout(dropout)
         self.output_dense = layers.Dense(vocabulary_size, name="logits")
 
-        self.image_dense.build((None, regions * feature_size))
         self.embedding.build((None,))
         self.language_lstm.build((None, None, embedding_size))
         self.language_dense.build((None, hidden_size))
@@ -38,20 +40,17 @@ class InjectDecoder(Decoder):
         self.output_dense.build((None, hidden_size))
         self.built = True
 
-    def _image(self, features, training=None):
-        return self.image_dense(self.image_dropout(self.flatten(features), training=training))  # (B, R, D) -> (B, E)
-
     def call(self, features, token_ids, training=None):
         words = self.word_dropout(self.embedding(token_ids), training=training)  # (B, T, E)
         language = self.language_dense(self.language_lstm(words, training=training))  # (B, T, E)
-        image = self._image(features, training)[:, None, :]
+        image = self.project_image(features, training)[:, None, :]
         image = ops.broadcast_to(image, ops.shape(language))  # (B, E) -> (B, T, E)
         hidden = self.lstm(ops.concatenate([image, language], axis=-1), training=training)  # (B, T, H)
         return self.output_dense(self.output_dropout(hidden, training=training))
 
     def init_state(self, features):
         return {
-            "image": self._image(features),
+            "image": self.project_image(features),
             "language": zero_state(self.language_lstm.cell, features),
             "lstm": zero_state(self.lstm.cell, features),
         }

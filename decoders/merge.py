@@ -7,33 +7,32 @@ https://arxiv.org/abs/1703.09137. Legend: B batch, R regions, D feature size, T 
 import keras
 from keras import layers, ops
 
-from decoders.base import Decoder, word_embedding, zero_state
+from decoders.base import OneVectorDecoder, word_embedding, zero_state
 
 
 @keras.saving.register_keras_serializable(package="captioning")
-class MergeDecoder(Decoder):
+class MergeDecoder(OneVectorDecoder):
     """image -> dropout -> E ReLU; words -> embedding E -> dropout -> LSTM H; both -> H ReLU -> V."""
 
-    def __init__(self, *, vocabulary_size, regions, feature_size, embedding_size, hidden_size, dropout, **kwargs):
-        super().__init__(vocabulary_size, regions, feature_size, embedding_size, hidden_size, dropout, **kwargs)
-        self.flatten = layers.Reshape((regions * feature_size,))
-        self.image_dropout = layers.Dropout(dropout)
-        self.image_dense = layers.Dense(embedding_size, activation="relu", name="image")
+    def __init__(self, *, vocabulary_size, embedding_size, hidden_size, dropout, **kwargs):
+        super().__init__(
+            vocabulary_size=vocabulary_size,
+            embedding_size=embedding_size,
+            hidden_size=hidden_size,
+            dropout=dropout,
+            **kwargs,
+        )
         self.embedding = word_embedding(vocabulary_size, embedding_size)
         self.word_dropout = layers.Dropout(dropout)
         self.lstm = layers.LSTM(hidden_size, return_sequences=True, name="lstm")
         self.merged_dense = layers.Dense(hidden_size, activation="relu", name="merged")
         self.output_dense = layers.Dense(vocabulary_size, name="logits")
 
-        self.image_dense.build((None, regions * feature_size))
         self.embedding.build((None,))
         self.lstm.build((None, None, embedding_size))
         self.merged_dense.build((None, embedding_size + hidden_size))
         self.output_dense.build((None, hidden_size))
         self.built = True
-
-    def _image(self, features, training=None):
-        return self.image_dense(self.image_dropout(self.flatten(features), training=training))  # (B, R, D) -> (B, E)
 
     def _logits(self, image, sentence):
         return self.output_dense(self.merged_dense(ops.concatenate([image, sentence], axis=-1)))
@@ -41,12 +40,12 @@ class MergeDecoder(Decoder):
     def call(self, features, token_ids, training=None):
         words = self.word_dropout(self.embedding(token_ids), training=training)  # (B, T, E)
         sentence = self.lstm(words, training=training)  # (B, T, H)
-        image = self._image(features, training)[:, None, :]
+        image = self.project_image(features, training)[:, None, :]
         image = ops.broadcast_to(image, (*ops.shape(sentence)[:2], image.shape[-1]))  # (B, E) -> (B, T, E)
         return self._logits(image, sentence)
 
     def init_state(self, features):
-        return {"image": self._image(features), "lstm": zero_state(self.lstm.cell, features)}
+        return {"image": self.project_image(features), "lstm": zero_state(self.lstm.cell, features)}
 
     def step(self, token_ids, state):
         sentence, lstm = self.lstm.cell(self.embedding(token_ids), state["lstm"])
