@@ -100,7 +100,7 @@ def _draw_scene(rng: np.random.Generator) -> Scene:
 
 # --- Rendering -------------------------------------------------------------------------------------------------------
 # Objects are sphere-traced once per kind and turn (J. C. Hart, "Sphere tracing", The Visual Computer 12, 1996), which
-# leaves a map of surface normals; each scene then only lights that map, so 800 scenes take seconds rather than minutes.
+# leaves a map of surface normals; each scene then only lights that map, so 1200 scenes take seconds rather than minutes.
 
 SPRITE = 224  # pixels per side of a normal map: more than twice the size on the picture, which smooths the edges
 REACH = 1.25  # half the side of the square that a sprite shows, in units where objects span -1 to 1
@@ -545,7 +545,7 @@ def load_scenes(folder: Path) -> dict[str, Scene]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the data set goes")
-    parser.add_argument("--images", type=int, default=800, help="number of scenes [default: 800]")
+    parser.add_argument("--images", type=int, default=1200, help="number of scenes [default: 1200]")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other scenes [default: 0]")
     args = parser.parse_args()
     if args.images < 1 or args.seed < 0:

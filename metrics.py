@@ -98,7 +98,8 @@ def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]], protoc
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NLTK warns of every n-gram order without a match; the score says so too.
         scores = corpus_bleu(wanted, found, weights=list(_WEIGHTS[protocol]))
-    return [100.0 * score for score in scores]
+    # For an order without a match NLTK puts the smallest float in place of zero.
+    return [100.0 * score if score > 1e-30 else 0.0 for score in scores]
 
 
 def statistics(predictions: Sequence[str]) -> dict[str, float]:

@@ -110,6 +110,8 @@ class Recorder(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.batches.start_epoch(epoch)
+        # The torch backend draws dropout from torch's global state, the others from those of the layers.
+        keras.utils.set_random_seed(int(np.random.SeedSequence((self.config.seed, epoch)).generate_state(1)[0]))
         states = [v for v in self.model.non_trainable_variables if v.path.endswith("seed_generator_state")]
         for i, state in enumerate(states):
             state.assign(np.random.SeedSequence((self.config.seed, epoch, i)).generate_state(2))

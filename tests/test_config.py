@@ -158,6 +158,12 @@ def test_command_line_over_file_over_preset(tmp_path):
     assert settings.batch_size == Config().batch_size
 
 
+def test_a_file_on_the_command_line_must_have_the_right_types_too(tmp_path):
+    (tmp_path / "mine.json").write_text('{"epochs": "4"}')
+    with pytest.raises(UserError, match=r"mine\.json:\n  epochs: "):
+        config.resolve(typed("--config", str(tmp_path / "mine.json")))
+
+
 def test_a_conflict_between_sources_is_refused(tmp_path):
     file = tmp_path / "mine.json"
     file.write_text('{"optimizer": "adamw", "weight_decay": 0.01}')
