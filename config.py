@@ -324,8 +324,8 @@ def resolve(args: argparse.Namespace) -> Config:
         path = Path(args.config)
         try:
             text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{path}: cannot read these settings: {error.strerror}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot read these settings: {error}") from None
         settings = _validated({**settings.model_dump(), **_json_object(text, str(path))}, str(path), strict=True)
     settings = settings.with_overrides(typed_settings(args))
     settle_backend(settings.backend)
@@ -352,13 +352,16 @@ def settle_backend(backend: str | None) -> None:
 
 
 def run_script(main: Any) -> None:
-    """Call ``main()``; turn a UserError into one message on stderr and exit status 2."""
+    """Call ``main()``; turn a UserError or Ctrl-C into one message on stderr and exit status 2 or 130."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up chatter would bury our own output.
     try:
         sys.exit(main())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
 
 
 def main() -> None:

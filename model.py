@@ -5,7 +5,7 @@
 The encoder runs once per image (``encoders.build_encoder``); the decoder is one of ``decoders``; greedy and beam search
 (``decoding``) walk its ``step``. A bundle is a zip archive with
 
-    bundle.json             {"format": 1, "encoder_digest": ..., "sha256": {member: digest}, versions}
+    bundle.json             {"format": 1, "keras": version, "sha256": {member: digest}}
     config.json             every setting of the run
     vocabulary.json         the words, in id order
     decoder.weights.h5      Keras weights
@@ -28,7 +28,7 @@ from keras import ops
 import decoding
 from config import Config, UserError
 from decoders import Decoder, build_decoder
-from encoders import build_encoder, weights_digest
+from encoders import build_encoder
 from generator import FeatureBatches
 from vocabulary import Vocabulary
 
@@ -138,7 +138,6 @@ class Captioner:
             about = {
                 "format": FORMAT,
                 "keras": keras.__version__,
-                "encoder_digest": weights_digest(self.encoder),
                 "sha256": {member.name: hashlib.sha256(member.read_bytes()).hexdigest() for member in members},
             }
             (folder / "bundle.json").write_text(json.dumps(about, indent=2), encoding="utf-8")

@@ -161,6 +161,8 @@ def _report_failure(source: str, error: Exception, as_json: bool) -> None:
 def _draw(source: str, captions: list, folder: Path) -> None:
     try:
         print(f"written: {draw(source, captions, folder)}", file=sys.stderr)
+    except UnreadableImage as error:  # a web address that answers once and not again
+        print(f"error: {error}", file=sys.stderr)
     except OSError as error:
         raise UserError(f"--pictures: {folder}: cannot be written: {error.strerror or error}") from None
 

@@ -176,7 +176,6 @@ def test_a_missing_settings_file_is_named(tmp_path):
         config.resolve(typed("--config", str(tmp_path / "absent.json")))
 
 
-@pytest.mark.xfail(strict=True, raises=UnicodeDecodeError, reason="config.resolve does not expect it yet")
 def test_a_settings_file_that_is_not_utf8_is_named(tmp_path):
     (tmp_path / "latin.json").write_bytes(b'{"data_dir": "caf\xe9"}')
     with pytest.raises(UserError, match=r"latin\.json: "):
@@ -256,7 +255,6 @@ def test_user_errors_end_a_script_with_status_2(capsys):
     assert capsys.readouterr().err == "error: somewhere: something is wrong\n"
 
 
-@pytest.mark.xfail(strict=True, reason="config.run_script does not catch KeyboardInterrupt yet")
 def test_ctrl_c_ends_a_script_without_a_traceback(capsys):
     def main():
         raise KeyboardInterrupt
