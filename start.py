@@ -1,7 +1,7 @@
 """Set up a virtual environment in .venv and run the main job or the tests in it. Needs Python 3.11+ and nothing else.
 
-    python3 start.py demo       # train, evaluate and caption on generated scenes: no data set, no download of weights
-    python3 start.py test       # the tests
+python3 start.py demo       # train, evaluate and caption on generated scenes: no data set, no download of weights
+python3 start.py test       # the tests
 """
 
 import hashlib
@@ -51,7 +51,7 @@ def demo() -> None:
 def main() -> None:
     if sys.argv[1:] not in (["demo"], ["test"]):
         sys.exit(__doc__)
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  any Python may start this script
         sys.exit(f"error: Python 3.11 or newer is needed; this is {sys.version.split()[0]}")
     if sys.argv[1] == "demo":
         set_up("requirements.txt")

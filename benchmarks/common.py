@@ -123,6 +123,8 @@ def describe_machine() -> dict[str, Any]:
     """Command, date, processor, load and versions."""
     import keras
 
+    from runs import cpu_model
+
     packages = {}
     for package in ("keras", "tensorflow", "jax", "torch", "numpy"):
         try:
@@ -133,7 +135,7 @@ def describe_machine() -> dict[str, Any]:
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d %H:%M:%S"),
         "machine": {
-            "cpu": _cpu_model(),
+            "cpu": cpu_model(),
             "cores": os.cpu_count(),
             "devices": keras.distribution.list_devices(),
             "load_average_15_min": round(os.getloadavg()[2], 2),
@@ -141,11 +143,3 @@ def describe_machine() -> dict[str, Any]:
         },
         "versions": {"python": platform.python_version(), "backend": keras.backend.backend(), **packages},
     }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

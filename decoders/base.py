@@ -61,23 +61,26 @@ class OneVectorDecoder(Decoder):
         self.flatten = keras.layers.Reshape((regions * feature_size,))
         self.image_dropout = keras.layers.Dropout(dropout)
         self.image_dense = keras.layers.Dense(embedding_size, activation="relu", name="image")
+        # Entries of unit variance, as the kernels behind expect of an input. Keras' own start, +-0.05, leaves the first
+        # LSTM nearly blind to the words for the first few hundred batches.
+        start = keras.initializers.RandomNormal(stddev=1.0)
+        self.embedding = keras.layers.Embedding(
+            vocabulary_size, embedding_size, embeddings_initializer=start, name="words"
+        )
+        self.word_dropout = keras.layers.Dropout(dropout)
         self.image_dense.build((None, regions * feature_size))
+        self.embedding.build((None,))
 
     def project_image(self, features, training=None):
         """The image vector ``(B, E)`` of ``features (B, R, D)``: scale, dropout, dense, ReLU."""
         flat = self.flatten(features) * self.sizes["image_scale"]  # (B, R, D) -> (B, R * D)
         return self.image_dense(self.image_dropout(flat, training=training))
 
+    def embed(self, token_ids, training=None):
+        """Word vectors ``(B, T, E)`` of ``token_ids (B, T)``, with dropout in training."""
+        return self.word_dropout(self.embedding(token_ids), training=training)
+
 
 def zero_state(cell, features) -> list:
     """Zeros ``(B, units)`` for each state of a recurrent ``cell``, with the batch size of ``features``."""
     return cell.get_initial_state(batch_size=keras.ops.shape(features)[0])
-
-
-def word_embedding(vocabulary_size: int, size: int) -> keras.layers.Embedding:
-    """An embedding whose entries start with unit variance, as the kernels of the layers behind it expect of an input.
-
-    Keras' own start, +-0.05, leaves the first LSTM nearly blind to the words for the first few hundred batches.
-    """
-    start = keras.initializers.RandomNormal(stddev=1.0)
-    return keras.layers.Embedding(vocabulary_size, size, embeddings_initializer=start, name="words")

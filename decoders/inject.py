@@ -7,7 +7,7 @@ https://arxiv.org/abs/1703.09137. Legend: B batch, R regions, D feature size, T 
 import keras
 from keras import layers, ops
 
-from decoders.base import OneVectorDecoder, word_embedding, zero_state
+from decoders.base import OneVectorDecoder, zero_state
 
 
 @keras.saving.register_keras_serializable(package="captioning")
@@ -17,23 +17,17 @@ class InjectDecoder(OneVectorDecoder):
     Dropout on the image features, on the embedded words and before the output.
     """
 
-    def __init__(self, *, vocabulary_size, embedding_size, hidden_size, dropout, **kwargs):
-        super().__init__(
-            vocabulary_size=vocabulary_size,
-            embedding_size=embedding_size,
-            hidden_size=hidden_size,
-            dropout=dropout,
-            **kwargs,
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        vocabulary_size, embedding_size, hidden_size, dropout = (
+            self.sizes[name] for name in ("vocabulary_size", "embedding_size", "hidden_size", "dropout")
         )
-        self.embedding = word_embedding(vocabulary_size, embedding_size)
-        self.word_dropout = layers.Dropout(dropout)
         self.language_lstm = layers.LSTM(hidden_size, return_sequences=True, name="language_lstm")
         self.language_dense = layers.Dense(embedding_size, name="language")
         self.lstm = layers.LSTM(hidden_size, return_sequences=True, name="lstm")
         self.output_dropout = layers.Dropout(dropout)
         self.output_dense = layers.Dense(vocabulary_size, name="logits")
 
-        self.embedding.build((None,))
         self.language_lstm.build((None, None, embedding_size))
         self.language_dense.build((None, hidden_size))
         self.lstm.build((None, None, 2 * embedding_size))
@@ -41,7 +35,7 @@ class InjectDecoder(OneVectorDecoder):
         self.built = True
 
     def call(self, features, token_ids, training=None):
-        words = self.word_dropout(self.embedding(token_ids), training=training)  # (B, T, E)
+        words = self.embed(token_ids, training)  # (B, T, E)
         language = self.language_dense(self.language_lstm(words, training=training))  # (B, T, E)
         image = self.project_image(features, training)[:, None, :]
         image = ops.broadcast_to(image, ops.shape(language))  # (B, E) -> (B, T, E)

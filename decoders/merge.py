@@ -7,28 +7,22 @@ https://arxiv.org/abs/1703.09137. Legend: B batch, R regions, D feature size, T 
 import keras
 from keras import layers, ops
 
-from decoders.base import OneVectorDecoder, word_embedding, zero_state
+from decoders.base import OneVectorDecoder, zero_state
 
 
 @keras.saving.register_keras_serializable(package="captioning")
 class MergeDecoder(OneVectorDecoder):
     """image -> dropout -> E ReLU; words -> embedding E -> dropout -> LSTM H; both -> H ReLU -> V."""
 
-    def __init__(self, *, vocabulary_size, embedding_size, hidden_size, dropout, **kwargs):
-        super().__init__(
-            vocabulary_size=vocabulary_size,
-            embedding_size=embedding_size,
-            hidden_size=hidden_size,
-            dropout=dropout,
-            **kwargs,
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        vocabulary_size, embedding_size, hidden_size = (
+            self.sizes[name] for name in ("vocabulary_size", "embedding_size", "hidden_size")
         )
-        self.embedding = word_embedding(vocabulary_size, embedding_size)
-        self.word_dropout = layers.Dropout(dropout)
         self.lstm = layers.LSTM(hidden_size, return_sequences=True, name="lstm")
         self.merged_dense = layers.Dense(hidden_size, activation="relu", name="merged")
         self.output_dense = layers.Dense(vocabulary_size, name="logits")
 
-        self.embedding.build((None,))
         self.lstm.build((None, None, embedding_size))
         self.merged_dense.build((None, embedding_size + hidden_size))
         self.output_dense.build((None, hidden_size))
@@ -38,7 +32,7 @@ class MergeDecoder(OneVectorDecoder):
         return self.output_dense(self.merged_dense(ops.concatenate([image, sentence], axis=-1)))
 
     def call(self, features, token_ids, training=None):
-        words = self.word_dropout(self.embedding(token_ids), training=training)  # (B, T, E)
+        words = self.embed(token_ids, training)  # (B, T, E)
         sentence = self.lstm(words, training=training)  # (B, T, H)
         image = self.project_image(features, training)[:, None, :]
         image = ops.broadcast_to(image, (*ops.shape(sentence)[:2], image.shape[-1]))  # (B, E) -> (B, T, E)

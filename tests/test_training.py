@@ -255,13 +255,15 @@ class FakeModel:
 def record(prepared, monkeypatch, config: Config, run: Run, bleu: list[float], nll: list[float]) -> FakeModel:
     """Let Recorder see epochs with these dev scores, from where ``run`` stands."""
     captioner = SimpleNamespace(caption=lambda features, config: [[Caption("a dog", -1.0, -1.0)]] * 4)
-    batches = SimpleNamespace(lengths=np.asarray([5, 5]), start_epoch=lambda epoch: None)
+    laid_out = []
+    batches = SimpleNamespace(lengths=np.asarray([5, 5]), start_epoch=laid_out.append)
     recorder = Recorder(config, prepared, captioner, run, batches)
     model = FakeModel()
     recorder.set_model(model)
     for epoch in range(run.state()["epochs"], len(bleu)):
         monkeypatch.setattr(training.metrics, "bleu", lambda *_, value=bleu[epoch]: [0, 0, 0, value])
         recorder.on_epoch_begin(epoch)
+        assert laid_out.pop() == epoch
         recorder.on_test_begin()
         model.weights = epoch + 1
         recorder.on_epoch_end(epoch, {"loss": 1.0, "nll": 1.0, "val_loss": 1.0, "val_nll": nll[epoch]})
