@@ -178,7 +178,9 @@ class Config(DecodingSettings, TrainingSettings, DecoderSettings, EncoderSetting
             )
         if self.weight_decay and self.optimizer != "adamw":
             raise ValueError(f"weight_decay: only optimizer=adamw decays weights, and optimizer is {self.optimizer}")
-        if self.encoder.endswith(".keras") and self.encoder_weights not in ("imagenet", "none"):
+        if self.dataset == "demo" and self.data_dir == DataSettings.model_fields["data_dir"].default:
+            raise ValueError("data_dir: dataset=demo needs a folder of its own, such as data/demo")
+        if self.encoder.endswith(".keras") and self.encoder_weights != "imagenet":
             raise ValueError("encoder_weights: the saved model named by encoder brings its own; leave this unset")
         return self
 
@@ -196,8 +198,8 @@ class Config(DecodingSettings, TrainingSettings, DecoderSettings, EncoderSetting
         return _validated(_json_object(text, source), source, strict=True)
 
 
-# The pooled ResNet50 captioners of system A: Tanti et al. (2018) in the sizes of the usual Keras tutorials (image and word
-# embeddings 300, LSTM 256), 20 epochs. What those leave open was chosen on dev: more dropout, label smoothing, a cosine, and the decoding.
+# The pooled ResNet50 captioners of system A in its sizes (image and word embeddings 300, LSTM 256) and 20 epochs. The recipe
+# departs from it, chosen on dev: dropout .5 instead of .3, label smoothing, a cosine, and the decoding.
 _FLICKR8K: dict[str, Any] = {
     "dropout": 0.5,
     "label_smoothing": 0.1,
@@ -234,6 +236,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 TRAINED_SETTINGS = (
     set(EncoderSettings.model_fields) - {"feature_dir", "extract_batch_size"}
     | set(DecoderSettings.model_fields)
+    | set(TrainingSettings.model_fields) - {"workers", "run_dir", "backend"}
     | {"vocab_threshold"}
 )
 
@@ -360,7 +363,7 @@ def run_script(main: Any) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\ninterrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
 
 

@@ -23,10 +23,11 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from config import Config, UserError
+from images import SUFFIXES
 
+_SUFFIXES = tuple(sorted(SUFFIXES))
 SPLITS = ("train", "dev", "test")
 _SPLIT_NAMES = {"train": "train", "dev": "dev", "val": "dev", "validation": "dev", "test": "test"}
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 
 # The names of Flickr8k's own files; its publishers spell the image folder "Flicker".
 _FLICKR8K_IMAGES = ("flicker8k_dataset", "flickr8k_dataset", "images")
@@ -138,7 +139,7 @@ def _find_flickr8k(data_dir: Path, warts: _Warts) -> tuple[dict[str, Path], dict
             for entry in _scan(folder):
                 if entry.is_dir():
                     below.append(Path(entry.path))
-                elif holds_images and entry.name.lower().endswith(_IMAGE_SUFFIXES):
+                elif holds_images and entry.name.lower().endswith(_SUFFIXES):
                     if entry.name in images:
                         used = images[entry.name].parent
                         warts[f"images in {folder} not used, as {used} has files of these names"].append(entry.name)
@@ -174,7 +175,7 @@ def _unzip_flickr8k(data_dir: Path, texts: dict[str, Path], images: dict[str, Pa
                         continue
                     if path.name in _FLICKR8K_TEXTS:
                         members[member] = path.name
-                    elif path.suffix.lower() in _IMAGE_SUFFIXES and path.parent.name.lower() in _FLICKR8K_IMAGES:
+                    elif path.suffix.lower() in _SUFFIXES and path.parent.name.lower() in _FLICKR8K_IMAGES:
                         members[member] = f"Flicker8k_Dataset/{path.name}"
                 if all(Path(name).name in texts or Path(name).name in images for name in members.values()):
                     continue
@@ -255,7 +256,7 @@ def _load_folder(dataset: str, image_dir: Path, captions_file: Path, config: Con
         for entry in _scan(folder):
             if entry.is_dir(follow_symlinks=folder == image_dir):  # links further down could lead in circles
                 folders.append(folder / entry.name)
-            elif entry.name.lower().endswith(_IMAGE_SUFFIXES):
+            elif entry.name.lower().endswith(_SUFFIXES):
                 path = folder / entry.name
                 images[path.relative_to(image_dir).as_posix()] = path
     return _dataset(dataset, captions, splits, images, str(image_dir), warts)

@@ -323,7 +323,7 @@ def _captions(scene: Scene, rng: np.random.Generator) -> list[str]:
 
     def named(thing: Thing, with_size: bool) -> str:
         words = f"{thing.size} {thing.colour} {thing.kind}" if with_size else f"{thing.colour} {thing.kind}"
-        return f"{'an' if words[0] == 'o' else 'a'} {words}"
+        return f"a {words}"
 
     room = _pick(rng, (f"in a room with a {scene.floor} floor", f"in front of a {scene.wall} wall"))
     patterns: list[Callable[[str, str, str, str], str]] = [

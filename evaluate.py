@@ -20,6 +20,7 @@ import metrics
 from config import Config, UserError
 from datasets import ImageRecord
 from feature_store import write_atomically
+from preprocessing import load_dataset, prepare
 
 
 def read_predictions(path: Path, records: list[ImageRecord]) -> list[str]:
@@ -102,33 +103,34 @@ def main() -> None:
     parser.add_argument("--split", default="dev", help="train, dev or test [default: dev]")
     parser.add_argument("--beam-sizes", metavar="SIZES", help="comma-separated; 1 is greedy [default: 1 and beam_size]")
     parser.add_argument("--protocol", choices=metrics.PROTOCOLS, default="coco", help="see metrics.py [default: coco]")
-    parser.add_argument("--output", metavar="DIR", help="where to write [default: evaluation/ in the run folder]")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="where to write [default: evaluation/ in the run folder, or beside the predictions]",
+    )
     args = parser.parse_args()
     if bool(args.model) == bool(args.predictions):
         raise UserError("give either --model RUN, or --predictions FILE with the settings of its data set")
     typed = settings.typed_settings(args)
-    settings.settle_backend(typed.get("backend"))
+    settings.settle_backend(Config().with_overrides(typed).backend)
 
     if args.predictions:
-        from preprocessing import load_dataset
-
         config = Config().with_overrides(typed)
         path = Path(args.predictions)
         records = load_dataset(config).split(args.split)
         captions = read_predictions(path, records)
         about = {"captioner": path.stem, "split": args.split, "protocol": args.protocol, "decoding": "as given"}
         rows = [{**about, **score(captions, records, args.protocol, config)}]
-        output = Path(args.output) if args.output else None
+        output = Path(args.output) if args.output else path.parent
     else:
         from model import Captioner
-        from preprocessing import prepare
         from runs import describe
 
         captioner = Captioner.load(Path(args.model))
         config = settings.resolve_trained(args, captioner.config)
         sizes = args.beam_sizes.split(",") if args.beam_sizes else sorted({1, config.beam_size})
         searches = [config.with_overrides({"beam_size": size}, "--beam-sizes") for size in sizes]
-        prepared = prepare(config, captioner.encoder)
+        prepared = prepare(config, load_dataset(config), captioner.encoder)
         records = prepared.usable(args.split)
         model = Path(args.model)
         output = Path(args.output) if args.output else (model if model.is_dir() else model.parent) / "evaluation"
@@ -152,10 +154,10 @@ def main() -> None:
             )
     text = table(rows)
     print(text, end="")
-    if output:
-        _write(output / f"scores-{args.split}-{args.protocol}.json", json.dumps(rows, indent=2) + "\n")
-        _write(output / f"scores-{args.split}-{args.protocol}.md", text)
-        print(f"\nwritten to {output}", file=sys.stderr)
+    name = f"scores-{args.split}-{args.protocol}"
+    _write(output / f"{name}.json", json.dumps(rows, indent=2) + "\n")
+    _write(output / f"{name}.md", text)
+    print(f"\nwritten to {output}", file=sys.stderr)
 
 
 def _write_predictions(output: Path, name: str, records: list[ImageRecord], captions: list[str]) -> None:

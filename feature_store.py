@@ -141,7 +141,7 @@ def extract(
                 write_atomically(folder / "index.json", json.dumps({"rows": rows, "unreadable": unreadable}, indent=0))
             (folder / "unreadable.jsonl").unlink(missing_ok=True)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             size = np.dtype(key.dtype).itemsize * len(names) * shape[0] * shape[1]
             raise UserError(
                 f"{folder}: the disk is full; the features need {size / 1e6:,.1f} MB. "

@@ -33,7 +33,7 @@ def load_image(source: str | Path | BinaryIO, size: int) -> np.ndarray:
             # five times as fast on 12 megapixels. On COCO photographs it moved pixels by 0.7 grey levels on average,
             # and single ones on hard edges by up to 50.
             image.draft(None, (2 * size, 2 * size))
-            image = _to_rgb(ImageOps.exif_transpose(image))
+            image = to_rgb(ImageOps.exif_transpose(image))
         if image.size != (size, size):
             image = image.resize((size, size), Image.Resampling.BICUBIC)
         return np.array(image)
@@ -54,7 +54,8 @@ def find_images(folder: str | Path) -> list[Path]:
     )
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of a picture in any mode: transparency over white, 16-bit greyscale by its high byte."""
     if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow's own conversion would clip at 255
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:

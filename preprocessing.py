@@ -53,14 +53,12 @@ def fit_vocabulary(config: Config, dataset: datasets.CaptionDataset) -> Vocabula
     return Vocabulary.fit(captions, config.vocab_threshold)
 
 
-def prepare(config: Config, encoder: "keras.Model | None" = None) -> Prepared:
-    """Read the data set and open its feature store, extracting features where they are missing.
+def prepare(config: Config, dataset: datasets.CaptionDataset, encoder: "keras.Model | None" = None) -> Prepared:
+    """Open the feature store of ``dataset``, extracting features where they are missing.
 
     ``encoder`` replaces the one that ``config`` describes: that of a trained captioner.
     """
-    # Keras comes in here, after the data has been read: what is wrong with the data shows at once.
-    dataset = load_dataset(config)
-    import keras
+    import keras  # here, so that what is wrong with the data or the settings shows before Keras has loaded
 
     from encoders import build_encoder, weights_digest
     from feature_store import StoreKey, digest_images, extract
@@ -105,11 +103,11 @@ def main() -> None:
         if config.dataset != "flickr8k":
             raise UserError(f"--download: only flickr8k can be downloaded, and dataset is {config.dataset}")
         download.fetch_flickr8k(config)
-    prepared = prepare(config)
-    vocabulary = fit_vocabulary(config, prepared.dataset)
-    store = prepared.store
-    for split in ("train", "dev", "test"):
-        images = [record for record in prepared.dataset.records if record.split == split]
+    dataset = load_dataset(config)
+    vocabulary = fit_vocabulary(config, dataset)
+    store = prepare(config, dataset).store
+    for split in datasets.SPLITS:
+        images = [record for record in dataset.records if record.split == split]
         print(f"{split:6}{len(images):7} images {sum(len(record.captions) for record in images):8} captions")
     print(f"vocabulary: {len(vocabulary)} words and special tokens (seen {config.vocab_threshold}+ times in training)")
     print(

@@ -15,6 +15,7 @@ runs/NAME/
 """
 
 import csv
+import errno
 import json
 import os
 import platform
@@ -46,20 +47,30 @@ class Run:
 
         Raises UserError when it exists or cannot be written.
         """
+        cls.check(config, name)
         name = name or f"{config.dataset}-{config.decoder}-{time.strftime('%Y%m%d-%H%M%S')}"
         run = cls(Path(config.run_dir) / name)
         try:
             run.checkpoints.mkdir(parents=True)
-            write_atomically(run.folder / "config.json", config.to_json())
+            run.write_config(config)
             write_atomically(run.folder / "vocabulary.json", vocabulary.to_json())
             write_atomically(run.folder / "about.json", json.dumps(describe(config), indent=2) + "\n")
-        except FileExistsError:
-            raise UserError(
-                f"{run.folder}: exists; choose another --name, or go on with --resume {run.folder}"
-            ) from None
         except OSError as error:
             raise UserError(f"{run.folder}: cannot write there ({error.strerror}); choose another --run-dir") from None
         return run
+
+    @staticmethod
+    def check(config: Config, name: str | None) -> None:
+        """Raise the UserError that ``create`` would, before there is anything to lose."""
+        folder = Path(config.run_dir) / (name or "")
+        if name and folder.exists():
+            raise UserError(f"{folder}: exists; choose another --name, or go on with --resume {folder}")
+        try:
+            Path(config.run_dir).mkdir(parents=True, exist_ok=True)
+            if not os.access(config.run_dir, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise UserError(f"{folder}: cannot write there ({error.strerror}); choose another --run-dir") from None
 
     @classmethod
     def open(cls, folder: str) -> "Run":
@@ -68,6 +79,9 @@ class Run:
         if not (run.folder / "config.json").exists():
             raise UserError(f"{folder}: not a run folder (it holds no config.json)")
         return run
+
+    def write_config(self, config: Config) -> None:
+        write_atomically(self.folder / "config.json", config.to_json())
 
     def config(self) -> Config:
         path = self.folder / "config.json"

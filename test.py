@@ -18,7 +18,7 @@ from pathlib import Path
 
 import config as settings
 from config import Config, UserError
-from images import SUFFIXES, UnreadableImage, find_images, load_image
+from images import SUFFIXES, UnreadableImage, find_images, load_image, to_rgb
 
 # A picture from the web may not be larger than this many bytes.
 _MAX_DOWNLOAD = 50 << 20
@@ -64,7 +64,7 @@ def draw(source: str, captions: list, folder: Path) -> Path:
     from PIL import Image, ImageOps
 
     with Image.open(open_source(source)) as image:
-        pixels = ImageOps.exif_transpose(image).convert("RGB")
+        pixels = to_rgb(ImageOps.exif_transpose(image))
         pixels.thumbnail((1200, 1200))
     text = "\n".join(textwrap.fill(caption.text, 48) for caption in captions)
     width = 6.0
@@ -73,13 +73,14 @@ def draw(source: str, captions: list, folder: Path) -> Path:
     axes = figure.add_axes((0, 1 - height / figure.get_figheight(), 1, height / figure.get_figheight()))
     axes.imshow(pixels, aspect="auto")
     axes.axis("off")
-    figure.text(0.5, 0.08 / figure.get_figheight(), text, ha="center", va="bottom", fontsize=13)
+    figure.text(0.5, 0.08 / figure.get_figheight(), text, ha="center", va="bottom", fontsize=13, parse_math=False)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{Path(source.split('?')[0]).stem or 'picture'}.png"
+    stem = Path(source.split("?")[0]).stem or "picture"
+    path = folder / f"{stem}.png"
     number = 1
     while path.exists():
         number += 1
-        path = path.with_stem(f"{path.stem.removesuffix(f'-{number - 1}')}-{number}")
+        path = folder / f"{stem}-{number}.png"
     figure.savefig(path, dpi=100)
     return path
 
@@ -101,8 +102,9 @@ def main() -> int:
     parser.add_argument("--pictures", metavar="DIR", help="write each picture with its captions into this folder")
     args = parser.parse_args()
     typed = settings.typed_settings(args)
-    settings.settle_backend(typed.get("backend"))
-    path = Path(args.model) if args.model else newest_model(Config().with_overrides(typed))
+    checked = Config().with_overrides(typed)
+    settings.settle_backend(checked.backend)
+    path = Path(args.model) if args.model else newest_model(checked)
 
     from model import Captioner
 

@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 import config as settings
-from config import UserError
-from preprocessing import fit_vocabulary, prepare
+from config import Config, UserError
+from preprocessing import fit_vocabulary, load_dataset, prepare
 from runs import Run
 
-# What may change when a run goes on: how long, and where things lie; nothing that the result depends on.
+# What may change when a run goes on: where things lie, and how long it goes on. A cosine schedule stretches to new epochs.
 RESUMABLE = {"epochs", "patience", "data_dir", "feature_dir", "workers", "sample_captions", "tensorboard"}
 
 
@@ -34,23 +34,34 @@ def main() -> int:
             raise UserError(f"--resume: {', '.join(fixed)} cannot change now; only {', '.join(sorted(RESUMABLE))} can")
         config = run.config().with_overrides(settings.typed_settings(args))
         settings.settle_backend(config.backend)
+        run.write_config(config)
     else:
         config = settings.resolve(args)
 
-    if config.dataset == "flickr8k" and not Path(config.data_dir).exists() and not run:
-        import download
+    if config.dataset == "flickr8k" and config.data_dir == Config().data_dir and not run:
+        folder = Path(config.data_dir)
+        if not folder.exists() or any(folder.glob("*.part")):  # never begun, or begun and interrupted
+            import download
 
-        print(f"{config.data_dir}: not there yet; downloading Flickr8k", file=sys.stderr)
-        download.fetch_flickr8k(config)
-    prepared = prepare(config)
-
-    # Only now, with KERAS_BACKEND settled and the data read, does Keras come in.
-    from training import fit
-
-    vocabulary = run.vocabulary() if run else fit_vocabulary(config, prepared.dataset)
+            print(f"{folder}: Flickr8k is not there yet; downloading it", file=sys.stderr)
+            download.fetch_flickr8k(config)
+    dataset = load_dataset(config)
+    vocabulary = run.vocabulary() if run else fit_vocabulary(config, dataset)
+    if not run:
+        Run.check(config, args.name)
+    prepared = prepare(config, dataset)
     run = run or Run.create(config, vocabulary, args.name)
-    print(f"run folder: {run.folder}")
-    return fit(config, prepared, vocabulary, run)
+    print(f"run folder: {run.folder}", flush=True)
+
+    from training import fit  # here, because it brings in Keras, which reads KERAS_BACKEND when it is imported
+
+    try:
+        return fit(config, prepared, vocabulary, run)
+    except OSError as error:
+        raise UserError(
+            f"{run.folder}: cannot be written: {error.strerror or error}. Whole epochs are kept; once that is mended, "
+            f"go on with: python train.py --resume {run.folder}"
+        ) from None
 
 
 if __name__ == "__main__":

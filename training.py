@@ -178,11 +178,17 @@ class Recorder(keras.callbacks.Callback):
 def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run) -> int:
     """Train ``run`` to its last epoch and write its bundle from the best one. Returns the exit status.
 
-    Goes on after the last whole epoch of the run. Ctrl-C keeps all whole epochs and returns 130.
+    Goes on after the last whole epoch of the run. Ctrl-C keeps all whole epochs and returns 130. Of a run whose epochs are
+    done, only a missing bundle is written.
     """
     state = run.state()
-    if state["epochs"] >= config.epochs:
-        raise UserError(f"epochs: {run.folder} has its {state['epochs']} epochs already; ask for more with --epochs")
+    patience_ended = 0 < config.patience <= state["epochs"] - state["best_epoch"]
+    finished = state["epochs"] >= config.epochs or patience_ended
+    if finished and run.bundle.exists():
+        raise UserError(
+            f"{run.folder}: has its {state['epochs']} epochs already; ask for more with "
+            + ("--patience" if patience_ended else "--epochs")
+        )
     if config.mixed_precision:
         keras.mixed_precision.set_dtype_policy("mixed_float16")
     keras.utils.set_random_seed(config.seed)

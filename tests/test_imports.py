@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "images": {"config"},
     "demo": {"config"},
     "download": {"config"},
-    "datasets": {"config", "demo"},
+    "datasets": {"config", "demo", "images"},
     "encoders": {"config"},
     "decoders": {"config", "decoders"},
     "feature_store": {"config", "images"},

@@ -40,7 +40,7 @@ def test_an_existing_run_is_not_overwritten(tmp_path):
 
 
 def test_a_run_without_a_name_is_named_after_data_decoder_and_time(tmp_path):
-    run = create(tmp_path, None, dataset="demo", decoder="merge")
+    run = create(tmp_path, None, dataset="demo", data_dir="d", decoder="merge")
     assert run.folder.name.startswith("demo-merge-2")
 
 

@@ -315,7 +315,7 @@ def test_train_names_what_is_wrong(data, trained, tmp_path):
         mentions="whole: exists; choose another --name",
     )
     (tmp_path / "file").write_text("")
-    refused("train", *tiny, "--run-dir", tmp_path / "file", mentions="file/.*: cannot write there")
+    refused("train", *tiny, "--run-dir", tmp_path / "file", mentions="file: cannot write there")
     refused("train", *tiny, "--feature-dir", tmp_path / "file", mentions="file/.*: cannot write the feature store")
     wrong = tmp_path / "wrong.weights.h5"
     shutil.copyfile(trained[0] / "checkpoints" / "last-0002.weights.h5", wrong)
