@@ -1,9 +1,9 @@
-"""Image features on disk: extracted once, memory-mapped for ever after.
+"""Image features on disk: extracted once, read row by row for ever after.
 
 A store is a folder named after its fingerprint (encoder, weights, pixel preprocessing, image list; see ``StoreKey``):
 
     key.json        what the fingerprint stands for, and the batch size of the extraction
-    features.npy    float16 or float32 (N, R, D), rows in the order of the sorted file names
+    features.npy    float16 or float32 (N, R, D), rows in the order of the sorted file names; can be memory-mapped
     progress.bin    one byte per batch: 0 to do, 1 done
     index.json      written last: {"rows": {file_name: row}, "unreadable": {file_name: reason}}
 
@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,9 +27,6 @@ from tqdm import tqdm
 
 from config import UserError
 from images import UnreadableImage
-
-# Bytes read through one mapping before it is renewed: mapped pages count as the process's memory while they stay mapped.
-_REMAP_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -86,21 +82,25 @@ class FeatureStore:
                         "run preprocessing.py to make the right one"
                     )
         self.dtype = features.dtype
-        self._features = features
-        self._bytes_read = 0
-        self._lock = threading.Lock()
+        self._offset = features.offset
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Features ``(len(rows), R, D)`` of the given rows, in the stored dtype, copied out of the map."""
-        with self._lock:
-            if self._bytes_read > _REMAP_BYTES:
-                self._features = _map_features(self.folder)
-                self._bytes_read = 0
-            features = self._features
-            self._bytes_read += len(rows) * self.regions * self.feature_size * self.dtype.itemsize
+        """Features ``(len(rows), R, D)`` of the given rows, in the stored dtype.
+
+        Reads by position and not through a mapping, whose pages would count as this process's memory while they stay
+        mapped: with large pages that is many times what was asked for, and it grows with the store.
+        """
         # Rows in file order keep a cold disk reading forwards; the same image often occurs twice in a batch.
         unique, inverse = np.unique(rows, return_inverse=True)
-        return np.asarray(features[unique])[inverse]
+        features = np.empty((len(unique), self.regions, self.feature_size), self.dtype)
+        with open(self.folder / "features.npy", "rb") as file:
+            for row, target in zip(unique.tolist(), features, strict=True):
+                file.seek(self._offset + row * target.nbytes)
+                if file.readinto(target) != target.nbytes:
+                    raise UserError(
+                        f"{self.folder}: features.npy ends early; delete the store and run preprocessing.py"
+                    )
+        return features[inverse]
 
 
 def _map_features(folder: Path) -> np.ndarray:

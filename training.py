@@ -179,15 +179,16 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run) ->
     """Train ``run`` to its last epoch and write its bundle from the best one. Returns the exit status.
 
     Goes on after the last whole epoch of the run. Ctrl-C keeps all whole epochs and returns 130. Of a run whose epochs are
-    done, only a missing bundle is written.
+    done, only the bundle is written, if it is missing or older than the best epoch.
     """
     state = run.state()
     patience_ended = 0 < config.patience <= state["epochs"] - state["best_epoch"]
     finished = state["epochs"] >= config.epochs or patience_ended
-    if finished and run.bundle.exists():
+    best = run.checkpoint("best")
+    if finished and run.bundle.exists() and run.bundle.stat().st_mtime >= best.stat().st_mtime:
+        setting = "patience" if patience_ended else "epochs"
         raise UserError(
-            f"{run.folder}: has its {state['epochs']} epochs already; ask for more with "
-            + ("--patience" if patience_ended else "--epochs")
+            f"{setting}: {run.folder} has its {state['epochs']} epochs already; ask for more with --{setting}"
         )
     if config.mixed_precision:
         keras.mixed_precision.set_dtype_policy("mixed_float16")
@@ -214,7 +215,7 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run) ->
             train,
             validation_data=batches("dev", shuffle=False),
             initial_epoch=state["epochs"],
-            epochs=config.epochs,
+            epochs=state["epochs"] if finished else config.epochs,
             callbacks=[recorder, *_tensorboard(config, run)],
             # CaptionBatches shuffles. Keras would do it again, from a random state that no resume restores.
             shuffle=False,

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from conftest import OPTIONS, ROOT, fake_encoder, fake_pixels
 
-import feature_store
 from config import UserError
 from feature_store import FeatureStore, StoreKey, digest_images, extract
 from images import UnreadableImage
@@ -93,9 +92,7 @@ def test_read_repeats_and_reorders(make_store):
     np.testing.assert_array_equal(store.read(rows), everything[rows])
 
 
-@pytest.mark.parametrize("remap_bytes", [0, 100, feature_store._REMAP_BYTES])
-def test_reading_from_several_threads(make_store, monkeypatch, remap_bytes):
-    monkeypatch.setattr(feature_store, "_REMAP_BYTES", remap_bytes)
+def test_reading_from_several_threads(make_store):
     store = make_store(NAMES)
     everything = np.load(store.folder / "features.npy")
 
@@ -107,16 +104,14 @@ def test_reading_from_several_threads(make_store, monkeypatch, remap_bytes):
         assert all(pool.map(read, range(200)))
 
 
-def test_the_mapping_is_renewed_so_that_memory_stays_bounded(make_store, monkeypatch):
-    monkeypatch.setattr(feature_store, "_REMAP_BYTES", 3 * 24)
-    store = make_store(NAMES)
-    mappings = set()
-    kept = []  # so that no id is used twice
-    for _ in range(12):
-        store.read(np.array([0]))  # 24 bytes
-        kept.append(store._features)
-        mappings.add(id(store._features))
-    assert len(mappings) == 3
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the process's memory from /proc")
+def test_what_was_read_does_not_stay_in_memory(make_store):
+    store = make_store([f"{i:04}.png" for i in range(512)], shape=(16, 4096))  # 64 MiB
+    mapped = []
+    for start in range(0, 512, 16):
+        store.read(np.arange(start, start + 16))
+        mapped.append(int(re.search(r"RssFile:\s+(\d+)", Path("/proc/self/status").read_text())[1]))  # KiB
+    assert max(mapped) - min(mapped) < 8 << 10
 
 
 def test_a_finished_store_is_opened_not_made_again(tmp_path):

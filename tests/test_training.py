@@ -391,6 +391,16 @@ def test_a_finished_run_wants_more_epochs(prepared, straight):
         train(prepared, config, straight)
 
 
+def test_a_run_cut_off_before_its_bundle_gets_it_on_resume(prepared):
+    config, run = start(prepared, "cut-off", epochs=1)
+    assert train(prepared, config, run) == 0
+    run.bundle.unlink()
+    history = run.history()
+    assert train(prepared, config, run) == 0
+    assert Captioner.load(run.bundle).config == config
+    assert run.history() == history
+
+
 def test_mixed_precision(prepared):
     config, run = start(prepared, "mixed", mixed_precision=True, epochs=1)
     try:
