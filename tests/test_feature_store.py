@@ -106,10 +106,10 @@ def test_reading_from_several_threads(make_store):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the process's memory from /proc")
 def test_what_was_read_does_not_stay_in_memory(make_store):
-    store = make_store([f"{i:04}.png" for i in range(512)], shape=(16, 4096))  # 64 MiB
+    store = make_store([f"{i:04}.png" for i in range(2048)], shape=(1024, 3), batch_size=64)  # 24 MiB
     mapped = []
-    for start in range(0, 512, 16):
-        store.read(np.arange(start, start + 16))
+    for start in range(0, 2048, 64):
+        store.read(np.arange(start, start + 64))
         mapped.append(int(re.search(r"RssFile:\s+(\d+)", Path("/proc/self/status").read_text())[1]))  # KiB
     assert max(mapped) - min(mapped) < 8 << 10
 
