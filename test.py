@@ -104,6 +104,7 @@ def main() -> int:
     typed = settings.typed_settings(args)
     checked = Config().with_overrides(typed)
     settings.settle_backend(checked.backend)
+    remaining = iter(list(sources(args.images)))  # listed now: a folder without pictures stops nothing midway
     path = Path(args.model) if args.model else newest_model(checked)
 
     from model import Captioner
@@ -120,7 +121,6 @@ def main() -> int:
             return error
 
     failed = 0
-    remaining = sources(args.images)
     with ThreadPoolExecutor(config.workers) as pool:
         while group := list(islice(remaining, config.extract_batch_size)):
             loaded = list(pool.map(load, group))
