@@ -14,7 +14,7 @@ MODULES = ["test_decoding.py", "test_decoders.py", "test_training.py", "test_mod
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", MODULES)
-@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+@pytest.mark.parametrize("backend", ["jax", "torch"])  # plain `pytest` runs them on TensorFlow
 def test_passes_on(backend, module):
     if not importlib.util.find_spec(backend):
         pytest.skip(f"{backend} is not installed")
