@@ -1,4 +1,4 @@
-"""The same tests on every Keras backend. Those of decoders, search, training and bundles need no other code for it."""
+"""The same tests on every Keras backend. Those of decoders, search and training need no other code for it."""
 
 import importlib.util
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODULES = ["test_decoding.py", "test_decoders.py", "test_training.py", "test_model.py"]
+MODULES = ["test_decoding.py", "test_decoders.py", "test_training.py"]
 
 
 @pytest.mark.slow
