@@ -349,9 +349,12 @@ def resolve_trained(args: argparse.Namespace, trained: Config) -> Config:
 
 
 def settle_backend(backend: str | None) -> None:
-    """Make ``backend`` the one that Keras will load, unless it is empty. Comes before the first ``import keras``."""
+    """Make ``backend`` the one that Keras will load, unless it is empty. Comes before the first ``import keras``.
+
+    Raises UserError when there is no such backend.
+    """
     if backend:
-        os.environ["KERAS_BACKEND"] = backend
+        os.environ["KERAS_BACKEND"] = Config().with_overrides({"backend": backend}).backend
 
 
 def run_script(main: Any) -> None:

@@ -112,7 +112,7 @@ def main() -> None:
     if bool(args.model) == bool(args.predictions):
         raise UserError("give either --model RUN, or --predictions FILE with the settings of its data set")
     typed = settings.typed_settings(args)
-    settings.settle_backend(Config().with_overrides(typed).backend)
+    settings.settle_backend(typed.get("backend"))
 
     if args.predictions:
         config = Config().with_overrides(typed)

@@ -155,17 +155,18 @@ def describe(config: Config) -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
         "seed": config.seed,
         "backend": keras.backend.backend(),
-        "devices": _devices(),
+        "devices": devices(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "packages": package_versions(),
         "git_commit": _git_commit(),
     }
 
 
-def _devices() -> list[str]:
+def devices() -> list[str]:
+    """What Keras computes on."""
     import keras
 
     if keras.backend.backend() == "torch":  # for which Keras lists none
@@ -182,6 +183,11 @@ def cpu_model() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that a result may depend on, of those that are installed."""
+    return {name: found for name in _PACKAGES if (found := _version(name))}
 
 
 def _version(package: str) -> str | None:

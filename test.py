@@ -85,11 +85,11 @@ def draw(source: str, captions: list, folder: Path) -> Path:
     return path
 
 
-def newest_model(config: Config) -> Path:
+def newest_model(run_dir: str) -> Path:
     """The newest captioner in run_dir. Raises UserError when there is none."""
-    bundles = sorted(Path(config.run_dir).glob("*/captioner.zip"), key=lambda path: path.stat().st_mtime)
+    bundles = sorted(Path(run_dir).glob("*/captioner.zip"), key=lambda path: path.stat().st_mtime)
     if not bundles:
-        raise UserError(f"--model: there is no trained captioner in {config.run_dir}; train one with train.py first")
+        raise UserError(f"--model: there is no trained captioner in {run_dir}; train one with train.py first")
     return bundles[-1]
 
 
@@ -102,10 +102,9 @@ def main() -> int:
     parser.add_argument("--pictures", metavar="DIR", help="write each picture with its captions into this folder")
     args = parser.parse_args()
     typed = settings.typed_settings(args)
-    checked = Config().with_overrides(typed)
-    settings.settle_backend(checked.backend)
+    settings.settle_backend(typed.get("backend"))
     remaining = iter(list(sources(args.images)))  # listed now: a folder without pictures stops nothing midway
-    path = Path(args.model) if args.model else newest_model(checked)
+    path = Path(args.model) if args.model else newest_model(typed.get("run_dir", Config().run_dir))
 
     from model import Captioner
 

@@ -6,7 +6,6 @@ import os
 import platform
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,23 +122,17 @@ def describe_machine() -> dict[str, Any]:
     """Command, date, processor, load and versions."""
     import keras
 
-    from runs import cpu_model
+    from runs import cpu_model, devices, package_versions
 
-    packages = {}
-    for package in ("keras", "tensorflow", "jax", "torch", "numpy"):
-        try:
-            packages[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return {
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d %H:%M:%S"),
         "machine": {
             "cpu": cpu_model(),
             "cores": os.cpu_count(),
-            "devices": keras.distribution.list_devices(),
+            "devices": devices(),
             "load_average_15_min": round(os.getloadavg()[2], 2),
             "platform": platform.platform(),
         },
-        "versions": {"python": platform.python_version(), "backend": keras.backend.backend(), **packages},
+        "versions": {"python": platform.python_version(), "backend": keras.backend.backend(), **package_versions()},
     }
