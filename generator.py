@@ -12,8 +12,8 @@ from config import Config
 from feature_store import FeatureStore
 from vocabulary import PAD, Vocabulary
 
-# Batches are trimmed to a multiple of this many tokens, so that compiled backends meet few shapes.
-_ROUND_TO = 4
+# Batches are trimmed to a multiple of this many tokens. JAX compiles anew for every width, so it should meet few.
+_ROUND_TO = 4 if keras.backend.backend() == "jax" else 1
 # Captions are sorted by length within this many shuffled batches: enough to pad little, too few to lose randomness.
 _POOL_BATCHES = 50
 

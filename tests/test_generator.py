@@ -128,7 +128,7 @@ def test_without_shuffling_every_epoch_is_the_same(store):
 
 def test_little_padding(store):
     batches = make(store, captions_of(8000), batch_size=64)
-    assert batches.padding < 0.15
+    assert batches.padding < (0.15 if keras.backend.backend() == "jax" else 0.05)
     targets = np.concatenate([targets.ravel() for _, _, targets in read(batches)])
     assert batches.padding == pytest.approx((targets == PAD).mean())
 
@@ -141,7 +141,8 @@ def test_the_first_batch_is_the_widest_and_the_second_has_another_width(store, s
         widths = [inputs.shape[1] for _, inputs, _ in read(batches)]
         assert len(set(widths)) > 1
         assert widths[0] == max(widths) > widths[1] == min(widths)
-        assert len(set(widths)) <= 8  # compiled backends meet few shapes
+        if keras.backend.backend() == "jax":
+            assert len(set(widths)) <= 8  # each is compiled anew
 
 
 def test_images_that_the_store_lacks_are_left_out(store):
