@@ -156,6 +156,8 @@ class Listener(keras.Model):
     def __init__(self):
         super().__init__()
         self.dense = keras.layers.Dense(1)
+        self.dense.build((None, 2, 3))
+        self.built = True  # as CaptionTrainer is: Keras builds other models from a batch that it reads ahead
         self.epochs: list[list] = []
 
     def call(self, inputs):
