@@ -3,24 +3,32 @@
     python evaluate.py --model runs/NAME --split test --beam-sizes 1,3,5
     python evaluate.py --model runs/NAME --split dev --protocol seed       # the one historical comparison
     python evaluate.py --predictions FILE --split test                     # score captions from elsewhere
+    python evaluate.py --compare FILE FILE --split test                    # do two captioners differ, or is it chance?
 
-Writes, per beam size, the predictions in COCO's format (a list of image_id, file_name, caption) and all scores as
-JSON, and prints rows for a Markdown table. Each image is encoded once, and captions never see a reference.
+Writes, per beam size, the predictions in COCO's format (a list of image_id, file_name, caption, and cider: the CIDEr-D of
+this caption) and all scores as JSON, and prints rows for a Markdown table. Each image is encoded once, and captions
+never see a reference. What papers and the table call CIDEr is CIDEr-D; see metrics/__init__.py.
 """
 
 import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import config as settings
 import metrics
 from config import Config, UserError
-from datasets import ImageRecord
+from datasets import CaptionDataset, ImageRecord
 from feature_store import write_atomically
+from metrics import java
 from preprocessing import load_dataset, prepare
+
+TITLES = {"bleu4": "BLEU-4", "meteor": "METEOR", "rouge_l": "ROUGE-L", "cider_d": "CIDEr", "spice": "SPICE"}
 
 
 def read_predictions(path: Path, records: list[ImageRecord]) -> list[str]:
@@ -47,16 +55,46 @@ def read_predictions(path: Path, records: list[ImageRecord]) -> list[str]:
     return [found[record.image_id] for record in records]
 
 
-def score(captions: list[str], records: list[ImageRecord], protocol: str, config: Config) -> dict[str, Any]:
-    """BLEU and statistics of one caption per record, and the same with the captions of other images as control."""
-    references = [record.captions for record in records]
+def score(
+    captions: list[str],
+    records: list[ImageRecord],
+    protocol: str,
+    config: Config,
+    training: Sequence[metrics.Caption] = (),
+    tools: Collection[str] = (),
+) -> tuple[dict[str, Any], np.ndarray]:
+    """All scores of one caption per record, and the CIDEr-D of each caption, float64 (N,).
+
+    ``training``: captions to tell novel ones from, if there are any. ``tools``: of ``java.TOOLS``, those to use as well.
+    The ``seed`` protocol knows BLEU only.
+    """
     # A captioner that looks at the picture loses nearly all when each image gets its neighbour's caption.
     shuffled = [*captions[1:], *captions[:1]]
-    result = {
-        "bleu": metrics.bleu(captions, references, protocol),
-        "shuffled_bleu": metrics.bleu(shuffled, references, protocol),
-        **metrics.statistics(captions),
-    }
+    split = java.tokenize if "tokenizer" in tools else lambda texts: [metrics.words(text) for text in texts]
+    texts = iter(split([text for record in records for text in record.captions]))
+    references = [[next(texts) for _ in record.captions] for record in records]
+    found = split(captions)
+    images = metrics.image_statistics(found, references)
+    if protocol == "coco":
+        result = metrics.summary(images)
+        for name in ("meteor", "spice"):
+            if name in tools:
+                result[name] = getattr(java, name)(found, references)[0]
+        control = metrics.summary(metrics.image_statistics([*found[1:], *found[:1]], references))
+        result |= {
+            "tokenizer": "stanford" if "tokenizer" in tools else "text.py",
+            "intervals": metrics.intervals(images),
+            "shuffled_bleu": control["bleu"],
+            "shuffled_cider_d": control["cider_d"],
+            "cider_d_by_reference_length": metrics.by_reference_length(images[:, -1], found, references),
+        }
+    else:
+        wanted = [record.captions for record in records]
+        result = {
+            "bleu": metrics.bleu(captions, wanted, protocol),
+            "shuffled_bleu": metrics.bleu(shuffled, wanted, protocol),
+        }
+    result |= metrics.statistics(found, training or None)
     if config.dataset == "demo":
         import demo
 
@@ -64,26 +102,57 @@ def score(captions: list[str], records: list[ImageRecord], protocol: str, config
         names = [record.file_name for record in records]
         result["demo"] = demo.score(dict(zip(names, captions, strict=True)), scenes)
         result["shuffled_demo"] = demo.score(dict(zip(names, shuffled, strict=True)), scenes)
-    return result
+    return result, images[:, -1]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The scores as a Markdown table."""
-    lines = [
-        "| captioner | split | images | protocol | decoding | B1 | B2 | B3 | B4 | shuffled B4 | distinct | words | dangling |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        scores = " | ".join(f"{value:.2f}" for value in row["bleu"])
-        lines.append(
-            f"| {row['captioner']} | {row['split']} | {row['captions']} | {row['protocol']} | {row['decoding']} | {scores} "
-            f"| {row['shuffled_bleu'][3]:.2f} | {row['distinct']:.0%} | {row['mean_length']:.1f} | {row['dangling']:.1%} |"
-        )
+    text = _markdown([_cells(row) for row in rows])
     for row in rows:
         if "demo" in row:
             shares = ", ".join(f"{name.replace('_', ' ')} {value:.1%}" for name, value in row["demo"].items())
-            lines += ["", f"{row['decoding']}: {shares}; shuffled: all right {row['shuffled_demo']['all_right']:.1%}"]
-    return "\n".join(lines) + "\n"
+            text += f"\n{row['decoding']}: {shares}; shuffled: all right {row['shuffled_demo']['all_right']:.1%}\n"
+    return text
+
+
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    """The columns of the table and what ``row`` puts there."""
+    cells = {name: row[name] for name in ("captioner", "split")}
+    cells |= {"images": str(row["captions"]), "protocol": row["protocol"], "decoding": row["decoding"]}
+    cells |= {f"B{n}": f"{value:.2f}" for n, value in enumerate(row["bleu"], 1)}
+    cells |= {title: f"{row[name]:.2f}" for name, title in TITLES.items() if name in row}
+    if "cider_d" in row:
+        low, high = row["intervals"]["cider_d"]
+        cells["CIDEr"] += f" ({low:.1f}-{high:.1f})"
+        cells["shuffled CIDEr"] = f"{row['shuffled_cider_d']:.2f}"
+    else:
+        cells["shuffled B4"] = f"{row['shuffled_bleu'][3]:.2f}"
+    cells |= {"distinct": f"{row['distinct']:.0%}", "novel": f"{row['novel']:.0%}" if "novel" in row else "-"}
+    return cells | {"words": f"{row['mean_length']:.1f}", "dangling": f"{row['dangling']:.1%}"}
+
+
+def comparison(first: list[str], second: list[str], records: list[ImageRecord]) -> str:
+    """How the second captions of ``records`` differ from the first, as a Markdown table."""
+    references = [[metrics.words(caption) for caption in record.captions] for record in records]
+    a, b = (metrics.image_statistics(captions, references) for captions in (first, second))
+    return _markdown(
+        [
+            {
+                "metric": TITLES[row["metric"]],
+                "A": f"{row['a']:.2f}",
+                "B": f"{row['b']:.2f}",
+                "B - A": f"{row['difference']:+.2f}",
+                "95% interval": "{:+.2f} to {:+.2f}".format(*row["interval"]),
+                "p": f"{row['p']:.4f}",
+            }
+            for row in metrics.compare(a, b)
+        ]
+    )
+
+
+def _markdown(rows: list[dict[str, str]]) -> str:
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def caption_split(captioner, records, store, config: Config) -> tuple[list[str], float]:
@@ -100,27 +169,57 @@ def main() -> None:
     parser = settings.make_parser(__doc__, trained=True)
     parser.add_argument("--model", metavar="RUN", help="a run folder or a captioner.zip")
     parser.add_argument("--predictions", metavar="FILE", help="score this file instead of a model's captions")
+    parser.add_argument(
+        "--compare", nargs=2, metavar="FILE", help="test whether the captions of two files differ in their scores"
+    )
     parser.add_argument("--split", default="dev", help="train, dev or test [default: dev]")
     parser.add_argument("--beam-sizes", metavar="SIZES", help="comma-separated; 1 is greedy [default: 1 and beam_size]")
-    parser.add_argument("--protocol", choices=metrics.PROTOCOLS, default="coco", help="see metrics.py [default: coco]")
+    parser.add_argument("--protocol", choices=metrics.PROTOCOLS, default="coco", help="see metrics/ [default: coco]")
+    parser.add_argument(
+        "--java",
+        metavar="TOOLS",
+        default="",
+        help=f"Java programs to use as well, comma-separated: {', '.join(java.TOOLS)} (of Stanford, instead of ours)",
+    )
     parser.add_argument(
         "--output",
         metavar="DIR",
         help="where to write [default: evaluation/ in the run folder, or beside the predictions]",
     )
     args = parser.parse_args()
-    if bool(args.model) == bool(args.predictions):
-        raise UserError("give either --model RUN, or --predictions FILE with the settings of its data set")
+    if sum(map(bool, (args.model, args.predictions, args.compare))) != 1:
+        raise UserError(
+            "give either --model RUN, or --predictions FILE or --compare FILE FILE with the settings of their data set"
+        )
+    tools = [tool for tool in args.java.split(",") if tool]
+    for tool in tools:
+        if tool not in java.TOOLS:
+            raise UserError(f"--java: there is no {tool!r}; choose from {', '.join(java.TOOLS)}")
+        java.require(tool)
+    if args.protocol == "seed" and (tools or args.compare):
+        raise UserError("--protocol: seed knows BLEU by our words only; leave out --java and --compare, or take coco")
+    if args.compare and (tools or args.output):
+        raise UserError(
+            "--compare: prints BLEU-4, ROUGE-L and CIDEr, and writes nothing; leave out --java and --output"
+        )
     typed = settings.typed_settings(args)
     settings.settle_backend(typed.get("backend"))
 
+    if args.compare:
+        records = load_dataset(Config().with_overrides(typed)).split(args.split)
+        first, second = (read_predictions(Path(path), records) for path in args.compare)
+        print(f"A: {args.compare[0]}\nB: {args.compare[1]}\n{args.split}, {len(records)} images\n")
+        print(comparison(first, second, records), end="")
+        return
     if args.predictions:
         config = Config().with_overrides(typed)
         path = Path(args.predictions)
-        records = load_dataset(config).split(args.split)
+        dataset = load_dataset(config)
+        records = dataset.split(args.split)
         captions = read_predictions(path, records)
         about = {"captioner": path.stem, "split": args.split, "protocol": args.protocol, "decoding": "as given"}
-        rows = [{**about, **score(captions, records, args.protocol, config)}]
+        scores, _ = score(captions, records, args.protocol, config, _training_captions(dataset), tools)
+        rows = [about | scores]
         output = Path(args.output) if args.output else path.parent
     else:
         from model import Captioner
@@ -132,6 +231,7 @@ def main() -> None:
         searches = [config.with_overrides({"beam_size": size}, "--beam-sizes") for size in sizes]
         prepared = prepare(config, load_dataset(config), captioner.encoder)
         records = prepared.usable(args.split)
+        training = _training_captions(prepared.dataset)
         model = Path(args.model)
         output = Path(args.output) if args.output else (model if model.is_dir() else model.parent) / "evaluation"
         name = model.resolve().name if model.is_dir() else model.resolve().parent.name
@@ -139,14 +239,15 @@ def main() -> None:
         for search in searches:
             decoding = "greedy" if search.beam_size == 1 else f"beam {search.beam_size}"
             captions, seconds = caption_split(captioner, records, prepared.store, search)
-            _write_predictions(output, f"{args.split}-beam{search.beam_size}", records, captions)
+            scores, cider = score(captions, records, args.protocol, config, training, tools)
+            _write_predictions(output, f"{args.split}-beam{search.beam_size}", records, captions, cider)
             rows.append(
                 {
                     "captioner": name,
                     "split": args.split,
                     "protocol": args.protocol,
                     "decoding": decoding,
-                    **score(captions, records, args.protocol, config),
+                    **scores,
                     "decoding_seconds": seconds,
                     "settings": search.model_dump(),
                     "environment": describe(config),
@@ -160,10 +261,18 @@ def main() -> None:
     print(f"\nwritten to {output}", file=sys.stderr)
 
 
-def _write_predictions(output: Path, name: str, records: list[ImageRecord], captions: list[str]) -> None:
+def _training_captions(dataset: CaptionDataset) -> list[list[str]]:
+    """The words of all training captions; none where the data set has no such split."""
+    records = [record for record in dataset.records if record.split == "train"]
+    return [metrics.words(caption) for record in records for caption in record.captions]
+
+
+def _write_predictions(
+    output: Path, name: str, records: list[ImageRecord], captions: list[str], cider: np.ndarray
+) -> None:
     entries = [
-        {"image_id": record.image_id, "file_name": record.file_name, "caption": caption}
-        for record, caption in zip(records, captions, strict=True)
+        {"image_id": record.image_id, "file_name": record.file_name, "caption": caption, "cider": round(score, 2)}
+        for record, caption, score in zip(records, captions, cider.tolist(), strict=True)
     ]
     _write(output / f"predictions-{name}.json", json.dumps(entries, indent=0, ensure_ascii=False) + "\n")
 

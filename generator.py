@@ -10,12 +10,15 @@ import numpy as np
 
 from config import Config
 from feature_store import FeatureStore
+from text import tokenize
 from vocabulary import PAD, Vocabulary
 
 # Batches are trimmed to a multiple of this many tokens. JAX compiles anew for every width, so it should meet few.
 _ROUND_TO = 4 if keras.backend.backend() == "jax" else 1
 # Captions are sorted by length within this many shuffled batches: enough to pad little, too few to lose randomness.
 _POOL_BATCHES = 50
+# Captions with these words are wrong of a mirrored image.
+_SIDES = {"left", "right", "leftmost", "rightmost", "lefthand", "righthand", "left-hand", "right-hand"}
 
 
 class CaptionBatches(keras.utils.PyDataset):
@@ -33,20 +36,31 @@ class CaptionBatches(keras.utils.PyDataset):
         vocabulary: Vocabulary,
         config: Config,
         shuffle: bool = True,
+        mirrored: FeatureStore | None = None,
     ):
-        """``captions`` holds pairs (file name, caption); those of images that the store lacks are left out."""
+        """``captions`` holds pairs (file name, caption); those of images that the store lacks are left out.
+
+        With a store of ``mirrored`` images every caption gets its image mirrored half of the time, unless it says left
+        or right.
+        """
         super().__init__(workers=config.workers, max_queue_size=8)
-        self.store, self.batch_size, self.seed, self.shuffle = store, config.batch_size, config.seed, shuffle
-        encoded = [
-            (store.rows[name], vocabulary.encode(caption, config.max_caption_length))
-            for name, caption in captions
-            if name in store.rows
-        ]
-        self.rows = np.asarray([row for row, _ in encoded], dtype=np.int64)
-        self.lengths = np.asarray([len(tokens) for _, tokens in encoded], dtype=np.int64)
+        self.store, self.mirrored, self.shuffle = store, mirrored, shuffle
+        self.batch_size, self.seed = config.batch_size, config.seed
+        captions = [(name, caption) for name, caption in captions if name in store.rows]
+        encoded = [vocabulary.encode(caption, config.max_caption_length) for _, caption in captions]
+        self.rows = np.asarray([store.rows[name] for name, _ in captions], dtype=np.int64)
+        self.lengths = np.asarray([len(tokens) for tokens in encoded], dtype=np.int64)
+        # The row in the mirrored store, or -1 where the caption must keep its image.
+        self.mirrored_rows = np.asarray(
+            [
+                mirrored.rows[name] if mirrored and _SIDES.isdisjoint(tokenize(caption)) else -1
+                for name, caption in captions
+            ],
+            dtype=np.int64,
+        )
         # All captions end to end; caption i is tokens[offsets[i] : offsets[i] + lengths[i]].
         self.offsets = np.cumsum(self.lengths) - self.lengths
-        self.tokens = np.concatenate([tokens for _, tokens in encoded])
+        self.tokens = np.concatenate(encoded)
         self.epoch = 0
         self._lay_out()
 
@@ -67,6 +81,7 @@ class CaptionBatches(keras.utils.PyDataset):
         for extreme in (np.argmin, np.argmax):
             widths = [self._width(batch) for batch in self.batches]
             self.batches.insert(0, self.batches.pop(extreme(widths)))
+        self.is_mirrored = (self.mirrored_rows >= 0) & (rng.random(count) < 0.5)
 
     def start_epoch(self, epoch: int) -> None:
         """Lay out the batches of ``epoch`` (from 0)."""
@@ -87,7 +102,11 @@ class CaptionBatches(keras.utils.PyDataset):
         for row, caption in enumerate(chosen):
             start, length = self.offsets[caption], self.lengths[caption]
             tokens[row, :length] = self.tokens[start : start + length]
-        return (self.store.read(self.rows[chosen]), tokens[:, :-1]), tokens[:, 1:]
+        features = self.store.read(self.rows[chosen])
+        swap = self.is_mirrored[chosen]
+        if swap.any():
+            features[swap] = self.mirrored.read(self.mirrored_rows[chosen[swap]])
+        return (features, tokens[:, :-1]), tokens[:, 1:]
 
     @property
     def padding(self) -> float:

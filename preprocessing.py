@@ -30,6 +30,7 @@ class Prepared:
     dataset: datasets.CaptionDataset
     encoder: "keras.Model"
     store: "FeatureStore"
+    mirrored: "FeatureStore | None" = None  # the same images, left and right swapped (setting mirror)
 
     def usable(self, split: str) -> list[datasets.ImageRecord]:
         """The images of a split whose features exist. Raises UserError when there are none."""
@@ -53,43 +54,61 @@ def fit_vocabulary(config: Config, dataset: datasets.CaptionDataset) -> Vocabula
     return Vocabulary.fit(captions, config.vocab_threshold)
 
 
-def prepare(config: Config, dataset: datasets.CaptionDataset, encoder: "keras.Model | None" = None) -> Prepared:
+def prepare(
+    config: Config, dataset: datasets.CaptionDataset, encoder: "keras.Model | None" = None, training: bool = False
+) -> Prepared:
     """Open the feature store of ``dataset``, extracting features where they are missing.
 
-    ``encoder`` replaces the one that ``config`` describes: that of a trained captioner.
+    ``encoder`` replaces the one that ``config`` describes: that of a trained captioner. For ``training`` with the setting
+    mirror, the training images get a second store of mirrored ones.
     """
-    import keras  # here, so that what is wrong with the data or the settings shows before Keras has loaded
+    from encoders import build_encoder  # here: what is wrong with data or settings shows before Keras has loaded
 
-    from encoders import build_encoder, weights_digest
+    encoder = encoder or build_encoder(config)
+    store = _store(config, dataset.name, dataset.records, encoder, mirror=False)
+    for name, reason in list(store.unreadable.items())[:5]:
+        print(f"note: left out: {name}: {reason}", file=sys.stderr)
+    if len(store.unreadable) > 5:
+        print(f"note: ... and {len(store.unreadable) - 5} more, listed in {store.folder}/index.json", file=sys.stderr)
+    mirrored = None
+    if training and config.mirror:
+        mirrored = _store(config, dataset.name, dataset.split("train"), encoder, mirror=True)
+    return Prepared(dataset, encoder, store, mirrored)
+
+
+def _store(config: Config, name: str, records: list[datasets.ImageRecord], encoder: "keras.Model", mirror: bool):
+    """The feature store of the images of ``records``, as they are or with left and right swapped."""
+    import keras
+
+    from encoders import weights_digest
     from feature_store import StoreKey, digest_images, extract
     from images import PREPROCESSING, load_image
 
-    encoder = encoder or build_encoder(config)
-    paths = {record.file_name: record.path for record in dataset.records}
+    paths = {record.file_name: record.path for record in records}
     key = StoreKey(
         encoder=Path(config.encoder).name,
         weights=weights_digest(encoder),
-        preprocessing=PREPROCESSING,
+        preprocessing=PREPROCESSING + "-mirrored" * mirror,
         image_size=config.image_size,
         feature_grid=config.feature_grid,
         dtype=config.feature_dtype,
         images=digest_images(paths),
     )
-    store = extract(
-        Path(config.feature_dir) / f"{dataset.name}-{key.encoder}-{key.fingerprint}",
+
+    def load(file_name):
+        pixels = load_image(paths[file_name], config.image_size)
+        return pixels[:, ::-1] if mirror else pixels
+
+    return extract(
+        Path(config.feature_dir) / f"{name}-{key.encoder}-{key.fingerprint}",
         key,
         list(paths),
-        load=lambda name: load_image(paths[name], config.image_size),
+        load=load,
         encode=lambda pixels: keras.ops.convert_to_numpy(encoder.predict_on_batch(pixels.astype("float32"))),
         shape=tuple(encoder.output_shape[1:]),
         batch_size=config.extract_batch_size,
         workers=config.workers,
     )
-    for name, reason in list(store.unreadable.items())[:5]:
-        print(f"note: left out: {name}: {reason}", file=sys.stderr)
-    if len(store.unreadable) > 5:
-        print(f"note: ... and {len(store.unreadable) - 5} more, listed in {store.folder}/index.json", file=sys.stderr)
-    return Prepared(dataset, encoder, store)
 
 
 def main() -> None:
@@ -105,7 +124,7 @@ def main() -> None:
         download.fetch_flickr8k(config)
     dataset = load_dataset(config)
     vocabulary = fit_vocabulary(config, dataset)
-    store = prepare(config, dataset).store
+    store = prepare(config, dataset, training=True).store
     for split in datasets.SPLITS:
         images = [record for record in dataset.records if record.split == split]
         print(f"{split:6}{len(images):7} images {sum(len(record.captions) for record in images):8} captions")

@@ -9,7 +9,7 @@ runs/NAME/
     samples.txt             captions of a few dev images after each epoch
     state.json              epochs done, best epoch and its score
     checkpoints/last-NNNN.weights.h5    decoder and optimiser after the last whole epoch
-    checkpoints/best-NNNN.weights.h5    the same of the best epoch on dev
+    checkpoints/best-NNNN.weights.h5    decoder of the best epoch on dev (its moving average with ema_decay)
     tensorboard/            logs for `tensorboard --logdir`
     captioner.zip           the trained captioner, for test.py and evaluate.py (see model.py)
 """
@@ -124,7 +124,7 @@ class Run:
         write_atomically(self.folder / "history.csv", text)
 
     def draw_curves(self) -> None:
-        """Draw history.csv as curves.png: loss per word on the left, BLEU-4 of greedy dev captions on the right."""
+        """Draw history.csv as curves.png: loss per word on the left, scores of greedy dev captions on the right."""
         from matplotlib.figure import Figure
 
         lines = self.history()
@@ -135,8 +135,10 @@ class Run:
         losses.plot(epochs, [line["val_nll"] for line in lines], "o-", label="dev")
         losses.set(xlabel="epoch", ylabel="nats per word", title="Negative log-likelihood")
         losses.legend()
-        scores.plot(epochs, [line["bleu4"] for line in lines], "o-", color="tab:green")
-        scores.set(xlabel="epoch", ylabel="BLEU-4", title="Greedy dev captions, coco protocol")
+        scores.plot(epochs, [line["bleu4"] for line in lines], "o-", color="tab:green", label="BLEU-4")
+        scores.plot(epochs, [line["cider"] for line in lines], "o-", color="tab:red", label="CIDEr-D")
+        scores.set(xlabel="epoch", title="Greedy dev captions, coco protocol")
+        scores.legend()
         best = self.state()["best_epoch"]
         for axes in (losses, scores):
             axes.grid(alpha=0.3)

@@ -49,7 +49,7 @@ def main() -> int:
     vocabulary = run.vocabulary() if run else fit_vocabulary(config, dataset)
     if not run:
         Run.check(config, args.name)
-    prepared = prepare(config, dataset)
+    prepared = prepare(config, dataset, training=True)
     run = run or Run.create(config, vocabulary, args.name)
     print(f"run folder: {run.folder}", flush=True)
 

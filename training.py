@@ -3,7 +3,6 @@
 import importlib.util
 import math
 import os
-import shutil
 import sys
 import time
 
@@ -18,30 +17,50 @@ from generator import CaptionBatches, FeatureBatches
 from model import Captioner
 from preprocessing import Prepared
 from runs import Run
-from vocabulary import PAD, Vocabulary
+from text import tokenize
+from vocabulary import PAD, UNK, Vocabulary
 
 
 class CaptionTrainer(keras.Model):
     """A decoder as a Keras model that ``fit`` and ``evaluate`` can drive: ``(features, inputs) -> logits``.
 
+    ``word_dropout``: share of the input words that training replaces by ``<unk>`` (Bowman et al., 2016,
+    https://arxiv.org/abs/1511.06349). ``attention_penalty``: weight of the doubly stochastic penalty of Xu et al. (2015,
+    equation 14) in the loss; the output then is the pair of logits and attention weights.
+
     ``loss`` is the mean over a batch's words of what the optimiser minimises; ``nll`` is the exact mean negative
     log-likelihood in nats per word (``<end>`` counts as a word) since the epoch began. Padding counts in neither.
     """
 
-    def __init__(self, decoder: Decoder, label_smoothing: float = 0.0):
+    def __init__(
+        self,
+        decoder: Decoder,
+        label_smoothing: float = 0.0,
+        word_dropout: float = 0.0,
+        attention_penalty: float = 0.0,
+    ):
         super().__init__()
         self.decoder = decoder
         self.label_smoothing = label_smoothing
+        self.word_dropout = word_dropout
+        self.attention_penalty = attention_penalty
+        self.seeds = keras.random.SeedGenerator(0)
         self.nll = keras.metrics.Mean(name="nll")
         self.built = True
 
     def call(self, inputs, training=None):
         features, token_ids = inputs
+        if training and self.word_dropout:
+            drop = keras.random.uniform(ops.shape(token_ids), seed=self.seeds) < self.word_dropout
+            token_ids = ops.where(ops.logical_and(drop, token_ids > UNK), UNK, token_ids)
+        if self.attention_penalty:
+            return self.decoder.attend(features, token_ids, training=training)
         return self.decoder(features, token_ids, training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Mean cross-entropy of targets ``y`` int ``(B, T)`` under logits ``y_pred (B, T, V)``; ``<pad>`` is left out."""
-        logits = ops.cast(y_pred, "float32")
+        """Mean cross-entropy of targets ``y`` int ``(B, T)`` under ``y_pred``, logits ``(B, T, V)``; ``<pad>`` is left out."""
+        logits, weights = y_pred if self.attention_penalty else (y_pred, None)
+        logits = ops.cast(logits, "float32")
         mask = ops.cast(ops.not_equal(y, PAD), "float32")
         log_total = ops.logsumexp(logits, axis=-1)
         # One-hot rather than a gather, whose gradient costs TensorFlow twice the time of this whole loss.
@@ -52,7 +71,13 @@ class CaptionTrainer(keras.Model):
         if self.label_smoothing and training:
             uniform = log_total - ops.mean(logits, axis=-1)
             loss = (1 - self.label_smoothing) * nll + self.label_smoothing * uniform
-        return ops.sum(loss * mask) / ops.sum(mask)
+        loss = ops.sum(loss * mask) / ops.sum(mask)
+        if self.attention_penalty and training:
+            # Over a caption each region should get its even share of all looks, as far as there are enough of them.
+            looks = ops.sum(ops.cast(weights, "float32") * mask[..., None], axis=1)  # (B, R)
+            share = ops.sum(mask, axis=1, keepdims=True) / weights.shape[-1]
+            loss = loss + self.attention_penalty * ops.mean(ops.square(share - looks))
+        return loss
 
 
 @keras.saving.register_keras_serializable(package="captioning")
@@ -85,7 +110,13 @@ def make_optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Opt
     rate = WarmUp(
         config.learning_rate, config.epochs * steps_per_epoch, config.warmup_steps, config.schedule == "cosine"
     )
-    kwargs = {"learning_rate": rate, "global_clipnorm": config.clip_norm or None}
+    kwargs = {
+        "learning_rate": rate,
+        "global_clipnorm": config.clip_norm or None,
+        "use_ema": config.ema_decay > 0,
+        "ema_momentum": config.ema_decay,
+        "gradient_accumulation_steps": config.accumulate if config.accumulate > 1 else None,
+    }
     if config.optimizer == "adamw":
         optimizer = keras.optimizers.AdamW(weight_decay=config.weight_decay, **kwargs)
         optimizer.exclude_from_weight_decay(var_names=["bias"])
@@ -107,8 +138,14 @@ class Recorder(keras.callbacks.Callback):
         self.features = FeatureBatches(
             prepared.store, [record.file_name for record in self.dev], config.decode_batch_size
         )
+        self.cider = metrics.Cider([[tokenize(caption) for caption in record.captions] for record in self.dev])
         self.lines = run.history()[: run.state()["epochs"]]
+        self.average = keras.callbacks.SwapEMAWeights() if config.ema_decay else keras.callbacks.Callback()
         self.interactive = sys.stderr.isatty() and not os.environ.get("CI")
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.average.set_model(model)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.batches.start_epoch(epoch)
@@ -121,14 +158,20 @@ class Recorder(keras.callbacks.Callback):
 
     def on_test_begin(self, logs=None):
         self.trained = time.perf_counter()
+        self.average.on_test_begin()
+
+    def on_test_end(self, logs=None):
+        self.average.on_test_end()
 
     def on_epoch_end(self, epoch, logs=None):
         words = int((self.batches.lengths - 1).sum())
+        self.average.on_test_begin()  # from here on the model holds the averaged weights, if any
         captions = self._caption_dev()
         logs["bleu4"] = metrics.bleu(captions, [record.captions for record in self.dev])[3]
+        logs["cider"] = self.cider.score(range(len(captions)), [tokenize(caption) for caption in captions]).mean()
         line = {
             "epoch": epoch + 1,
-            **{name: float(logs[name]) for name in ("loss", "nll", "val_loss", "val_nll", "bleu4")},
+            **{name: float(logs[name]) for name in ("loss", "nll", "val_loss", "val_nll", "bleu4", "cider")},
             "learning_rate": float(ops.convert_to_numpy(self.model.optimizer.learning_rate)),
             "words_per_second": words / (self.trained - self.began),
             "seconds": time.perf_counter() - self.began,
@@ -142,7 +185,7 @@ class Recorder(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def _goodness(self, line: dict[str, float]) -> float:
-        value = line["bleu4"] if self.config.monitor == "bleu4" else -line["val_nll"]
+        value = -line["val_nll"] if self.config.monitor == "loss" else line[self.config.monitor]
         return float(f"{value:.6g}")  # as history.csv holds it, so that a resumed run ranks its epochs alike
 
     def _caption_dev(self) -> list[str]:
@@ -153,10 +196,10 @@ class Recorder(keras.callbacks.Callback):
     def _save(self, epochs: int, best_epoch: int, best_score: float) -> None:
         """Write the checkpoints; the new ones count as soon as state.json names their epochs, and not before."""
         folder = self.run.checkpoints
-        last = folder / f"last-{epochs:04d}.weights.h5"
-        self.model.save_weights(last)
         if best_epoch == epochs:
-            shutil.copyfile(last, folder / f"best-{epochs:04d}.weights.h5")
+            self.captioner.decoder.save_weights(folder / f"best-{epochs:04d}.weights.h5")
+        self.average.on_test_end()
+        self.model.save_weights(folder / f"last-{epochs:04d}.weights.h5")
         self.run.write_history(self.lines)
         self.run.write_state(epochs=epochs, best_epoch=best_epoch, best_score=best_score)
         for path in folder.glob("*.weights.h5"):
@@ -167,7 +210,7 @@ class Recorder(keras.callbacks.Callback):
     def _show(self, line: dict[str, float], captions: list[str], is_best: bool) -> None:
         text = (
             f"epoch {line['epoch']}/{self.config.epochs}: nll {line['nll']:.3f}, dev nll {line['val_nll']:.3f}, "
-            f"dev BLEU-4 {line['bleu4']:.2f} (greedy){' *' if is_best else ''}, "
+            f"dev BLEU-4 {line['bleu4']:.2f}, CIDEr {line['cider']:.1f} (greedy){' *' if is_best else ''}, "
             f"{line['words_per_second']:,.0f} words/s, {line['seconds']:.0f} s"
         )
         shown = zip(self.dev[: self.config.sample_captions], captions, strict=False)
@@ -199,10 +242,12 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run) ->
 
     def batches(split: str, shuffle: bool) -> CaptionBatches:
         pairs = [(record.file_name, text) for record in prepared.usable(split) for text in record.captions]
-        return CaptionBatches(prepared.store, pairs, vocabulary, config, shuffle)
+        return CaptionBatches(
+            prepared.store, pairs, vocabulary, config, shuffle, prepared.mirrored if shuffle else None
+        )
 
     train = batches("train", shuffle=True)
-    trainer = CaptionTrainer(captioner.decoder, config.label_smoothing)
+    trainer = CaptionTrainer(captioner.decoder, config.label_smoothing, config.word_dropout, config.attention_penalty)
     trainer.compile(optimizer=make_optimizer(config, len(train)))
     if state["epochs"]:
         trainer.optimizer.build(trainer.trainable_variables)
@@ -229,7 +274,7 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run) ->
         print(f"\ninterrupted; {epochs} whole epochs are saved. Go on with: python train.py --resume {run.folder}")
         status = 130
     if run.state()["epochs"]:
-        trainer.load_weights(run.checkpoint("best"))
+        captioner.decoder.load_weights(run.checkpoint("best"))
         captioner.save(run.bundle)
         print(f"captioner of epoch {run.state()['best_epoch']}: {run.bundle}")
     return status

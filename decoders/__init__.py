@@ -1,15 +1,27 @@
 """Decoders, one per file behind one seam (see ``decoders.base``), and the settings that build them."""
 
-from config import Config
+from config import DECODER_SETTINGS, Config
+from decoders.adaptive import AdaptiveDecoder
+from decoders.attention import AttentionDecoder
 from decoders.base import Decoder
 from decoders.inject import InjectDecoder
 from decoders.merge import MergeDecoder
+from decoders.transformer import TransformerDecoder
 
-DECODERS: dict[str, type[Decoder]] = {"merge": MergeDecoder, "inject": InjectDecoder}
+DECODERS: dict[str, type[Decoder]] = {
+    "merge": MergeDecoder,
+    "inject": InjectDecoder,
+    "attention": AttentionDecoder,
+    "adaptive": AdaptiveDecoder,
+    "transformer": TransformerDecoder,
+}
 
 
 def build_decoder(config: Config, vocabulary_size: int, regions: int, feature_size: int) -> Decoder:
     """The decoder that ``config`` names, built, for features ``(B, regions, feature_size)``."""
+    own = {name: getattr(config, name) for name in DECODER_SETTINGS if config.decoder in DECODER_SETTINGS[name]}
+    if config.decoder == "transformer":
+        own["max_length"] = config.max_caption_length + 1
     return DECODERS[config.decoder](
         vocabulary_size=vocabulary_size,
         regions=regions,
@@ -17,7 +29,7 @@ def build_decoder(config: Config, vocabulary_size: int, regions: int, feature_si
         embedding_size=config.embedding_size,
         hidden_size=config.hidden_size,
         dropout=config.dropout,
-        image_scale=config.image_scale,
+        **own,
     )
 
 

@@ -6,13 +6,19 @@ Legend: B batch, R regions, D feature size, E embedding size, T time, V vocabula
 word after ``token_ids[:, t]`` and depend on no later token. ``init_state(features) -> state`` and ``step(token_ids (B,),
 state) -> (logits (B, V), state)`` give the same logits one word at a time; a state is a nest of tensors that lead with
 the batch axis. Padding stands at the end of a row, so no mask is needed: the loss leaves it out.
+
+Decoders that look at regions also offer ``attend(features, token_ids) -> (logits, weights (B, T, R))``: where they look
+while they predict the word after ``token_ids[:, t]``. The weights of a word sum to one.
 """
 
 import keras
+from keras import layers, ops
 
 
 class Decoder(keras.Model):
     """Base of all decoders: holds the sizes; subclasses build their layers in ``__init__``."""
+
+    attends = False  # whether there is an ``attend``
 
     def __init__(
         self,
@@ -58,16 +64,14 @@ class OneVectorDecoder(Decoder):
     ):
         super().__init__(vocabulary_size, regions, feature_size, embedding_size, hidden_size, dropout, **kwargs)
         self.sizes["image_scale"] = image_scale
-        self.flatten = keras.layers.Reshape((regions * feature_size,))
-        self.image_dropout = keras.layers.Dropout(dropout)
-        self.image_dense = keras.layers.Dense(embedding_size, activation="relu", name="image")
+        self.flatten = layers.Reshape((regions * feature_size,))
+        self.image_dropout = layers.Dropout(dropout)
+        self.image_dense = layers.Dense(embedding_size, activation="relu", name="image")
         # Entries of unit variance, as the kernels behind expect of an input. Keras' own start, +-0.05, leaves the first
         # LSTM nearly blind to the words for the first few hundred batches.
         start = keras.initializers.RandomNormal(stddev=1.0)
-        self.embedding = keras.layers.Embedding(
-            vocabulary_size, embedding_size, embeddings_initializer=start, name="words"
-        )
-        self.word_dropout = keras.layers.Dropout(dropout)
+        self.embedding = layers.Embedding(vocabulary_size, embedding_size, embeddings_initializer=start, name="words")
+        self.word_dropout = layers.Dropout(dropout)
         self.image_dense.build((None, regions * feature_size))
         self.embedding.build((None,))
 
@@ -81,6 +85,71 @@ class OneVectorDecoder(Decoder):
         return self.word_dropout(self.embedding(token_ids), training=training)
 
 
+class RegionDecoder(Decoder):
+    """Base of decoders that attend over regions: the regions' projection, the embedding, and an output tied to it.
+
+    Tied (Press and Wolf, 2017, https://arxiv.org/abs/1608.05859): a word's input vector and its output weights are one.
+    """
+
+    attends = True
+
+    def __init__(self, vocabulary_size, regions, feature_size, embedding_size, hidden_size, dropout, **kwargs):
+        super().__init__(vocabulary_size, regions, feature_size, embedding_size, hidden_size, dropout, **kwargs)
+        # ops.scan grows TensorArrays, which TensorFlow's XLA does not take where the caption length is not fixed.
+        self.supports_jit = keras.backend.backend() != "tensorflow"
+        self.region_dense = layers.Dense(hidden_size, name="regions")
+        self.region_norm = layers.LayerNormalization(name="regions_norm")
+        self.region_dropout = layers.Dropout(dropout)
+        # Unit variance after the scaling in ``embed``, and as output weights small enough for a start near log V.
+        start = keras.initializers.RandomNormal(stddev=embedding_size**-0.5)
+        self.embedding = layers.Embedding(vocabulary_size, embedding_size, embeddings_initializer=start, name="words")
+        self.word_dropout = layers.Dropout(dropout)
+        start = keras.initializers.VarianceScaling(0.1, mode="fan_avg", distribution="uniform")
+        self.readout = layers.Dense(embedding_size, kernel_initializer=start, name="readout")
+        self.readout_dropout = layers.Dropout(dropout)
+        self.output_bias = self.add_weight(shape=(vocabulary_size,), initializer="zeros", name="output_bias")
+        self.region_dense.build((None, None, feature_size))
+        self.region_norm.build((None, None, hidden_size))
+        self.embedding.build((None,))
+
+    def project_regions(self, features, training=None):
+        """Region vectors ``(B, R, H)`` of ``features (B, R, D)``: dense, layer norm, ReLU, dropout."""
+        return self.region_dropout(ops.relu(self.region_norm(self.region_dense(features))), training=training)
+
+    def embed(self, token_ids, training=None):
+        """Word vectors ``(..., E)`` of ``token_ids (...)``, with dropout in training."""
+        words = self.embedding(token_ids) * self.sizes["embedding_size"] ** 0.5
+        return self.word_dropout(words, training=training)
+
+    def word_logits(self, hidden, training=None):
+        """Logits ``(..., V)`` of ``hidden (..., any size)``: dense to E, dropout, times the embedding."""
+        vectors = self.readout_dropout(self.readout(hidden), training=training)
+        return ops.matmul(vectors, ops.transpose(self.embedding.embeddings)) + self.output_bias
+
+    def call(self, features, token_ids, training=None):
+        return self.attend(features, token_ids, training)[0]
+
+    def attend(self, features, token_ids, training=None):
+        """``(logits (B, T, V), weights (B, T, R))``, the weights of a word summing to one."""
+        raise NotImplementedError
+
+
+def lstm(gates, cell):
+    """``(hidden, cell)``, each ``(..., H)``, from the sum of all inputs to the ``gates (..., 4 H)`` and the last cell.
+
+    Hochreiter and Schmidhuber (1997) with the forget gate of Gers et al. (2000).
+    """
+    inward, forget, new, outward = ops.split(gates, 4, axis=-1)
+    cell = ops.sigmoid(forget) * cell + ops.sigmoid(inward) * ops.tanh(new)
+    return ops.sigmoid(outward) * ops.tanh(cell), cell
+
+
+def forget_bias(shape, dtype=None):
+    """Biases of ``lstm``'s gates: one for the forget gate, zero for the others (Jozefowicz et al., 2015)."""
+    size = shape[0] // 4
+    return ops.concatenate([ops.zeros((size,)), ops.ones((size,)), ops.zeros((2 * size,))])
+
+
 def zero_state(cell, features) -> list:
     """Zeros ``(B, units)`` for each state of a recurrent ``cell``, with the batch size of ``features``."""
-    return cell.get_initial_state(batch_size=keras.ops.shape(features)[0])
+    return cell.get_initial_state(batch_size=ops.shape(features)[0])

@@ -33,7 +33,7 @@ def test_every_bad_setting_is_named_at_once():
         Config.from_json('{"epochs": 0, "dropout": 1.0, "decoder": "gru"}', "some.json")
     message = str(caught.value)
     assert message.startswith("bad settings in some.json:")
-    for problem in ("epochs: ", "got 0", "dropout: ", "got 1.0", "decoder: ", "'merge' or 'inject'"):
+    for problem in ("epochs: ", "got 0", "dropout: ", "got 1.0", "decoder: ", "'merge', 'inject', "):
         assert problem in message
 
 
@@ -102,6 +102,12 @@ def test_a_bad_value_on_the_command_line_is_named(option, value):
         ({"encoder": "my.keras", "encoder_weights": "w.h5"}, "encoder_weights"),
         ({"download_checksums": ["md5:123"]}, "download_checksums"),
         ({"download_urls": ["https://example.org/a.zip"]}, "download_checksums"),
+        ({"decoder": "attention"}, "feature_grid"),
+        ({"decoder": "attention", "feature_grid": 0, "image_scale": 0.5}, "image_scale"),
+        ({"decoder": "merge", "attention_size": 8}, "attention_size"),
+        ({"decoder": "adaptive", "feature_grid": 0, "layers": 3}, "layers"),
+        ({"decoder": "adaptive", "feature_grid": 0, "attention_penalty": 1.0}, "attention_penalty"),
+        ({"decoder": "transformer", "feature_grid": 0, "hidden_size": 100}, "heads"),
     ],
 )
 def test_conflicts_are_refused(values, name):
@@ -194,7 +200,14 @@ def test_captions_file_can_be_unset_on_the_command_line():
 
 
 # Less those that need more than one word to change.
-@pytest.mark.parametrize("name", sorted(TRAINED_SETTINGS - {"mixed_precision", "tensorboard", "weight_decay"}))
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        TRAINED_SETTINGS
+        - {"mirror", "mixed_precision", "tensorboard", "weight_decay"}
+        - {"attention_penalty", "attention_size", "heads", "layers"}
+    ),
+)
 def test_a_trained_captioner_refuses_what_training_fixed(name):
     other = {
         "encoder": "vgg16",
@@ -202,14 +215,23 @@ def test_a_trained_captioner_refuses_what_training_fixed(name):
         "feature_dtype": "float32",
         "decoder": "merge",
         "dropout": "0",
+        "ema_decay": "0.5",
         "label_smoothing": "0.5",
         "monitor": "loss",
+        "word_dropout": "0.5",
         "optimizer": "sgd",
         "schedule": "cosine",
     }
     args = typed("--" + name.replace("_", "-"), other.get(name, "32"), trained=True)
     with pytest.raises(UserError, match=f"^{name}: the captioner was trained with "):
         config.resolve_trained(args, Config())
+
+
+def test_a_transformer_cannot_outgrow_its_cache():
+    trained = Config(decoder="transformer", feature_grid=0, hidden_size=16, heads=2, max_caption_length=12)
+    assert config.resolve_trained(typed("--max-caption-length", "9", trained=True), trained).max_caption_length == 9
+    with pytest.raises(UserError, match=r"^max_caption_length: this transformer was built for 12 words"):
+        config.resolve_trained(typed("--max-caption-length", "13", trained=True), trained)
 
 
 def test_a_trained_captioner_takes_other_decoding_settings_and_places():

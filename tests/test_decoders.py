@@ -25,6 +25,7 @@ def make(name: str, seed: int = 0, **sizes) -> keras.Model:
         "embedding_size": 12,
         "hidden_size": 10,
         "dropout": 0.3,
+        **({"heads": 2} if name == "transformer" else {}),
     }
     return DECODERS[name](**{**defaults, **sizes})
 
@@ -129,6 +130,22 @@ def test_dropout_is_drawn_in_training_only(name):
     )
 
 
+@pytest.mark.parametrize("name", sorted(name for name in DECODERS if DECODERS[name].attends))
+def test_attention_tells_where_each_word_looks(name):
+    decoder = make(name)
+    features, tokens = batch()
+    logits, weights = (ops.convert_to_numpy(part) for part in decoder.attend(features, tokens))
+    np.testing.assert_array_equal(logits, run(decoder, features, tokens))
+    columns = REGIONS + (name == "adaptive")  # its last column is the sentinel
+    assert weights.shape == (*tokens.shape, columns)
+    assert (weights >= 0).all()
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
+    # Where regions are moved, the looks move along.
+    moved = ops.convert_to_numpy(decoder.attend(features[:, [2, 0, 1]], tokens)[1])
+    np.testing.assert_allclose(moved[..., :REGIONS], weights[..., [2, 0, 1]], atol=1e-5)
+    assert weights[..., :REGIONS].std(-1).min() > 1e-6
+
+
 def test_config_round_trip(name):
     decoder = make(name)
     config = decoder.get_config()
@@ -138,7 +155,14 @@ def test_config_round_trip(name):
     twin.set_weights(decoder.get_weights())
     features, tokens = batch()
     np.testing.assert_array_equal(run(twin, features, tokens), run(decoder, features, tokens))
-    settings = Config(decoder=name, embedding_size=12, hidden_size=10, dropout=0.3)
+    settings = Config(
+        decoder=name,
+        feature_grid=0,
+        embedding_size=12,
+        hidden_size=10,
+        dropout=0.3,
+        **({"heads": 2} if name == "transformer" else {}),
+    )
     built = build_decoder(settings, VOCABULARY, REGIONS, FEATURES)
     assert {**built.get_config(), "name": ""} == {**config, "name": ""}
 

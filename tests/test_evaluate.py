@@ -1,8 +1,10 @@
-"""Predictions are matched to the split's images by id, scored, and set against a shuffled control."""
+"""Predictions are matched to the split's images by id, scored, set against a shuffled control, and compared."""
 
 import json
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import evaluate
@@ -71,50 +73,196 @@ def test_a_predictions_file_that_cannot_be_read(tmp_path):
         evaluate.read_predictions(path, RECORDS)
 
 
+def score(captions: list[str], protocol: str = "coco", **options) -> dict:
+    return evaluate.score(captions, RECORDS, protocol, Config(), **options)[0]
+
+
+RIGHT = [record.captions[0] for record in RECORDS]
+
+
 def test_score_and_its_shuffled_control():
-    captions = [record.captions[0] for record in RECORDS]
-    found = evaluate.score(captions, RECORDS, "coco", Config())
+    found, each = evaluate.score(RIGHT, RECORDS, "coco", Config())
     assert found["bleu"] == pytest.approx([100.0] * 4)
+    assert found["rouge_l"] == pytest.approx(100)
+    assert found["cider_d"] == pytest.approx(1000)  # ten times the cosine, times 100
+    np.testing.assert_allclose(each, [1000] * 3)
     # Each image gets the caption of its neighbour: right words elsewhere count for nothing.
     assert found["shuffled_bleu"] == pytest.approx([0.0] * 4, abs=1e-9)
-    assert {name: found[name] for name in metrics.statistics(captions)} == metrics.statistics(captions)
+    assert found["shuffled_cider_d"] == 0
+    assert {name: found[name] for name in metrics.statistics(RIGHT)} == metrics.statistics(RIGHT)
+
+
+def test_scores_are_those_of_the_metrics():
+    captions = ["one brown cat runs far", "two cats sleep", "A bird!"]
+    references = [record.captions for record in RECORDS]
+    found, each = evaluate.score(captions, RECORDS, "coco", Config())
+    assert found["bleu"] == pytest.approx(metrics.bleu(captions, references))
+    assert found["rouge_l"] == pytest.approx(metrics.rouge_l(captions, references)[0])
+    np.testing.assert_allclose(each, metrics.cider_d(captions, references)[1])
+    assert found["cider_d"] == pytest.approx(each.mean())
+    assert found["intervals"].keys() == {"bleu4", "rouge_l", "cider_d"}
+    assert sum(group["images"] for group in found["cider_d_by_reference_length"]) == 3
+
+
+def test_novel_captions_are_told_where_there_are_training_captions():
+    assert score(RIGHT, training=["One brown dog runs far ."])["novel"] == 2 / 3
+    assert "novel" not in score(RIGHT)
+
+
+def test_java_tools_score_the_same_words(monkeypatch):
+    """The tokeniser splits captions and references for all metrics, METEOR too."""
+    seen = []
+
+    def meteor(found, wanted):
+        seen.append((found, wanted))
+        return 12.5, np.zeros(3)
+
+    monkeypatch.setattr(evaluate.java, "tokenize", lambda texts: [text.upper().split() for text in texts])
+    monkeypatch.setattr(evaluate.java, "meteor", meteor)
+    found = score(["one brown dog", "two", "three"], tools=["meteor", "tokenizer"])
+    assert found["meteor"] == 12.5
+    assert found["tokenizer"] == "stanford"
+    ((captions, references),) = seen
+    assert captions == [["ONE", "BROWN", "DOG"], ["TWO"], ["THREE"]]
+    assert references == [[record.captions[0].upper().split()] for record in RECORDS]
+    assert found["bleu"][0] > 0
 
 
 def test_a_captioner_that_does_not_look_loses_nothing_to_shuffling():
-    found = evaluate.score(["one brown dog runs far"] * 3, RECORDS, "coco", Config())
+    found = score(["one brown dog runs far"] * 3)
     assert found["bleu"] == found["shuffled_bleu"]
+    assert found["cider_d"] == found["shuffled_cider_d"]
     assert found["most_common"] == 1.0
 
 
-def test_protocol_is_the_one_asked_for():
-    captions = [record.captions[0] for record in RECORDS]
+def test_seed_protocol_is_bleu_of_its_own_kind_alone():
     references = [record.captions for record in RECORDS]
-    found = evaluate.score(captions[::-1], RECORDS, "seed", Config())
-    assert found["bleu"] == metrics.bleu(captions[::-1], references, "seed")
-    assert found["bleu"] != metrics.bleu(captions[::-1], references, "coco")
+    found = score(RIGHT[::-1], "seed")
+    assert found["bleu"] == metrics.bleu(RIGHT[::-1], references, "seed")
+    assert found["bleu"] != metrics.bleu(RIGHT[::-1], references, "coco")
+    assert not {"rouge_l", "cider_d", "intervals"} & found.keys()
 
 
-def row(**changes) -> dict:
-    scores = evaluate.score([record.captions[0] for record in RECORDS], RECORDS, "coco", Config())
-    about = {"captioner": "run-1", "split": "test", "protocol": "coco", "decoding": "beam 3"}
-    return {**about, **scores, **changes}
+def row(protocol: str = "coco", **changes) -> dict:
+    about = {"captioner": "run-1", "split": "test", "protocol": protocol, "decoding": "beam 3"}
+    return {**about, **score(RIGHT, protocol), **changes}
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_table_is_markdown_with_a_row_for_each_search():
-    lines = evaluate.table([row(decoding="greedy"), row(bleu=[60.04, 50.0, 40.0, 30.567])]).splitlines()
+    other = {"bleu": [60.04, 50.0, 40.0, 30.567], "cider_d": 53.705, "novel": 0.875, "meteor": 20.126}
+    intervals = {"cider_d": [50.449, 57.0]}
+    text = evaluate.table([row(decoding="greedy", novel=1, meteor=9), row(**other, intervals=intervals)])
+    lines = text.splitlines()
     assert len(lines) == 4
     assert len({line.count("|") for line in lines}) == 1
-    cells = [cell.strip() for cell in lines[3].strip("|").split("|")]
-    assert cells == [
-        *["run-1", "test", "3", "coco", "beam 3"],
-        *["60.04", "50.00", "40.00", "30.57", "0.00"],
-        *["100%", "5.0", "0.0%"],
-    ]
-    header = [cell.strip() for cell in lines[0].strip("|").split("|")]
+    assert dict(zip(cells(lines[0]), cells(lines[3]), strict=True)) == {
+        "captioner": "run-1",
+        "split": "test",
+        "images": "3",
+        "protocol": "coco",
+        "decoding": "beam 3",
+        "B1": "60.04",
+        "B2": "50.00",
+        "B3": "40.00",
+        "B4": "30.57",
+        "METEOR": "20.13",
+        "ROUGE-L": "100.00",
+        "CIDEr": "53.70 (50.4-57.0)",
+        "shuffled CIDEr": "0.00",
+        "distinct": "100%",
+        "novel": "88%",
+        "words": "5.0",
+        "dangling": "0.0%",
+    }
+
+
+def test_table_of_the_seed_protocol_has_bleu_only():
+    header = cells(evaluate.table([row("seed")]).splitlines()[0])
     assert header[5:10] == ["B1", "B2", "B3", "B4", "shuffled B4"]
+    assert not {"CIDEr", "ROUGE-L", "METEOR"} & set(header)
 
 
 def test_table_adds_what_is_known_of_demo_scenes():
     demo = {"all_right": 0.5, "colour": 0.75}
     text = evaluate.table([row(demo=demo, shuffled_demo={"all_right": 0.125})])
     assert text.splitlines()[-1] == "beam 3: all right 50.0%, colour 75.0%; shuffled: all right 12.5%"
+
+
+# The script, without a model ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """``run(*arguments)`` calls ``evaluate.main`` on a data set of three test and one training image; returns its stdout."""
+    lines = [{"image": "0.jpg", "caption": "Three birds sing at dawn .", "split": "train"}]
+    for record in RECORDS:
+        lines.append({"image": record.file_name, "captions": record.captions, "split": "test"})
+    for line in lines:
+        (tmp_path / line["image"]).write_bytes(b"never opened")
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = ["--dataset", "folder", "--data-dir", tmp_path, "--captions-file", tmp_path / "captions.jsonl"]
+
+    def call(*arguments) -> str:
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", "--split", "test", *map(str, [*data, *arguments])])
+        evaluate.main()
+        return capsys.readouterr().out
+
+    return call
+
+
+def predictions(path: Path, captions: list[str]) -> Path:
+    found = [{"image_id": i, "caption": caption} for i, caption in enumerate(captions, 1)]
+    path.write_text(json.dumps(found))
+    return path
+
+
+def test_predictions_from_elsewhere_get_all_scores(tmp_path, run):
+    path = predictions(tmp_path / "mine.json", RIGHT)
+    shown = run("--predictions", path)
+    assert shown == (tmp_path / "scores-test-coco.md").read_text()
+    (scores,) = json.loads((tmp_path / "scores-test-coco.json").read_text())
+    assert scores["captioner"] == "mine"
+    assert scores["cider_d"] == pytest.approx(1000)
+    assert scores["novel"] == pytest.approx(2 / 3)
+
+
+def test_comparison_of_two_files(tmp_path, run):
+    first = predictions(tmp_path / "a.json", [*RIGHT[:2], "a cow"])
+    second = predictions(tmp_path / "b.json", RIGHT)
+    lines = run("--compare", first, second).splitlines()
+    assert lines[:3] == [f"A: {first}", f"B: {second}", "test, 3 images"]
+    table = [cells(line) for line in lines[4:]]
+    assert table[0] == ["metric", "A", "B", "B - A", "95% interval", "p"]
+    assert [line[0] for line in table[2:]] == ["BLEU-4", "ROUGE-L", "CIDEr"]
+    assert table[4][1:4] == ["666.67", "1000.00", "+333.33"]
+    assert table[4][4] == "+0.00 to +1000.00"
+    assert float(table[4][5]) > 0.9  # of one caption that differs nothing follows
+    assert not list(tmp_path.glob("scores*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--model", "run", "--compare", "a", "b"], "give either"),
+        (["--compare", "a", "b", "--output", "there"], "--compare: .*writes nothing"),
+        (["--compare", "a", "b", "--protocol", "seed"], "--protocol: seed knows BLEU"),
+        (
+            ["--predictions", "a", "--java", "meter"],
+            "--java: there is no 'meter'; choose from meteor, spice, tokenizer",
+        ),
+        (["--compare", "a", "absent.json"], r"a: expected"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(run, arguments, complaint):
+    with pytest.raises(UserError, match=complaint):
+        run(*arguments)
+
+
+def test_a_missing_java_tool_is_named_before_any_work(run, monkeypatch):
+    monkeypatch.setattr(evaluate.java, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"meteor: .*pip install -r requirements-metrics\.txt"):
+        run("--predictions", "absent.json", "--java", "meteor")

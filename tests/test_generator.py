@@ -150,6 +150,37 @@ def test_images_that_the_store_lacks_are_left_out(store):
     assert len(rows(read(make(store, captions)))) == 2
 
 
+class MirroredStore:
+    def __init__(self):
+        self.rows = {"002.jpg": 7}  # another row than in the store itself
+
+    def read(self, rows):
+        assert set(rows) == {7}
+        return np.full((len(rows), 2, 3), -1.0)
+
+
+def test_mirrored_images_half_of_the_time_but_never_with_left_or_right(store):
+    mirrored = MirroredStore()
+    plain, other = store.read(np.array([store.rows["002.jpg"]]))[0], np.full((2, 3), -1.0)
+    captions = [("002.jpg", "w1 w2")] * 300 + [("002.jpg", "w3 left"), ("002.jpg", "w3 Right-hand .")] * 50
+    batches = CaptionBatches(store, captions, WORDS, Config(batch_size=16), mirrored=mirrored)
+    drawn = []
+    for epoch in (0, 1):
+        batches.start_epoch(epoch)
+        free, sided = [], []
+        for features, _, targets in read(batches):
+            for picture, words in zip(features, targets, strict=True):
+                assert np.array_equal(picture, plain) or np.array_equal(picture, other)
+                (sided if words[0] == WORDS.encode("w3", 9)[1] else free).append(np.array_equal(picture, other))
+        assert 0.35 < np.mean(free) < 0.65
+        assert len(sided) == 100
+        assert not any(sided)
+        drawn.append(batches.is_mirrored.copy())
+    assert (drawn[0] != drawn[1]).any()
+    batches.start_epoch(0)
+    np.testing.assert_array_equal(batches.is_mirrored, drawn[0])
+
+
 class Listener(keras.Model):
     """Notes the batches that reach ``fit``'s training step."""
 

@@ -83,7 +83,14 @@ def test_a_broken_state_is_named(tmp_path, text):
 
 def lines(count: int) -> list[dict[str, float]]:
     return [
-        {"epoch": epoch, "nll": 5 / epoch, "val_nll": 5.5 / epoch, "bleu4": 1.25 * epoch, "seconds": 3.0}
+        {
+            "epoch": epoch,
+            "nll": 5 / epoch,
+            "val_nll": 5.5 / epoch,
+            "bleu4": 1.25 * epoch,
+            "cider": 2.5 * epoch,
+            "seconds": 3.0,
+        }
         for epoch in range(1, count + 1)
     ]
 

@@ -19,7 +19,7 @@ from model import Caption, Captioner
 from preprocessing import Prepared, fit_vocabulary
 from runs import Run
 from training import CaptionTrainer, Recorder, WarmUp, fit, make_optimizer
-from vocabulary import PAD
+from vocabulary import END, PAD, START, UNK
 
 V = 11
 
@@ -237,6 +237,43 @@ def test_make_optimizer():
     assert 0 < len(decayed) < len(model.trainable_variables)
 
 
+def test_word_dropout_replaces_words_in_training_only():
+    seen = []
+
+    class Spy(keras.Model):
+        def call(self, features, token_ids, training=None):
+            seen.append(ops.convert_to_numpy(token_ids))
+            return ops.zeros((*token_ids.shape, V))
+
+    trainer = CaptionTrainer(Spy(), word_dropout=0.5)
+    tokens = np.tile(np.asarray([START, *range(4, V), END, PAD], "int32"), (50, 1))
+    trainer((np.zeros((50, 1, 1)), tokens), training=False)
+    trainer((np.zeros((50, 1, 1)), tokens), training=True)
+    np.testing.assert_array_equal(seen[0], tokens)
+    changed = seen[1] != tokens
+    assert (seen[1][changed] == UNK).all()
+    assert not changed[:, [0, -1]].any()
+    assert 0.4 < changed[:, 1:-2].mean() < 0.6
+
+
+def test_attention_penalty_asks_for_even_shares():
+    """Two real words over two regions: each region should get one look."""
+    trainer = CaptionTrainer(decoder(), attention_penalty=3.0)
+    trainer.compile(optimizer="sgd")
+    targets = np.asarray([[4, END, PAD]], "int32")
+    logits = np.zeros((1, 3, V), "float32")
+
+    def penalty(*weights):
+        weights = np.asarray([weights], "float32")
+        with_it = trainer.compute_loss(y=targets, y_pred=(logits, weights), training=True)
+        without = trainer.compute_loss(y=targets, y_pred=(logits, weights), training=False)
+        return float(with_it) - float(without)
+
+    assert penalty([0.5, 0.5], [0.5, 0.5], [0, 1]) == pytest.approx(0)
+    assert penalty([1, 0], [0, 1], [0, 1]) == pytest.approx(0)
+    assert penalty([1, 0], [1, 0], [0, 1]) == pytest.approx(3.0)
+
+
 # Which epoch is kept -------------------------------------------------------------------------------------------------
 
 
@@ -252,16 +289,20 @@ class FakeModel:
         path.write_text(str(self.weights))
 
 
+CIDER = [20.0, 40.0, 50.0, 30.0, 60.0, 0.0, 0.0, 0.0, 0.0]
+
+
 def record(prepared, monkeypatch, config: Config, run: Run, bleu: list[float], nll: list[float]) -> FakeModel:
     """Let Recorder see epochs with these dev scores, from where ``run`` stands."""
-    captioner = SimpleNamespace(caption=lambda features, config: [[Caption("a dog", -1.0, -1.0)]] * 4)
+    model = FakeModel()
+    captioner = SimpleNamespace(caption=lambda features, config: [[Caption("a dog", -1.0, -1.0)]] * 4, decoder=model)
     laid_out = []
     batches = SimpleNamespace(lengths=np.asarray([5, 5]), start_epoch=laid_out.append)
     recorder = Recorder(config, prepared, captioner, run, batches)
-    model = FakeModel()
     recorder.set_model(model)
     for epoch in range(run.state()["epochs"], len(bleu)):
         monkeypatch.setattr(training.metrics, "bleu", lambda *_, value=bleu[epoch]: [0, 0, 0, value])
+        monkeypatch.setattr(training.metrics.Cider, "score", lambda *_, value=CIDER[epoch]: np.full(4, value))
         recorder.on_epoch_begin(epoch)
         assert laid_out.pop() == epoch
         recorder.on_test_begin()
@@ -279,13 +320,14 @@ def kept(run: Run) -> dict[str, str]:
 BLEU, NLL = [10.0, 30.0, 20.0, 30.0, 5.0], [3.0, 2.5, 2.0, 2.25, 2.1]
 
 
-@pytest.mark.parametrize(("monitor", "best", "score"), [("bleu4", 2, 30.0), ("loss", 3, -2.0)])
+@pytest.mark.parametrize(("monitor", "best", "score"), [("bleu4", 2, 30.0), ("cider", 5, 60.0), ("loss", 3, -2.0)])
 def test_the_best_epoch_on_dev_is_kept(prepared, monkeypatch, monitor, best, score):
     config, run = start(prepared, f"best-{monitor}", monitor=monitor, epochs=5)
     record(prepared, monkeypatch, config, run, BLEU, NLL)
     assert run.state() == {"epochs": 5, "best_epoch": best, "best_score": score}
     assert kept(run) == {"last-0005.weights.h5": "5", f"best-{best:04d}.weights.h5": str(best)}
     assert [line["bleu4"] for line in run.history()] == BLEU
+    assert [line["cider"] for line in run.history()] == CIDER[:5]
     assert (run.folder / "curves.png").stat().st_size > 1000
     assert (run.folder / "samples.txt").read_text().count("a dog") == 5 * 3
 
@@ -353,10 +395,7 @@ def test_a_run_leaves_what_it_promises(prepared, straight):
     assert all(any(np.array_equal(weight, array) for array in best.values()) for weight in weights)
 
 
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(prepared, straight, monkeypatch, capsys):
-    """Ctrl-C in the middle of the second epoch."""
-    config, run = start(prepared, "interrupted")
-
+def interrupt_second_epoch(prepared, monkeypatch, config: Config, run: Run) -> None:
     def interrupt(recorder, batch, logs=None):
         if len(recorder.lines) == 1 and batch == 4:
             raise KeyboardInterrupt
@@ -364,6 +403,11 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(prepared, straight, mo
     with monkeypatch.context() as patch:
         patch.setattr(Recorder, "on_train_batch_end", interrupt)
         assert train(prepared, config, run) == 130
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(prepared, straight, monkeypatch, capsys):
+    config, run = start(prepared, "interrupted")
+    interrupt_second_epoch(prepared, monkeypatch, config, run)
     printed = capsys.readouterr().out
     assert "1 whole epochs are saved" in printed
     assert f"--resume {run.folder}" in printed
@@ -371,6 +415,30 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(prepared, straight, mo
     assert run.bundle.exists(), "what is there can be used"
     assert train(prepared, config, run) == 0
     assert_same_run(run, straight)
+
+
+def test_so_does_one_with_every_part_of_the_recipe(prepared, monkeypatch):
+    recipe = {
+        "decoder": "attention",
+        "feature_grid": 0,
+        "optimizer": "adamw",
+        "weight_decay": 0.01,
+        "word_dropout": 0.2,
+        "attention_penalty": 0.5,
+        "ema_decay": 0.8,
+        "accumulate": 2,
+        "monitor": "cider",
+    }
+    config, expected = start(prepared, "recipe-straight", **recipe)
+    assert train(prepared, config, expected) == 0
+    config, run = start(prepared, "recipe-interrupted", **recipe)
+    interrupt_second_epoch(prepared, monkeypatch, config, run)
+    assert train(prepared, config, run) == 0
+    assert_same_run(run, expected)
+    kept, last = arrays(run.checkpoint("best")), arrays(run.checkpoint("last"))
+    kept_bias, raw_bias = kept["output_bias"] if "output_bias" in kept else kept["vars/0"], last["decoder/vars/0"]
+    assert kept_bias.shape == raw_bias.shape
+    assert not np.allclose(kept_bias, raw_bias), "the moving average is kept, training goes on from the weights"
 
 
 def test_an_interrupt_before_the_first_epoch_is_whole(prepared, monkeypatch, capsys):

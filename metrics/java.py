@@ -1,0 +1,120 @@
+"""The metrics that are Java programs, through pycocoevalcap: METEOR, SPICE, and the Stanford tokeniser. Optional.
+
+    pip install -r requirements-metrics.txt      # and a Java runtime, 8 or newer
+
+Each function raises UserError saying what is missing and how to get it.
+"""
+
+import contextlib
+import subprocess
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from config import UserError
+from metrics.captions import Caption, words
+
+TOOLS = ("meteor", "spice", "tokenizer")
+
+# What pycocoevalcap removes of the Stanford tokens.
+_PUNCTUATION = {
+    "''",
+    "'",
+    "``",
+    "`",
+    "-lrb-",
+    "-rrb-",
+    "-lcb-",
+    "-rcb-",
+    ".",
+    "?",
+    "!",
+    ",",
+    ":",
+    "-",
+    "--",
+    "...",
+    ";",
+}
+
+
+def require(tool: str) -> Path:
+    """The folder of the installed pycocoevalcap, once all that ``tool`` (of ``TOOLS``) needs is there."""
+    package = find_spec("pycocoevalcap")
+    if package is None:
+        raise UserError(f"{tool}: the package pycocoevalcap is missing; pip install -r requirements-metrics.txt")
+    try:  # macOS has a java command that only says that there is no Java.
+        subprocess.run(["java", "-version"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        raise UserError(
+            f"{tool}: needs Java, and `java -version` fails; install a Java runtime (Debian and Ubuntu: "
+            "apt install default-jre-headless; elsewhere: adoptium.net)"
+        ) from None
+    folder = Path(next(iter(package.submodule_search_locations)))
+    if tool == "spice" and not (folder / "spice/lib/stanford-corenlp-3.6.0-models.jar").exists():
+        raise UserError(
+            f"spice: the Stanford CoreNLP 3.6.0 models are not in {folder / 'spice/lib'}; fetch them once, about 400 MB: "
+            'python -c "from pycocoevalcap.spice.get_stanford_models import get_stanford_models as get; get()"'
+        )
+    return folder
+
+
+def tokenize(captions: Sequence[str]) -> list[list[str]]:
+    """The words of each caption as the COCO evaluation splits them: Stanford PTB tokens, lower case, no punctuation."""
+    folder = require("tokenizer") / "tokenizer"
+    jar, main = "stanford-corenlp-3.4.1.jar", "edu.stanford.nlp.process.PTBTokenizer"
+    lines = "".join(" ".join(caption.split()) + "\n" for caption in captions)
+    command = ["java", "-cp", jar, main, "-preserveLines", "-lowerCase", "-encoding", "UTF-8"]
+    done = subprocess.run(command, cwd=folder, input=lines.encode(), capture_output=True)
+    found = done.stdout.decode(errors="replace").split("\n")[:-1]
+    if done.returncode or len(found) != len(captions):
+        raise UserError(f"tokenizer: the Stanford tokeniser failed: {_last_line(done.stderr)}")
+    return [[word for word in line.split() if word not in _PUNCTUATION] for line in found]
+
+
+def meteor(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> tuple[float, np.ndarray]:
+    """METEOR 1.5 (Denkowski and Lavie, 2014): of the corpus, which is no mean, and of each caption, float64 (N,)."""
+    require("meteor")
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    program = Meteor()
+    try:
+        total, scores = program.compute_score(*_as_coco(predictions, references))
+    except (OSError, ValueError):
+        # Left so by the failure, the object would wait for its lock or complain of the pipe when it is deleted.
+        program.lock.release()
+        program.meteor_p.kill()
+        with contextlib.suppress(OSError):
+            program.meteor_p.stdin.close()
+        raise UserError(f"meteor: the Java program failed: {_last_line(program.meteor_p.stderr.read())}") from None
+    return 100 * total, 100 * np.array(scores)
+
+
+def spice(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> tuple[float, np.ndarray]:
+    """SPICE (Anderson et al., 2016), the F-score over scene graphs: the mean, and of each caption, float64 (N,)."""
+    require("spice")
+    from pycocoevalcap.spice.spice import Spice
+
+    try:
+        total, scores = Spice().compute_score(*_as_coco(predictions, references))
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        raise UserError(
+            f"spice: the Java program failed ({error}); it needs 8 GB of memory and a writable folder"
+        ) from None
+    return 100 * float(total), 100 * np.array([score["All"]["f"] for score in scores])
+
+
+def _as_coco(
+    predictions: Sequence[Caption], references: Sequence[Sequence[Caption]]
+) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+    """References and predictions as pycocoevalcap wants them: image to sentences of words parted by spaces."""
+    return (
+        {i: [" ".join(words(reference)) for reference in group] for i, group in enumerate(references)},
+        {i: [" ".join(words(prediction))] for i, prediction in enumerate(predictions)},
+    )
+
+
+def _last_line(stderr: bytes) -> str:
+    return (stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]

@@ -1,0 +1,201 @@
+"""Hold the metrics against people: their judgements of captions, and the captions that they write themselves.
+
+    pip install -r requirements-metrics.txt
+    python tools/human_judgements.py --data-dir data/flickr8k --meteor --output results/human/flickr8k.json
+    python tools/human_judgements.py --predictions results/flickr8k-inject/predictions-test-beam3.json
+
+Judgements: Kendall's tau of each metric with the judgements that come with Flickr8k, in the setting of Anderson et al.
+(2016, SPICE) and Hessel et al. (2021, CLIPScore, appendix A), whose figures stand beside ours.
+
+* Experts: tau-c and tau-b over all ratings, 1 to 4, three for each pair of image and caption, each counting as one.
+  Pairs whose caption is a reference of the image are left out.
+* Crowd: tau-b with the share of people who said that the caption fits. A caption that is a reference of the image is taken out
+  of the references and its pair stays, as published; in the column "strict" such pairs are left out.
+
+A caption is scored alone: BLEU is that of a sentence, smoothed by 1e-15 as in pycocoevalcap; CIDEr is CIDEr-D with
+document frequencies over the judged images. (The published ones count an image once for each of its pairs, worth 0.1.)
+
+Human row: each of the five captions of the test images scored against its four siblings, averaged over the five. Fewer
+references mean lower scores, so a model's fair row beside it has four, too, averaged over which one is left out.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import config as settings
+import metrics
+from config import Config, UserError
+from datasets import ImageRecord
+from feature_store import write_atomically
+from metrics import java
+from preprocessing import load_dataset
+
+# Hessel et al. (2021), table 1: expert tau-c, crowd tau-b.
+PUBLISHED = {"BLEU-4": (30.8, 16.9), "METEOR": (41.8, 22.2), "ROUGE-L": (32.3, 19.9), "CIDEr": (43.9, 24.6)}
+CAPTIONS = 5  # of each image
+
+Words = list[str]
+Judgement = tuple[str, str, list[float]]  # file name of the image, judged caption, judgements
+
+
+def read_judgements(path: Path, columns: slice, captions: dict[str, tuple[str, ...]]) -> list[Judgement]:
+    """The pairs in an annotation file of Flickr8k: image, ``name#number`` of the caption, and numbers, parted by tabs.
+
+    Raises UserError: missing or broken file, or an image or caption that the data set does not have.
+    """
+    try:
+        pairs = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            image, caption, *numbers = line.split("\t")
+            name, number = caption.split("#")
+            if image not in captions:
+                raise LookupError(image)
+            pairs.append((image, captions[name][int(number)], [float(found) for found in numbers[columns]]))
+    except (OSError, ValueError, LookupError) as error:
+        raise UserError(f"{path}: not the annotation file that Flickr8k_text.zip holds ({error!r})") from None
+    return pairs
+
+
+def correlations(
+    pairs: list[Judgement], captions: dict[str, tuple[str, ...]], meteor: bool, keep_own: bool
+) -> dict[str, Any]:
+    """Kendall's taus, times 100, of each metric with the judgements. ``keep_own``: keep pairs with the image's own captions."""
+    from scipy.stats import kendalltau
+
+    own = {(image, caption) for image, caption, _ in pairs if caption in captions[image]}
+    kept = [pair for pair in pairs if keep_own or pair[:2] not in own]
+    images = {image: i for i, image in enumerate(dict.fromkeys(image for image, _, _ in kept))}
+    # An image's references are the same for all its pairs, without those of its captions that are judged and kept.
+    left_out = own if keep_own else set()
+    references = [
+        [metrics.words(text) for text in captions[image] if (image, text) not in left_out] for image in images
+    ]
+    index = [images[image] for image, _, _ in kept]
+    found = [metrics.words(caption) for _, caption, _ in kept]
+    wanted = [references[i] for i in index]
+    scores = {
+        "BLEU-4": metrics.sentence_bleu(found, wanted)[:, 3],
+        **({"METEOR": java.meteor(found, wanted)[1]} if meteor else {}),
+        "ROUGE-L": metrics.rouge_l(found, wanted)[1],
+        "CIDEr": metrics.Cider(references).score(index, found),
+        "CIDEr plain": metrics.Cider(references, "cider").score(index, found),
+    }
+    ratings = np.array([numbers for _, _, numbers in kept])  # (pairs, ratings of each)
+    return {
+        "pairs": len(kept),
+        "ratings": ratings.size,
+        "images": len(images),
+        **{
+            f"tau_{variant}": {
+                name: 100 * float(kendalltau(values.repeat(ratings.shape[1]), ratings.ravel(), variant=variant)[0])
+                for name, values in scores.items()
+            }
+            for variant in "cb"
+        },
+    }
+
+
+def against_four(choices: Sequence[list[Words]], references: list[list[Words]], meteor: bool) -> dict[str, float]:
+    """The mean of the corpus scores over k, with the captions ``choices[k]`` and the k-th reference of each image left out."""
+    rows = []
+    for k, found in enumerate(choices):
+        wanted = [group[:k] + group[k + 1 :] for group in references]
+        scores = metrics.summary(metrics.image_statistics(found, wanted))
+        row = {f"B{n}": value for n, value in enumerate(scores["bleu"], 1)}
+        if meteor:
+            row["METEOR"] = java.meteor(found, wanted)[0]
+        rows.append(row | {"ROUGE-L": scores["rouge_l"], "CIDEr": scores["cider_d"]})
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def human_rows(records: list[ImageRecord], files: list[str], meteor: bool) -> dict[str, dict[str, float]]:
+    """Scores against four references: of people's own captions, and of the captions in each of ``files``."""
+    words = [[metrics.words(caption) for caption in record.captions] for record in records]
+    rows = {"people": against_four([[group[k] for group in words] for k in range(CAPTIONS)], words, meteor)}
+    for file in files:
+        captions = read_captions(Path(file), records)
+        rows[file] = against_four([[*map(metrics.words, captions)]] * CAPTIONS, words, meteor)
+    return rows
+
+
+def read_captions(path: Path, records: list[ImageRecord]) -> list[str]:
+    """The captions of a predictions file of evaluate.py in the order of ``records``. Raises UserError."""
+    try:
+        found = {entry["image_id"]: entry["caption"] for entry in json.loads(path.read_text(encoding="utf-8"))}
+        return [found[record.image_id] for record in records]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: not the predictions of evaluate.py for the test split ({error!r})") from None
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """Rows of figures by name as a Markdown table, a dash where there is none."""
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    lines = [["", *columns], ["---"] * (len(columns) + 1)]
+    lines += [[name, *(f"{row[key]:.2f}" if key in row else "-" for key in columns)] for name, row in rows.items()]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", default="data/flickr8k", help="folder of Flickr8k [%(default)s]")
+    parser.add_argument("--predictions", nargs="+", default=[], metavar="FILE", help="add rows for these test captions")
+    parser.add_argument("--meteor", action="store_true", help="METEOR as well; needs Java and takes minutes")
+    parser.add_argument("--output", metavar="FILE", help="write all figures as JSON")
+    args = parser.parse_args()
+    try:
+        import scipy
+    except ImportError:
+        raise UserError("the package scipy is missing; pip install -r requirements-metrics.txt") from None
+    if args.meteor:
+        java.require("meteor")
+    dataset = load_dataset(Config(data_dir=args.data_dir))
+    captions = {record.file_name: record.captions for record in dataset.records}
+    records = dataset.split("test")
+    if any(len(record.captions) != CAPTIONS for record in records):
+        raise UserError(f"{args.data_dir}: the human row needs {CAPTIONS} captions of each test image")
+
+    folder = Path(args.data_dir)
+    expert = read_judgements(folder / "ExpertAnnotations.txt", slice(0, 3), captions)
+    crowd = read_judgements(folder / "CrowdFlowerAnnotations.txt", slice(0, 1), captions)
+    found = {
+        "expert": correlations(expert, captions, args.meteor, keep_own=False),
+        "crowd": correlations(crowd, captions, args.meteor, keep_own=True),
+        "crowd_strict": correlations(crowd, captions, args.meteor, keep_own=False),
+    }
+    print(
+        table(
+            {
+                name: {
+                    "expert tau-c": value,
+                    "expert tau-b": found["expert"]["tau_b"][name],
+                    "crowd tau-b": found["crowd"]["tau_b"][name],
+                    "crowd tau-b, strict": found["crowd_strict"]["tau_b"][name],
+                    **dict(
+                        zip(("published expert tau-c", "published crowd tau-b"), PUBLISHED.get(name, ()), strict=False)
+                    ),
+                }
+                for name, value in found["expert"]["tau_c"].items()
+            }
+        )
+    )
+    rows = human_rows(records, args.predictions, args.meteor)
+    print(f"{len(records)} test images, against four references\n\n{table(rows)}", end="")
+    if args.output:
+        about = {
+            "command": " ".join(["python tools/human_judgements.py", *sys.argv[1:]]),
+            "versions": {"numpy": np.__version__, "scipy": scipy.__version__},
+        }
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+        result = {**about, "judgements": found, "published": PUBLISHED, "against_four_references": rows}
+        write_atomically(Path(args.output), json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    settings.run_script(main)
