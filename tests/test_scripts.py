@@ -145,9 +145,12 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(data, trained, mo
             signal.raise_signal(signal.SIGINT)
         return real(self, batch, logs)
 
+    # A test run in the background may have been told to ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patched:
         patched.setattr(training.Recorder, "on_train_batch_begin", interrupt)
         outcome = script("train", *data[1], *TINY, "--epochs", "2", "--run-dir", folder.parent, "--name", folder.name)
+    signal.signal(signal.SIGINT, before)
     assert outcome.status == 130
     assert f"1 whole epochs are saved. Go on with: python train.py --resume {folder}" in outcome.out
     assert (folder / "captioner.zip").exists()
