@@ -123,6 +123,18 @@ DECODER_SETTINGS: dict[str, tuple[str, ...]] = {
 class TrainingSettings(BaseModel):
     """Training"""
 
+    stage: Literal["xe", "scst"] = Field(
+        "xe", description="xe (cross-entropy with the reference captions) or scst (self-critical: CIDEr-D as reward)"
+    )
+    init: str = Field("", description="run folder whose captioner and settings training starts from")
+    samples: int = Field(5, ge=2, le=100, description="captions drawn per image (scst)")
+    baseline: Literal["others", "greedy"] = Field(
+        "others",
+        description="what a drawn caption's reward is measured against: the mean of the image's other ones, or the greedy caption (scst)",
+    )
+    xe_share: float = Field(
+        0.2, ge=0, le=1, description="share of cross-entropy in the loss, which keeps sentences whole (scst)"
+    )
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="adam, adamw (weight decay) or sgd")
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
     schedule: Literal["constant", "cosine"] = Field(
@@ -220,6 +232,14 @@ class Config(DecodingSettings, TrainingSettings, DecoderSettings, EncoderSetting
             )
         if self.decoder == "transformer" and self.hidden_size % self.heads:
             raise ValueError(f"heads: {self.heads} do not divide hidden_size, which is {self.hidden_size}")
+        if self.stage == "scst" and not self.init:
+            raise ValueError("init: stage=scst improves a trained captioner; name its run folder")
+        for name in ("samples", "baseline", "xe_share"):
+            if self.stage != "scst" and getattr(self, name) != TrainingSettings.model_fields[name].default:
+                raise ValueError(f"{name}: only stage=scst reads it, and stage is {self.stage}")
+        for name in ("attention_penalty", "accumulate"):
+            if self.stage == "scst" and getattr(self, name) != TrainingSettings.model_fields[name].default:
+                raise ValueError(f"{name}: stage=scst does not use it; leave it out")
         if self.attention_penalty and self.decoder not in ("attention", "transformer"):
             raise ValueError(f"attention_penalty: the decoder {self.decoder} has no attention that it could steer")
         if self.dataset == "demo" and self.data_dir == DataSettings.model_fields["data_dir"].default:
@@ -297,6 +317,29 @@ PRESETS: dict[str, dict[str, Any]] = {
     "flickr8k-adaptive": _FLICKR8K_GRID | {"decoder": "adaptive"},
     "flickr8k-transformer": _FLICKR8K_GRID | {"decoder": "transformer"},
 }
+
+# What a stage changes in the settings of the run that it starts from.
+STAGES: dict[str, dict[str, Any]] = {
+    "xe": {},
+    "scst": {
+        "learning_rate": 5e-5,
+        "warmup_steps": 0,
+        "epochs": 10,
+        "label_smoothing": 0.0,
+        "word_dropout": 0.0,
+        "attention_penalty": 0.0,
+        "accumulate": 1,
+        "ema_decay": 0.99,
+        "monitor": "cider",
+    },
+}
+
+# What the weights of a captioner were made for.
+_SHAPING_SETTINGS = (
+    set(EncoderSettings.model_fields) - {"feature_dir", "extract_batch_size"}
+    | set(DecoderSettings.model_fields) - {"dropout"}
+    | {"vocab_threshold"}
+)
 
 # Fixed by training: scripts that load a trained captioner refuse to change these.
 TRAINED_SETTINGS = (
@@ -384,21 +427,35 @@ def make_parser(description: str, trained: bool = False) -> argparse.ArgumentPar
 
 
 def resolve(args: argparse.Namespace) -> Config:
-    """Defaults, then preset, then file, then command line, each over the one before.
+    """Defaults, then preset, then file, then command line, each over the one before; init replaces the first three.
 
     Sets ``KERAS_BACKEND`` when the backend setting asks for one. Raises UserError.
     """
+    typed = typed_settings(args)
     settings = preset(args.preset) if args.preset else Config()
     if args.config:
-        path = Path(args.config)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot read these settings: {error}") from None
-        settings = _validated({**settings.model_dump(), **_json_object(text, str(path))}, str(path), strict=True)
-    settings = settings.with_overrides(typed_settings(args))
+        settings = _over(settings, Path(args.config))
+    if typed.get("init"):
+        if args.preset or args.config:
+            raise UserError("--init: the run brings its own settings; leave out --preset and --config")
+        fixed = sorted(set(typed) & _SHAPING_SETTINGS)
+        if fixed:
+            raise UserError(f"--init: {', '.join(fixed)} cannot change now; the run's weights were made for its own")
+        stage = {"stage": typed.get("stage", "xe"), "init": typed["init"]}
+        settings = _over(settings, Path(typed["init"]) / "config.json")
+        settings = settings.with_overrides(STAGES.get(stage["stage"], {}) | stage)
+    settings = settings.with_overrides(typed)
     settle_backend(settings.backend)
     return settings
+
+
+def _over(settings: Config, path: Path) -> Config:
+    """``settings`` with those of the JSON file ``path`` over them. Raises UserError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read these settings: {error}") from None
+    return _validated({**settings.model_dump(), **_json_object(text, str(path))}, str(path), strict=True)
 
 
 def resolve_trained(args: argparse.Namespace, trained: Config) -> Config:

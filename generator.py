@@ -21,6 +21,11 @@ _POOL_BATCHES = 50
 _SIDES = {"left", "right", "leftmost", "rightmost", "lefthand", "righthand", "left-hand", "right-hand"}
 
 
+def round_width(tokens: int) -> int:
+    """The width that rows of so many tokens get."""
+    return -(-tokens // _ROUND_TO) * _ROUND_TO
+
+
 class CaptionBatches(keras.utils.PyDataset):
     """Shuffled batches ``((features, inputs), targets)`` for teacher forcing.
 
@@ -90,29 +95,69 @@ class CaptionBatches(keras.utils.PyDataset):
 
     def _width(self, batch: np.ndarray) -> int:
         """Tokens per row of a batch: those of its longest caption but one, since inputs and targets are shifted."""
-        longest = int(self.lengths[batch].max()) - 1
-        return -(-longest // _ROUND_TO) * _ROUND_TO
+        return round_width(int(self.lengths[batch].max()) - 1)
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, index: int):
         chosen = self.batches[index]
-        tokens = np.full((len(chosen), self._width(chosen) + 1), PAD, dtype=np.int32)
-        for row, caption in enumerate(chosen):
+        tokens = self._read_tokens(chosen)
+        return (self._read_features(chosen), tokens[:, :-1]), tokens[:, 1:]
+
+    def _read_tokens(self, captions: np.ndarray) -> np.ndarray:
+        """Token ids int32 ``(len(captions), T + 1)`` from ``<start>`` on, padded."""
+        tokens = np.full((len(captions), self._width(captions) + 1), PAD, dtype=np.int32)
+        for row, caption in enumerate(captions):
             start, length = self.offsets[caption], self.lengths[caption]
             tokens[row, :length] = self.tokens[start : start + length]
-        features = self.store.read(self.rows[chosen])
-        swap = self.is_mirrored[chosen]
+        return tokens
+
+    def _read_features(self, captions: np.ndarray) -> np.ndarray:
+        """Features ``(len(captions), R, D)`` of the captions' images, mirrored where that was drawn."""
+        features = self.store.read(self.rows[captions])
+        swap = self.is_mirrored[captions]
         if swap.any():
-            features[swap] = self.mirrored.read(self.mirrored_rows[chosen[swap]])
-        return (features, tokens[:, :-1]), tokens[:, 1:]
+            features[swap] = self.mirrored.read(self.mirrored_rows[captions[swap]])
+        return features
+
+    @property
+    def words(self) -> int:
+        """Targets of an epoch: its words and ``<end>`` tokens."""
+        return int((self.lengths - 1).sum())
 
     @property
     def padding(self) -> float:
         """Share of this epoch's target positions that hold padding."""
         positions = sum(len(batch) * self._width(batch) for batch in self.batches)
-        return 1 - float((self.lengths - 1).sum()) / positions
+        return 1 - self.words / positions
+
+
+class ImageBatches(CaptionBatches):
+    """Shuffled batches of whole images: ``(features (B, R, D), tokens (N, T + 1), image of each row (N,), rows (B,))``.
+
+    ``tokens`` int32 are all N captions of the B images from ``<start>`` on; ``rows`` are the images' rows in the store.
+    An image is mirrored for all its captions or for none.
+    """
+
+    def _lay_out(self) -> None:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        images, self.image_of = np.unique(self.rows, return_inverse=True)
+        by_image = np.argsort(self.image_of, kind="stable")
+        groups = np.split(by_image, np.flatnonzero(np.diff(self.image_of[by_image])) + 1)
+        order = rng.permutation(len(images))
+        self.batches = [
+            np.concatenate([groups[image] for image in order[i : i + self.batch_size]])
+            for i in range(0, len(order), self.batch_size)
+        ]
+        may = np.asarray([(self.mirrored_rows[group] >= 0).all() for group in groups])
+        self.is_mirrored = (may & (rng.random(len(images)) < 0.5))[self.image_of]
+
+    def __getitem__(self, index: int):
+        chosen = self.batches[index]
+        _, first, image = np.unique(self.image_of[chosen], return_index=True, return_inverse=True)
+        captions = chosen[first]  # one of each image
+        return self._read_features(captions), self._read_tokens(chosen), image, self.rows[captions]
 
 
 class FeatureBatches(keras.utils.PyDataset):

@@ -30,7 +30,7 @@ from config import Config, UserError
 from decoders import Decoder, build_decoder
 from encoders import build_encoder
 from generator import FeatureBatches
-from vocabulary import Vocabulary
+from vocabulary import PAD, Vocabulary
 
 FORMAT = 1
 
@@ -105,6 +105,23 @@ class Captioner:
             # With fewer sentences than beams the rest of the beam is impossible; the best one always counts.
             captions.append(found[:1] + [c for c in found[1:] if c.log_prob > decoding.BANNED / 2])
         return captions
+
+    def attend(self, features: np.ndarray, captions: list[str]) -> list[np.ndarray]:
+        """Where the decoder looks while it predicts each word of ``captions``, then ``<end>``.
+
+        One float32 array ``(T, R)`` per row of ``features (B, R, D)`` and its caption, T words and ``<end>``; of an
+        adaptive decoder ``(T, R + 1)``, the last being the sentinel's. Each row sums to one. The captions are fed to the
+        decoder, which gives the weights of decoding. Raises UserError for a decoder that has none.
+        """
+        if not self.decoder.attends:
+            raise UserError(f"decoder: {self.config.decoder} has no attention that could be shown; take another run")
+        rows = [self.vocabulary.encode(text, max_length=len(text))[:-1] for text in captions]  # no caption is cut
+        token_ids = np.full((len(rows), max(map(len, rows))), PAD, dtype=np.int32)
+        for padded, row in zip(token_ids, rows, strict=True):
+            padded[: len(row)] = row
+        weights = self.decoder.attend(ops.convert_to_tensor(features), ops.convert_to_tensor(token_ids))[1]
+        weights = ops.convert_to_numpy(weights).astype("float32")
+        return [weight[: len(row)] for weight, row in zip(weights, rows, strict=True)]
 
     def _search(self, config: Config) -> Search:
         key = (

@@ -3,6 +3,7 @@
     python train.py --preset demo                       # generated scenes, no download, minutes on two CPU cores
     python train.py --preset flickr8k-merge             # Flickr8k in data/flickr8k (python preprocessing.py --download)
     python train.py --resume runs/NAME                  # go on after the last whole epoch, exactly as if never stopped
+    python train.py --stage scst --init runs/NAME       # improve a trained captioner by its own captions' CIDEr-D
 
 Leaves a run folder (see runs.py) whose captioner.zip test.py and evaluate.py read.
 """
@@ -46,7 +47,8 @@ def main() -> int:
             print(f"{folder}: Flickr8k is not there yet; downloading it", file=sys.stderr)
             download.fetch_flickr8k(config)
     dataset = load_dataset(config)
-    vocabulary = run.vocabulary() if run else fit_vocabulary(config, dataset)
+    source = run or (Run.open(config.init) if config.init else None)
+    vocabulary = source.vocabulary() if source else fit_vocabulary(config, dataset)
     if not run:
         Run.check(config, args.name)
     prepared = prepare(config, dataset, training=True)

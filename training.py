@@ -1,83 +1,26 @@
-"""Training: masked cross-entropy with teacher forcing, the optimiser, and the loop that scores, saves and resumes."""
+"""Training: the optimiser, and the loop that scores, saves and resumes, for both stages."""
 
 import importlib.util
 import math
 import os
 import sys
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
 from keras import ops
 
 import metrics
+from caption_trainer import CaptionTrainer
 from config import Config, UserError
-from decoders import Decoder
-from generator import CaptionBatches, FeatureBatches
+from generator import CaptionBatches, FeatureBatches, ImageBatches
 from model import Captioner
 from preprocessing import Prepared
 from runs import Run
+from self_critical import Rewards, SelfCritic, SelfCriticalTrainer
 from text import tokenize
-from vocabulary import PAD, UNK, Vocabulary
-
-
-class CaptionTrainer(keras.Model):
-    """A decoder as a Keras model that ``fit`` and ``evaluate`` can drive: ``(features, inputs) -> logits``.
-
-    ``word_dropout``: share of the input words that training replaces by ``<unk>`` (Bowman et al., 2016,
-    https://arxiv.org/abs/1511.06349). ``attention_penalty``: weight of the doubly stochastic penalty of Xu et al. (2015,
-    equation 14) in the loss; the output then is the pair of logits and attention weights.
-
-    ``loss`` is the mean over a batch's words of what the optimiser minimises; ``nll`` is the exact mean negative
-    log-likelihood in nats per word (``<end>`` counts as a word) since the epoch began. Padding counts in neither.
-    """
-
-    def __init__(
-        self,
-        decoder: Decoder,
-        label_smoothing: float = 0.0,
-        word_dropout: float = 0.0,
-        attention_penalty: float = 0.0,
-    ):
-        super().__init__()
-        self.decoder = decoder
-        self.label_smoothing = label_smoothing
-        self.word_dropout = word_dropout
-        self.attention_penalty = attention_penalty
-        self.seeds = keras.random.SeedGenerator(0)
-        self.nll = keras.metrics.Mean(name="nll")
-        self.built = True
-
-    def call(self, inputs, training=None):
-        features, token_ids = inputs
-        if training and self.word_dropout:
-            drop = keras.random.uniform(ops.shape(token_ids), seed=self.seeds) < self.word_dropout
-            token_ids = ops.where(ops.logical_and(drop, token_ids > UNK), UNK, token_ids)
-        if self.attention_penalty:
-            return self.decoder.attend(features, token_ids, training=training)
-        return self.decoder(features, token_ids, training=training)
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Mean cross-entropy of targets ``y`` int ``(B, T)`` under ``y_pred``, logits ``(B, T, V)``; ``<pad>`` is left out."""
-        logits, weights = y_pred if self.attention_penalty else (y_pred, None)
-        logits = ops.cast(logits, "float32")
-        mask = ops.cast(ops.not_equal(y, PAD), "float32")
-        log_total = ops.logsumexp(logits, axis=-1)
-        # One-hot rather than a gather, whose gradient costs TensorFlow twice the time of this whole loss.
-        nll = log_total - ops.sum(logits * ops.one_hot(y, logits.shape[-1]), axis=-1)
-        # Flat: Keras averages over all axes but the first before it weighs, and long captions would count too little.
-        self.nll.update_state(ops.reshape(nll, (-1,)), sample_weight=ops.reshape(mask, (-1,)))
-        loss = nll
-        if self.label_smoothing and training:
-            uniform = log_total - ops.mean(logits, axis=-1)
-            loss = (1 - self.label_smoothing) * nll + self.label_smoothing * uniform
-        loss = ops.sum(loss * mask) / ops.sum(mask)
-        if self.attention_penalty and training:
-            # Over a caption each region should get its even share of all looks, as far as there are enough of them.
-            looks = ops.sum(ops.cast(weights, "float32") * mask[..., None], axis=1)  # (B, R)
-            share = ops.sum(mask, axis=1, keepdims=True) / weights.shape[-1]
-            loss = loss + self.attention_penalty * ops.mean(ops.square(share - looks))
-        return loss
+from vocabulary import Vocabulary
 
 
 @keras.saving.register_keras_serializable(package="captioning")
@@ -164,7 +107,6 @@ class Recorder(keras.callbacks.Callback):
         self.average.on_test_end()
 
     def on_epoch_end(self, epoch, logs=None):
-        words = int((self.batches.lengths - 1).sum())
         self.average.on_test_begin()  # from here on the model holds the averaged weights, if any
         captions = self._caption_dev()
         logs["bleu4"] = metrics.bleu(captions, [record.captions for record in self.dev])[3]
@@ -172,8 +114,9 @@ class Recorder(keras.callbacks.Callback):
         line = {
             "epoch": epoch + 1,
             **{name: float(logs[name]) for name in ("loss", "nll", "val_loss", "val_nll", "bleu4", "cider")},
+            **{name: float(logs[name]) for name in ("reward", "reward_share") if name in logs},
             "learning_rate": float(ops.convert_to_numpy(self.model.optimizer.learning_rate)),
-            "words_per_second": words / (self.trained - self.began),
+            "words_per_second": self.batches.words / (self.trained - self.began),
             "seconds": time.perf_counter() - self.began,
         }
         self.lines.append(line)
@@ -239,35 +182,47 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run) ->
         keras.mixed_precision.set_dtype_policy("mixed_float16")
     keras.utils.set_random_seed(config.seed)
     captioner = Captioner.untrained(config, vocabulary, prepared.encoder)
+    if config.init and not state["epochs"]:
+        captioner.decoder.set_weights(Captioner.load(Path(config.init)).decoder.get_weights())
 
-    def batches(split: str, shuffle: bool) -> CaptionBatches:
-        pairs = [(record.file_name, text) for record in prepared.usable(split) for text in record.captions]
-        return CaptionBatches(
-            prepared.store, pairs, vocabulary, config, shuffle, prepared.mirrored if shuffle else None
+    def pairs(split: str) -> list[tuple[str, str]]:
+        return [(record.file_name, text) for record in prepared.usable(split) for text in record.captions]
+
+    dev = CaptionBatches(prepared.store, pairs("dev"), vocabulary, config, shuffle=False)
+    if config.stage == "scst":
+        train = ImageBatches(prepared.store, pairs("train"), vocabulary, config, mirrored=prepared.mirrored)
+        trainer = SelfCriticalTrainer(captioner.decoder, config)
+    else:
+        train = CaptionBatches(prepared.store, pairs("train"), vocabulary, config, mirrored=prepared.mirrored)
+        trainer = CaptionTrainer(
+            captioner.decoder, config.label_smoothing, config.word_dropout, config.attention_penalty
         )
-
-    train = batches("train", shuffle=True)
-    trainer = CaptionTrainer(captioner.decoder, config.label_smoothing, config.word_dropout, config.attention_penalty)
     trainer.compile(optimizer=make_optimizer(config, len(train)))
     if state["epochs"]:
         trainer.optimizer.build(trainer.trainable_variables)
         trainer.load_weights(run.checkpoint("last"))
     recorder = Recorder(config, prepared, captioner, run, train)
+    callbacks = [recorder, *_tensorboard(config, run)]
     print(
         f"{len(train.rows)} captions in {len(train)} batches ({train.padding:.0%} padding), {len(vocabulary)} words, "
         f"{config.decoder} decoder with {captioner.decoder.count_params():,} weights"
     )
     try:
-        trainer.fit(
-            train,
-            validation_data=batches("dev", shuffle=False),
-            initial_epoch=state["epochs"],
-            epochs=state["epochs"] if finished else config.epochs,
-            callbacks=[recorder, *_tensorboard(config, run)],
-            # CaptionBatches shuffles. Keras would do it again, from a random state that no resume restores.
-            shuffle=False,
-            verbose=1 if recorder.interactive else 0,
-        )
+        epochs = range(state["epochs"], state["epochs"] if finished else config.epochs)
+        if config.stage == "scst":
+            rewards = Rewards([(prepared.store.rows[name], text) for name, text in pairs("train")], vocabulary)
+            _self_critical_epochs(SelfCritic(trainer, train, rewards, config), dev, callbacks, epochs)
+        else:
+            trainer.fit(
+                train,
+                validation_data=dev,
+                initial_epoch=epochs.start,
+                epochs=epochs.stop,
+                callbacks=callbacks,
+                # CaptionBatches shuffles. Keras would do it again, from a random state that no resume restores.
+                shuffle=False,
+                verbose=1 if recorder.interactive else 0,
+            )
         status = 0
     except KeyboardInterrupt:
         epochs = run.state()["epochs"]
@@ -278,6 +233,23 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run) ->
         captioner.save(run.bundle)
         print(f"captioner of epoch {run.state()['best_epoch']}: {run.bundle}")
     return status
+
+
+def _self_critical_epochs(critic: SelfCritic, dev: CaptionBatches, callbacks: list, epochs: range) -> None:
+    """What ``fit`` does, for training steps that need captions drawn in between."""
+    trainer = critic.trainer
+    trainer.stop_training = False
+    listeners = keras.callbacks.CallbackList(callbacks, model=trainer)
+    listeners.on_train_begin()
+    for epoch in epochs:
+        listeners.on_epoch_begin(epoch)
+        trainer.reset_metrics()
+        logs = critic.epoch(epoch)
+        found = trainer.evaluate(dev, callbacks=listeners, verbose=0, return_dict=True)
+        listeners.on_epoch_end(epoch, logs | {f"val_{name}": value for name, value in found.items()})
+        if trainer.stop_training:
+            break
+    listeners.on_train_end()
 
 
 def _tensorboard(config: Config, run: Run) -> list[keras.callbacks.Callback]:

@@ -36,10 +36,11 @@ def main() -> None:
     import classic
     import keras
 
+    from caption_trainer import CaptionTrainer
     from decoders import build_decoder
     from generator import CaptionBatches, FeatureBatches
     from model import Captioner
-    from training import CaptionTrainer, make_optimizer
+    from training import make_optimizer
 
     keras.utils.set_random_seed(0)
     config = Config(decoder="merge", learning_rate=3e-3, epochs=epochs)

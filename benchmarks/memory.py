@@ -55,9 +55,10 @@ def train_ours(folder: Path, epochs: int) -> dict[str, float]:
     """Train on the whole store ``epochs`` times. Returns peak bytes after the first epoch and at the end, and steps."""
     import keras
 
+    from caption_trainer import CaptionTrainer
     from decoders import build_decoder
     from generator import CaptionBatches
-    from training import CaptionTrainer, make_optimizer
+    from training import make_optimizer
 
     config = Config(**SETTINGS)
     store = FeatureStore(folder)

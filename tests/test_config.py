@@ -108,6 +108,9 @@ def test_a_bad_value_on_the_command_line_is_named(option, value):
         ({"decoder": "adaptive", "feature_grid": 0, "layers": 3}, "layers"),
         ({"decoder": "adaptive", "feature_grid": 0, "attention_penalty": 1.0}, "attention_penalty"),
         ({"decoder": "transformer", "feature_grid": 0, "hidden_size": 100}, "heads"),
+        ({"stage": "scst"}, "init"),
+        ({"samples": 3}, "samples"),
+        ({"stage": "scst", "init": "runs/x", "accumulate": 2}, "accumulate"),
     ],
 )
 def test_conflicts_are_refused(values, name):
@@ -206,6 +209,7 @@ def test_captions_file_can_be_unset_on_the_command_line():
         TRAINED_SETTINGS
         - {"mirror", "mixed_precision", "tensorboard", "weight_decay"}
         - {"attention_penalty", "attention_size", "heads", "layers"}
+        - {"baseline", "samples", "stage", "xe_share"}
     ),
 )
 def test_a_trained_captioner_refuses_what_training_fixed(name):
@@ -225,6 +229,21 @@ def test_a_trained_captioner_refuses_what_training_fixed(name):
     args = typed("--" + name.replace("_", "-"), other.get(name, "32"), trained=True)
     with pytest.raises(UserError, match=f"^{name}: the captioner was trained with "):
         config.resolve_trained(args, Config())
+
+
+def test_init_brings_the_settings_of_its_run_and_the_stage_changes_them(tmp_path):
+    trained = Config(embedding_size=8, label_smoothing=0.1, learning_rate=0.01)
+    (tmp_path / "config.json").write_text(trained.to_json())
+    settings = config.resolve(typed("--stage", "scst", "--init", str(tmp_path), "--epochs", "3"))
+    assert (settings.stage, settings.embedding_size, settings.epochs) == ("scst", 8, 3)
+    assert (settings.label_smoothing, settings.learning_rate) == (0.0, config.STAGES["scst"]["learning_rate"])
+    assert config.resolve(typed("--init", str(tmp_path))).label_smoothing == 0.1
+    with pytest.raises(UserError, match=r"--init: embedding_size, encoder cannot change"):
+        config.resolve(typed("--init", str(tmp_path), "--embedding-size", "9", "--encoder", "vgg16"))
+    with pytest.raises(UserError, match=r"--init: .* leave out --preset"):
+        config.resolve(typed("--init", str(tmp_path), "--preset", "demo"))
+    with pytest.raises(UserError, match=r"nowhere.config\.json: cannot read"):
+        config.resolve(typed("--init", str(tmp_path / "nowhere")))
 
 
 def test_a_transformer_cannot_outgrow_its_cache():

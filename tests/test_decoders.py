@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from keras import ops
 
+from caption_trainer import CaptionTrainer
 from config import Config
 from decoders import DECODERS, build_decoder
 from model import Search
-from training import CaptionTrainer
 from vocabulary import END, PAD, START
 
 VOCABULARY, REGIONS, FEATURES = 40, 3, 7

@@ -26,8 +26,13 @@ MAY_IMPORT = {
     "preprocessing": {"config", "datasets", "download", "encoders", "feature_store", "images", "vocabulary"},
     "runs": {"config", "feature_store", "vocabulary"},
     "model": {"config", "decoders", "decoding", "encoders", "generator", "vocabulary"},
+    "caption_trainer": {"decoders", "vocabulary"},
+    "self_critical": {
+        "caption_trainer", "config", "decoders", "decoding", "generator", "metrics", "model", "text", "vocabulary"
+    },
     "training": {
-        "config", "decoders", "generator", "metrics", "model", "preprocessing", "runs", "text", "vocabulary"
+        "caption_trainer", "config", "generator", "metrics", "model", "preprocessing", "runs", "self_critical",
+        "text", "vocabulary"
     },
     "train": {"config", "download", "preprocessing", "runs", "training"},
     "evaluate": {
@@ -37,7 +42,7 @@ MAY_IMPORT = {
 }  # fmt: skip
 SCRIPTS = {"train", "evaluate", "test", "start"}
 # These import Keras, or a module that does, when they are imported themselves.
-HEAVY = {"encoders", "decoders", "decoding", "generator", "model", "training"}
+HEAVY = {"encoders", "decoders", "decoding", "generator", "model", "caption_trainer", "self_critical", "training"}
 KERAS = {"keras", "tensorflow", "jax", "torch", "h5py"}
 
 

@@ -19,6 +19,7 @@ from vocabulary import Vocabulary
 
 WORDS = Vocabulary([f"word{i}" for i in range(20)])
 SIZES = {"image_size": 32, "embedding_size": 8, "hidden_size": 8, "max_caption_length": 6, "feature_grid": 2}
+HEADS = {"attention": 8, "adaptive": 8, "transformer": 2}  # 8 is the default: others refuse any but that
 
 
 def captioner(config: Config) -> Captioner:
@@ -153,6 +154,31 @@ def test_batches_of_a_store_are_captioned_as_an_array(saved, make_store):
     found = made.caption(FeatureBatches(store, names, 3))
     assert [[caption.text for caption in group] for group in found[:7]] == expected
     assert len(found) == 9, "the last batch is filled up"
+
+
+@pytest.mark.parametrize(("decoder", "columns"), [("attention", 4), ("adaptive", 5), ("transformer", 4)])
+def test_weights_are_those_of_decoding_the_caption(decoder, columns):
+    """A row for each word and the end, the same beside longer captions as alone, and other for other images."""
+    sizes = SIZES | {"image_size": 64, "heads": HEADS[decoder]}
+    config = Config(decoder=decoder, encoder="efficientnet_lite0", encoder_weights="none", **sizes)
+    made = captioner(config)
+    features = np.random.default_rng(2).normal(size=(3, 4, 1280)).astype("float16")
+    captions = ["word1 word2", "word3", "word1 word2 word3 word4 word5 word6 word7 word8"]  # one too long to be decoded
+    weights = made.attend(features, captions)
+    assert [weight.shape for weight in weights] == [(3, columns), (2, columns), (9, columns)]
+    for weight in weights:
+        np.testing.assert_allclose(weight.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(made.attend(features[1:2], captions[1:2])[0], weights[1], atol=1e-5)
+    assert not np.allclose(made.attend(features[2:], captions[:1])[0], weights[0], atol=1e-3)
+    # The words before decide where to look for a word, not the word itself.
+    other = made.attend(features[:1], ["word9 word2"])[0]
+    np.testing.assert_allclose(other[0], weights[0][0], atol=1e-5)
+    assert not np.allclose(other[2], weights[0][2], atol=1e-5)
+
+
+def test_a_decoder_without_attention_is_named(saved):
+    with pytest.raises(UserError, match="decoder: inject has no attention"):
+        saved[0].attend(np.zeros((1, 4, 5), "float16"), ["word1"])
 
 
 # Damage --------------------------------------------------------------------------------------------------------------

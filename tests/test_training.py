@@ -10,6 +10,7 @@ import pytest
 from keras import layers, ops
 
 import training
+from caption_trainer import CaptionTrainer
 from config import Config, UserError
 from datasets import CaptionDataset, ImageRecord
 from decoders import build_decoder
@@ -18,7 +19,8 @@ from feature_store import StoreKey, extract
 from model import Caption, Captioner
 from preprocessing import Prepared, fit_vocabulary
 from runs import Run
-from training import CaptionTrainer, Recorder, WarmUp, fit, make_optimizer
+from self_critical import SelfCritic
+from training import Recorder, WarmUp, fit, make_optimizer
 from vocabulary import END, PAD, START, UNK
 
 V = 11
@@ -94,7 +96,7 @@ def straight(prepared) -> Run:
 
 
 def results(run: Run) -> list[dict[str, float]]:
-    times = ("seconds", "words_per_second")
+    times = ("seconds", "words_per_second", "reward_share")
     return [{name: value for name, value in line.items() if name not in times} for line in run.history()]
 
 
@@ -297,7 +299,7 @@ def record(prepared, monkeypatch, config: Config, run: Run, bleu: list[float], n
     model = FakeModel()
     captioner = SimpleNamespace(caption=lambda features, config: [[Caption("a dog", -1.0, -1.0)]] * 4, decoder=model)
     laid_out = []
-    batches = SimpleNamespace(lengths=np.asarray([5, 5]), start_epoch=laid_out.append)
+    batches = SimpleNamespace(words=8, start_epoch=laid_out.append)
     recorder = Recorder(config, prepared, captioner, run, batches)
     recorder.set_model(model)
     for epoch in range(run.state()["epochs"], len(bleu)):
@@ -439,6 +441,28 @@ def test_so_does_one_with_every_part_of_the_recipe(prepared, monkeypatch):
     kept_bias, raw_bias = kept["output_bias"] if "output_bias" in kept else kept["vars/0"], last["decoder/vars/0"]
     assert kept_bias.shape == raw_bias.shape
     assert not np.allclose(kept_bias, raw_bias), "the moving average is kept, training goes on from the weights"
+
+
+def test_a_self_critical_run_starts_from_another_and_resumes_exactly(prepared, straight, monkeypatch):
+    changes = {"stage": "scst", "init": str(straight.folder), "xe_share": 0.5, "ema_decay": 0.5, "monitor": "cider"}
+    config, expected = start(prepared, "scst-straight", **changes)
+    assert train(prepared, config, expected) == 0
+    config, run = start(prepared, "scst-interrupted", **changes)
+    real = SelfCritic.epoch
+
+    def interrupt(critic, epoch):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        return real(critic, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SelfCritic, "epoch", interrupt)
+        assert train(prepared, config, run) == 130
+    assert train(prepared, config, run) == 0
+    assert_same_run(run, expected)
+    # It goes on from where the other run was.
+    assert expected.history()[0]["val_nll"] < straight.history()[0]["val_nll"]
+    assert all(line["reward"] > 0 for line in expected.history())
 
 
 def test_an_interrupt_before_the_first_epoch_is_whole(prepared, monkeypatch, capsys):

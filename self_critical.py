@@ -1,0 +1,147 @@
+"""Self-critical training: captions that the model draws itself are rewarded by how well they agree with the references.
+
+Rennie et al. (2017), https://arxiv.org/abs/1612.00563, with CIDEr-D as reward. A drawn caption counts against a baseline:
+the greedy caption (as there) or the mean of the image's other drawn captions (Luo, 2020, https://arxiv.org/abs/2003.09971).
+``<end>`` is a word of both sides' n-grams, so that a caption cut short loses; and a share of cross-entropy with the
+references stays in the loss, or captions end in "on a".
+Legend: B images, S captions drawn per image, N reference captions of all B images, T and U tokens, V vocabulary.
+"""
+
+import os
+import sys
+import time
+
+import keras
+import numpy as np
+from keras import ops
+from tqdm import tqdm
+
+import decoding
+import metrics
+from caption_trainer import CaptionTrainer
+from config import Config
+from decoders import Decoder
+from generator import ImageBatches, round_width
+from model import Search
+from text import tokenize
+from vocabulary import END, PAD, START, UNK, Vocabulary
+
+
+class Sampler(keras.Model):
+    """``(features (B, R, D), uniforms (B, S, L)) -> token ids (B, S, L)``, as a model so that ``predict`` compiles it."""
+
+    def __init__(self, decoder: Decoder, max_length: int):
+        super().__init__()
+        self.decoder, self.max_length = decoder, max_length
+        self.built = True
+
+    def call(self, inputs):
+        features, uniforms = inputs
+        return decoding.sample(self.decoder.step, self.decoder.init_state(features), uniforms, self.max_length)
+
+
+class SelfCriticalTrainer(CaptionTrainer):
+    """A CaptionTrainer whose training batches also hold drawn captions and their advantages.
+
+    Input ``(features (B, R, D), inputs (N, T), image of each row (N,), drawn inputs (B * S, U))``, targets
+    ``(targets (N, T), drawn targets (B * S, U), advantages (B * S,))``. Drawn captions run without dropout, as they were
+    drawn. ``loss`` is ``(1 - xe_share) * policy + xe_share * cross-entropy``, both per word.
+    """
+
+    def __init__(self, decoder: Decoder, config: Config):
+        super().__init__(decoder, config.label_smoothing, config.word_dropout)
+        self.samples, self.xe_share = config.samples, config.xe_share
+
+    def call(self, inputs, training=None):
+        if len(inputs) == 2:  # validation
+            return super().call(inputs, training=training)
+        features, token_ids, image, drawn = inputs
+        logits = super().call((ops.take(features, image, axis=0), token_ids), training=training)
+        return logits, self.decoder(ops.repeat(features, self.samples, axis=0), drawn, training=False)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if not isinstance(y, (tuple, list)):
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        (targets, drawn, advantages), (logits, drawn_logits) = y, y_pred
+        cross_entropy = super().compute_loss(x, targets, logits, sample_weight, training)
+        # The same words are out of the question as when drawing.
+        ids = ops.arange(drawn_logits.shape[-1])
+        never = ops.logical_or(ops.logical_or(ids == PAD, ids == START), ids == UNK)
+        drawn_logits = ops.where(never, decoding.BANNED, ops.cast(drawn_logits, "float32"))
+        mask = ops.cast(ops.not_equal(drawn, PAD), "float32")
+        chosen = ops.sum(
+            ops.where(ops.one_hot(drawn, drawn_logits.shape[-1], dtype="bool"), drawn_logits, 0.0), axis=-1
+        )
+        nll = ops.logsumexp(drawn_logits, axis=-1) - chosen
+        policy = ops.sum(ops.cast(advantages, "float32")[:, None] * nll * mask) / ops.sum(mask)
+        return (1 - self.xe_share) * policy + self.xe_share * cross_entropy
+
+
+class Rewards:
+    """CIDEr-D of token ids against the captions of training images, 1.0 for what papers print as 100."""
+
+    def __init__(self, captions: list[tuple[int, str]], vocabulary: Vocabulary):
+        """``captions``: pairs (row of the image in the store, caption)."""
+        groups: dict[int, list[list[str]]] = {}
+        for row, caption in captions:
+            groups.setdefault(row, []).append([*tokenize(caption), vocabulary.words[END]])
+        self.position = {row: i for i, row in enumerate(groups)}
+        self.cider = metrics.Cider(list(groups.values()))
+        self.words = np.asarray(vocabulary.words)
+
+    def __call__(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Float ``(B, S)`` for token ids ``(B, S, L)`` of the images with ``rows (B,)`` in the store."""
+        images = np.repeat([self.position[row] for row in rows], tokens.shape[1])
+        candidates = [self.words[ids[ids != PAD]].tolist() for ids in tokens.reshape(-1, tokens.shape[-1])]
+        return self.cider.score(images, candidates).reshape(tokens.shape[:2]) / 100
+
+
+class SelfCritic:
+    """Draws captions, has them rewarded and takes training steps."""
+
+    def __init__(self, trainer: SelfCriticalTrainer, batches: ImageBatches, rewards: Rewards, config: Config):
+        self.trainer, self.batches, self.rewards, self.config = trainer, batches, rewards, config
+        self.sampler = Sampler(trainer.decoder, config.max_caption_length)
+        self.greedy = Search(trainer.decoder, config.with_overrides({"beam_size": 1, "min_length": 1}))
+
+    def epoch(self, epoch: int) -> dict[str, float]:
+        """Train on each image once. Returns the epoch's mean loss and reward, and the share of time the reward took."""
+        batches, losses, means, reward_seconds = self.batches, [], [], 0.0
+        began = time.perf_counter()
+        quiet = not sys.stderr.isatty() or bool(os.environ.get("CI"))
+        for index in tqdm(range(len(batches)), desc=f"epoch {epoch + 1}", unit="batch", disable=quiet):
+            features, tokens, image, rows = batches[index]
+            drawn = self._draw(features, (self.config.seed, epoch, index))
+            start = time.perf_counter()
+            reward = self.rewards(rows, drawn)
+            if self.config.baseline == "greedy":
+                greedy = np.asarray(self.greedy.predict_on_batch(features)[0])
+                baseline = self.rewards(rows, greedy)
+            else:
+                baseline = (reward.sum(axis=1, keepdims=True) - reward) / (self.config.samples - 1)
+            reward_seconds += time.perf_counter() - start
+            loss = self._learn(features, tokens, image, drawn, reward - baseline)
+            losses.append(loss)
+            means.append(reward.mean())
+        return {
+            "loss": float(np.mean(losses)),
+            "nll": float(ops.convert_to_numpy(self.trainer.nll.result())),
+            "reward": float(100 * np.mean(means)),
+            "reward_share": reward_seconds / (time.perf_counter() - began),
+        }
+
+    def _draw(self, features: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
+        shape = (len(features), self.config.samples, self.config.max_caption_length + 1)
+        uniforms = np.random.default_rng(seed).random(shape, dtype=np.float32)
+        return np.asarray(self.sampler.predict_on_batch((features, uniforms)))
+
+    def _learn(self, features, tokens, image, drawn, advantages) -> float:
+        """One training step on tokens ``(N, T + 1)`` and drawn ids and advantages ``(B, S, ...)``. Returns the loss."""
+        drawn = drawn.reshape(-1, drawn.shape[-1])
+        longest = int((drawn != PAD).sum(axis=1).max())
+        shifted = np.full((len(drawn), round_width(longest) + 1), PAD, dtype=np.int32)
+        shifted[:, 0] = START
+        shifted[:, 1 : longest + 1] = drawn[:, :longest]
+        inputs = (features, tokens[:, :-1], image.astype("int32"), shifted[:, :-1])
+        targets = (tokens[:, 1:], shifted[:, 1:], advantages.reshape(-1).astype("float32"))
+        return float(np.ravel(self.trainer.train_on_batch(inputs, targets))[0])
