@@ -2,9 +2,10 @@
 
 Legend: B images, K beams, N = B * K rows, V vocabulary, L maximum length in tokens (words + ``<end>``).
 
-Both searches take ``step(token_ids (N,), state) -> (logits (N, V), state)`` and a ``state`` whose leaves lead with the
-batch axis; they know no model class and do no I/O. They are written in ``keras.ops`` with one ``while_loop``, so
-whatever calls them can be compiled: ``model.Captioner`` runs them inside a Keras ``predict`` function.
+All take ``step(token_ids (N,), state) -> (logits (N, V), state)`` and a ``state`` whose leaves lead with the batch axis;
+of a state that is a dict, the entry "image" is of the image alone and stays as it is. They know no model class and do no
+I/O. They are written in ``keras.ops`` with one ``while_loop``, so whatever calls them can be compiled:
+``model.Captioner`` runs them inside a Keras ``predict`` function.
 
 Beam search works in log-space and keeps live and finished hypotheses apart, as in Wu et al. (2016),
 https://arxiv.org/abs/1609.08144, section 7, ranked by log p / length^a. A hypothesis finishes when ``<end>`` is among the
@@ -134,6 +135,7 @@ def beam_search(
     """
     k, length = beam_size, max_length + 1
     state = keras.tree.map_structure(lambda leaf: ops.repeat(leaf, k, axis=0), state)
+    image, state = _apart(state)
     first_row = ops.arange(batch)[:, None] * k
 
     def score(log_probs, words_and_end):
@@ -143,7 +145,8 @@ def beam_search(
         return ops.logical_and(t < length, ops.logical_not(ops.all(done)))
 
     def body(t, last, live, live_log_p, ended, ended_log_p, ended_score, done, state):
-        logits, state = step(ops.reshape(last, (batch * k,)), state)
+        logits, state = step(ops.reshape(last, (batch * k,)), {**image, **state} if image else state)
+        _, state = _apart(state)
         vocabulary = logits.shape[-1]
         log_p = log_probabilities(logits, ops.reshape(live, (batch * k, length)), t, min_length, no_repeat_ngram)
         total = live_log_p[:, :, None] + ops.reshape(log_p, (batch, k, vocabulary))
@@ -207,6 +210,49 @@ def beam_search(
         ops.take_along_axis(ops.concatenate([ended_log_p, live_log_p], axis=1), order, axis=1),
         ops.take_along_axis(ops.concatenate([ended_score, live_score], axis=1), order, axis=1),
     )
+
+
+def sample(step: Step, state, uniforms, max_length: int):
+    """Captions drawn word by word from the model: int32 ``(B, S, max_length + 1)``, laid out as in ``Hypotheses``.
+
+    ``uniforms`` float32 ``(B, S, max_length + 1)`` in [0, 1) decides each draw, so equal numbers give equal captions.
+    """
+    batch, samples, length = ops.shape(uniforms)[0], uniforms.shape[1], max_length + 1
+    rows = batch * samples
+    uniforms = ops.reshape(uniforms, (-1, length))
+    state = keras.tree.map_structure(lambda leaf: ops.repeat(leaf, samples, axis=0), state)
+    tokens = ops.full((rows, length), PAD, dtype="int32")
+
+    def cond(t, tokens, last, done, state):
+        return ops.logical_and(t < length, ops.logical_not(ops.all(done)))
+
+    def body(t, tokens, last, done, state):
+        logits, state = step(last, state)
+        cumulated = ops.cumsum(ops.exp(log_probabilities(logits, tokens, t, 1, 0)), axis=-1)
+        threshold = ops.take(uniforms, t, axis=1)[:, None] * cumulated[:, -1:]
+        drawn = ops.sum(ops.cast(cumulated <= threshold, "int32"), axis=-1)
+        # Rounding may step over the last word's share.
+        drawn = ops.clip(drawn, END, logits.shape[-1] - 1)
+        drawn = ops.where(ops.logical_and(t == length - 1, drawn != END), PAD, drawn)
+        drawn = ops.where(done, PAD, drawn)
+        return t + 1, _put(tokens, t, drawn), drawn, drawn <= END, state
+
+    first = (
+        ops.convert_to_tensor(0, dtype="int32"),
+        tokens,
+        ops.full((rows,), START, dtype="int32"),
+        ops.zeros((rows,), dtype="bool"),
+        state,
+    )
+    tokens = ops.while_loop(cond, body, first)[1]
+    return ops.reshape(tokens, (-1, samples, length))
+
+
+def _apart(state):
+    """What of ``state`` is of the image alone, and the rest, which beam search must reorder."""
+    if not isinstance(state, dict) or "image" not in state:
+        return {}, state
+    return {"image": state["image"]}, {name: part for name, part in state.items() if name != "image"}
 
 
 def _put(tokens, t, words):

@@ -4,8 +4,9 @@ Legend: B batch, R regions, D feature size, E embedding size, T time, V vocabula
 
 ``decoder(features (B, R, D), token_ids (B, T)) -> logits (B, T, V)`` is the training call: the logits at t predict the
 word after ``token_ids[:, t]`` and depend on no later token. ``init_state(features) -> state`` and ``step(token_ids (B,),
-state) -> (logits (B, V), state)`` give the same logits one word at a time; a state is a nest of tensors that lead with
-the batch axis. Padding stands at the end of a row, so no mask is needed: the loss leaves it out.
+state) -> (logits (B, V), state)`` give the same logits one word at a time; a state is a dict of nests of tensors that lead
+with the batch axis, and its entry "image" depends on the image alone and is handed on as it is. Padding stands at the end
+of a row, so no mask is needed: the loss leaves it out.
 
 Decoders that look at regions also offer ``attend(features, token_ids) -> (logits, weights (B, T, R))``: where they look
 while they predict the word after ``token_ids[:, t]``. The weights of a word sum to one.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from decoding import BANNED, END, PAD, START, UNK, beam_search, greedy_search
+from decoding import BANNED, END, PAD, START, UNK, beam_search, greedy_search, sample
 
 OPTIONS = [
     {},
@@ -398,3 +398,48 @@ def test_logits_of_any_size(scale):
                 expected = [greedy_reference(table, 5, **options)]
             assert found[0][image, 0].tolist()[: len(expected[0][0])] == expected[0][0]
             assert found[1][image, 0] == pytest.approx(expected[0][1], rel=1e-4, abs=1e-3)
+
+
+# Drawing -------------------------------------------------------------------------------------------------------------
+
+
+def draw(tables: np.ndarray, max_length: int, uniforms: np.ndarray) -> np.ndarray:
+    step, state = toy(tables, max_length)
+    return ops.convert_to_numpy(sample(step, state, ops.convert_to_tensor(uniforms, dtype="float32"), max_length))
+
+
+def test_captions_are_drawn_as_often_as_they_are_probable():
+    words, max_length, samples = 2, 3, 20_000
+    tables = random_tables(2, words, max_length, scale=1.0)
+    tables[:, :, UNK] += 5  # what must never be drawn leaves its share to the rest
+    drawn = draw(tables, max_length, np.random.default_rng(0).random((2, samples, max_length + 1)))
+    assert drawn.shape == (2, samples, max_length + 1)
+    for table, captions in zip(tables, drawn, strict=True):
+        rows, counts = np.unique(captions, axis=0, return_counts=True)
+        found = {tuple(row): count / samples for row, count in zip(rows, counts, strict=True)}
+
+        def expected(prefix, table=table):
+            """Probability of each row that starts with ``prefix``."""
+            if len(prefix) == max_length:
+                end = np.exp(next_log_p(table, prefix)[END])
+                return {(*prefix, END): end, (*prefix, PAD): 1 - end}
+            rows = {}
+            for word, log_p in next_log_p(table, prefix).items():
+                if word == END:
+                    rows[(*prefix, END, *[PAD] * (max_length - len(prefix)))] = np.exp(log_p)
+                else:
+                    rows |= {row: p * np.exp(log_p) for row, p in expected([*prefix, word]).items()}
+            return rows
+
+        wanted = expected([])
+        assert sum(wanted.values()) == pytest.approx(1)
+        assert set(found) <= set(wanted)
+        for row, probability in wanted.items():
+            assert found.get(row, 0.0) == pytest.approx(probability, abs=0.015), row
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1.0 - 2**-24])
+def test_the_extremes_draw_words_too(uniform):
+    drawn = draw(random_tables(3, 2, 3), 3, np.full((3, 2, 4), uniform))
+    assert np.isin(drawn[:, :, 0], [END, 4, 5]).all()
+    assert not np.isin(drawn, [START, UNK]).any()
