@@ -64,7 +64,8 @@ class Search(keras.Model):
     def call(self, features):
         search = decoding.greedy_search if self.greedy else decoding.beam_search
         state = self.decoder.init_state(features)
-        return tuple(search(self.decoder.step, state, ops.shape(features)[0], **self.options))
+        batch = ops.shape(keras.tree.flatten(features)[0])[0]  # an ensemble takes several features
+        return tuple(search(self.decoder.step, state, batch, **self.options))
 
 
 class Captioner:

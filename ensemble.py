@@ -1,0 +1,88 @@
+"""Several captioners as one: at every step the probabilities of the next word are averaged.
+
+Legend: B images, R regions, D feature size, V vocabulary size.
+"""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from config import Config, UserError
+from decoders import Decoder
+from encoders import weights_digest
+from generator import FeatureBatches
+from model import Caption, Captioner
+
+
+class EnsembleDecoder(keras.Model):
+    """The stepping half of a decoder, over a tuple of features ``(B, R, D)``, one for each of ``decoders``."""
+
+    attends = False
+
+    def __init__(self, decoders: Sequence[Decoder]):
+        super().__init__()
+        self.decoders = list(decoders)
+        self.built = True
+
+    def init_state(self, features):
+        states = [decoder.init_state(part) for decoder, part in zip(self.decoders, features, strict=True)]
+        return {"image": [state.pop("image") for state in states], "members": states}
+
+    def step(self, token_ids, state):
+        probabilities, members = 0.0, []
+        for decoder, image, member in zip(self.decoders, state["image"], state["members"], strict=True):
+            logits, member = decoder.step(token_ids, {"image": image, **member})
+            probabilities += ops.softmax(ops.cast(logits, "float32"), axis=-1) / len(self.decoders)
+            members.append({name: part for name, part in member.items() if name != "image"})
+        # A word that no member can imagine has no logarithm.
+        return ops.log(ops.maximum(probabilities, 1e-30)), {"image": state["image"], "members": members}
+
+
+class EnsembleBatches(keras.utils.PyDataset):
+    """Batches of the same images from the store of each member: ``((features, ...),)``."""
+
+    def __init__(self, members: Sequence[FeatureBatches]):
+        super().__init__(workers=members[0].workers, max_queue_size=4)
+        self.members = members
+
+    def __len__(self) -> int:
+        return len(self.members[0])
+
+    def __getitem__(self, index: int):
+        return (tuple(member[index][0] for member in self.members),)
+
+
+class Ensemble(Captioner):
+    """Captioners that decode together; settings and vocabulary are those of the first."""
+
+    def __init__(self, members: Sequence[Captioner]):
+        """Raises UserError when the members' vocabularies or image sizes differ."""
+        first = members[0]
+        for member in members[1:]:
+            if member.vocabulary.words != first.vocabulary.words:
+                raise UserError("--model: these captioners know different words, so they cannot decode together")
+            if member.config.image_size != first.config.image_size:
+                raise UserError("--model: these captioners take images of different sizes (image_size)")
+        super().__init__(
+            first.config, first.vocabulary, first.encoder, EnsembleDecoder([member.decoder for member in members])
+        )
+        self.members = members
+        self._digests = [weights_digest(member.encoder) + str(member.config.feature_grid) for member in members]
+
+    def encode(self, pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The features of each member, of RGB pixels ``(B, S, S, 3)``; equal encoders run once."""
+        found: dict[str, np.ndarray] = {}
+        for digest, member in zip(self._digests, self.members, strict=True):
+            if digest not in found:
+                found[digest] = member.encode(pixels)
+        return tuple(found[digest] for digest in self._digests)
+
+    def caption(
+        self, features: tuple[np.ndarray, ...] | EnsembleBatches, config: Config | None = None
+    ) -> list[list[Caption]]:
+        """As ``Captioner.caption``, of a tuple of features, one for each member, or of their stores' batches."""
+        if isinstance(features, tuple) and not len(features[0]):
+            return []
+        return super().caption(features, config)
