@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "preprocessing": {"config", "datasets", "download", "encoders", "feature_store", "images", "vocabulary"},
     "runs": {"config", "feature_store", "vocabulary"},
     "model": {"config", "decoders", "decoding", "encoders", "generator", "vocabulary"},
+    "ensemble": {"config", "decoders", "encoders", "generator", "model"},
     "caption_trainer": {"decoders", "vocabulary"},
     "self_critical": {
         "caption_trainer", "config", "decoders", "decoding", "generator", "metrics", "model", "text", "vocabulary"
@@ -42,7 +43,17 @@ MAY_IMPORT = {
 }  # fmt: skip
 SCRIPTS = {"train", "evaluate", "test", "start"}
 # These import Keras, or a module that does, when they are imported themselves.
-HEAVY = {"encoders", "decoders", "decoding", "generator", "model", "caption_trainer", "self_critical", "training"}
+HEAVY = {
+    "encoders",
+    "decoders",
+    "decoding",
+    "generator",
+    "model",
+    "ensemble",
+    "caption_trainer",
+    "self_critical",
+    "training",
+}
 KERAS = {"keras", "tensorflow", "jax", "torch", "h5py"}
 
 
