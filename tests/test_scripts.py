@@ -23,6 +23,8 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+from config import Config
+
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (128, 128, 128)}
 TINY = ["--image-size", "32", "--embedding-size", "8", "--hidden-size", "8", "--vocab-threshold", "1"]
 TINY += ["--encoder", "efficientnet_lite0", "--batch-size", "3", "--max-caption-length", "6", "--beam-size", "2"]
@@ -92,6 +94,28 @@ def trained(data, prepared) -> tuple[Path, Outcome]:
     """An undisturbed run of two epochs: its folder, and what train.py printed."""
     outcome = script("train", *data[1], *TINY, "--epochs", "2", "--run-dir", data[0] / "runs", "--name", "whole")
     return data[0] / "runs" / "whole", outcome
+
+
+@pytest.fixture(scope="module")
+def attentive(data) -> Path:
+    """A captioner with attention over 2 x 2 regions, as untrained as its encoder."""
+    import keras
+
+    from encoders import build_encoder
+    from model import Captioner
+    from vocabulary import Vocabulary
+
+    keras.utils.set_random_seed(0)
+    options = dict(zip(data[1][::2], data[1][1::2], strict=True)) | {"--feature-dir": str(data[0] / "untrained")}
+    config = Config(
+        decoder="adaptive", encoder="efficientnet_lite0", encoder_weights="none", image_size=64, feature_grid=2,
+        embedding_size=8, hidden_size=8, min_length=3, max_caption_length=6, beam_size=2,
+        **{name[2:].replace("-", "_"): value for name, value in options.items()},
+    )  # fmt: skip
+    captioner = Captioner.untrained(config, Vocabulary(["a", "red", "green", "picture"]), build_encoder(config))
+    (data[0] / "attentive").mkdir()
+    captioner.save(data[0] / "attentive" / "captioner.zip")
+    return data[0] / "attentive"
 
 
 # The way through ------------------------------------------------------------------------------------------------------
@@ -178,6 +202,28 @@ def test_evaluate_writes_predictions_and_scores(data, trained, tmp_path):
         assert again.status == 0
         (scores,) = json.loads((tmp_path / str(size) / "scores-test-coco.json").read_text())
         assert scores["bleu"] == row["bleu"]
+
+
+def test_evaluate_reports_on_a_run(trained, tmp_path):
+    options = ["--model", trained[0], "--split", "test", "--beam-sizes", "1,2", "--output", tmp_path]
+    assert script("evaluate", *options, "--report").status == 0
+    text = (tmp_path / "report.html").read_text()
+    for entry in json.loads((tmp_path / "predictions-test-beam2.json").read_text()):
+        assert entry["file_name"] in text
+        assert entry["caption"] in text
+    assert 'id="Training"' in text
+    assert "attention" not in json.loads((tmp_path / "scores-test-coco.json").read_text())[0]
+
+
+def test_evaluate_measures_the_attention(attentive):
+    """Once, for the greedy captions; and a captioner without the rest of its run has a report too."""
+    outcome = script("evaluate", "--model", attentive / "captioner.zip", "--beam-sizes", "2,1", "--report")
+    assert outcome.status == 0
+    beam, greedy = json.loads((attentive / "evaluation" / "scores-dev-coco.json").read_text())
+    assert "attention" not in beam
+    assert 0 < greedy["attention"]["entropy"] <= greedy["attention"]["maximum_entropy"] == 2
+    assert 0 < greedy["attention"]["image_share"] < 1
+    assert "Attention (greedy): entropy" in (attentive / "evaluation" / "report.html").read_text()
 
 
 def test_evaluate_refuses_predictions_for_other_images(data, trained, tmp_path):
@@ -281,6 +327,33 @@ def test_json_best_and_pictures(trained, data, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00-2.png", "00.png"]
     with Image.open(tmp_path / "out" / "00.png") as drawn:
         assert drawn.size[1] > drawn.size[0] * 24 / 40  # the picture and text below it
+
+
+def test_attention_is_drawn_beside_the_pictures(attentive, data, tmp_path, monkeypatch):
+    """For each picture that can be read, its own caption's words; pictures with captions are not overwritten."""
+    import figures
+
+    drawn = []
+    real = figures.attention_maps
+
+    def record(picture, words, weights, side):
+        drawn.append((words, weights, side))
+        return real(picture, words, weights, side)
+
+    monkeypatch.setattr(figures, "attention_maps", record)
+    first, bad, third = data[0] / "pictures" / "00.png", tmp_path / "bad.png", data[0] / "pictures" / "03.png"
+    bad.write_text("text")
+    out = tmp_path / "out"
+    options = ["--attention", out, "--pictures", out, "--best", "2", "--model", attentive]
+    outcome = script("test", first, bad, third, "--json", *options)
+    assert outcome.status == 1
+    assert sorted(path.name for path in out.iterdir()) == ["00-2.png", "00.png", "03-2.png", "03.png"]
+    found = [json.loads(line)["captions"][0]["caption"] for line in outcome.out.splitlines() if "captions" in line]
+    assert [" ".join(words) for words, _, _ in drawn] == found
+    for words, weights, side in drawn:
+        assert (weights.shape, side) == ((len(words), 5), 2)
+    with Image.open(out / "00-2.png") as figure:
+        assert figure.size[0] > figure.size[1] / 2
 
 
 def test_the_newest_run_is_the_default(trained, data):
@@ -387,6 +460,15 @@ def test_test_names_what_is_wrong(data, trained, tmp_path):
     refused("test", picture, *model, "--beam-size", "0", mentions="beam_size: ")
     (tmp_path / "file").write_text("")
     refused("test", picture, *model, "--pictures", tmp_path / "file", mentions="--pictures: .*file: cannot be written")
+    refused(
+        "test",
+        tmp_path / "absent.png",
+        *model,
+        "--attention",
+        tmp_path / "maps",
+        mentions="--attention: the decoder inject has no",
+    )
+    assert not (tmp_path / "maps").exists()
 
 
 # In processes of their own --------------------------------------------------------------------------------------------
@@ -398,6 +480,7 @@ def process(name: str, *arguments: str | Path) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores Ctrl-C
     )
 
 

@@ -387,7 +387,7 @@ def test_a_run_leaves_what_it_promises(prepared, straight):
     lines = straight.history()
     assert lines[-1]["nll"] < lines[0]["nll"]
     # The training loss is smoothed, the dev loss is not.
-    assert lines[0]["loss"] != pytest.approx(lines[0]["nll"], rel=1e-3)
+    assert any(line["loss"] != pytest.approx(line["nll"], rel=1e-3) for line in lines)
     # 10 batches an epoch: 25 steps of cosine after 5 of warm-up.
     expected = [0.02 * (0.01 + 0.99 * (1 + math.cos(math.pi * done / 25)) / 2) for done in (5, 15, 25)]
     assert [line["learning_rate"] for line in lines] == pytest.approx(expected, rel=1e-3)
