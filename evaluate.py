@@ -1,6 +1,7 @@
 """Score a captioner on a split with free-running captions: greedy, beam search, or both.
 
     python evaluate.py --model runs/NAME --split test --beam-sizes 1,3,5
+    python evaluate.py --model runs/NAME --split test --report             # and a page to look at, report.html
     python evaluate.py --model runs/NAME --split dev --protocol seed       # the one historical comparison
     python evaluate.py --predictions FILE --split test                     # score captions from elsewhere
     python evaluate.py --compare FILE FILE --split test                    # do two captioners differ, or is it chance?
@@ -165,6 +166,31 @@ def caption_split(captioner, records, store, config: Config) -> tuple[list[str],
     return captions, time.perf_counter() - began
 
 
+def attention_statistics(captioner, records, store, captions: list[str], config: Config) -> dict[str, float]:
+    """How the decoder spreads its attention over the regions while it predicts the words of ``captions``.
+
+    ``entropy``: bits per word, on average; ``maximum_entropy``: that of looking everywhere alike, log2 R. With a
+    sentinel, that of the share that is left for the image, and ``image_share``: how much that is, on average.
+    """
+    from generator import FeatureBatches
+
+    regions = captioner.decoder.sizes["regions"]
+    features = FeatureBatches(store, [record.file_name for record in records], config.decode_batch_size, config.workers)
+    captions = captions + captions[-1:] * (len(features.rows) - len(captions))  # as the last batch is filled up
+    found = []
+    for number in range(len(features)):
+        batch = captions[number * features.batch_size :][: features.batch_size]
+        found += captioner.attend(features[number][0], batch)
+    weights = np.concatenate([weight[:-1] for weight in found[: len(records)]])  # without that of the end
+    image = weights[:, :regions].sum(axis=1, keepdims=True)
+    shares = weights[:, :regions] / np.maximum(image, 1e-12)
+    result = {
+        "entropy": float(-(shares * np.log2(np.maximum(shares, 1e-12))).sum(axis=1).mean()),
+        "maximum_entropy": float(np.log2(regions)),
+    }
+    return result | ({"image_share": float(image.mean())} if weights.shape[1] > regions else {})
+
+
 def main() -> None:
     parser = settings.make_parser(__doc__, trained=True)
     parser.add_argument("--model", metavar="RUN", help="a run folder or a captioner.zip")
@@ -181,6 +207,7 @@ def main() -> None:
         default="",
         help=f"Java programs to use as well, comma-separated: {', '.join(java.TOOLS)} (of Stanford, instead of ours)",
     )
+    parser.add_argument("--report", action="store_true", help="write report.html too, a page that explains the scores")
     parser.add_argument(
         "--output",
         metavar="DIR",
@@ -202,6 +229,8 @@ def main() -> None:
         raise UserError(
             "--compare: prints BLEU-4, ROUGE-L and CIDEr, and writes nothing; leave out --java and --output"
         )
+    if args.report and (not args.model or args.protocol == "seed"):
+        raise UserError("--report: shows the coco scores of a model; give --model RUN and leave out --protocol")
     typed = settings.typed_settings(args)
     settings.settle_backend(typed.get("backend"))
 
@@ -223,7 +252,7 @@ def main() -> None:
         output = Path(args.output) if args.output else path.parent
     else:
         from model import Captioner
-        from runs import describe
+        from runs import Run, describe
 
         captioner = Captioner.load(Path(args.model))
         config = settings.resolve_trained(args, captioner.config)
@@ -235,12 +264,16 @@ def main() -> None:
         model = Path(args.model)
         output = Path(args.output) if args.output else (model if model.is_dir() else model.parent) / "evaluation"
         name = model.resolve().name if model.is_dir() else model.resolve().parent.name
-        rows = []
+        rows, predictions = [], []
+        attended = next((search for search in searches if search.beam_size == 1), searches[0])
         for search in searches:
             decoding = "greedy" if search.beam_size == 1 else f"beam {search.beam_size}"
             captions, seconds = caption_split(captioner, records, prepared.store, search)
             scores, cider = score(captions, records, args.protocol, config, training, tools)
+            if search is attended and captioner.decoder.attends:
+                scores["attention"] = attention_statistics(captioner, records, prepared.store, captions, search)
             _write_predictions(output, f"{args.split}-beam{search.beam_size}", records, captions, cider)
+            predictions.append((captions, cider))
             rows.append(
                 {
                     "captioner": name,
@@ -253,6 +286,12 @@ def main() -> None:
                     "environment": describe(config),
                 }
             )
+        if args.report:
+            from report import report
+
+            run = Run(model if model.is_dir() else model.parent)
+            page = report(rows, predictions, records, config, captioner.decoder.sizes, run)
+            _write(output / "report.html", page)
     text = table(rows)
     print(text, end="")
     name = f"scores-{args.split}-{args.protocol}"

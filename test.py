@@ -3,6 +3,7 @@
     python test.py photo.jpg --model runs/NAME
     python test.py holiday/ https://example.org/cat.jpg --beam-size 5 --best 3
     python test.py photo.jpg --json --pictures captioned/
+    python test.py photo.jpg --attention maps/              # where the decoder looked for each word
 
 Without --model, the newest run in run_dir is used. A picture that cannot be read is reported and the rest go on; then
 the exit status is 1.
@@ -11,14 +12,17 @@ the exit status is 1.
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import config as settings
 from config import Config, UserError
-from images import SUFFIXES, UnreadableImage, find_images, load_image, to_rgb
+from figures import attention_maps, captioned, grid_side, read_picture, save
+from images import SUFFIXES, UnreadableImage, find_images, load_image
+from text import tokenize
 
 # A picture from the web may not be larger than this many bytes.
 _MAX_DOWNLOAD = 50 << 20
@@ -56,35 +60,6 @@ def open_source(source: str) -> str | io.BytesIO:
     return picture
 
 
-def draw(source: str, captions: list, folder: Path) -> Path:
-    """Write the picture with its captions below it into ``folder``. Returns the file."""
-    import textwrap
-
-    from matplotlib.figure import Figure
-    from PIL import Image, ImageOps
-
-    with Image.open(open_source(source)) as image:
-        pixels = to_rgb(ImageOps.exif_transpose(image))
-        pixels.thumbnail((1200, 1200))
-    text = "\n".join(textwrap.fill(caption.text, 48) for caption in captions)
-    width = 6.0
-    height = width * pixels.height / pixels.width
-    figure = Figure(figsize=(width, height + 0.28 * (text.count("\n") + 1) + 0.2))
-    axes = figure.add_axes((0, 1 - height / figure.get_figheight(), 1, height / figure.get_figheight()))
-    axes.imshow(pixels, aspect="auto")
-    axes.axis("off")
-    figure.text(0.5, 0.08 / figure.get_figheight(), text, ha="center", va="bottom", fontsize=13, parse_math=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = Path(source.split("?")[0]).stem or "picture"
-    path = folder / f"{stem}.png"
-    number = 1
-    while path.exists():
-        number += 1
-        path = folder / f"{stem}-{number}.png"
-    figure.savefig(path, dpi=100)
-    return path
-
-
 def newest_model(run_dir: str) -> Path:
     """The newest captioner in run_dir. Raises UserError when there is none."""
     bundles = sorted(Path(run_dir).glob("*/captioner.zip"), key=lambda path: path.stat().st_mtime)
@@ -100,6 +75,11 @@ def main() -> int:
     parser.add_argument("--best", type=int, default=1, metavar="K", help="captions per picture, at most beam_size")
     parser.add_argument("--json", action="store_true", help="print one JSON object per picture")
     parser.add_argument("--pictures", metavar="DIR", help="write each picture with its captions into this folder")
+    parser.add_argument(
+        "--attention",
+        metavar="DIR",
+        help="draw where the decoder looked for each word of the best caption, one figure per picture, into this folder",
+    )
     args = parser.parse_args()
     typed = settings.typed_settings(args)
     settings.settle_backend(typed.get("backend"))
@@ -112,6 +92,10 @@ def main() -> int:
     config = settings.resolve_trained(args, captioner.config)
     if not 1 <= args.best <= config.beam_size:
         raise UserError(f"--best: {args.best} captions need a --beam-size of at least that; it is {config.beam_size}")
+    if args.attention:
+        if not captioner.decoder.attends:
+            raise UserError(f"--attention: the decoder {config.decoder} has no attention; take a run of one that has")
+        side = grid_side(captioner.decoder.sizes["regions"])
 
     def load(source: str):
         try:
@@ -128,7 +112,12 @@ def main() -> int:
                 for source, pixels in zip(group, loaded, strict=True)
                 if not isinstance(pixels, Exception)
             ]
-            found = iter(captioner.caption(captioner.encode([pixels for _, pixels in good]), config) if good else [])
+            features = captioner.encode([pixels for _, pixels in good]) if good else []
+            found = captioner.caption(features, config)
+            looks = iter(
+                captioner.attend(features, [best[0].text for best in found]) if args.attention and good else []
+            )
+            found = iter(found)
             for source, pixels in zip(group, loaded, strict=True):
                 if isinstance(pixels, Exception):
                     failed += 1
@@ -136,8 +125,12 @@ def main() -> int:
                     continue
                 captions = next(found)[: args.best]
                 _report(source, captions, args.json)
+                texts = [caption.text for caption in captions]
                 if args.pictures:
-                    _draw(source, captions, Path(args.pictures))
+                    _draw("--pictures", args.pictures, source, captioned, 1200, texts)
+                if args.attention:
+                    maps = next(looks)[:-1]  # without that of the end
+                    _draw("--attention", args.attention, source, attention_maps, 480, tokenize(texts[0]), maps, side)
     return 1 if failed else 0
 
 
@@ -159,13 +152,15 @@ def _report_failure(source: str, error: Exception, as_json: bool) -> None:
     print(f"error: {error}", file=sys.stderr)
 
 
-def _draw(source: str, captions: list, folder: Path) -> None:
+def _draw(option: str, folder: str, source: str, make: Callable, size: int, *arguments: Any) -> None:
+    """Save the figure that ``make`` makes of the picture, at most ``size`` pixels wide and high, and ``arguments``."""
     try:
-        print(f"written: {draw(source, captions, folder)}", file=sys.stderr)
+        path = save(make(read_picture(open_source(source), size), *arguments), Path(folder), source)
+        print(f"written: {path}", file=sys.stderr)
     except UnreadableImage as error:  # a web address that answers once and not again
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
-        raise UserError(f"--pictures: {folder}: cannot be written: {error.strerror or error}") from None
+        raise UserError(f"{option}: {folder}: cannot be written: {error.strerror or error}") from None
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -192,6 +193,40 @@ def test_table_adds_what_is_known_of_demo_scenes():
     assert text.splitlines()[-1] == "beam 3: all right 50.0%, colour 75.0%; shuffled: all right 12.5%"
 
 
+# Attention ------------------------------------------------------------------------------------------------------------
+
+
+def looks(make_store, weights) -> dict:
+    """The statistics of a decoder that looks by ``weights (5, columns)``, by image, for each word of its caption."""
+    records = [record(i, "any") for i in range(5)]
+    store = make_store([r.file_name for r in records], shape=(4, 1))
+    features = store.read(np.arange(5))
+    captions = [f"caption of {i}" for i in range(5)]
+
+    def attend(batch, texts):
+        found = []
+        for one, text in zip(batch, texts, strict=True):
+            np.testing.assert_array_equal(one, features[int(text[-1])])  # each caption meets its own image
+            end = np.eye(len(weights[0]))[0]
+            found.append(np.array([weights[int(text[-1])]] * 3 + [end]))
+        return found
+
+    captioner = SimpleNamespace(decoder=SimpleNamespace(sizes={"regions": 4}), attend=attend)
+    return evaluate.attention_statistics(captioner, records, store, captions, Config(decode_batch_size=2))
+
+
+def test_entropy_of_the_attention(make_store):
+    one, two, all_four = [1, 0, 0, 0], [0.5, 0, 0.5, 0], [0.25] * 4
+    assert looks(make_store, [one] * 5) == pytest.approx({"entropy": 0, "maximum_entropy": 2})
+    found = looks(make_store, [one, two, all_four, all_four, two])
+    assert found == pytest.approx({"entropy": (0 + 1 + 2 + 2 + 1) / 5, "maximum_entropy": 2})
+
+
+def test_entropy_beside_a_sentinel_is_that_of_the_share_for_the_image(make_store):
+    found = looks(make_store, [[0.3, 0.3, 0, 0, 0.4], *[[0.2, 0, 0.2, 0, 0.6]] * 4])
+    assert found == pytest.approx({"entropy": 1, "maximum_entropy": 2, "image_share": (0.6 + 4 * 0.4) / 5})
+
+
 # The script, without a model ------------------------------------------------------------------------------------------
 
 
@@ -255,6 +290,8 @@ def test_comparison_of_two_files(tmp_path, run):
             "--java: there is no 'meter'; choose from meteor, spice, tokenizer",
         ),
         (["--compare", "a", "absent.json"], r"a: expected"),
+        (["--predictions", "a", "--report"], "--report: .*give --model"),
+        (["--model", "run", "--report", "--protocol", "seed"], "--report: shows the coco scores"),
     ],
 )
 def test_what_cannot_be_done_is_refused(run, arguments, complaint):

@@ -16,6 +16,8 @@ MAY_IMPORT = {
     "metrics": {"config", "metrics", "text"},
     "vocabulary": {"config", "text"},
     "images": {"config"},
+    "figures": {"config", "images"},
+    "architecture": {"config", "encoders"},
     "demo": {"config"},
     "download": {"config"},
     "datasets": {"config", "demo", "images"},
@@ -37,9 +39,11 @@ MAY_IMPORT = {
     },
     "train": {"config", "download", "preprocessing", "runs", "training"},
     "evaluate": {
-        "config", "datasets", "demo", "feature_store", "generator", "metrics", "model", "preprocessing", "runs"
+        "config", "datasets", "demo", "feature_store", "generator", "metrics", "model", "preprocessing", "report",
+        "runs"
     },
-    "test": {"config", "images", "model"},
+    "report": {"architecture", "config", "datasets", "figures", "images", "runs"},
+    "test": {"config", "figures", "images", "model", "text"},
 }  # fmt: skip
 SCRIPTS = {"train", "evaluate", "test", "start"}
 # These import Keras, or a module that does, when they are imported themselves.
