@@ -4,6 +4,7 @@ Legend: B images, R regions, D feature size, V vocabulary size.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -68,7 +69,7 @@ class Ensemble(Captioner):
         super().__init__(
             first.config, first.vocabulary, first.encoder, EnsembleDecoder([member.decoder for member in members])
         )
-        self.members = members
+        self.members = list(members)
         self._digests = [weights_digest(member.encoder) + str(member.config.feature_grid) for member in members]
 
     def encode(self, pixels: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -86,3 +87,9 @@ class Ensemble(Captioner):
         if isinstance(features, tuple) and not len(features[0]):
             return []
         return super().caption(features, config)
+
+
+def load_captioners(paths: Sequence[Path]) -> Captioner:
+    """The captioner of one bundle or run folder, or the ensemble of several. Raises UserError."""
+    captioners = [Captioner.load(path) for path in paths]
+    return Ensemble(captioners) if len(captioners) > 1 else captioners[0]

@@ -3,6 +3,7 @@
     python evaluate.py --model runs/NAME --split test --beam-sizes 1,3,5
     python evaluate.py --model runs/NAME --split test --report             # and a page to look at, report.html
     python evaluate.py --model runs/NAME --split dev --protocol seed       # the one historical comparison
+    python evaluate.py --model runs/A --model runs/B --output both         # an ensemble
     python evaluate.py --predictions FILE --split test                     # score captions from elsewhere
     python evaluate.py --compare FILE FILE --split test                    # do two captioners differ, or is it chance?
 
@@ -156,12 +157,18 @@ def _markdown(rows: list[dict[str, str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def caption_split(captioner, records, store, config: Config) -> tuple[list[str], float]:
-    """The best caption of each record and the seconds that decoding took, compilation included."""
+def caption_split(captioner, records, stores, config: Config) -> tuple[list[str], float]:
+    """The best caption of each record and the seconds that decoding took, compilation included.
+
+    ``stores``: that of the captioner, or of an ensemble's members.
+    """
+    from ensemble import EnsembleBatches
     from generator import FeatureBatches
 
     began = time.perf_counter()
-    features = FeatureBatches(store, [record.file_name for record in records], config.decode_batch_size, config.workers)
+    names = [record.file_name for record in records]
+    batches = [FeatureBatches(store, names, config.decode_batch_size, config.workers) for store in stores]
+    features = batches[0] if len(batches) == 1 else EnsembleBatches(batches)
     captions = [found[0].text for found in captioner.caption(features, config)[: len(records)]]
     return captions, time.perf_counter() - began
 
@@ -193,7 +200,12 @@ def attention_statistics(captioner, records, store, captions: list[str], config:
 
 def main() -> None:
     parser = settings.make_parser(__doc__, trained=True)
-    parser.add_argument("--model", metavar="RUN", help="a run folder or a captioner.zip")
+    parser.add_argument(
+        "--model",
+        metavar="RUN",
+        action="append",
+        help="a run folder or a captioner.zip; several, each after a --model of its own, decode as an ensemble",
+    )
     parser.add_argument("--predictions", metavar="FILE", help="score this file instead of a model's captions")
     parser.add_argument(
         "--compare", nargs=2, metavar="FILE", help="test whether the captions of two files differ in their scores"
@@ -231,6 +243,8 @@ def main() -> None:
         )
     if args.report and (not args.model or args.protocol == "seed"):
         raise UserError("--report: shows the coco scores of a model; give --model RUN and leave out --protocol")
+    if len(args.model or []) > 1 and (args.report or not args.output):
+        raise UserError("--model: an ensemble has no run folder; name an --output, and leave out --report")
     typed = settings.typed_settings(args)
     settings.settle_backend(typed.get("backend"))
 
@@ -251,27 +265,32 @@ def main() -> None:
         rows = [about | scores]
         output = Path(args.output) if args.output else path.parent
     else:
-        from model import Captioner
+        from ensemble import load_captioners
         from runs import Run, describe
 
-        captioner = Captioner.load(Path(args.model))
+        models = [Path(path) for path in args.model]
+        captioner = load_captioners(models)
         config = settings.resolve_trained(args, captioner.config)
         sizes = args.beam_sizes.split(",") if args.beam_sizes else sorted({1, config.beam_size})
         searches = [config.with_overrides({"beam_size": size}, "--beam-sizes") for size in sizes]
-        prepared = prepare(config, load_dataset(config), captioner.encoder)
-        records = prepared.usable(args.split)
-        training = _training_captions(prepared.dataset)
-        model = Path(args.model)
-        output = Path(args.output) if args.output else (model if model.is_dir() else model.parent) / "evaluation"
-        name = model.resolve().name if model.is_dir() else model.resolve().parent.name
+        dataset = load_dataset(config)
+        prepared = [
+            prepare(member.config.with_overrides(typed), dataset, member.encoder) for member in captioner.members
+        ]
+        stores = [each.store for each in prepared]
+        records = prepared[0].usable(args.split)
+        training = _training_captions(dataset)
+        folders = [model if model.is_dir() else model.parent for model in models]
+        output = Path(args.output) if args.output else folders[0] / "evaluation"
+        name = " + ".join(folder.resolve().name for folder in folders)
         rows, predictions = [], []
         attended = next((search for search in searches if search.beam_size == 1), searches[0])
         for search in searches:
             decoding = "greedy" if search.beam_size == 1 else f"beam {search.beam_size}"
-            captions, seconds = caption_split(captioner, records, prepared.store, search)
+            captions, seconds = caption_split(captioner, records, stores, search)
             scores, cider = score(captions, records, args.protocol, config, training, tools)
             if search is attended and captioner.decoder.attends:
-                scores["attention"] = attention_statistics(captioner, records, prepared.store, captions, search)
+                scores["attention"] = attention_statistics(captioner, records, stores[0], captions, search)
             _write_predictions(output, f"{args.split}-beam{search.beam_size}", records, captions, cider)
             predictions.append((captions, cider))
             rows.append(
@@ -289,8 +308,7 @@ def main() -> None:
         if args.report:
             from report import report
 
-            run = Run(model if model.is_dir() else model.parent)
-            page = report(rows, predictions, records, config, captioner.decoder.sizes, run)
+            page = report(rows, predictions, records, config, captioner.decoder.sizes, Run(folders[0]))
             _write(output / "report.html", page)
     text = table(rows)
     print(text, end="")

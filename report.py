@@ -165,6 +165,8 @@ def _training(run: Run) -> str:
         "Negative log-likelihood, nats per word": {"nll": "training, with dropout", "val_nll": "dev"},
         "Greedy dev captions": {"bleu4": "BLEU-4", "cider": "CIDEr-D"},
     }
+    if "reward" in lines[0]:
+        charts["Drawn training captions"] = {"reward": "CIDEr-D"}
     drawn = ""
     for title, names in charts.items():
         curves = {label: [line[name] for line in lines] for name, label in names.items() if name in lines[0]}

@@ -137,6 +137,14 @@ class Run:
         losses.legend()
         scores.plot(epochs, [line["bleu4"] for line in lines], "o-", color="tab:green", label="BLEU-4")
         scores.plot(epochs, [line["cider"] for line in lines], "o-", color="tab:red", label="CIDEr-D")
+        if "reward" in lines[0]:
+            scores.plot(
+                epochs,
+                [line["reward"] for line in lines],
+                "o-",
+                color="tab:gray",
+                label="CIDEr-D, drawn training captions",
+            )
         scores.set(xlabel="epoch", title="Greedy dev captions, coco protocol")
         scores.legend()
         best = self.state()["best_epoch"]

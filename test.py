@@ -71,7 +71,12 @@ def newest_model(run_dir: str) -> Path:
 def main() -> int:
     parser = settings.make_parser(__doc__, trained=True)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or an http(s) address")
-    parser.add_argument("--model", metavar="RUN", help="a run folder or a captioner.zip [default: the newest run]")
+    parser.add_argument(
+        "--model",
+        metavar="RUN",
+        action="append",
+        help="a run folder or a captioner.zip; several, each after a --model of its own, decode as an ensemble [default: the newest run]",
+    )
     parser.add_argument("--best", type=int, default=1, metavar="K", help="captions per picture, at most beam_size")
     parser.add_argument("--json", action="store_true", help="print one JSON object per picture")
     parser.add_argument("--pictures", metavar="DIR", help="write each picture with its captions into this folder")
@@ -84,11 +89,13 @@ def main() -> int:
     typed = settings.typed_settings(args)
     settings.settle_backend(typed.get("backend"))
     remaining = iter(list(sources(args.images)))  # listed now: a folder without pictures stops nothing midway
-    path = Path(args.model) if args.model else newest_model(typed.get("run_dir", Config().run_dir))
+    paths = list(map(Path, args.model or [newest_model(typed.get("run_dir", Config().run_dir))]))
+    if args.attention and len(paths) > 1:
+        raise UserError("--attention: shows where one captioner looks; give one --model")
 
-    from model import Captioner
+    from ensemble import load_captioners
 
-    captioner = Captioner.load(path)
+    captioner = load_captioners(paths)
     config = settings.resolve_trained(args, captioner.config)
     if not 1 <= args.best <= config.beam_size:
         raise UserError(f"--best: {args.best} captions need a --beam-size of at least that; it is {config.beam_size}")

@@ -39,11 +39,11 @@ MAY_IMPORT = {
     },
     "train": {"config", "download", "preprocessing", "runs", "training"},
     "evaluate": {
-        "config", "datasets", "demo", "feature_store", "generator", "metrics", "model", "preprocessing", "report",
+        "config", "datasets", "demo", "ensemble", "feature_store", "generator", "metrics", "preprocessing", "report",
         "runs"
     },
     "report": {"architecture", "config", "datasets", "figures", "images", "runs"},
-    "test": {"config", "figures", "images", "model", "text"},
+    "test": {"config", "ensemble", "figures", "images", "text"},
 }  # fmt: skip
 SCRIPTS = {"train", "evaluate", "test", "start"}
 # These import Keras, or a module that does, when they are imported themselves.

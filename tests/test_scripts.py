@@ -204,6 +204,27 @@ def test_evaluate_writes_predictions_and_scores(data, trained, tmp_path):
         assert scores["bleu"] == row["bleu"]
 
 
+def test_several_models_decode_as_one(data, trained, tmp_path):
+    folder, _ = trained
+    twice = ["--model", folder, "--model", folder]
+    outcome = script("evaluate", *twice, "--split", "test", "--beam-sizes", "2", "--output", tmp_path)
+    assert outcome.status == 0
+    assert "| whole + whole | test | 2 | coco | beam 2 |" in outcome.out
+    assert script("evaluate", "--model", folder, "--split", "test", "--beam-sizes", "2").status == 0
+    one, two = (
+        json.loads((each / "predictions-test-beam2.json").read_text()) for each in (folder / "evaluation", tmp_path)
+    )
+    assert one == two
+    picture = data[0] / "pictures" / "00.png"
+    assert script("test", picture, *twice).out == script("test", picture, "--model", folder).out
+    refused = script("evaluate", *twice, "--split", "test")
+    assert refused.status == 2
+    assert "name an --output" in refused.err
+    refused = script("test", picture, *twice, "--attention", tmp_path / "maps")
+    assert refused.status == 2
+    assert "give one --model" in refused.err
+
+
 def test_evaluate_reports_on_a_run(trained, tmp_path):
     options = ["--model", trained[0], "--split", "test", "--beam-sizes", "1,2", "--output", tmp_path]
     assert script("evaluate", *options, "--report").status == 0
