@@ -21,9 +21,10 @@ _POOL_BATCHES = 50
 _SIDES = {"left", "right", "leftmost", "rightmost", "lefthand", "righthand", "left-hand", "right-hand"}
 
 
-def round_width(tokens: int) -> int:
-    """The width that rows of so many tokens get."""
-    return -(-tokens // _ROUND_TO) * _ROUND_TO
+def round_width(tokens: int, coarseness: int = 1) -> int:
+    """The width that rows of so many tokens get: the next multiple of ``coarseness``, or of four times that on JAX."""
+    step = _ROUND_TO * coarseness
+    return -(-tokens // step) * step
 
 
 class CaptionBatches(keras.utils.PyDataset):

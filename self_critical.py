@@ -139,7 +139,8 @@ class SelfCritic:
         """One training step on tokens ``(N, T + 1)`` and drawn ids and advantages ``(B, S, ...)``. Returns the loss."""
         drawn = drawn.reshape(-1, drawn.shape[-1])
         longest = int((drawn != PAD).sum(axis=1).max())
-        shifted = np.full((len(drawn), round_width(longest) + 1), PAD, dtype=np.int32)
+        # Coarsely, because two widths vary here and each pair of them is compiled or traced anew.
+        shifted = np.full((len(drawn), round_width(longest, coarseness=4) + 1), PAD, dtype=np.int32)
         shifted[:, 0] = START
         shifted[:, 1 : longest + 1] = drawn[:, :longest]
         inputs = (features, tokens[:, :-1], image.astype("int32"), shifted[:, :-1])

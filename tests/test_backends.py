@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODULES = ["test_decoding.py", "test_decoders.py", "test_training.py"]
+MODULES = ["test_decoding.py", "test_decoders.py", "test_training.py", "test_self_critical.py"]
 
 
 @pytest.mark.slow
@@ -19,7 +19,7 @@ def test_passes_on(backend, module):
     if not importlib.util.find_spec(backend):
         pytest.skip(f"{backend} is not installed")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", f"tests/{module}", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", f"tests/{module}", "-m", "", "-n", "0", "-p", "no:cacheprovider"],
         cwd=ROOT,
         env={**os.environ, "KERAS_BACKEND": backend},
         capture_output=True,

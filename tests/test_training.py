@@ -419,6 +419,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(prepared, straight, mo
     assert_same_run(run, straight)
 
 
+@pytest.mark.slow
 def test_so_does_one_with_every_part_of_the_recipe(prepared, monkeypatch):
     recipe = {
         "decoder": "attention",
@@ -443,6 +444,7 @@ def test_so_does_one_with_every_part_of_the_recipe(prepared, monkeypatch):
     assert not np.allclose(kept_bias, raw_bias), "the moving average is kept, training goes on from the weights"
 
 
+@pytest.mark.slow
 def test_a_self_critical_run_starts_from_another_and_resumes_exactly(prepared, straight, monkeypatch):
     changes = {"stage": "scst", "init": str(straight.folder), "xe_share": 0.5, "ema_decay": 0.5, "monitor": "cider"}
     config, expected = start(prepared, "scst-straight", **changes)
