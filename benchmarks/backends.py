@@ -21,6 +21,7 @@ from throughput import FEATURE_SIZE, ours
 from config import preset, run_script
 from feature_store import FeatureStore
 
+TINY = {"embedding_size": 16, "hidden_size": 16}
 REGIONS = {"merge": 1, "inject": 1, "attention": 49, "adaptive": 49, "transformer": 49}
 
 
@@ -33,11 +34,12 @@ def main() -> None:
         for name, regions in REGIONS.items():
             store = FeatureStore(Path(args.measure[0]) / str(regions))
             captions = synthetic_captions(len(store.rows))
-            speeds[name] = ours(preset(f"flickr8k-{name}"), store, captions, int(args.measure[1]))
+            config = preset(f"flickr8k-{name}").with_overrides(TINY if args.quick else {})
+            speeds[name] = ours(config, store, captions, int(args.measure[1]))
         print(json.dumps(speeds))
         return
 
-    images, epochs = ({1: 40, 49: 10}, 2) if args.quick else ({1: 1000, 49: 200}, 4)
+    images, epochs = ({1: 10, 49: 10}, 2) if args.quick else ({1: 1000, 49: 200}, 4)
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for regions, count in images.items():
@@ -45,7 +47,7 @@ def main() -> None:
             make_store(Path(folder) / str(regions), random_features(shape), count, shape)
         for backend in ("tensorflow", "jax", "torch"):
             if importlib.util.find_spec(backend):
-                command = [sys.executable, __file__, "--measure", folder, str(epochs)]
+                command = [sys.executable, __file__, "--measure", folder, str(epochs), *["--quick"] * args.quick]
                 environment = {**os.environ, "KERAS_BACKEND": backend}
                 done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
                 found[backend] = json.loads(done.stdout.splitlines()[-1])
