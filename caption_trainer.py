@@ -10,6 +10,16 @@ from decoders import Decoder
 from vocabulary import PAD, UNK
 
 
+def word_nll(logits, targets):
+    """Negative log-likelihood in nats of ``targets`` int ``(B, T)`` under float32 ``logits (B, T, V)``, and logits' log-sum-exp.
+
+    Both ``(B, T)``.
+    """
+    log_total = ops.logsumexp(logits, axis=-1)
+    # One-hot rather than a gather, whose gradient costs TensorFlow twice the time of this whole loss.
+    return log_total - ops.sum(logits * ops.one_hot(targets, logits.shape[-1]), axis=-1), log_total
+
+
 class CaptionTrainer(keras.Model):
     """A decoder as a Keras model that ``fit`` and ``evaluate`` can drive: ``(features, inputs) -> logits``.
 
@@ -51,9 +61,7 @@ class CaptionTrainer(keras.Model):
         logits, weights = y_pred if self.attention_penalty else (y_pred, None)
         logits = ops.cast(logits, "float32")
         mask = ops.cast(ops.not_equal(y, PAD), "float32")
-        log_total = ops.logsumexp(logits, axis=-1)
-        # One-hot rather than a gather, whose gradient costs TensorFlow twice the time of this whole loss.
-        nll = log_total - ops.sum(logits * ops.one_hot(y, logits.shape[-1]), axis=-1)
+        nll, log_total = word_nll(logits, y)
         # Flat: Keras averages over all axes but the first before it weighs, and long captions would count too little.
         self.nll.update_state(ops.reshape(nll, (-1,)), sample_weight=ops.reshape(mask, (-1,)))
         loss = nll

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from config import Config, UserError
+from config import Config, UserError, hide_progress
 from images import SUFFIXES
 
 _SUFFIXES = tuple(sorted(SUFFIXES))
@@ -181,7 +181,9 @@ def _unzip_flickr8k(data_dir: Path, texts: dict[str, Path], images: dict[str, Pa
                     continue
                 with tempfile.TemporaryDirectory(dir=data_dir, prefix=".unzip-") as scratch:
                     folder = Path(scratch, target.name)
-                    for member, name in tqdm(members.items(), f"unpacking {archive.name}", unit="file", disable=None):
+                    for member, name in tqdm(
+                        members.items(), f"unpacking {archive.name}", unit="file", disable=hide_progress()
+                    ):
                         (folder / name).parent.mkdir(parents=True, exist_ok=True)
                         with opened.open(member) as source, (folder / name).open("wb") as copy:
                             shutil.copyfileobj(source, copy)

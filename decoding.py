@@ -40,18 +40,23 @@ class Hypotheses(NamedTuple):
     scores: Any
 
 
+def ban_special(logits):
+    """Float32 ``logits (..., V)`` with ``<pad>``, ``<start>`` and ``<unk>``, which no caption may hold, at ``BANNED``."""
+    vocabulary = ops.arange(logits.shape[-1])
+    never = ops.logical_or(vocabulary == PAD, ops.logical_or(vocabulary == START, vocabulary == UNK))
+    return ops.where(never, BANNED, ops.cast(logits, "float32"))
+
+
 def log_probabilities(logits, tokens, t, min_length: int, no_repeat_ngram: int):
     """Log p of the next word ``(N, V)``, with what must not come next at ``BANNED``.
 
     ``tokens`` int32 ``(N, L)`` holds the words so far at positions before ``t``. ``<pad>``, ``<start>`` and ``<unk>``
     never come next, ``<end>`` not before ``min_length`` words, and no word that would repeat an n-gram.
     """
-    logits = ops.cast(logits, "float32")
-    vocabulary = ops.arange(logits.shape[-1])
-    never = ops.logical_or(vocabulary == PAD, ops.logical_or(vocabulary == START, vocabulary == UNK))
-    too_early = ops.logical_and(vocabulary == END, t < min_length)
+    logits = ban_special(logits)
+    too_early = ops.logical_and(ops.arange(logits.shape[-1]) == END, t < min_length)
     # Masked before the softmax, so that the probabilities of what remains sum to one.
-    logits = ops.where(ops.logical_or(never, too_early), BANNED, logits)
+    logits = ops.where(too_early, BANNED, logits)
     log_p = ops.log_softmax(logits, axis=-1)
     if no_repeat_ngram:
         log_p = _block_repeats(log_p, tokens, t, no_repeat_ngram)

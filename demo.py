@@ -21,7 +21,6 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -31,7 +30,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 from tqdm import tqdm
 
-from config import UserError, run_script
+from config import UserError, hide_progress, run_script
 
 FORMAT = 2  # raised whenever the same seed would give other scenes, so that older sets are made anew
 SIDE = 224  # pixels
@@ -506,9 +505,8 @@ def _ensure(folder: Path, parameters: dict[str, int]) -> None:
     _write(folder / "scenes.json", json.dumps({"parameters": parameters, "scenes": truth}, indent=1).encode())
 
     pictures.mkdir(exist_ok=True)
-    hidden = not sys.stderr.isatty() or os.environ.get("CI") == "true"
     for name, scene, rng in tqdm(
-        list(zip(names, scenes, lots, strict=True)), "demo scenes", unit="image", disable=hidden
+        list(zip(names, scenes, lots, strict=True)), "demo scenes", unit="image", disable=hide_progress()
     ):
         if name in missing:
             encoded = io.BytesIO()

@@ -8,7 +8,6 @@ the same file. Without that object a .part file is fetched from its start.
 import errno
 import hashlib
 import json
-import os
 import re
 import shutil
 import sys
@@ -21,7 +20,7 @@ from urllib.parse import unquote
 import requests
 from tqdm import tqdm
 
-from config import Config, UserError
+from config import Config, UserError, hide_progress
 
 _PAUSES = (1, 2, 4)  # seconds before each further try; a try that gained bytes starts the count anew
 _TIMEOUTS = (10, 60)  # seconds to connect, and between two pieces of an answer
@@ -156,8 +155,7 @@ def _try(url: str, part: Path) -> None:
                 f"{part}: needs {size - have:,} bytes more, and its disk has {free:,} free. Make room there"
             )
         print(f"{url}: {'resuming at byte ' + format(have, ',') if resumed else 'fetching'}", file=sys.stderr)
-        hidden = True if os.environ.get("CI") else None  # None: hidden where stderr is no terminal
-        bar = tqdm(total=size, initial=have, desc=part.stem, unit="B", unit_scale=True, disable=hidden)
+        bar = tqdm(total=size, initial=have, desc=part.stem, unit="B", unit_scale=True, disable=hide_progress())
         try:
             with bar, part.open("ab") as file:
                 for piece in answer.iter_content(_PIECE):

@@ -15,7 +15,6 @@ never see a reference. What papers and the table call CIDEr is CIDEr-D; see metr
 import json
 import sys
 import time
-from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,33 +27,10 @@ from config import Config, UserError
 from datasets import CaptionDataset, ImageRecord
 from feature_store import write_atomically
 from metrics import java
+from predictions import read_predictions
 from preprocessing import load_dataset, prepare
 
 TITLES = {"bleu4": "BLEU-4", "meteor": "METEOR", "rouge_l": "ROUGE-L", "cider_d": "CIDEr", "spice": "SPICE"}
-
-
-def read_predictions(path: Path, records: list[ImageRecord]) -> list[str]:
-    """The captions of a COCO-style file in the order of ``records``.
-
-    Raises UserError when it is not such a file or its images are not exactly those of ``records``.
-    """
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        found = {entry["image_id"]: entry["caption"] for entry in entries}
-        if not isinstance(entries, list) or not all(isinstance(caption, str) for caption in found.values()):
-            raise TypeError("not a list, or a caption that is no text")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{path}: expected a JSON list of {{"image_id": ..., "caption": ...}} ({error!r})') from None
-    if len(found) != len(entries):
-        twice = [image for image, count in Counter(entry["image_id"] for entry in entries).items() if count > 1]
-        raise UserError(f"{path}: image {twice[0]} occurs twice; give one caption per image")
-    wanted = {record.image_id for record in records}
-    if set(found) != wanted:
-        raise UserError(
-            f"{path}: its images are not those of the split: {len(wanted - set(found))} missing, "
-            f"{len(set(found) - wanted)} not in the split"
-        )
-    return [found[record.image_id] for record in records]
 
 
 def score(
@@ -70,8 +46,6 @@ def score(
     ``training``: captions to tell novel ones from, if there are any. ``tools``: of ``java.TOOLS``, those to use as well.
     The ``seed`` protocol knows BLEU only.
     """
-    # A captioner that looks at the picture loses nearly all when each image gets its neighbour's caption.
-    shuffled = [*captions[1:], *captions[:1]]
     split = java.tokenize if "tokenizer" in tools else lambda texts: [metrics.words(text) for text in texts]
     texts = iter(split([text for record in records for text in record.captions]))
     references = [[next(texts) for _ in record.captions] for record in records]
@@ -82,7 +56,7 @@ def score(
         for name in ("meteor", "spice"):
             if name in tools:
                 result[name] = getattr(java, name)(found, references)[0]
-        control = metrics.summary(metrics.image_statistics([*found[1:], *found[:1]], references))
+        control = metrics.summary(metrics.image_statistics(_shuffled(found), references))
         result |= {
             "tokenizer": "stanford" if "tokenizer" in tools else "text.py",
             "intervals": metrics.intervals(images),
@@ -94,7 +68,7 @@ def score(
         wanted = [record.captions for record in records]
         result = {
             "bleu": metrics.bleu(captions, wanted, protocol),
-            "shuffled_bleu": metrics.bleu(shuffled, wanted, protocol),
+            "shuffled_bleu": metrics.bleu(_shuffled(captions), wanted, protocol),
         }
     result |= metrics.statistics(found, training or None)
     if config.dataset == "demo":
@@ -103,8 +77,13 @@ def score(
         scenes = demo.load_scenes(Path(config.data_dir))
         names = [record.file_name for record in records]
         result["demo"] = demo.score(dict(zip(names, captions, strict=True)), scenes)
-        result["shuffled_demo"] = demo.score(dict(zip(names, shuffled, strict=True)), scenes)
+        result["shuffled_demo"] = demo.score(dict(zip(names, _shuffled(captions), strict=True)), scenes)
     return result, images[:, -1]
+
+
+def _shuffled(captions: list) -> list:
+    """Each image gets its neighbour's caption, with which a captioner that looks at the picture loses nearly all."""
+    return [*captions[1:], *captions[:1]]
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from config import UserError
+from config import UserError, hide_progress
 from images import UnreadableImage
 
 
@@ -219,7 +219,7 @@ def _run(folder, names, load, encode, image_size, batch_size, workers) -> dict[s
         open(folder / "features.npy", "r+b") as features,
         open(folder / "progress.bin", "r+b") as progress,
         open(bad_lines, "a", encoding="utf-8") as bad,
-        tqdm(total=len(names), desc="features", unit="image", disable=None) as bar,
+        tqdm(total=len(names), desc="features", unit="image", disable=hide_progress()) as bar,
     ):
         bar.update(sum(len(names[i * batch_size : (i + 1) * batch_size]) for i, flag in enumerate(done) if flag))
         for i, (pixels, reasons) in zip(

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from config import UserError
-from images import UnreadableImage, to_rgb
+from images import open_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,13 +21,7 @@ def read_picture(source: str | Path | BinaryIO, side: int) -> Image.Image:
 
     ``source`` is a path or a binary file object. Raises UnreadableImage.
     """
-    try:
-        with Image.open(source) as image:
-            image.draft(None, (2 * side, 2 * side))  # lets JPEG decode small, as images.load_image does
-            picture = to_rgb(ImageOps.exif_transpose(image))
-    except Exception as error:  # Pillow's decoders raise errors of many kinds on damaged files.
-        name = source if isinstance(source, (str, Path)) else getattr(source, "name", "the given image data")
-        raise UnreadableImage(f"{name}: cannot be read as a picture: {error}") from None
+    picture = open_picture(source, side)
     picture.thumbnail((side, side))
     return picture
 

@@ -7,8 +7,6 @@ references stays in the loss, or captions end in "on a".
 Legend: B images, S captions drawn per image, N reference captions of all B images, T and U tokens, V vocabulary.
 """
 
-import os
-import sys
 import time
 
 import keras
@@ -18,13 +16,13 @@ from tqdm import tqdm
 
 import decoding
 import metrics
-from caption_trainer import CaptionTrainer
-from config import Config
+from caption_trainer import CaptionTrainer, word_nll
+from config import Config, hide_progress
 from decoders import Decoder
 from generator import ImageBatches, round_width
 from model import Search
 from text import tokenize
-from vocabulary import END, PAD, START, UNK, Vocabulary
+from vocabulary import END, PAD, START, Vocabulary
 
 
 class Sampler(keras.Model):
@@ -65,14 +63,8 @@ class SelfCriticalTrainer(CaptionTrainer):
         (targets, drawn, advantages), (logits, drawn_logits) = y, y_pred
         cross_entropy = super().compute_loss(x, targets, logits, sample_weight, training)
         # The same words are out of the question as when drawing.
-        ids = ops.arange(drawn_logits.shape[-1])
-        never = ops.logical_or(ops.logical_or(ids == PAD, ids == START), ids == UNK)
-        drawn_logits = ops.where(never, decoding.BANNED, ops.cast(drawn_logits, "float32"))
+        nll, _ = word_nll(decoding.ban_special(drawn_logits), drawn)
         mask = ops.cast(ops.not_equal(drawn, PAD), "float32")
-        chosen = ops.sum(
-            ops.where(ops.one_hot(drawn, drawn_logits.shape[-1], dtype="bool"), drawn_logits, 0.0), axis=-1
-        )
-        nll = ops.logsumexp(drawn_logits, axis=-1) - chosen
         policy = ops.sum(ops.cast(advantages, "float32")[:, None] * nll * mask) / ops.sum(mask)
         return (1 - self.xe_share) * policy + self.xe_share * cross_entropy
 
@@ -108,20 +100,20 @@ class SelfCritic:
         """Train on each image once. Returns the epoch's mean loss and reward, and the share of time the reward took."""
         batches, losses, means, reward_seconds = self.batches, [], [], 0.0
         began = time.perf_counter()
-        quiet = not sys.stderr.isatty() or bool(os.environ.get("CI"))
-        for index in tqdm(range(len(batches)), desc=f"epoch {epoch + 1}", unit="batch", disable=quiet):
+        for index in tqdm(range(len(batches)), desc=f"epoch {epoch + 1}", unit="batch", disable=hide_progress()):
             features, tokens, image, rows = batches[index]
             drawn = self._draw(features, (self.config.seed, epoch, index))
-            start = time.perf_counter()
-            reward = self.rewards(rows, drawn)
             if self.config.baseline == "greedy":
                 greedy = np.asarray(self.greedy.predict_on_batch(features)[0])
-                baseline = self.rewards(rows, greedy)
+                drawn = np.concatenate([drawn, greedy], axis=1)
+            start = time.perf_counter()
+            reward = self.rewards(rows, drawn)
+            reward_seconds += time.perf_counter() - start
+            if self.config.baseline == "greedy":
+                drawn, reward, baseline = drawn[:, :-1], reward[:, :-1], reward[:, -1:]
             else:
                 baseline = (reward.sum(axis=1, keepdims=True) - reward) / (self.config.samples - 1)
-            reward_seconds += time.perf_counter() - start
-            loss = self._learn(features, tokens, image, drawn, reward - baseline)
-            losses.append(loss)
+            losses.append(self._learn(features, tokens, image, drawn, reward - baseline))
             means.append(reward.mean())
         return {
             "loss": float(np.mean(losses)),

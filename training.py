@@ -2,7 +2,6 @@
 
 import importlib.util
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from keras import ops
 
 import metrics
 from caption_trainer import CaptionTrainer
-from config import Config, UserError
+from config import Config, UserError, hide_progress
 from generator import CaptionBatches, FeatureBatches, ImageBatches
 from model import Captioner
 from preprocessing import Prepared
@@ -84,7 +83,6 @@ class Recorder(keras.callbacks.Callback):
         self.cider = metrics.Cider([[tokenize(caption) for caption in record.captions] for record in self.dev])
         self.lines = run.history()[: run.state()["epochs"]]
         self.average = keras.callbacks.SwapEMAWeights() if config.ema_decay else keras.callbacks.Callback()
-        self.interactive = sys.stderr.isatty() and not os.environ.get("CI")
 
     def set_model(self, model):
         super().set_model(model)
@@ -121,6 +119,9 @@ class Recorder(keras.callbacks.Callback):
         }
         self.lines.append(line)
         best = max(self.lines, key=self._goodness)
+        if best is line:
+            self.captioner.decoder.save_weights(self.run.checkpoints / f"best-{epoch + 1:04d}.weights.h5")
+        self.average.on_test_end()
         self._save(epoch + 1, int(best["epoch"]), self._goodness(best))
         self._show(line, captions, is_best=best is line)
         if self.config.patience and epoch + 1 - best["epoch"] >= self.config.patience:
@@ -137,11 +138,8 @@ class Recorder(keras.callbacks.Callback):
         return [found[0].text for found in self.captioner.caption(self.features, greedy)[: len(self.dev)]]
 
     def _save(self, epochs: int, best_epoch: int, best_score: float) -> None:
-        """Write the checkpoints; the new ones count as soon as state.json names their epochs, and not before."""
+        """Write the checkpoint; it and the best one count as soon as state.json names their epochs, and not before."""
         folder = self.run.checkpoints
-        if best_epoch == epochs:
-            self.captioner.decoder.save_weights(folder / f"best-{epochs:04d}.weights.h5")
-        self.average.on_test_end()
         self.model.save_weights(folder / f"last-{epochs:04d}.weights.h5")
         self.run.write_history(self.lines)
         self.run.write_state(epochs=epochs, best_epoch=best_epoch, best_score=best_score)
@@ -221,7 +219,7 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run) ->
                 callbacks=callbacks,
                 # CaptionBatches shuffles. Keras would do it again, from a random state that no resume restores.
                 shuffle=False,
-                verbose=1 if recorder.interactive else 0,
+                verbose=0 if hide_progress() else 1,
             )
         status = 0
     except KeyboardInterrupt:

@@ -1,8 +1,8 @@
 """Attention: at every step the LSTM's state decides where to look, and what is seen there enters with the next word.
 
 Xu et al. (2015), "Show, attend and tell", https://arxiv.org/abs/1502.03044: soft attention (section 4.2) with additive
-scores and a sigmoid gate on the context. Departures, each better on Flickr8k dev: regions pass a dense layer with layer
-norm, and the output is tied to the embedding.
+scores and a sigmoid gate on the context. Departures: regions pass a dense layer with layer norm, and the output is tied to
+the embedding.
 Legend: B batch, R regions, D feature size, T time, E embedding, H hidden, A attention size, V vocabulary.
 """
 

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "images": {"config"},
     "figures": {"config", "images"},
     "architecture": {"config", "encoders"},
+    "predictions": {"config", "datasets"},
     "demo": {"config"},
     "download": {"config"},
     "datasets": {"config", "demo", "images"},
@@ -39,8 +40,8 @@ MAY_IMPORT = {
     },
     "train": {"config", "download", "preprocessing", "runs", "training"},
     "evaluate": {
-        "config", "datasets", "demo", "ensemble", "feature_store", "generator", "metrics", "preprocessing", "report",
-        "runs"
+        "config", "datasets", "demo", "ensemble", "feature_store", "generator", "metrics", "predictions",
+        "preprocessing", "report", "runs"
     },
     "report": {"architecture", "config", "datasets", "figures", "images", "runs"},
     "test": {"config", "ensemble", "figures", "images", "text"},

@@ -35,6 +35,7 @@ from config import Config, UserError
 from datasets import ImageRecord
 from feature_store import write_atomically
 from metrics import java
+from predictions import read_predictions
 from preprocessing import load_dataset
 
 # Hessel et al. (2021), table 1: expert tau-c, crowd tau-b.
@@ -120,18 +121,9 @@ def human_rows(records: list[ImageRecord], files: list[str], meteor: bool) -> di
     words = [[metrics.words(caption) for caption in record.captions] for record in records]
     rows = {"people": against_four([[group[k] for group in words] for k in range(CAPTIONS)], words, meteor)}
     for file in files:
-        captions = read_captions(Path(file), records)
+        captions = read_predictions(Path(file), records)
         rows[file] = against_four([[*map(metrics.words, captions)]] * CAPTIONS, words, meteor)
     return rows
-
-
-def read_captions(path: Path, records: list[ImageRecord]) -> list[str]:
-    """The captions of a predictions file of evaluate.py in the order of ``records``. Raises UserError."""
-    try:
-        found = {entry["image_id"]: entry["caption"] for entry in json.loads(path.read_text(encoding="utf-8"))}
-        return [found[record.image_id] for record in records]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: not the predictions of evaluate.py for the test split ({error!r})") from None
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:

@@ -1,0 +1,32 @@
+"""Captions in COCO's format: a JSON list of {"image_id", "caption"} with one entry for each image."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from config import UserError
+from datasets import ImageRecord
+
+
+def read_predictions(path: Path, records: list[ImageRecord]) -> list[str]:
+    """The captions of a COCO-style file in the order of ``records``.
+
+    Raises UserError when it is not such a file or its images are not exactly those of ``records``.
+    """
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        found = {entry["image_id"]: entry["caption"] for entry in entries}
+        if not isinstance(entries, list) or not all(isinstance(caption, str) for caption in found.values()):
+            raise TypeError("not a list, or a caption that is no text")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f'{path}: expected a JSON list of {{"image_id": ..., "caption": ...}} ({error!r})') from None
+    if len(found) != len(entries):
+        twice = [image for image, count in Counter(entry["image_id"] for entry in entries).items() if count > 1]
+        raise UserError(f"{path}: image {twice[0]} occurs twice; give one caption per image")
+    wanted = {record.image_id for record in records}
+    if set(found) != wanted:
+        raise UserError(
+            f"{path}: its images are not those of the split: {len(wanted - set(found))} missing, "
+            f"{len(set(found) - wanted)} not in the split"
+        )
+    return [found[record.image_id] for record in records]
