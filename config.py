@@ -158,7 +158,7 @@ class TrainingSettings(BaseModel):
         0.0,
         ge=0,
         lt=1,
-        description="decay per batch of a moving average of the weights, which then is what captions and is kept; 0: none",
+        description="decay per batch of a moving average of the weights, which then is what captions and is kept (less in the first batches); 0: none",
     )
     accumulate: int = Field(1, ge=1, description="batches whose gradients make one update")
     mirror: bool = Field(
@@ -290,6 +290,7 @@ _FLICKR8K_GRID: dict[str, Any] = {
     "ema_decay": 0.999,
     "mirror": True,
     "batch_size": 128,
+    "epochs": 16,
     "monitor": "cider",
 }
 

@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -47,12 +48,32 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
+def _ramped(optimizer: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
+    """``optimizer`` with a moving average of the weights that is useful from the first batches on.
+
+    Its decay after t batches is min(ema_momentum, (1 + t) / (10 + t)); with a constant .999 the first weights, which are
+    random, would make most of the average for a thousand batches.
+    """
+
+    class Ramped(optimizer):
+        @property
+        def ema_momentum(self):
+            done = ops.cast(self.iterations, "float32")
+            return ops.minimum(self.final_momentum, (1 + done) / (10 + done))
+
+        @ema_momentum.setter
+        def ema_momentum(self, value):
+            self.final_momentum = value
+
+    return Ramped
+
+
 def make_optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     """The optimiser that ``config`` describes, with its schedule over ``epochs * steps_per_epoch`` batches."""
     rate = WarmUp(
         config.learning_rate, config.epochs * steps_per_epoch, config.warmup_steps, config.schedule == "cosine"
     )
-    kwargs = {
+    kwargs: dict[str, Any] = {
         "learning_rate": rate,
         "global_clipnorm": config.clip_norm or None,
         "use_ema": config.ema_decay > 0,
@@ -60,10 +81,14 @@ def make_optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Opt
         "gradient_accumulation_steps": config.accumulate if config.accumulate > 1 else None,
     }
     if config.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(weight_decay=config.weight_decay, **kwargs)
+        kwargs["weight_decay"] = config.weight_decay
+    make = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "sgd": keras.optimizers.SGD}[
+        config.optimizer
+    ]
+    optimizer = (_ramped(make) if config.ema_decay else make)(**kwargs)
+    if config.optimizer == "adamw":
         optimizer.exclude_from_weight_decay(var_names=["bias"])
-        return optimizer
-    return {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}[config.optimizer](**kwargs)
+    return optimizer
 
 
 class Recorder(keras.callbacks.Callback):

@@ -239,6 +239,20 @@ def test_make_optimizer():
     assert 0 < len(decayed) < len(model.trainable_variables)
 
 
+def test_the_moving_average_soon_forgets_the_first_weights():
+    sgd = make_optimizer(Config(optimizer="sgd", learning_rate=1.0, clip_norm=0, ema_decay=0.3), 10)
+    weight = keras.Variable(100.0)
+    sgd.build([weight])
+    expected = None
+    for t in range(8):
+        sgd.apply([ops.convert_to_tensor(10.0)])
+        now, decay = 100.0 - 10 * (t + 1), min(0.3, (1 + t) / (10 + t))
+        expected = decay * expected + (1 - decay) * now if t else now
+    assert ops.convert_to_numpy(weight) == 20
+    keras_average = sgd._model_variables_moving_average[0]
+    assert float(ops.convert_to_numpy(keras_average)) == pytest.approx(expected, rel=1e-5)
+
+
 def test_word_dropout_replaces_words_in_training_only():
     seen = []
 
