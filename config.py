@@ -123,10 +123,26 @@ DECODER_SETTINGS: dict[str, tuple[str, ...]] = {
 class TrainingSettings(BaseModel):
     """Training"""
 
-    stage: Literal["xe", "scst"] = Field(
-        "xe", description="xe (cross-entropy with the reference captions) or scst (self-critical: CIDEr-D as reward)"
+    stage: Literal["xe", "finetune", "scst"] = Field(
+        "xe",
+        description="xe (cross-entropy with the reference captions, encoder frozen), finetune (the same with the encoder learning too, from pixels) or scst (self-critical: CIDEr-D as reward, encoder frozen)",
     )
     init: str = Field("", description="run folder whose captioner and settings training starts from")
+    tuned_layers: int = Field(
+        29,
+        ge=0,
+        description="encoder layers that learn, counted from its output, of those with a kernel (ResNet50: 10 are its last stage, 29 the last two); 0: all (finetune)",
+    )
+    encoder_learning_rate: float = Field(1e-5, gt=0, description="peak learning rate of the encoder (finetune)")
+    crop: float = Field(
+        0.7, gt=0, le=1, description="least share of a picture that a random crop keeps; 1: no crops (finetune)"
+    )
+    colour_jitter: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="most that brightness, contrast and saturation change at random, as a share; little, because captions name colours (finetune)",
+    )
     samples: int = Field(5, ge=2, le=100, description="captions drawn per image (scst)")
     baseline: Literal["others", "greedy"] = Field(
         "others",
@@ -163,10 +179,12 @@ class TrainingSettings(BaseModel):
     accumulate: int = Field(1, ge=1, description="batches whose gradients make one update")
     mirror: bool = Field(
         False,
-        description="train on mirrored images too, half of the time (a second feature store); captions that say left or right keep the image as it is",
+        description="train on mirrored images too, half of the time (from a second feature store while the encoder is frozen); captions that say left or right keep the image as it is",
     )
     epochs: int = Field(20, ge=1, description="passes over the training captions")
-    batch_size: int = Field(64, ge=1, description="captions per batch")
+    batch_size: int = Field(
+        64, ge=1, description="captions per batch; images, with all their captions, in finetune and scst"
+    )
     monitor: Literal["bleu4", "cider", "loss"] = Field(
         "bleu4", description="what picks the best checkpoint on dev: BLEU-4 or CIDEr-D of greedy captions, or the loss"
     )
@@ -180,6 +198,13 @@ class TrainingSettings(BaseModel):
     backend: Literal["", "tensorflow", "jax", "torch"] = Field(
         "", description="Keras backend; empty: KERAS_BACKEND, else Keras' own choice"
     )
+
+
+# Settings of one stage only.
+STAGE_SETTINGS: dict[str, tuple[str, ...]] = {
+    "finetune": ("tuned_layers", "encoder_learning_rate", "crop", "colour_jitter"),
+    "scst": ("samples", "baseline", "xe_share"),
+}
 
 
 class DecodingSettings(BaseModel):
@@ -232,14 +257,17 @@ class Config(DecodingSettings, TrainingSettings, DecoderSettings, EncoderSetting
             )
         if self.decoder == "transformer" and self.hidden_size % self.heads:
             raise ValueError(f"heads: {self.heads} do not divide hidden_size, which is {self.hidden_size}")
-        if self.stage == "scst" and not self.init:
-            raise ValueError("init: stage=scst improves a trained captioner; name its run folder")
-        for name in ("samples", "baseline", "xe_share"):
-            if self.stage != "scst" and getattr(self, name) != TrainingSettings.model_fields[name].default:
-                raise ValueError(f"{name}: only stage=scst reads it, and stage is {self.stage}")
+        if self.stage != "xe" and not self.init:
+            raise ValueError(f"init: stage={self.stage} improves a trained captioner; name its run folder")
+        for stage, names in STAGE_SETTINGS.items():
+            for name in names:
+                if self.stage != stage and getattr(self, name) != TrainingSettings.model_fields[name].default:
+                    raise ValueError(f"{name}: only stage={stage} reads it, and stage is {self.stage}")
         for name in ("attention_penalty", "accumulate"):
             if self.stage == "scst" and getattr(self, name) != TrainingSettings.model_fields[name].default:
                 raise ValueError(f"{name}: stage=scst does not use it; leave it out")
+        if self.mixed_precision and self.stage == "finetune":
+            raise ValueError("mixed_precision: stage=finetune computes in float32; leave it out")
         if self.attention_penalty and self.decoder not in ("attention", "transformer"):
             raise ValueError(f"attention_penalty: the decoder {self.decoder} has no attention that it could steer")
         if self.dataset == "demo" and self.data_dir == DataSettings.model_fields["data_dir"].default:
@@ -321,8 +349,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # What a stage changes in the settings of the run that it starts from.
 STAGES: dict[str, dict[str, Any]] = {
+    "finetune": {
+        "learning_rate": 1e-4,
+        "warmup_steps": 50,
+        "epochs": 6,
+        "batch_size": 32,
+        "accumulate": 1,
+        "monitor": "cider",
+    },
     "scst": {
         "learning_rate": 5e-5,
+        "batch_size": 32,
         "warmup_steps": 0,
         "epochs": 10,
         "label_smoothing": 0.0,
@@ -443,7 +480,11 @@ def resolve(args: argparse.Namespace) -> Config:
             raise UserError(f"--init: {', '.join(fixed)} cannot change now; the run's weights were made for its own")
         stage = {"stage": typed.get("stage", "xe"), "init": typed["init"]}
         settings = _over(settings, Path(typed["init"]) / "config.json")
-        settings = settings.with_overrides(STAGES.get(stage["stage"], {}) | stage)
+        # What an earlier stage alone has read starts afresh.
+        fresh = {
+            name: TrainingSettings.model_fields[name].default for names in STAGE_SETTINGS.values() for name in names
+        }
+        settings = settings.with_overrides(fresh | STAGES.get(stage["stage"], {}) | stage)
     settings = settings.with_overrides(typed)
     settle_backend(settings.backend)
     return settings

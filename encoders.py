@@ -77,6 +77,26 @@ def build_encoder(config: Config) -> keras.Model:
     return model
 
 
+def let_learn(encoder: keras.Model, tuned_layers: int) -> list[keras.Variable]:
+    """Make the last ``tuned_layers`` layers with a kernel trainable (0: all of them) and return their variables.
+
+    Batch normalisation stays as it is, statistics, scale and offset: batches of fine-tuning are small, and the encoder
+    runs in inference mode everywhere (build_encoder). Raises UserError when the encoder has fewer such layers.
+    """
+    backbone = _backbone(encoder)
+    learners = [layer for layer in backbone.layers if hasattr(layer, "kernel")]
+    if not learners or tuned_layers > len(learners):
+        raise UserError(
+            f"tuned_layers: {tuned_layers} asked for, and the encoder has {len(learners)} layers with a kernel"
+        )
+    encoder.trainable = True
+    for layer in backbone.layers:
+        layer.trainable = False
+    for layer in learners[-tuned_layers:]:
+        layer.trainable = True
+    return encoder.trainable_variables
+
+
 def adaptive_average_pool(grid, size: int):
     """Average ``(B, H, W, D)`` to ``(B, size, size, D)`` over the windows of torch's AdaptiveAvgPool2d.
 

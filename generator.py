@@ -3,13 +3,15 @@
 What stays in memory is one int32 per caption word; features, shifted inputs and targets exist per batch only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import keras
 import numpy as np
 
 from config import Config
 from feature_store import FeatureStore
+from images import load_varied
 from text import tokenize
 from vocabulary import PAD, Vocabulary
 
@@ -82,12 +84,17 @@ class CaptionBatches(keras.utils.PyDataset):
             self.batches += [chunk[i : i + self.batch_size] for i in range(0, len(chunk), self.batch_size)]
         if self.shuffle:
             rng.shuffle(self.batches)
-        # The widest batch first, so that too large a batch fails at once; then the narrowest, because Keras' TensorFlow
-        # adapter takes a dimension for fixed when the first two batches agree in it.
+        self._put_extremes_first()
+        self.is_mirrored = (self.mirrored_rows >= 0) & (rng.random(count) < 0.5)
+
+    def _put_extremes_first(self) -> None:
+        """The widest batch first, so that too large a batch fails at once; then the narrowest.
+
+        Keras' TensorFlow adapter takes a dimension for fixed when the first two batches agree in it.
+        """
         for extreme in (np.argmin, np.argmax):
             widths = [self._width(batch) for batch in self.batches]
             self.batches.insert(0, self.batches.pop(extreme(widths)))
-        self.is_mirrored = (self.mirrored_rows >= 0) & (rng.random(count) < 0.5)
 
     def start_epoch(self, epoch: int) -> None:
         """Lay out the batches of ``epoch`` (from 0)."""
@@ -135,7 +142,7 @@ class CaptionBatches(keras.utils.PyDataset):
 
 
 class ImageBatches(CaptionBatches):
-    """Shuffled batches of whole images: ``(features (B, R, D), tokens (N, T + 1), image of each row (N,), rows (B,))``.
+    """Shuffled batches of whole images: ``(features (B, R, D), tokens (N, T + 1), image of each row int32 (N,), rows (B,))``.
 
     ``tokens`` int32 are all N captions of the B images from ``<start>`` on; ``rows`` are the images' rows in the store.
     An image is mirrored for all its captions or for none.
@@ -155,10 +162,47 @@ class ImageBatches(CaptionBatches):
         self.is_mirrored = (may & (rng.random(len(images)) < 0.5))[self.image_of]
 
     def __getitem__(self, index: int):
+        captions, tokens, image, rows = self._read_images(index)
+        return self._read_features(captions), tokens, image, rows
+
+    def _read_images(self, index: int):
+        """Of a batch: one caption of each image ``(B,)``, tokens ``(N, T + 1)``, image of each row, images' rows ``(B,)``."""
         chosen = self.batches[index]
         _, first, image = np.unique(self.image_of[chosen], return_index=True, return_inverse=True)
-        captions = chosen[first]  # one of each image
-        return self._read_features(captions), self._read_tokens(chosen), image, self.rows[captions]
+        captions = chosen[first]
+        return captions, self._read_tokens(chosen), image.astype("int32"), self.rows[captions]
+
+
+class PixelBatches(ImageBatches):
+    """Batches ``((pixels, inputs, image of each row), targets)`` of whole images, for an encoder that learns too.
+
+    ``pixels`` uint8 ``(B, S, S, 3)``, RGB 0-255, cropped, coloured and mirrored anew in every epoch; ``inputs`` and
+    ``targets`` int32 ``(N, T)``; image of each row int32 ``(N,)``.
+    """
+
+    def __init__(
+        self, store: FeatureStore, paths: Mapping[str, Path], captions, vocabulary: Vocabulary, config: Config
+    ):
+        """``store`` tells which images can be read, ``paths`` (by file name) where they lie."""
+        self.config = config
+        self.paths = {store.rows[name]: path for name, path in paths.items() if name in store.rows}
+        # Any picture can be turned over here: none is missing among the mirrored ones.
+        super().__init__(store, captions, vocabulary, config, mirrored=store if config.mirror else None)
+
+    def _lay_out(self) -> None:
+        super()._lay_out()
+        self._put_extremes_first()
+
+    def __getitem__(self, index: int):
+        captions, tokens, image, rows = self._read_images(index)
+        pixels = np.stack([self._load(row) for row in rows.tolist()])
+        swap = self.is_mirrored[captions]
+        pixels[swap] = pixels[swap, :, ::-1]
+        return (pixels, tokens[:, :-1], image), tokens[:, 1:]
+
+    def _load(self, row: int) -> np.ndarray:
+        rng = np.random.default_rng((self.seed, self.epoch, row))
+        return load_varied(self.paths[row], self.config.image_size, self.config.crop, self.config.colour_jitter, rng)
 
 
 class FeatureBatches(keras.utils.PyDataset):

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 
 from config import UserError
 
@@ -29,6 +29,30 @@ def load_image(source: str | Path | BinaryIO, size: int) -> np.ndarray:
     image = open_picture(source, size)
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
+    return np.array(image)
+
+
+def load_varied(
+    source: str | Path, size: int, crop: float, colour_jitter: float, rng: np.random.Generator
+) -> np.ndarray:
+    """A random crop of a picture in randomly changed colours, squashed to ``size`` x ``size`` pixels, for training.
+
+    The crop keeps a share of the area between ``crop`` and 1 and is up to a third wider or narrower than the picture
+    (Szegedy et al., 2015, https://arxiv.org/abs/1409.4842). Brightness, contrast and saturation are each multiplied by
+    up to ``1 +- colour_jitter``.
+
+    Returns uint8 ``(size, size, 3)``, RGB 0-255. Raises UnreadableImage.
+    """
+    image = open_picture(source, round(size / crop**0.5))
+    area = rng.uniform(crop, 1)
+    aspect = np.exp(rng.uniform(-1, 1) * min(np.log(4 / 3), -np.log(area)))
+    width, height = (area * aspect) ** 0.5, (area / aspect) ** 0.5
+    left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
+    scale = np.asarray([image.width, image.height] * 2)
+    box = tuple(np.asarray([left, top, left + width, top + height]) * scale)
+    image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        image = enhance(image).enhance(rng.uniform(1 - colour_jitter, 1 + colour_jitter))
     return np.array(image)
 
 

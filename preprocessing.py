@@ -65,19 +65,24 @@ def prepare(
     from encoders import build_encoder  # here: what is wrong with data or settings shows before Keras has loaded
 
     encoder = encoder or build_encoder(config)
-    store = _store(config, dataset.name, dataset.records, encoder, mirror=False)
+    store = extract_features(config, dataset.name, dataset.records, encoder)
     for name, reason in list(store.unreadable.items())[:5]:
         print(f"note: left out: {name}: {reason}", file=sys.stderr)
     if len(store.unreadable) > 5:
         print(f"note: ... and {len(store.unreadable) - 5} more, listed in {store.folder}/index.json", file=sys.stderr)
     mirrored = None
-    if training and config.mirror:
-        mirrored = _store(config, dataset.name, dataset.split("train"), encoder, mirror=True)
+    if training and config.mirror and config.stage != "finetune":
+        mirrored = extract_features(config, dataset.name, dataset.split("train"), encoder, mirror=True)
     return Prepared(dataset, encoder, store, mirrored)
 
 
-def _store(config: Config, name: str, records: list[datasets.ImageRecord], encoder: "keras.Model", mirror: bool):
-    """The feature store of the images of ``records``, as they are or with left and right swapped."""
+def extract_features(
+    config: Config, name: str, records: list[datasets.ImageRecord], encoder: "keras.Model", mirror: bool = False
+) -> "FeatureStore":
+    """The store of the features of ``records``' images, as they are or with left and right swapped, made where missing.
+
+    It lies in feature_dir; ``name`` is the data set's.
+    """
     import keras
 
     from encoders import weights_digest

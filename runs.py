@@ -10,6 +10,7 @@ runs/NAME/
     state.json              epochs done, best epoch and its score
     checkpoints/last-NNNN.weights.h5    decoder and optimiser after the last whole epoch
     checkpoints/best-NNNN.weights.h5    decoder of the best epoch on dev (its moving average with ema_decay)
+    checkpoints/encoder-NNNN.weights.h5     its encoder, after fine-tuning
     tensorboard/            logs for `tensorboard --logdir`
     captioner.zip           the trained captioner, for test.py and evaluate.py (see model.py)
 """
@@ -103,7 +104,7 @@ class Run:
             raise UserError(f"{path}: damaged ({error!r}); start the run anew") from None
 
     def checkpoint(self, which: str) -> Path:
-        """The weights file of the "last" or "best" epoch that state.json names."""
+        """The weights file of the "last" or "best" epoch that state.json names, or of the best one's "encoder"."""
         state = self.state()
         return self.checkpoints / f"{which}-{state['epochs' if which == 'last' else 'best_epoch']:04d}.weights.h5"
 

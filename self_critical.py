@@ -135,6 +135,6 @@ class SelfCritic:
         shifted = np.full((len(drawn), round_width(longest, coarseness=4) + 1), PAD, dtype=np.int32)
         shifted[:, 0] = START
         shifted[:, 1 : longest + 1] = drawn[:, :longest]
-        inputs = (features, tokens[:, :-1], image.astype("int32"), shifted[:, :-1])
+        inputs = (features, tokens[:, :-1], image, shifted[:, :-1])
         targets = (tokens[:, 1:], shifted[:, 1:], advantages.reshape(-1).astype("float32"))
         return float(np.ravel(self.trainer.train_on_batch(inputs, targets))[0])

@@ -3,6 +3,7 @@
     python train.py --preset demo                       # generated scenes, no download, minutes on two CPU cores
     python train.py --preset flickr8k-merge             # Flickr8k in data/flickr8k (python preprocessing.py --download)
     python train.py --resume runs/NAME                  # go on after the last whole epoch, exactly as if never stopped
+    python train.py --stage finetune --init runs/NAME   # let the encoder learn too, from pixels
     python train.py --stage scst --init runs/NAME       # improve a trained captioner by its own captions' CIDEr-D
 
 Leaves a run folder (see runs.py) whose captioner.zip test.py and evaluate.py read.
@@ -51,14 +52,19 @@ def main() -> int:
     vocabulary = source.vocabulary() if source else fit_vocabulary(config, dataset)
     if not run:
         Run.check(config, args.name)
-    prepared = prepare(config, dataset, training=True)
+    initial = None
+    if config.init:
+        from model import Captioner  # here, because it brings in Keras, which reads KERAS_BACKEND when it is imported
+
+        initial = Captioner.load(Path(config.init))
+    prepared = prepare(config, dataset, initial and initial.encoder, training=True)
     run = run or Run.create(config, vocabulary, args.name)
     print(f"run folder: {run.folder}", flush=True)
 
-    from training import fit  # here, because it brings in Keras, which reads KERAS_BACKEND when it is imported
+    from training import fit
 
     try:
-        return fit(config, prepared, vocabulary, run)
+        return fit(config, prepared, vocabulary, run, initial)
     except OSError as error:
         raise UserError(
             f"{run.folder}: cannot be written: {error.strerror or error}. Whole epochs are kept; once that is mended, "

@@ -1,10 +1,12 @@
-"""Training: the optimiser, and the loop that scores, saves and resumes, for both stages."""
+"""Training: the optimiser, and the loop that scores, saves and resumes, for all stages."""
 
 import importlib.util
 import math
 import sys
+import tempfile
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -14,9 +16,12 @@ from keras import ops
 import metrics
 from caption_trainer import CaptionTrainer
 from config import Config, UserError, hide_progress
-from generator import CaptionBatches, FeatureBatches, ImageBatches
+from encoders import let_learn
+from feature_store import FeatureStore
+from fine_tuning import PixelTrainer
+from generator import CaptionBatches, FeatureBatches, ImageBatches, PixelBatches
 from model import Captioner
-from preprocessing import Prepared
+from preprocessing import Prepared, extract_features
 from runs import Run
 from self_critical import Rewards, SelfCritic, SelfCriticalTrainer
 from text import tokenize
@@ -68,10 +73,13 @@ def _ramped(optimizer: type[keras.optimizers.Optimizer]) -> type[keras.optimizer
     return Ramped
 
 
-def make_optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """The optimiser that ``config`` describes, with its schedule over ``epochs * steps_per_epoch`` batches."""
+def make_optimizer(config: Config, steps_per_epoch: int, peak: float | None = None) -> keras.optimizers.Optimizer:
+    """The optimiser that ``config`` describes, with its schedule over ``epochs * steps_per_epoch`` batches.
+
+    ``peak`` takes the place of the setting learning_rate.
+    """
     rate = WarmUp(
-        config.learning_rate, config.epochs * steps_per_epoch, config.warmup_steps, config.schedule == "cosine"
+        peak or config.learning_rate, config.epochs * steps_per_epoch, config.warmup_steps, config.schedule == "cosine"
     )
     kwargs: dict[str, Any] = {
         "learning_rate": rate,
@@ -91,6 +99,18 @@ def make_optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Opt
     return optimizer
 
 
+def make_tuning_optimizer(
+    config: Config, steps_per_epoch: int, encoder_variables: list[keras.Variable]
+) -> keras.optimizers.Optimizer:
+    """Two such optimisers in one: ``encoder_variables`` learn at a rate of their own, and gradients are clipped apart."""
+    encoder_optimizer = make_optimizer(config, steps_per_epoch, peak=config.encoder_learning_rate)
+    decoder_optimizer = make_optimizer(config, steps_per_epoch)
+    slow = {id(variable) for variable in encoder_variables}
+    return keras.optimizers.MultiOptimizer(
+        lambda variable: encoder_optimizer if id(variable) in slow else decoder_optimizer
+    )
+
+
 class Recorder(keras.callbacks.Callback):
     """After each epoch: captions the dev images, writes history, curves and checkpoints, and stops when it should.
 
@@ -101,10 +121,8 @@ class Recorder(keras.callbacks.Callback):
     def __init__(self, config: Config, prepared: Prepared, captioner: Captioner, run: Run, batches: CaptionBatches):
         super().__init__()
         self.config, self.captioner, self.run, self.batches = config, captioner, run, batches
-        self.dev = prepared.usable("dev")
-        self.features = FeatureBatches(
-            prepared.store, [record.file_name for record in self.dev], config.decode_batch_size
-        )
+        self.dataset, self.dev = prepared.dataset.name, prepared.usable("dev")
+        self.dev_data = self._dev_data(prepared.store)
         self.cider = metrics.Cider([[tokenize(caption) for caption in record.captions] for record in self.dev])
         self.lines = run.history()[: run.state()["epochs"]]
         self.average = keras.callbacks.SwapEMAWeights() if config.ema_decay else keras.callbacks.Callback()
@@ -120,32 +138,33 @@ class Recorder(keras.callbacks.Callback):
         states = [v for v in self.model.non_trainable_variables if v.path.endswith("seed_generator_state")]
         for i, state in enumerate(states):
             state.assign(np.random.SeedSequence((self.config.seed, epoch, i)).generate_state(2))
-        self.began = self.trained = time.perf_counter()
-
-    def on_test_begin(self, logs=None):
-        self.trained = time.perf_counter()
-        self.average.on_test_begin()
-
-    def on_test_end(self, logs=None):
-        self.average.on_test_end()
+        self.began = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
+        trained = time.perf_counter()
         self.average.on_test_begin()  # from here on the model holds the averaged weights, if any
-        captions = self._caption_dev()
+        with self._encoded_dev() as (pairs, features):
+            found = self.model.evaluate(pairs, verbose=0, return_dict=True)
+            captions = self._caption_dev(features)
+        logs |= {f"val_{name}": value for name, value in found.items()}
+        # Of two optimisers the decoder's comes first, as its weights do.
+        optimizer = getattr(self.model.optimizer, "optimizers", [self.model.optimizer])[0]
         logs["bleu4"] = metrics.bleu(captions, [record.captions for record in self.dev])[3]
         logs["cider"] = self.cider.score(range(len(captions)), [tokenize(caption) for caption in captions]).mean()
         line = {
             "epoch": epoch + 1,
             **{name: float(logs[name]) for name in ("loss", "nll", "val_loss", "val_nll", "bleu4", "cider")},
             **{name: float(logs[name]) for name in ("reward", "reward_share") if name in logs},
-            "learning_rate": float(ops.convert_to_numpy(self.model.optimizer.learning_rate)),
-            "words_per_second": self.batches.words / (self.trained - self.began),
+            "learning_rate": float(ops.convert_to_numpy(optimizer.learning_rate)),
+            "words_per_second": self.batches.words / (trained - self.began),
             "seconds": time.perf_counter() - self.began,
         }
         self.lines.append(line)
         best = max(self.lines, key=self._goodness)
         if best is line:
             self.captioner.decoder.save_weights(self.run.checkpoints / f"best-{epoch + 1:04d}.weights.h5")
+            if self.config.stage == "finetune":
+                self.captioner.encoder.save_weights(self.run.checkpoints / f"encoder-{epoch + 1:04d}.weights.h5")
         self.average.on_test_end()
         self._save(epoch + 1, int(best["epoch"]), self._goodness(best))
         self._show(line, captions, is_best=best is line)
@@ -157,10 +176,28 @@ class Recorder(keras.callbacks.Callback):
         value = -line["val_nll"] if self.config.monitor == "loss" else line[self.config.monitor]
         return float(f"{value:.6g}")  # as history.csv holds it, so that a resumed run ranks its epochs alike
 
-    def _caption_dev(self) -> list[str]:
+    def _dev_data(self, store: FeatureStore) -> tuple[CaptionBatches, FeatureBatches]:
+        """The dev captions for teacher forcing and the dev images, with their features in ``store``."""
+        pairs = [(record.file_name, text) for record in self.dev for text in record.captions]
+        return (
+            CaptionBatches(store, pairs, self.captioner.vocabulary, self.config, shuffle=False),
+            FeatureBatches(store, [record.file_name for record in self.dev], self.config.decode_batch_size),
+        )
+
+    @contextmanager
+    def _encoded_dev(self) -> Iterator[tuple[CaptionBatches, FeatureBatches]]:
+        """The dev data under the encoder as it is now."""
+        if self.config.stage != "finetune":
+            yield self.dev_data
+            return
+        with tempfile.TemporaryDirectory(dir=self.run.folder, prefix=".dev-") as folder:
+            config = self.config.with_overrides({"feature_dir": folder})
+            yield self._dev_data(extract_features(config, self.dataset, self.dev, self.captioner.encoder))
+
+    def _caption_dev(self, features: FeatureBatches) -> list[str]:
         """The greedy caption of each dev image."""
         greedy = self.config.with_overrides({"beam_size": 1})
-        return [found[0].text for found in self.captioner.caption(self.features, greedy)[: len(self.dev)]]
+        return [found[0].text for found in self.captioner.caption(features, greedy)[: len(self.dev)]]
 
     def _save(self, epochs: int, best_epoch: int, best_score: float) -> None:
         """Write the checkpoint; it and the best one count as soon as state.json names their epochs, and not before."""
@@ -169,7 +206,7 @@ class Recorder(keras.callbacks.Callback):
         self.run.write_history(self.lines)
         self.run.write_state(epochs=epochs, best_epoch=best_epoch, best_score=best_score)
         for path in folder.glob("*.weights.h5"):
-            if path not in (self.run.checkpoint("last"), self.run.checkpoint("best")):
+            if path not in [self.run.checkpoint(which) for which in ("last", "best", "encoder")]:
                 path.unlink()
         self.run.draw_curves()
 
@@ -186,9 +223,10 @@ class Recorder(keras.callbacks.Callback):
             file.write(f"epoch {line['epoch']}\n{samples}")
 
 
-def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run) -> int:
+def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, initial: Captioner | None = None) -> int:
     """Train ``run`` to its last epoch and write its bundle from the best one. Returns the exit status.
 
+    Training starts from the weights of ``initial``, if any, whose encoder then is that of ``prepared``.
     Goes on after the last whole epoch of the run. Ctrl-C keeps all whole epochs and returns 130. Of a run whose epochs are
     done, only the bundle is written, if it is missing or older than the best epoch.
     """
@@ -205,22 +243,28 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run) ->
         keras.mixed_precision.set_dtype_policy("mixed_float16")
     keras.utils.set_random_seed(config.seed)
     captioner = Captioner.untrained(config, vocabulary, prepared.encoder)
-    if config.init and not state["epochs"]:
-        captioner.decoder.set_weights(Captioner.load(Path(config.init)).decoder.get_weights())
+    if initial:
+        captioner.decoder.set_weights(initial.decoder.get_weights())
 
     def pairs(split: str) -> list[tuple[str, str]]:
         return [(record.file_name, text) for record in prepared.usable(split) for text in record.captions]
 
-    dev = CaptionBatches(prepared.store, pairs("dev"), vocabulary, config, shuffle=False)
+    losses = (config.label_smoothing, config.word_dropout, config.attention_penalty)
     if config.stage == "scst":
         train = ImageBatches(prepared.store, pairs("train"), vocabulary, config, mirrored=prepared.mirrored)
         trainer = SelfCriticalTrainer(captioner.decoder, config)
+    elif config.stage == "finetune":
+        paths = {record.file_name: record.path for record in prepared.usable("train")}
+        train = PixelBatches(prepared.store, paths, pairs("train"), vocabulary, config)
+        trainer = PixelTrainer(captioner.encoder, captioner.decoder, *losses)
     else:
         train = CaptionBatches(prepared.store, pairs("train"), vocabulary, config, mirrored=prepared.mirrored)
-        trainer = CaptionTrainer(
-            captioner.decoder, config.label_smoothing, config.word_dropout, config.attention_penalty
-        )
-    trainer.compile(optimizer=make_optimizer(config, len(train)))
+        trainer = CaptionTrainer(captioner.decoder, *losses)
+    if config.stage == "finetune":
+        optimizer = make_tuning_optimizer(config, len(train), let_learn(captioner.encoder, config.tuned_layers))
+    else:
+        optimizer = make_optimizer(config, len(train))
+    trainer.compile(optimizer=optimizer)
     if state["epochs"]:
         trainer.optimizer.build(trainer.trainable_variables)
         trainer.load_weights(run.checkpoint("last"))
@@ -234,11 +278,10 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run) ->
         epochs = range(state["epochs"], state["epochs"] if finished else config.epochs)
         if config.stage == "scst":
             rewards = Rewards([(prepared.store.rows[name], text) for name, text in pairs("train")], vocabulary)
-            _self_critical_epochs(SelfCritic(trainer, train, rewards, config), dev, callbacks, epochs)
+            _self_critical_epochs(SelfCritic(trainer, train, rewards, config), callbacks, epochs)
         else:
             trainer.fit(
                 train,
-                validation_data=dev,
                 initial_epoch=epochs.start,
                 epochs=epochs.stop,
                 callbacks=callbacks,
@@ -253,12 +296,14 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run) ->
         status = 130
     if run.state()["epochs"]:
         captioner.decoder.load_weights(run.checkpoint("best"))
+        if config.stage == "finetune":
+            captioner.encoder.load_weights(run.checkpoint("encoder"))
         captioner.save(run.bundle)
         print(f"captioner of epoch {run.state()['best_epoch']}: {run.bundle}")
     return status
 
 
-def _self_critical_epochs(critic: SelfCritic, dev: CaptionBatches, callbacks: list, epochs: range) -> None:
+def _self_critical_epochs(critic: SelfCritic, callbacks: list, epochs: range) -> None:
     """What ``fit`` does, for training steps that need captions drawn in between."""
     trainer = critic.trainer
     trainer.stop_training = False
@@ -267,9 +312,7 @@ def _self_critical_epochs(critic: SelfCritic, dev: CaptionBatches, callbacks: li
     for epoch in epochs:
         listeners.on_epoch_begin(epoch)
         trainer.reset_metrics()
-        logs = critic.epoch(epoch)
-        found = trainer.evaluate(dev, callbacks=listeners, verbose=0, return_dict=True)
-        listeners.on_epoch_end(epoch, logs | {f"val_{name}": value for name, value in found.items()})
+        listeners.on_epoch_end(epoch, critic.epoch(epoch))
         if trainer.stop_training:
             break
     listeners.on_train_end()

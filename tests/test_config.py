@@ -209,7 +209,7 @@ def test_captions_file_can_be_unset_on_the_command_line():
         TRAINED_SETTINGS
         - {"mirror", "mixed_precision", "tensorboard", "weight_decay"}
         - {"attention_penalty", "attention_size", "heads", "layers"}
-        - {"baseline", "samples", "stage", "xe_share"}
+        - {"stage", *config.STAGE_SETTINGS["finetune"], *config.STAGE_SETTINGS["scst"]}
     ),
 )
 def test_a_trained_captioner_refuses_what_training_fixed(name):
@@ -238,6 +238,10 @@ def test_init_brings_the_settings_of_its_run_and_the_stage_changes_them(tmp_path
     assert (settings.stage, settings.embedding_size, settings.epochs) == ("scst", 8, 3)
     assert (settings.label_smoothing, settings.learning_rate) == (0.0, config.STAGES["scst"]["learning_rate"])
     assert config.resolve(typed("--init", str(tmp_path))).label_smoothing == 0.1
+    tuned = trained.with_overrides({"stage": "finetune", "init": "earlier", "crop": 0.5, "tuned_layers": 10})
+    (tmp_path / "config.json").write_text(tuned.to_json())
+    settings = config.resolve(typed("--stage", "scst", "--init", str(tmp_path)))
+    assert (settings.stage, settings.crop) == ("scst", Config().crop), "what only fine-tuning reads is forgotten"
     with pytest.raises(UserError, match=r"--init: embedding_size, encoder cannot change"):
         config.resolve(typed("--init", str(tmp_path), "--embedding-size", "9", "--encoder", "vgg16"))
     with pytest.raises(UserError, match=r"--init: .* leave out --preset"):

@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from PIL import Image
 
 from config import Config
-from generator import CaptionBatches, FeatureBatches
+from generator import CaptionBatches, FeatureBatches, PixelBatches
 from vocabulary import END, PAD, START, Vocabulary
 
 WORDS = Vocabulary([f"w{i}" for i in range(500)])
@@ -179,6 +180,44 @@ def test_mirrored_images_half_of_the_time_but_never_with_left_or_right(store):
     assert (drawn[0] != drawn[1]).any()
     batches.start_epoch(0)
     np.testing.assert_array_equal(batches.is_mirrored, drawn[0])
+
+
+def test_pixel_batches_vary_pictures_by_seed_and_epoch(store, tmp_path):
+    paths, captions = {}, []
+    for i in range(6):
+        pixels = np.zeros((32, 32, 3), np.uint8)
+        pixels[:, :16], pixels[..., 2] = (255, 0, 0), 40 * i  # red on the left, blue tells the picture
+        name = f"{i:03}.jpg"
+        paths[name] = tmp_path / f"{i}.png"
+        Image.fromarray(pixels).save(paths[name])
+        captions += [(name, f"w{i} w9"), (name, f"w{i} left" if i == 0 else f"w{i} w8 w7")]
+
+    def epoch(number, **settings):
+        tuning = {"stage": "finetune", "init": "a run", "colour_jitter": 0.02}
+        config = Config(**tuning | {"batch_size": 4, "image_size": 32, "mirror": True, "seed": 3} | settings)
+        batches = PixelBatches(store, paths, captions, WORDS, config)
+        batches.start_epoch(number)
+        found = {}
+        for i in range(len(batches)):
+            (pictures, inputs, image), targets = batches[i]
+            assert pictures.dtype == np.uint8
+            np.testing.assert_array_equal(
+                inputs[:, 1:][targets[:, :-1] != PAD], targets[:, :-1][targets[:, :-1] != PAD]
+            )
+            for row, words in zip(image, targets, strict=True):
+                number = words[0] - WORDS.encode("w0", 9)[1]
+                assert abs(np.median(pictures[row, ..., 2]) - 40 * number) < 25, "words and picture belong together"
+                found.setdefault(number, []).append(pictures[row])
+        assert {number: len(rows) for number, rows in found.items()} == dict.fromkeys(range(6), 2)
+        return [found[number][0] for number in range(6)]
+
+    first = epoch(0)
+    assert all(np.array_equal(one, again) for one, again in zip(first, epoch(0), strict=True))
+    assert not any(np.array_equal(one, other) for one, other in zip(first, epoch(1), strict=True))
+    red_left = [[picture[:, 0, 0].mean() > picture[:, -1, 0].mean() for picture in epoch(i)] for i in range(8)]
+    assert all(row[0] for row in red_left), "its caption says left"
+    assert 10 < sum(sum(row[1:]) for row in red_left) < 30
+    assert all(picture[:, 0, 0].mean() > picture[:, -1, 0].mean() for picture in epoch(0, mirror=False))
 
 
 class Listener(keras.Model):

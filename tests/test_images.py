@@ -39,6 +39,42 @@ def test_right_size_is_not_resampled(tmp_path):
     np.testing.assert_array_equal(images.load_image(tmp_path / "noise.png", 24), noise)
 
 
+def plane() -> io.BytesIO:
+    """Red grows from 0 to 255 to the right, green downwards."""
+    pixels = np.zeros((200, 300, 3), np.uint8)
+    pixels[..., 0] = np.linspace(0, 255, 300)
+    pixels[..., 1] = np.linspace(0, 255, 200)[:, None]
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file
+
+
+def test_crops_keep_their_share_of_the_picture():
+    kept = []
+    for seed in range(60):
+        pixels = images.load_varied(plane(), 32, 0.5, 0.0, np.random.default_rng(seed))
+        assert pixels.shape == (32, 32, 3)
+        width, height = (np.ptp(pixels[..., channel].mean(axis=channel)) / 255 for channel in (0, 1))
+        kept.append(width * height)
+    assert 0.42 < min(kept) < 0.6  # averaging over a pixel takes a little off each end
+    assert 0.85 < max(kept) <= 1
+    whole = images.load_varied(plane(), 32, 1.0, 0.0, np.random.default_rng(0))
+    np.testing.assert_array_equal(whole, images.load_image(plane(), 32))
+
+
+def test_colours_change_a_little_and_by_the_seed():
+    grey = Image.new("RGB", (16, 16), (128, 100, 90))
+    means = []
+    for seed in (*range(40), 0):
+        file = io.BytesIO()
+        grey.save(file, "PNG")
+        pixels = images.load_varied(file, 16, 1.0, 0.1, np.random.default_rng(seed)).astype(float)
+        assert (pixels == pixels[0, 0]).all()
+        means.append(pixels.mean())
+    assert means[0] == means[-1]
+    assert 92 < min(means) < 102 < 110 < max(means) < 120
+
+
 def test_exif_orientation_is_applied():
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side: turn a quarter clockwise to view

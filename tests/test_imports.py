@@ -25,20 +25,21 @@ MAY_IMPORT = {
     "encoders": {"config"},
     "decoders": {"config", "decoders"},
     "feature_store": {"config", "images"},
-    "generator": {"config", "feature_store", "text", "vocabulary"},
+    "generator": {"config", "feature_store", "images", "text", "vocabulary"},
     "preprocessing": {"config", "datasets", "download", "encoders", "feature_store", "images", "vocabulary"},
     "runs": {"config", "feature_store", "vocabulary"},
     "model": {"config", "decoders", "decoding", "encoders", "generator", "vocabulary"},
     "ensemble": {"config", "decoders", "encoders", "generator", "model"},
     "caption_trainer": {"decoders", "vocabulary"},
+    "fine_tuning": {"caption_trainer"},
     "self_critical": {
         "caption_trainer", "config", "decoders", "decoding", "generator", "metrics", "model", "text", "vocabulary"
     },
     "training": {
-        "caption_trainer", "config", "generator", "metrics", "model", "preprocessing", "runs", "self_critical",
-        "text", "vocabulary"
+        "caption_trainer", "config", "encoders", "feature_store", "fine_tuning", "generator", "metrics", "model",
+        "preprocessing", "runs", "self_critical", "text", "vocabulary"
     },
-    "train": {"config", "download", "preprocessing", "runs", "training"},
+    "train": {"config", "download", "model", "preprocessing", "runs", "training"},
     "evaluate": {
         "config", "datasets", "demo", "ensemble", "feature_store", "generator", "metrics", "predictions",
         "preprocessing", "report", "runs"
@@ -56,6 +57,7 @@ HEAVY = {
     "model",
     "ensemble",
     "caption_trainer",
+    "fine_tuning",
     "self_critical",
     "training",
 }

@@ -151,6 +151,27 @@ def test_train_leaves_a_whole_run_folder(data, trained):
     assert len(list((data[0] / "features").iterdir())) == 1  # the store of preprocessing.py was used
 
 
+@pytest.mark.slow
+def test_stages_follow_one_another(data, trained):
+    """Fine-tuning goes on from a run, self-critical training from what that left; both keep the encoder they were given."""
+    runs = data[0] / "runs"
+    places = [*data[1], "--epochs", "1", "--run-dir", runs]
+    tuning = ["--stage", "finetune", "--init", trained[0], "--tuned-layers", "2", "--name", "tuned"]
+    outcome = script("train", *places, *tuning)
+    assert outcome.status == 0, outcome
+    outcome = script("train", *places, "--stage", "scst", "--init", runs / "tuned", "--name", "rewarded")
+    assert outcome.status == 0, outcome
+    from model import Captioner
+
+    encoders = [Captioner.load(runs / name).encoder.get_weights() for name in ("whole", "tuned", "rewarded")]
+    same = [[np.array_equal(a, b) for a, b in zip(encoders[1], other, strict=True)] for other in encoders[::2]]
+    assert same[0].count(False) == 2, "two kernels have learned"
+    assert all(same[1])
+    outcome = script("train", "--resume", runs / "tuned", "--epochs", "2")
+    assert outcome.status == 0, outcome
+    assert len(history(runs / "tuned")) == 3
+
+
 def history(folder: Path) -> list[list[str]]:
     """The lines of history.csv without the timings."""
     rows = [line.split(",") for line in (folder / "history.csv").read_text().splitlines()]

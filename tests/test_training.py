@@ -1,6 +1,7 @@
 """Training: what the loss counts, what the optimiser does, which epoch is kept, and that a resumed run is the same run."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import h5py
@@ -84,7 +85,7 @@ def start(prepared: Prepared, name: str, **changes) -> tuple[Config, Run]:
 
 
 def train(prepared: Prepared, config: Config, run: Run) -> int:
-    return fit(config, prepared, run.vocabulary(), run)
+    return fit(config, prepared, run.vocabulary(), run, Captioner.load(Path(config.init)) if config.init else None)
 
 
 @pytest.fixture(scope="module")
@@ -300,6 +301,10 @@ class FakeModel:
     optimizer = SimpleNamespace(learning_rate=0.1)
     stop_training = False
     weights = 0
+    dev_nll = 0.0
+
+    def evaluate(self, batches, verbose, return_dict):
+        return {"loss": 1.0, "nll": self.dev_nll}
 
     def save_weights(self, path):
         path.write_text(str(self.weights))
@@ -311,7 +316,11 @@ CIDER = [20.0, 40.0, 50.0, 30.0, 60.0, 0.0, 0.0, 0.0, 0.0]
 def record(prepared, monkeypatch, config: Config, run: Run, bleu: list[float], nll: list[float]) -> FakeModel:
     """Let Recorder see epochs with these dev scores, from where ``run`` stands."""
     model = FakeModel()
-    captioner = SimpleNamespace(caption=lambda features, config: [[Caption("a dog", -1.0, -1.0)]] * 4, decoder=model)
+    captioner = SimpleNamespace(
+        caption=lambda features, config: [[Caption("a dog", -1.0, -1.0)]] * 4,
+        decoder=model,
+        vocabulary=run.vocabulary(),
+    )
     laid_out = []
     batches = SimpleNamespace(words=8, start_epoch=laid_out.append)
     recorder = Recorder(config, prepared, captioner, run, batches)
@@ -321,9 +330,8 @@ def record(prepared, monkeypatch, config: Config, run: Run, bleu: list[float], n
         monkeypatch.setattr(training.metrics.Cider, "score", lambda *_, value=CIDER[epoch]: np.full(4, value))
         recorder.on_epoch_begin(epoch)
         assert laid_out.pop() == epoch
-        recorder.on_test_begin()
-        model.weights = epoch + 1
-        recorder.on_epoch_end(epoch, {"loss": 1.0, "nll": 1.0, "val_loss": 1.0, "val_nll": nll[epoch]})
+        model.weights, model.dev_nll = epoch + 1, nll[epoch]
+        recorder.on_epoch_end(epoch, {"loss": 1.0, "nll": 1.0})
         if model.stop_training:
             break
     return model

@@ -1,0 +1,28 @@
+"""Fine-tuning: the encoder learns with the decoder, from pixels.
+
+A second stage, after the decoder has learned on fixed features (as Xu et al., 2015, and Lu et al., 2017, do it): the
+encoder's last layers get gradients too, at a learning rate of their own. Each picture is encoded once for all its captions.
+Legend: B images, S pixels per side, R regions, D feature size, N captions of all B images, T tokens.
+"""
+
+from keras import ops
+
+from caption_trainer import CaptionTrainer
+
+
+class PixelTrainer(CaptionTrainer):
+    """A CaptionTrainer whose training batches hold pixels: ``(pixels (B, S, S, 3), inputs (N, T), image of each row (N,))``.
+
+    Validation batches are those of CaptionTrainer, with features from the encoder as it is by then.
+    """
+
+    def __init__(self, encoder, decoder, *args):
+        super().__init__(decoder, *args)
+        self.encoder = encoder
+
+    def call(self, inputs, training=None):
+        if len(inputs) == 2:  # validation
+            return super().call(inputs, training=training)
+        pixels, token_ids, image = inputs
+        features = ops.take(self.encoder(ops.cast(pixels, "float32")), image, axis=0)  # (B, R, D) -> (N, R, D)
+        return super().call((features, token_ids), training=training)
