@@ -1,0 +1,92 @@
+"""Share of a training step's time that is not spent in matrix products, for each decoder.
+
+    python benchmarks/products.py
+
+Profiles steps on batches of Flickr8k's proportions, each decoder in the sizes of its flickr8k preset, and adds up the time
+that kernels took, over all threads. On TensorFlow and PyTorch; on JAX XLA fuses products with what surrounds them, so that
+they have no time of their own. There is no bar.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from backends import REGIONS, TINY
+from common import VOCABULARY_SIZE, make_parser, print_table, write_results
+from throughput import FEATURE_SIZE
+
+from config import UserError, preset, run_script
+
+WORDS = 12  # of a caption, with <end>
+STEPS = 5
+
+
+def tensorflow_kernels(step) -> dict[str, float]:
+    """Nanoseconds per kind of kernel while ``step()`` runs."""
+    import tensorflow as tf
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    with tempfile.TemporaryDirectory() as folder:
+        with tf.profiler.experimental.Profile(folder):
+            step()
+        (path,) = Path(folder).rglob("*.xplane.pb")
+        space = xplane_pb2.XSpace.FromString(path.read_bytes())
+    spent: dict[str, float] = {}
+    for plane in space.planes:
+        for event in (event for line in plane.lines for event in line.events):
+            node, _, kind = plane.event_metadata[event.metadata_id].name.rpartition(":")
+            if "/" in node:  # a node of the graph
+                spent[kind] = spent.get(kind, 0) + event.duration_ps / 1000
+    return spent
+
+
+def torch_kernels(step) -> dict[str, float]:
+    """Microseconds per kind of kernel while ``step()`` runs."""
+    import torch
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        step()
+    return {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+
+
+def is_product(kind: str) -> bool:
+    return "MatMul" in kind or kind in ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
+
+
+def main() -> None:
+    args = make_parser(__doc__).parse_args()
+    import keras
+
+    from caption_trainer import CaptionTrainer
+    from decoders import build_decoder
+    from training import make_optimizer
+
+    kernels = {"tensorflow": tensorflow_kernels, "torch": torch_kernels}.get(keras.backend.backend())
+    if not kernels:
+        raise UserError(f"KERAS_BACKEND: {keras.backend.backend()} cannot be measured; set it to tensorflow or torch")
+    rng = np.random.default_rng(0)
+    shares = {}
+    for name, regions in REGIONS.items():
+        config = preset(f"flickr8k-{name}").with_overrides(TINY | {"batch_size": 2} if args.quick else {})
+        trainer = CaptionTrainer(
+            build_decoder(config, VOCABULARY_SIZE, regions, FEATURE_SIZE), config.label_smoothing, config.word_dropout
+        )
+        trainer.compile(optimizer=make_optimizer(config, 100))
+        features = rng.random((config.batch_size, regions, FEATURE_SIZE), dtype=np.float32).astype("float16")
+        tokens = rng.integers(4, VOCABULARY_SIZE, (config.batch_size, WORDS + 1), dtype=np.int32)
+
+        def step(trainer=trainer, features=features, tokens=tokens):
+            trainer.train_on_batch((features, tokens[:, :-1]), tokens[:, 1:])
+
+        step()  # compiles
+        spent = kernels(lambda step=step: [step() for _ in range(STEPS)])
+        shares[name] = 1 - sum(time for kind, time in spent.items() if is_product(kind)) / sum(spent.values())
+    print_table(
+        ["share outside matrix products", *REGIONS],
+        [[keras.backend.backend(), *(f"{share:.0%}" for share in shares.values())]],
+    )
+    write_results(args, f"products-{keras.backend.backend()}", {"share_outside_products": shares})
+
+
+if __name__ == "__main__":
+    run_script(main)
