@@ -256,6 +256,7 @@ def main() -> None:
         sizes = args.beam_sizes.split(",") if args.beam_sizes else sorted({1, config.beam_size})
         searches = [config.with_overrides({"beam_size": size}, "--beam-sizes") for size in sizes]
         dataset = load_dataset(config)
+        dataset.split(args.split)  # a wrong name shows before features are extracted
         prepared = [
             prepare(member.config.with_overrides(typed), dataset, member.encoder) for member in captioner.members
         ]
