@@ -26,36 +26,37 @@ class UserError(Exception):
 class DataSettings(BaseModel):
     """Data"""
 
-    dataset: Literal["flickr8k", "demo", "folder"] = Field(
+    dataset: Literal["flickr8k", "flickr30k", "coco", "karpathy", "demo", "folder"] = Field(
         "flickr8k",
-        description="which reader: the official Flickr8k layout, the generated demo scenes, or your own folder of images with a captions file",
+        description="which reader: Flickr8k, Flickr30k or MS-COCO in their official layouts, a Karpathy split file with the images of one of these, the generated demo scenes, or your own folder of images with a captions file",
     )
     data_dir: str = Field(
         "data/flickr8k",
-        description="folder of the data set; for flickr8k it may hold the published zip files instead of their contents",
+        description="folder of the data set; for flickr8k and coco it may hold the published zip files instead of their contents",
     )
     captions_file: str | None = Field(
-        None, description="dataset=folder: the captions, as .csv (columns image,caption[,split]) or .jsonl"
+        None,
+        description="dataset=folder: the captions, as .csv (columns image,caption[,split]) or .jsonl; karpathy: the split file, such as dataset_coco.json; flickr30k: the split file, if there is one",
+    )
+    coco_year: Literal["2014", "2017"] = Field(
+        "2017", description="dataset=coco: which edition; both hold the same images, in other parts"
     )
     dev_fraction: float = Field(
-        0.1, ge=0, lt=1, description="dataset=folder without splits: share of the images drawn for dev"
+        0.1, ge=0, lt=1, description="folder or flickr30k without splits: share of the images drawn for dev"
     )
     test_fraction: float = Field(
-        0.1, ge=0, lt=1, description="dataset=folder without splits: share of the images drawn for test"
+        0.1, ge=0, lt=1, description="folder or flickr30k without splits: share of the images drawn for test"
     )
     split_seed: int = Field(0, ge=0, description="seed of that draw (by image, so no image is in two splits)")
     demo_images: int = Field(
         1200, ge=20, description="dataset=demo: number of scenes, three quarters of them for training"
     )
     download_urls: tuple[str, ...] = Field(
-        (
-            "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_Dataset.zip",
-            "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_text.zip",
-        ),
-        description="where preprocessing.py --download finds the Flickr8k archives (comma-separated)",
+        (),
+        description="where preprocessing.py --download finds the archives of flickr8k or coco (comma-separated) [empty: where they are published, see download.py]",
     )
     download_checksums: tuple[str, ...] = Field(
-        ("md5:f18a1e2920de5bd84dae7cf08ec78978", "md5:bf6c1abcb8e4a833b7f922104de18627"),
+        (),
         description="md5:HEX or sha256:HEX of each archive, in the order of download_urls; empty: the digests are printed, not checked",
     )
     max_caption_length: int = Field(
@@ -228,8 +229,12 @@ class Config(DecodingSettings, TrainingSettings, DecoderSettings, EncoderSetting
     def _refuse_conflicts(self) -> "Config":
         if self.dataset == "folder" and not self.captions_file:
             raise ValueError("captions_file: dataset=folder needs it (a .csv or .jsonl file)")
-        if self.dataset != "folder" and self.captions_file:
-            raise ValueError(f"captions_file: only dataset=folder reads it, and dataset is {self.dataset}")
+        if self.dataset == "karpathy" and not self.captions_file:
+            raise ValueError("captions_file: dataset=karpathy needs it (a split file, such as dataset_coco.json)")
+        if self.dataset not in ("folder", "karpathy", "flickr30k") and self.captions_file:
+            raise ValueError(
+                f"captions_file: only dataset=folder, karpathy or flickr30k read it, and dataset is {self.dataset}"
+            )
         if self.dev_fraction + self.test_fraction >= 1:
             raise ValueError(
                 "dev_fraction: with test_fraction it leaves nothing to train on; their sum must be below 1"
@@ -270,8 +275,11 @@ class Config(DecodingSettings, TrainingSettings, DecoderSettings, EncoderSetting
             raise ValueError("mixed_precision: stage=finetune computes in float32; leave it out")
         if self.attention_penalty and self.decoder not in ("attention", "transformer"):
             raise ValueError(f"attention_penalty: the decoder {self.decoder} has no attention that it could steer")
-        if self.dataset == "demo" and self.data_dir == DataSettings.model_fields["data_dir"].default:
-            raise ValueError("data_dir: dataset=demo needs a folder of its own, such as data/demo")
+        if (
+            self.dataset in ("demo", "coco", "flickr30k")
+            and self.data_dir == DataSettings.model_fields["data_dir"].default
+        ):
+            raise ValueError(f"data_dir: dataset={self.dataset} needs a folder of its own, such as data/{self.dataset}")
         if self.encoder.endswith(".keras") and self.encoder_weights != "imagenet":
             raise ValueError("encoder_weights: the saved model named by encoder brings its own; leave this unset")
         return self
@@ -322,6 +330,22 @@ _FLICKR8K_GRID: dict[str, Any] = {
     "monitor": "cider",
 }
 
+# Show, Attend and Tell as its widespread reimplementations train it on COCO: embedding, LSTM and attention of 512, Adam at
+# 4e-4, dropout .5, the doubly stochastic penalty with weight 1. Theirs look at 14 x 14 regions, this at the encoder's own
+# 7 x 7: 25 GB of features, where 14 x 14 would be 99. Nothing here has been tuned, and no score is known yet.
+_COCO_ATTENTION: dict[str, Any] = {
+    "dataset": "coco",
+    "data_dir": "data/coco",
+    "feature_grid": 0,
+    "decoder": "attention",
+    "embedding_size": 512,
+    "hidden_size": 512,
+    "attention_size": 512,
+    "dropout": 0.5,
+    "learning_rate": 4e-4,
+    "attention_penalty": 1.0,
+}
+
 # Presets hold only what differs from the defaults above.
 PRESETS: dict[str, dict[str, Any]] = {
     # Generated scenes and the shipped encoder: the whole path, offline, within five minutes on two CPU cores. Nine regions,
@@ -345,6 +369,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "flickr8k-attention": _FLICKR8K_GRID | {"decoder": "attention"},
     "flickr8k-adaptive": _FLICKR8K_GRID | {"decoder": "adaptive"},
     "flickr8k-transformer": _FLICKR8K_GRID | {"decoder": "transformer"},
+    "coco-attention": _COCO_ATTENTION,
 }
 
 # What a stage changes in the settings of the run that it starts from.

@@ -27,6 +27,26 @@ _TIMEOUTS = (10, 60)  # seconds to connect, and between two pieces of an answer
 _PIECE = 1 << 14  # bytes; when a connection breaks, requests loses the piece it was reading
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses that are worth another try
 
+_FLICKR8K = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
+_COCO = "http://images.cocodataset.org"
+# Addresses and checksums of what data sets are published as. COCO publishes no checksums; these are TensorFlow Datasets'.
+ARCHIVES = {
+    "flickr8k": {
+        f"{_FLICKR8K}/Flickr8k_Dataset.zip": "md5:f18a1e2920de5bd84dae7cf08ec78978",
+        f"{_FLICKR8K}/Flickr8k_text.zip": "md5:bf6c1abcb8e4a833b7f922104de18627",
+    },
+    "coco2014": {
+        f"{_COCO}/annotations/annotations_trainval2014.zip": "sha256:031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
+        f"{_COCO}/zips/val2014.zip": "sha256:fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
+        f"{_COCO}/zips/train2014.zip": "sha256:ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
+    },
+    "coco2017": {
+        f"{_COCO}/annotations/annotations_trainval2017.zip": "sha256:113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+        f"{_COCO}/zips/val2017.zip": "sha256:4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+        f"{_COCO}/zips/train2017.zip": "sha256:69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
+    },
+}
+
 
 class DownloadError(UserError):
     """The address gives no file: unreachable, refused, or broken off again and again."""
@@ -36,23 +56,33 @@ class _Broken(Exception):
     """The connection failed in a way that another try may mend."""
 
 
-def fetch_flickr8k(config: Config) -> None:
-    """Fetch ``config.download_urls`` into ``config.data_dir``; files that are there already are verified, not fetched.
+def fetch_archives(config: Config) -> None:
+    """Fetch the archives of ``config.dataset`` into ``config.data_dir``; those that are there are verified, not fetched.
 
-    Raises UserError: unreachable, a wrong checksum, a full disk.
+    Raises UserError: a data set that is not in ARCHIVES, unreachable, a wrong checksum, a full disk.
     """
-    checksums = config.download_checksums or (None,) * len(config.download_urls)
-    for url, checksum in zip(config.download_urls, checksums, strict=True):
-        name = unquote(PurePosixPath(url.partition("?")[0]).name)
+    published = ARCHIVES.get(f"coco{config.coco_year}" if config.dataset == "coco" else config.dataset)
+    if not published:
+        raise UserError(f"--download: knows flickr8k and coco, and dataset is {config.dataset}")
+    wanted = published
+    if config.download_urls:
+        checksums = config.download_checksums or (None,) * len(config.download_urls)
+        wanted = dict(zip(config.download_urls, checksums, strict=True))
+    for url, checksum in wanted.items():
+        name = _file_name(url)
         if not name.lower().endswith(".zip") or Path(name).name != name:
             raise UserError(f"download_urls: {url} must end in the name of a .zip file")
         try:
             fetch(url, Path(config.data_dir, name), checksum)
         except DownloadError as error:
             raise UserError(
-                f"{error}\nTo go on without this address, put Flickr8k_Dataset.zip and Flickr8k_text.zip, or what they "
+                f"{error}\nTo go on without this address, put {' and '.join(map(_file_name, published))}, or what they "
                 f"contain, into {config.data_dir} by hand, or name another address with --download-urls."
             ) from None
+
+
+def _file_name(url: str) -> str:
+    return unquote(PurePosixPath(url.partition("?")[0]).name)
 
 
 def fetch(url: str, dest: Path, checksum: str | None = None) -> None:

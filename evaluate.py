@@ -8,11 +8,14 @@
     python evaluate.py --compare FILE FILE --split test                    # do two captioners differ, or is it chance?
 
 Writes, per beam size, the predictions in COCO's format (a list of image_id, file_name, caption, and cider: the CIDEr-D of
-this caption) and all scores as JSON, and prints rows for a Markdown table. Each image is encoded once, and captions
-never see a reference. What papers and the table call CIDEr is CIDEr-D; see metrics/__init__.py.
+this caption) and all scores as JSON, and prints rows for a Markdown table. Of MS-COCO it writes the captions a second time
+as COCO's own evaluation takes them, captions_val2014_NAME_results.json: image_id and caption alone, for COCO's image ids.
+Each image is encoded once, and captions never see a reference. What papers and the table call CIDEr is CIDEr-D; see
+metrics/__init__.py.
 """
 
 import json
+import re
 import sys
 import time
 from collections.abc import Collection, Sequence
@@ -253,6 +256,7 @@ def main() -> None:
         sizes = args.beam_sizes.split(",") if args.beam_sizes else sorted({1, config.beam_size})
         searches = [config.with_overrides({"beam_size": size}, "--beam-sizes") for size in sizes]
         dataset = load_dataset(config)
+        dataset.split(args.split)  # a wrong name shows before features are extracted
         prepared = [
             prepare(member.config.with_overrides(typed), dataset, member.encoder) for member in captioner.members
         ]
@@ -271,6 +275,8 @@ def main() -> None:
             if search is attended and captioner.decoder.attends:
                 scores["attention"] = attention_statistics(captioner, records, stores[0], captions, search)
             _write_predictions(output, f"{args.split}-beam{search.beam_size}", records, captions, cider)
+            if subset := dataset.coco_subsets.get(records[0].split):
+                _write_coco(output, subset, f"{name}-{args.split}-beam{search.beam_size}", records, captions)
             predictions.append((captions, cider))
             rows.append(
                 {
@@ -299,8 +305,9 @@ def main() -> None:
 
 def _training_captions(dataset: CaptionDataset) -> list[list[str]]:
     """The words of all training captions; none where the data set has no such split."""
-    records = [record for record in dataset.records if record.split == "train"]
-    return [metrics.words(caption) for record in records for caption in record.captions]
+    captions = [caption for record in dataset.records if record.split == "train" for caption in record.captions]
+    # Captions are many and their words are few: one copy of each word will do.
+    return [list(map(sys.intern, metrics.words(caption))) for caption in captions]
 
 
 def _write_predictions(
@@ -311,6 +318,15 @@ def _write_predictions(
         for record, caption, score in zip(records, captions, cider.tolist(), strict=True)
     ]
     _write(output / f"predictions-{name}.json", json.dumps(entries, indent=0, ensure_ascii=False) + "\n")
+
+
+def _write_coco(output: Path, subset: str, name: str, records: list[ImageRecord], captions: list[str]) -> None:
+    """Write what COCO's evaluation server takes; ``subset`` is the official one that the images are of."""
+    entries = [
+        {"image_id": record.image_id, "caption": caption} for record, caption in zip(records, captions, strict=True)
+    ]
+    name = re.sub(r"[^\w.-]+", "-", name)
+    _write(output / f"captions_{subset}_{name}_results.json", json.dumps(entries) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

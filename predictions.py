@@ -1,4 +1,7 @@
-"""Captions in COCO's format: a JSON list of {"image_id", "caption"} with one entry for each image."""
+"""Captions in COCO's format: a JSON list of {"image_id", "caption"} with one entry for each image.
+
+``image_id`` is that of the records (see ``datasets.ImageRecord``), or the image's file name.
+"""
 
 import json
 from collections import Counter
@@ -23,10 +26,11 @@ def read_predictions(path: Path, records: list[ImageRecord]) -> list[str]:
     if len(found) != len(entries):
         twice = [image for image, count in Counter(entry["image_id"] for entry in entries).items() if count > 1]
         raise UserError(f"{path}: image {twice[0]} occurs twice; give one caption per image")
-    wanted = {record.image_id for record in records}
-    if set(found) != wanted:
+    by_name = any(isinstance(image, str) for image in found)
+    wanted = [record.file_name if by_name else record.image_id for record in records]
+    missing, others = set(wanted) - set(found), set(found) - set(wanted)
+    if missing or others:
         raise UserError(
-            f"{path}: its images are not those of the split: {len(wanted - set(found))} missing, "
-            f"{len(set(found) - wanted)} not in the split"
+            f"{path}: its images are not those of the split: {len(missing)} missing, {len(others)} not in the split"
         )
-    return [found[record.image_id] for record in records]
+    return [found[image] for image in wanted]

@@ -1,6 +1,7 @@
 """Prepare a data set: read its captions, fit the vocabulary, and extract the image features once.
 
     python preprocessing.py --download                  # fetch Flickr8k into data/flickr8k, then prepare it
+    python preprocessing.py --preset coco-attention --download     # MS-COCO, 20 GB
     python preprocessing.py --preset demo               # generate and prepare the demo scenes
 
 train.py and evaluate.py call the same functions, so running this script first is a choice, not a need. What it prints
@@ -118,15 +119,15 @@ def extract_features(
 
 def main() -> None:
     parser = settings.make_parser(__doc__)
-    parser.add_argument("--download", action="store_true", help="fetch Flickr8k from download_urls into data_dir first")
+    parser.add_argument("--download", action="store_true", help="fetch Flickr8k or MS-COCO into data_dir first")
     args = parser.parse_args()
     config = settings.resolve(args)
     if args.download:
         import download
 
-        if config.dataset != "flickr8k":
-            raise UserError(f"--download: only flickr8k can be downloaded, and dataset is {config.dataset}")
-        download.fetch_flickr8k(config)
+        if config.dataset in datasets.SOURCES:
+            raise UserError(f"--download: {config.dataset} cannot be downloaded. {datasets.SOURCES[config.dataset]}")
+        download.fetch_archives(config)
     dataset = load_dataset(config)
     vocabulary = fit_vocabulary(config, dataset)
     store = prepare(config, dataset, training=True).store

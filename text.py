@@ -14,6 +14,10 @@ _PUNCTUATION = frozenset(
 )
 _SUFFIXES = ("'s", "n't", "'re", "'ll", "'ve", "'m", "'d")
 _treebank = TreebankWordTokenizer()
+# Nearly all captions are words, commas, hyphens and a full stop, of which the Treebank rules would split these words only.
+# Without its thirty regular expressions COCO's 617,000 captions take seconds, not a minute.
+_PLAIN = re.compile(r"(?:[a-z0-9 ]++|,(?= )|(?<=[a-z0-9])-(?=[a-z0-9]))*+\.?")
+_CONTRACTIONS = frozenset(["cannot", "gimme", "gonna", "gotta", "lemme", "wanna"])
 
 
 def tokenize(caption: str) -> list[str]:
@@ -22,8 +26,13 @@ def tokenize(caption: str) -> list[str]:
     >>> tokenize("Two dogs run on the man's lawn .")
     ['two', 'dogs', 'run', 'on', 'the', 'man', "'s", 'lawn']
     """
+    text = caption.lower()
+    if _PLAIN.fullmatch(text):
+        words = text.removesuffix(".").replace(",", "").split()
+        if _CONTRACTIONS.isdisjoint(words):
+            return words
     # The Treebank tokeniser splits a full stop only off the end of the text; inside a caption it ends a sentence too.
-    text = re.sub(r"\.+(\s|$)", " . ", caption.lower())
+    text = re.sub(r"\.+(\s|$)", " . ", text)
     return [token for token in _treebank.tokenize(text) if token not in _PUNCTUATION]
 
 

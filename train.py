@@ -46,7 +46,7 @@ def main() -> int:
             import download
 
             print(f"{folder}: Flickr8k is not there yet; downloading it", file=sys.stderr)
-            download.fetch_flickr8k(config)
+            download.fetch_archives(config)
     dataset = load_dataset(config)
     source = run or (Run.open(config.init) if config.init else None)
     vocabulary = source.vocabulary() if source else fit_vocabulary(config, dataset)

@@ -1,9 +1,11 @@
 """What the benchmarks share: the import path, synthetic data with the proportions of Flickr8k, and the report."""
 
 import argparse
+import contextlib
 import json
 import os
 import platform
+import resource
 import sys
 import time
 from pathlib import Path
@@ -39,7 +41,7 @@ def synthetic_vocabulary(size: int = VOCABULARY_SIZE) -> Vocabulary:
     return Vocabulary([f"w{i}" for i in range(4, size)])
 
 
-def synthetic_captions(images: int, seed: int = 0) -> list[tuple[str, str]]:
+def synthetic_captions(images: int, seed: int = 0, vocabulary_size: int = VOCABULARY_SIZE) -> list[tuple[str, str]]:
     """Pairs (file name, caption), five for each image, as ``CaptionBatches`` takes them.
 
     Lengths are those of Flickr8k: 11 words on average, 2 to 36. Words fall off as 1 / rank.
@@ -47,8 +49,8 @@ def synthetic_captions(images: int, seed: int = 0) -> list[tuple[str, str]]:
     rng = np.random.default_rng(seed)
     lengths = np.clip(np.rint(rng.gamma(8.5, 1.3, images * CAPTIONS_PER_IMAGE)), 2, 36).astype(int)
     lengths[0] = 36  # So that every size of the data pads to the same length.
-    ranks = 1 / np.arange(1, VOCABULARY_SIZE - 3)
-    words = rng.choice(np.arange(4, VOCABULARY_SIZE), size=lengths.sum(), p=ranks / ranks.sum())
+    ranks = 1 / np.arange(1, vocabulary_size - 3)
+    words = rng.choice(np.arange(4, vocabulary_size), size=lengths.sum(), p=ranks / ranks.sum())
     ends = np.cumsum(lengths)
     captions = [" ".join(f"w{i}" for i in words[end - n : end]) for end, n in zip(ends, lengths, strict=True)]
     return [(image_name(i // CAPTIONS_PER_IMAGE), caption) for i, caption in enumerate(captions)]
@@ -95,6 +97,21 @@ class EpochTimer:
         return keras.callbacks.LambdaCallback(
             on_epoch_begin=begin, on_epoch_end=lambda epoch, logs: self.seconds.append(time.perf_counter() - self.began)
         )
+
+
+def peak_memory() -> int:
+    """Peak resident memory of this process in bytes."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def reset_peak_memory() -> None:
+    """Let ``peak_memory`` count from now on, where the system can."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def print_table(header: list[str], rows: list[list[Any]]) -> None:

@@ -13,7 +13,6 @@ The bar: 16x costs at most 5% more than 1x.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from common import (
     image_name,
     make_parser,
     make_store,
+    peak_memory,
     print_table,
     random_features,
     synthetic_captions,
@@ -40,15 +40,6 @@ FACTORS = (1, 4, 16)
 BAR = 0.05
 SETTINGS = {"decoder": "merge", "embedding_size": 16, "hidden_size": 16}
 CLASSIC_ROWS, CLASSIC_STEPS = 64, 20
-
-
-def peak_memory() -> int:
-    """Peak resident memory of this process in bytes."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def train_ours(folder: Path, epochs: int) -> dict[str, float]:

@@ -231,7 +231,7 @@ def test_broken_flickr8k_files_are_named_with_their_line(tmp_path, name, content
 def test_no_image_that_fits_the_captions_is_an_error(tmp_path):
     files = {name.replace("Dataset/", "Dataset/not-"): text for name, text in flickr8k_files().items()}
     write(tmp_path, files)
-    with pytest.raises(UserError, match=r"holds 6 images, and none of the 6 .* looked for is 'a\.jpg'"):
+    with pytest.raises(UserError, match=r"6 images were found in .*, and none of the 6 .* looked for is 'a\.jpg'"):
         read_flickr8k(tmp_path)
 
 

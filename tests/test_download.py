@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -212,14 +213,14 @@ def flickr8k(tmp_path, *urls, checksums=()) -> Config:
 
 def test_flickr8k_is_fetched_under_the_names_in_the_addresses(server, tmp_path):
     config = flickr8k(tmp_path, server.url("a%20b.zip?token=1"), server.url("deep/c.zip"), checksums=(MD5, MD5))
-    download.fetch_flickr8k(config)
+    download.fetch_archives(config)
     assert names(tmp_path / "f8k") == ["a b.zip", "c.zip"]
 
 
 def test_an_unreachable_address_says_what_to_do_instead(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "_PAUSES", (0,))
     with pytest.raises(UserError) as raised:
-        download.fetch_flickr8k(flickr8k(tmp_path, f"http://127.0.0.1:{closed_port()}/a.zip"))
+        download.fetch_archives(flickr8k(tmp_path, f"http://127.0.0.1:{closed_port()}/a.zip"))
     for part in ("Connection refused", "Flickr8k_Dataset.zip", "Flickr8k_text.zip", "f8k", "--download-urls"):
         assert part in str(raised.value)
 
@@ -229,8 +230,36 @@ def test_an_unreachable_address_says_what_to_do_instead(tmp_path, monkeypatch):
 )
 def test_an_address_that_is_none_is_refused(tmp_path, url):
     with pytest.raises(UserError, match=r"not an http|must end in the name of a \.zip"):
-        download.fetch_flickr8k(flickr8k(tmp_path, url))
+        download.fetch_archives(flickr8k(tmp_path, url))
 
 
-def test_the_default_addresses_have_checksums():
-    assert len(Config().download_checksums) == len(Config().download_urls)
+@pytest.mark.parametrize(("dataset", "year"), [("flickr8k", "2017"), ("coco", "2014"), ("coco", "2017")])
+def test_published_archives_are_fetched_from_their_addresses_and_verified(tmp_path, monkeypatch, dataset, year):
+    asked = []
+    monkeypatch.setattr(download, "fetch", lambda *arguments: asked.append(arguments))
+    download.fetch_archives(Config(dataset=dataset, coco_year=year, data_dir=str(tmp_path)))
+    for url, dest, checksum in asked:
+        assert url.startswith("http")
+        assert dest == tmp_path / url.rpartition("/")[2]
+        assert re.fullmatch("md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", checksum)
+    if dataset == "coco":
+        wanted = [f"annotations_trainval{year}.zip", f"val{year}.zip", f"train{year}.zip"]
+        assert [dest.name for _, dest, _ in asked] == wanted
+
+
+def test_coco_is_fetched_and_read_as_any_other(server, tmp_path):
+    """Another address may serve it; without a checksum the digest is printed, and a break is resumed."""
+    server.drops = [6 * PIECE]
+    config = Config(dataset="coco", data_dir=str(tmp_path / "coco"), download_urls=(server.url("val2017.zip"),))
+    download.fetch_archives(config)
+    assert names(tmp_path / "coco") == ["val2017.zip"]
+    server.statuses = [404]
+    with pytest.raises(
+        UserError, match=r"404(.|\n)*put annotations_trainval2017\.zip and val2017\.zip and train2017\.zip"
+    ):
+        download.fetch_archives(config.with_overrides({"download_urls": [server.url("train2017.zip")]}))
+
+
+def test_a_data_set_that_nobody_publishes_is_not_fetched(tmp_path):
+    with pytest.raises(UserError, match=r"--download: .*dataset is demo"):
+        download.fetch_archives(Config(dataset="demo", data_dir=str(tmp_path)))

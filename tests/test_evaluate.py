@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from test_datasets import write as write_files
+from test_datasets_coco import VAL, coco_files
 
 import evaluate
 import metrics
@@ -38,6 +40,14 @@ def entries(**captions: str) -> list[dict]:
 def test_predictions_come_in_the_order_of_the_records(tmp_path):
     path = write(tmp_path, entries(_9="birds", _3="dog", _7="ein schöner Kater"))
     assert evaluate.read_predictions(path, RECORDS) == ["dog", "ein schöner Kater", "birds"]
+
+
+def test_predictions_from_elsewhere_may_name_the_image_files(tmp_path):
+    found = [{"image_id": f"{i}.jpg", "caption": text} for i, text in ((9, "birds"), (3, "dog"), (7, "cats"))]
+    assert evaluate.read_predictions(write(tmp_path, found), RECORDS) == ["dog", "cats", "birds"]
+    found[0]["image_id"] = 9
+    with pytest.raises(UserError, match="1 missing, 1 not in the split"):
+        evaluate.read_predictions(write(tmp_path, found), RECORDS)
 
 
 @pytest.mark.parametrize(
@@ -253,6 +263,21 @@ def predictions(path: Path, captions: list[str]) -> Path:
     found = [{"image_id": i, "caption": caption} for i, caption in enumerate(captions, 1)]
     path.write_text(json.dumps(found))
     return path
+
+
+def test_predictions_for_coco_are_matched_by_its_ids(tmp_path, run):
+    """Those of a captioner from elsewhere, as COCO's own evaluation takes them."""
+    write_files(tmp_path, coco_files())
+    found = [{"image_id": i, "caption": f"caption 0 of {i}"} for i in VAL[::-1]]
+    path = tmp_path / "captions_val2017_mine_results.json"
+    path.write_text(json.dumps(found))
+    coco = ["--dataset", "coco", "--data-dir", tmp_path, "--captions-file", "none"]
+    assert "| captions_val2017_mine_results | test | 3 | coco | as given | 100.00 |" in run(
+        "--predictions", path, *coco
+    )
+    path.write_text(json.dumps(found[1:]))
+    with pytest.raises(UserError, match="1 missing, 0 not in the split"):
+        run("--predictions", path, *coco)
 
 
 def test_predictions_from_elsewhere_get_all_scores(tmp_path, run):

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "predictions": {"config", "datasets"},
     "demo": {"config"},
     "download": {"config"},
-    "datasets": {"config", "demo", "images"},
+    "datasets": {"config", "datasets", "demo", "images"},
     "encoders": {"config"},
     "decoders": {"config", "decoders"},
     "feature_store": {"config", "images"},
@@ -72,7 +72,9 @@ def tree(path: Path) -> ast.Module:
 def files() -> list[Path]:
     """All Python files of ours but the tests."""
     return sorted(
-        path for folder in (".", "decoders", "metrics", "benchmarks", "tools") for path in (ROOT / folder).glob("*.py")
+        path
+        for folder in (".", "datasets", "decoders", "metrics", "benchmarks", "tools")
+        for path in (ROOT / folder).glob("*.py")
     )
 
 

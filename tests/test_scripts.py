@@ -225,6 +225,27 @@ def test_evaluate_writes_predictions_and_scores(data, trained, tmp_path):
         assert scores["bleu"] == row["bleu"]
 
 
+def test_evaluate_writes_what_coco_takes(attentive, data, tmp_path):
+    """Of any captioner on MS-COCO: COCO's ids and the captions, nothing else, under the name that its server wants."""
+    for part, images in (("train2017", (5, 50)), ("val2017", (139, 7))):
+        listed = [{"id": i, "file_name": f"{i:012}.png"} for i in images]
+        captions = [{"image_id": i, "caption": "A red picture ."} for i in images]
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        (tmp_path / f"annotations/captions_{part}.json").write_text(
+            json.dumps({"images": listed, "annotations": captions})
+        )
+        (tmp_path / part).mkdir()
+        for number, i in enumerate(images):
+            shutil.copyfile(data[0] / "pictures" / f"{number:02}.png", tmp_path / part / f"{i:012}.png")
+    coco = ["--dataset", "coco", "--data-dir", tmp_path, "--captions-file", "none", "--output", tmp_path / "out"]
+    assert script("evaluate", "--model", attentive, *coco, "--split", "test", "--beam-sizes", "1").status == 0
+    ours = json.loads((tmp_path / "out/predictions-test-beam1.json").read_text())
+    theirs = json.loads((tmp_path / "out/captions_val2017_attentive-test-beam1_results.json").read_text())
+    assert theirs == [{"image_id": entry["image_id"], "caption": entry["caption"]} for entry in ours]
+    assert [entry["image_id"] for entry in theirs] == [7, 139]
+    refused("evaluate", "--model", attentive, *coco, "--split", "val", mentions="COCO's val is the split test here")
+
+
 def test_several_models_decode_as_one(data, trained, tmp_path):
     folder, _ = trained
     twice = ["--model", folder, "--model", folder]
@@ -416,6 +437,11 @@ def test_preprocessing_names_what_is_wrong_with_the_data(data, tmp_path):
     refused("preprocessing", *data[1], "--captions-file", tmp_path / "absent.csv", mentions=r"absent\.csv: ")
     refused("preprocessing", "--data-dir", tmp_path / "nowhere", mentions="data_dir: Flickr8k .* --download")
     refused("preprocessing", *data[1], "--download", mentions="--download: ")
+    flickr30k = ["--dataset", "flickr30k", "--data-dir", tmp_path]
+    refused(
+        "preprocessing", *flickr30k, "--download", mentions="--download: flickr30k cannot be .* on request at https"
+    )
+    refused("preprocessing", "--preset", "coco-attention", mentions="data_dir: COCO 2017 .* --download")
     refused("preprocessing", "--config", tmp_path / "absent.json", mentions=r"absent\.json: ")
 
 

@@ -1,7 +1,11 @@
 """Words as the COCO evaluation sees them, and back."""
 
+import random
+import re
+
 import pytest
 
+import text
 from text import detokenize, tokenize
 
 EXAMPLES = [
@@ -37,6 +41,21 @@ def test_words_of_a_caption(caption, words):
 def test_detokenised_words_are_the_same_words(caption):
     words = tokenize(caption)
     assert tokenize(detokenize(words)) == words
+
+
+def test_plain_captions_take_a_shorter_way_to_the_same_words(monkeypatch):
+    rng = random.Random(0)
+    words = ["a", "dog", "5", "3,000", "t-shirt", "cannot", "wanna", "gonna", "it's", "A."]
+    parts = [*words, ",", ".", "-", "--", "'", "\t"]
+    captions = [
+        "".join(rng.choice(parts) + rng.choice(["", " ", " ", " ", "  "]) for _ in range(rng.randrange(6)))
+        for _ in range(3000)
+    ]
+    found = [tokenize(caption) for caption in captions]
+    assert sum(text._PLAIN.fullmatch(caption.lower()) is not None for caption in captions) > 500
+    monkeypatch.setattr(text, "_PLAIN", re.compile("(?!)"))
+    for caption, expected in zip(captions, found, strict=True):
+        assert tokenize(caption) == expected, caption
 
 
 def test_suffixes_are_joined_to_their_word():

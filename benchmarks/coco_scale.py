@@ -1,0 +1,165 @@
+"""What it costs to start a run on data of MS-COCO's size: seconds and peak memory of each step before the first batch.
+
+    python benchmarks/coco_scale.py
+
+Writes COCO's layout with made-up content: two captions files of 617,000 captions in all, 123,287 image files that are
+empty (the readers open none), and a feature store whose 25 GB of zeros are a sparse file, which takes no space. Then times
+what train.py does with them. Features are extracted once and are not part of this; nor is the disk, whose speed decides how
+fast real features come: a batch of a sparse file says only what the reading itself costs.
+Peak memory is that of the process during the step; where the system cannot count anew (other than Linux), since its start.
+The bar: at most a minute and 2 GB before the first batch.
+"""
+
+import collections
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import (
+    make_parser,
+    peak_memory,
+    print_table,
+    reset_peak_memory,
+    synthetic_captions,
+    verdict,
+    write_results,
+)
+
+from config import Config, run_script
+from feature_store import FeatureStore, StoreKey, digest_images
+from preprocessing import fit_vocabulary, load_dataset
+
+TRAIN, VAL = 118_287, 5_000  # images of COCO 2017
+WORDS = 12_000  # different words; about 10,000 of COCO's occur five times
+SHAPE = (49, 2048)
+BATCHES = 50  # batches that are read with their features
+BAR_SECONDS, BAR_BYTES = 60, 2e9
+
+
+def write_coco(folder: Path, part: str, first_id: int, images: int) -> int:
+    """Write the captions file and the empty image files of ``part``. Returns the size of the captions file in bytes."""
+    ids = [first_id + 4 * i for i in range(images)]  # COCO's ids have gaps
+    (folder / part).mkdir(parents=True)
+    for image_id in ids:
+        (folder / part / f"{image_id:012d}.jpg").touch()
+    listed = [
+        {
+            "license": 4,
+            "file_name": f"{image_id:012d}.jpg",
+            "coco_url": f"http://images.cocodataset.org/{part}/{image_id:012d}.jpg",
+            "height": 427,
+            "width": 640,
+            "date_captured": "2013-11-20 22:56:00",
+            "flickr_url": "http://farm9.staticflickr.com/8292/0000000000_0000000000_z.jpg",
+            "id": image_id,
+        }
+        for image_id in ids
+    ]
+    captions = [caption for _, caption in synthetic_captions(images, seed=first_id, vocabulary_size=WORDS)]
+    captions[::9] = [
+        f"{caption}'s" for caption in captions[::9]
+    ]  # as many as in COCO need more than splitting at spaces
+    annotations = [{"image_id": ids[i // 5], "id": i, "caption": f"A {caption}."} for i, caption in enumerate(captions)]
+    path = folder / "annotations" / f"captions_{part}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"info": {}, "licenses": [], "images": listed, "annotations": annotations}))
+    return path.stat().st_size
+
+
+def sparse_store(folder: Path, names: list[str]) -> dict[str, int]:
+    """Lay out a finished store of zeros for the images ``names``. Returns the bytes of its features and of its index."""
+    folder.mkdir()
+    shape = (len(names), *SHAPE)
+    with open(folder / "features.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+        file.truncate(file.tell() + 2 * int(np.prod(shape)))
+    key = StoreKey("synthetic", "", "", 1, 0, "float16", str(len(names)))
+    (folder / "key.json").write_text(json.dumps(asdict(key)))
+    rows = {name: row for row, name in enumerate(sorted(names))}
+    (folder / "index.json").write_text(json.dumps({"rows": rows, "unreadable": {}}, indent=0))
+    return {name: (folder / name).stat().st_size for name in ("features.npy", "index.json")}
+
+
+class Steps:
+    """Runs the steps and keeps what each took."""
+
+    def __init__(self):
+        self.found: dict[str, dict[str, float]] = {}
+
+    def __call__(self, name: str, step: Callable[[], Any]) -> Any:
+        reset_peak_memory()
+        began = time.perf_counter()
+        result = step()
+        self.found[name] = {"seconds": time.perf_counter() - began, "peak": peak_memory()}
+        return result
+
+
+def main() -> None:
+    args = make_parser(__doc__).parse_args()
+    scale = 500 if args.quick else 1
+    steps = Steps()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        sizes = {
+            f"captions_{part}.json": write_coco(folder, part, first_id, images // scale)
+            for part, first_id, images in (("train2017", 9, TRAIN), ("val2017", 139, VAL))
+        }
+        config = Config(dataset="coco", data_dir=temporary)
+        dataset = steps("read the captions files, list the images", lambda: load_dataset(config))
+        vocabulary = steps("fit the vocabulary", lambda: fit_vocabulary(config, dataset))
+        paths = {record.file_name: record.path for record in dataset.records}
+        steps("digest of names and sizes of the images", lambda: digest_images(paths))
+        sizes |= sparse_store(folder / "store", list(paths))
+        store = steps("open the feature store", lambda: FeatureStore(folder / "store"))
+
+        def keras():
+            import generator
+
+            return generator
+
+        generator = steps("import Keras", keras)
+        captions = [(record.file_name, text) for record in dataset.split("train") for text in record.captions]
+        batches = steps(
+            "encode the training captions", lambda: generator.CaptionBatches(store, captions, vocabulary, config)
+        )
+        before = sum(step["seconds"] for step in steps.found.values())
+        peak = max(step["peak"] for step in steps.found.values())
+        steps("lay out the batches of another epoch", lambda: batches.start_epoch(1))
+        some = range(0, len(batches), -(-len(batches) // BATCHES))
+        steps(
+            f"read {len(some)} of its {len(batches):,} batches",
+            lambda: collections.deque(map(batches.__getitem__, some), 0),
+        )
+    print_table(
+        ["", "seconds", "peak MB"],
+        [[name, f"{step['seconds']:.2f}", f"{step['peak'] / 1e6:,.0f}"] for name, step in steps.found.items()],
+    )
+    print(", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in sizes.items()))
+    passed = before <= BAR_SECONDS and peak <= BAR_BYTES
+    print(
+        f"before the first batch: {before:.1f} s, {peak / 1e6:,.0f} MB; at most {BAR_SECONDS} s and "
+        f"{BAR_BYTES / 1e6:,.0f} MB wanted: {verdict(args, passed)}"
+    )
+    write_results(
+        args,
+        "coco_scale",
+        {
+            "images": len(paths),
+            "captions": sum(len(record.captions) for record in dataset.records),
+            "words": len(vocabulary),
+            "bar": {"seconds": BAR_SECONDS, "bytes": BAR_BYTES},
+            "pass": passed,
+            "before_the_first_batch": {"seconds": before, "peak": peak},
+            "steps": steps.found,
+            "file_bytes": sizes,
+        },
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)
