@@ -204,7 +204,7 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run) ->
     if config.mixed_precision:
         keras.mixed_precision.set_dtype_policy("mixed_float16")
     keras.utils.set_random_seed(config.seed)
-    captioner = Captioner.untrained(config, vocabulary, prepared.encoder)
+    captioner = Captioner.untrained(config, vocabulary, prepared.encoder, run.pretrained())
     if config.init and not state["epochs"]:
         captioner.decoder.set_weights(Captioner.load(Path(config.init)).decoder.get_weights())
 

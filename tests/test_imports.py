@@ -23,12 +23,14 @@ MAY_IMPORT = {
     "download": {"config"},
     "datasets": {"config", "demo", "images"},
     "encoders": {"config"},
-    "decoders": {"config", "decoders"},
+    "pretrained": {"config"},
+    "embeddings": {"config", "embeddings", "pretrained"},
+    "decoders": {"config", "decoders", "embeddings"},
     "feature_store": {"config", "images"},
     "generator": {"config", "feature_store", "text", "vocabulary"},
     "preprocessing": {"config", "datasets", "download", "encoders", "feature_store", "images", "vocabulary"},
-    "runs": {"config", "feature_store", "vocabulary"},
-    "model": {"config", "decoders", "decoding", "encoders", "generator", "vocabulary"},
+    "runs": {"config", "feature_store", "pretrained", "vocabulary"},
+    "model": {"config", "decoders", "decoding", "encoders", "generator", "pretrained", "vocabulary"},
     "ensemble": {"config", "decoders", "encoders", "generator", "model"},
     "caption_trainer": {"decoders", "vocabulary"},
     "self_critical": {
@@ -38,7 +40,7 @@ MAY_IMPORT = {
         "caption_trainer", "config", "generator", "metrics", "model", "preprocessing", "runs", "self_critical",
         "text", "vocabulary"
     },
-    "train": {"config", "download", "preprocessing", "runs", "training"},
+    "train": {"config", "download", "preprocessing", "pretrained", "runs", "training"},
     "evaluate": {
         "config", "datasets", "demo", "ensemble", "feature_store", "generator", "metrics", "predictions",
         "preprocessing", "report", "runs"
@@ -50,6 +52,7 @@ SCRIPTS = {"train", "evaluate", "test", "start"}
 # These import Keras, or a module that does, when they are imported themselves.
 HEAVY = {
     "encoders",
+    "embeddings",
     "decoders",
     "decoding",
     "generator",
@@ -59,7 +62,7 @@ HEAVY = {
     "self_critical",
     "training",
 }
-KERAS = {"keras", "tensorflow", "jax", "torch", "h5py"}
+KERAS = {"keras", "keras_hub", "tensorflow", "jax", "torch", "h5py"}
 
 
 @cache
@@ -70,7 +73,9 @@ def tree(path: Path) -> ast.Module:
 def files() -> list[Path]:
     """All Python files of ours but the tests."""
     return sorted(
-        path for folder in (".", "decoders", "metrics", "benchmarks", "tools") for path in (ROOT / folder).glob("*.py")
+        path
+        for folder in (".", "decoders", "embeddings", "metrics", "benchmarks", "tools")
+        for path in (ROOT / folder).glob("*.py")
     )
 
 
