@@ -476,6 +476,7 @@ def resolve(args: argparse.Namespace) -> Config:
             raise UserError(f"--init: {', '.join(fixed)} cannot change now; the run's weights were made for its own")
         stage = {"stage": typed.get("stage", "xe"), "init": typed["init"]}
         settings = _over(settings, Path(typed["init"]) / "config.json")
+        _refuse_longer(settings, settings.with_overrides(typed))
         settings = settings.with_overrides(STAGES.get(stage["stage"], {}) | stage)
     settings = settings.with_overrides(typed)
     settle_backend(settings.backend)
@@ -501,12 +502,17 @@ def resolve_trained(args: argparse.Namespace, trained: Config) -> Config:
         was, wanted = getattr(trained, name), getattr(settings, name)
         if was != wanted:
             raise UserError(f"{name}: the captioner was trained with {was!r}; {wanted!r} needs a training of its own")
-    bounded = trained.decoder == "transformer" or trained.embedding == "bert-prefix"
-    if bounded and settings.max_caption_length > trained.max_caption_length:
-        raise UserError(
-            f"max_caption_length: this {trained.decoder} was built for {trained.max_caption_length} words and cannot go beyond"
-        )
+    _refuse_longer(trained, settings)
     return settings
+
+
+def _refuse_longer(trained: Config, settings: Config) -> None:
+    """Raise UserError when ``settings`` want longer captions than the ``trained`` captioner can keep in mind."""
+    keeps = "transformer" if trained.decoder == "transformer" else "bert-prefix"
+    if keeps in (trained.decoder, trained.embedding) and settings.max_caption_length > trained.max_caption_length:
+        raise UserError(
+            f"max_caption_length: this {keeps} was built for {trained.max_caption_length} words and cannot go beyond"
+        )
 
 
 def settle_backend(backend: str | None) -> None:

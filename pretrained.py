@@ -18,7 +18,6 @@ BERT is read through KerasHub: a preset by its name, or a folder in Hugging Face
 import difflib
 import os
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -75,7 +74,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not the pretrained embedding of a run, or damaged ({error})") from None
 
 
@@ -94,22 +93,26 @@ def _read_vectors(path: Path, words: Sequence[str], seed: int) -> np.ndarray:
     try:
         with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
             for number, line in enumerate(file, 1):
-                word, *values = line.rstrip().split(" ")
-                if number == 1 and len(values) == 1 and word.isdecimal() and values[0].isdecimal():
-                    announced, width = int(word), int(values[0])
+                word, _, rest = line.rstrip().partition(" ")
+                count = rest.count(" ") + 1 if rest else 0
+                if number == 1 and count == 1 and word.isdecimal() and rest.isdecimal():
+                    announced, width = int(word), int(rest)
                     continue
-                width = width or len(values)
                 lines += 1
-                if len(values) > width and not _are_numbers(values[:1]):
+                width = width or count
+                if count > width and not _are_numbers([rest.split(" ")[0]]):
                     continue  # a word with a space in it, of which GloVe's largest file has a few and we have none
-                if not values or len(values) != width:
+                if count == 0 or count != width:
                     raise UserError(
-                        f"embedding_file: {path}, line {number}: expected a word and {width or 'its'} numbers, found "
-                        f"{len(values)}. It must be a text file in the format of word2vec, GloVe or fastText"
+                        f"embedding_file: {path}, line {number}: {count} numbers where there should be {width or 'some'}; "
+                        "it must be a text file in the format of word2vec, GloVe or fastText"
                     )
                 if word in ids and ids[word] not in found:
+                    values = rest.split(" ")
                     if not _are_numbers(values):
-                        raise UserError(f"embedding_file: {path}, line {number}: not all of its values are numbers")
+                        raise UserError(
+                            f"embedding_file: {path}, line {number}: {word!r} has values that are no numbers"
+                        )
                     found[ids[word]] = np.asarray(values, dtype=np.float32)
     except OSError as error:
         raise UserError(f"embedding_file: {path} cannot be read: {error.strerror or error}") from None
@@ -118,9 +121,7 @@ def _read_vectors(path: Path, words: Sequence[str], seed: int) -> np.ndarray:
     ordinary = len(words) - len(_COUNTERPARTS)
     missing = sum(word not in _COUNTERPARTS and ids[word] not in found for word in words)
     if missing == ordinary:
-        raise UserError(
-            f"embedding_file: {path} has none of the {ordinary} words; they are lower-case English or as in the captions"
-        )
+        raise UserError(f"embedding_file: {path} has none of the {ordinary} words of the captions; choose another file")
     print(f"{path}: {missing} of {ordinary} words ({missing / ordinary:.1%}) have no vector and start random")
     known = np.stack(list(found.values()))
     vectors = np.random.default_rng(seed).normal(known.mean(), known.std(), (len(words), width)).astype(np.float32)
@@ -165,7 +166,7 @@ def _read_bert(name: str, words: Sequence[str]) -> tuple[list[list[int]], dict[s
         )
     try:
         weights = {
-            weight.path: keras.ops.convert_to_numpy(weight)
+            weight.path: keras.ops.convert_to_numpy(weight.value)
             for weight in keras_hub.models.BertBackbone.from_preset(name).weights
         }
         found = [folder / file for file in _FILES["vocabulary"] if (folder / file).is_file()]
@@ -193,7 +194,7 @@ def _prefix_arrays(pieces: list[list[int]], weights: Mapping[str, np.ndarray], c
     table = np.full((len(pieces), slots), -1, dtype=np.int32)
     table[np.arange(slots) >= slots - np.asarray([[min(len(ids), slots)] for ids in pieces])] = rows
     cells = config.max_caption_length + 1 + (SPARE if slots > 1 else 0)
-    places = weights["position_embedding/position_embeddings"]
+    places = weights["position_embedding/embeddings"]
     if cells > len(places):
         raise UserError(f"max_caption_length: {config.bert} reads {len(places)} WordPieces; choose a smaller one")
     arrays = {

@@ -62,7 +62,7 @@ class PretrainedEmbedding(WordEmbedding):
 
     def pretrained(self) -> dict[str, np.ndarray]:
         """The arrays as they are now."""
-        return {name: ops.convert_to_numpy(weight) for name, weight in self.arrays.items()}
+        return {name: ops.convert_to_numpy(weight.value) for name, weight in self.arrays.items()}
 
     def project(self, vectors):
         """``(..., W) -> (..., E)``."""
