@@ -24,18 +24,21 @@ _STYLE = """
 
 def _decoder(config: Config, regions: int) -> tuple[list[list[str]], set[str]]:
     """The lines of the decoder's three boxes (image, words, output) and the names of the arrows between them."""
-    embedding, hidden, attention = config.embedding_size, config.hidden_size, config.attention_size
-    image = ["Image vector", f"dense, ReLU: {embedding}", "once per image"]
-    readout = ["Readout", f"dense: {embedding}", "tied to embedding"]
+    size, hidden, attention = config.embedding_size, config.hidden_size, config.attention_size
+    image = ["Image vector", f"dense, ReLU: {size}", "once per image"]
+    tied = config.embedding == "learned" and not config.untied_output
+    readout = ["Readout", f"dense: {size}", "tied to embedding" if tied else "a table of its own"]
+    kinds = {"learned": "embedding", "bert-static": "BERT's vectors", "bert-prefix": "BERT so far", "file": "vectors"}
+    words = f"{kinds[config.embedding]}: {size}"
     return {
         "merge": (
-            [image, ["Words", f"embedding: {embedding}", f"LSTM: {hidden}"], ["Merge", f"dense, ReLU: {hidden}"]],
+            [image, ["Words", words, f"LSTM: {hidden}"], ["Merge", f"dense, ReLU: {hidden}"]],
             {"image-output", "words-output"},
         ),
         "inject": (
             [
                 image,
-                ["Words", f"embedding: {embedding}", f"LSTM: {hidden}, dense: {embedding}"],
+                ["Words", words, f"LSTM: {hidden}, dense: {size}"],
                 [f"LSTM: {hidden}", "the image enters", "beside every word"],
             ],
             {"image-output", "words-output"},
@@ -43,7 +46,7 @@ def _decoder(config: Config, regions: int) -> tuple[list[list[str]], set[str]]:
         "attention": (
             [
                 ["Soft attention", f"dense: {hidden}, scores: {attention}", f"over {regions} regions, gated"],
-                [f"LSTM: {hidden}", f"embedding: {embedding}", "the context enters too"],
+                [f"LSTM: {hidden}", words, "the context enters too"],
                 readout,
             ],
             {"words-image", "image-words", "image-output", "words-output"},
@@ -51,7 +54,7 @@ def _decoder(config: Config, regions: int) -> tuple[list[list[str]], set[str]]:
         "adaptive": (
             [
                 ["Adaptive attention", f"dense: {hidden}, scores: {attention}", f"{regions} regions or the sentinel"],
-                [f"LSTM: {hidden}", f"embedding: {embedding}", "mean region enters too"],
+                [f"LSTM: {hidden}", words, "mean region enters too"],
                 readout,
             ],
             {"features-words", "words-image", "image-output", "words-output"},
@@ -59,7 +62,7 @@ def _decoder(config: Config, regions: int) -> tuple[list[list[str]], set[str]]:
         "transformer": (
             [
                 ["Encoder", f"{config.layers} layers of {hidden}", f"self-attention, {config.heads} heads"],
-                ["Decoder", f"embedding: {embedding}", f"{config.layers} layers of {hidden}, {config.heads} heads"],
+                ["Decoder", words, f"{config.layers} layers of {hidden}, {config.heads} heads"],
                 readout,
             ],
             {"image-words", "words-output"},

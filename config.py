@@ -97,7 +97,25 @@ class DecoderSettings(BaseModel):
         "inject",
         description="merge or inject (one vector per image, entering after the LSTM or at every step), attention (over regions, Show, Attend and Tell), adaptive (with a visual sentinel), or transformer",
     )
-    embedding_size: int = Field(300, ge=1, description="units of the word embedding")
+    embedding: Literal["learned", "bert-static", "bert-prefix", "file"] = Field(
+        "learned",
+        description="word vectors: learned with the decoder, BERT's input vectors (bert-static), BERT's states of the caption so far (bert-prefix), or those of embedding_file (file)",
+    )
+    embedding_size: int = Field(300, ge=1, description="units of the word embedding, to which all others are projected")
+    embedding_file: str = Field(
+        "", description="embedding=file: word vectors as text, in the format of word2vec, GloVe or fastText"
+    )
+    embedding_trainable: bool = Field(
+        False, description="train pretrained word vectors too, which else stay as they are (bert-static, file)"
+    )
+    bert: str = Field(
+        "bert_base_en_uncased",
+        description="a KerasHub preset (bert_large_en_uncased is another), or a folder with a BERT in the layout of Hugging Face or KerasHub (bert-static, bert-prefix)",
+    )
+    untied_output: bool = Field(
+        False,
+        description="give the output a table of words of its own with embedding=learned too, as it has with all others: the control in a comparison with them (attention, adaptive, transformer)",
+    )
     hidden_size: int = Field(256, ge=1, description="units of the recurrent layers, or the transformer's width")
     dropout: float = Field(0.3, ge=0, lt=1, description="share of inputs dropped where the decoder drops any")
     image_scale: float = Field(
@@ -118,6 +136,15 @@ DECODER_SETTINGS: dict[str, tuple[str, ...]] = {
     "attention_size": ("attention", "adaptive"),
     "layers": ("transformer",),
     "heads": ("transformer",),
+    "untied_output": ("attention", "adaptive", "transformer"),
+}
+
+# Settings of some word embeddings only.
+EMBEDDING_SETTINGS: dict[str, tuple[str, ...]] = {
+    "embedding_file": ("file",),
+    "embedding_trainable": ("bert-static", "file"),
+    "bert": ("bert-static", "bert-prefix"),
+    "untied_output": ("learned",),
 }
 
 
@@ -253,9 +280,15 @@ class Config(DecodingSettings, TrainingSettings, DecoderSettings, EncoderSetting
             )
         if self.weight_decay and self.optimizer != "adamw":
             raise ValueError(f"weight_decay: only optimizer=adamw decays weights, and optimizer is {self.optimizer}")
-        for name, decoders in DECODER_SETTINGS.items():
-            if self.decoder not in decoders and getattr(self, name) != DecoderSettings.model_fields[name].default:
-                raise ValueError(f"{name}: only {' and '.join(decoders)} read it, and decoder is {self.decoder}")
+        for setting, readers in (("decoder", DECODER_SETTINGS), ("embedding", EMBEDDING_SETTINGS)):
+            chosen = getattr(self, setting)
+            for name, kinds in readers.items():
+                if chosen not in kinds and getattr(self, name) != DecoderSettings.model_fields[name].default:
+                    raise ValueError(f"{name}: only {' and '.join(kinds)} read it, and {setting} is {chosen}")
+        if self.embedding == "file" and not self.embedding_file:
+            raise ValueError(
+                "embedding_file: embedding=file needs it (text in word2vec's, GloVe's or fastText's format)"
+            )
         if self.feature_grid == 1 and self.decoder not in ("merge", "inject"):
             raise ValueError(
                 f"feature_grid: with 1 there is nothing to choose from; the decoder {self.decoder} wants 0"
@@ -509,7 +542,8 @@ def resolve(args: argparse.Namespace) -> Config:
         fresh = {
             name: TrainingSettings.model_fields[name].default for names in STAGE_SETTINGS.values() for name in names
         }
-        settings = settings.with_overrides(fresh | STAGES.get(stage["stage"], {}) | stage)
+        trained, settings = settings, settings.with_overrides(fresh | STAGES.get(stage["stage"], {}) | stage)
+        _refuse_longer(trained, settings.with_overrides(typed))
     settings = settings.with_overrides(typed)
     settle_backend(settings.backend)
     return settings
@@ -534,11 +568,17 @@ def resolve_trained(args: argparse.Namespace, trained: Config) -> Config:
         was, wanted = getattr(trained, name), getattr(settings, name)
         if was != wanted:
             raise UserError(f"{name}: the captioner was trained with {was!r}; {wanted!r} needs a training of its own")
-    if trained.decoder == "transformer" and settings.max_caption_length > trained.max_caption_length:
-        raise UserError(
-            f"max_caption_length: this transformer was built for {trained.max_caption_length} words and cannot go beyond"
-        )
+    _refuse_longer(trained, settings)
     return settings
+
+
+def _refuse_longer(trained: Config, settings: Config) -> None:
+    """Raise UserError when ``settings`` want longer captions than the ``trained`` captioner can keep in mind."""
+    keeps = "transformer" if trained.decoder == "transformer" else "bert-prefix"
+    if keeps in (trained.decoder, trained.embedding) and settings.max_caption_length > trained.max_caption_length:
+        raise UserError(
+            f"max_caption_length: this {keeps} was built for {trained.max_caption_length} words and cannot go beyond"
+        )
 
 
 def settle_backend(backend: str | None) -> None:

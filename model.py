@@ -9,6 +9,7 @@ The encoder runs once per image (``encoders.build_encoder``); the decoder is one
     config.json             every setting of the run
     vocabulary.json         the words, in id order
     decoder.weights.h5      Keras weights
+    embedding.npz           what the word embedding had before training (see ``pretrained``), unless it is learned
     encoder.weights.h5      Keras weights of an encoder that ``encoders`` can rebuild by name, or
     encoder.keras           the saved Keras model that the run was given as its encoder
 """
@@ -18,6 +19,7 @@ import json
 import os
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from config import Config, UserError
 from decoders import Decoder, build_decoder
 from encoders import build_encoder
 from generator import FeatureBatches
+from pretrained import load_arrays, save_arrays
 from vocabulary import PAD, Vocabulary
 
 FORMAT = 1
@@ -77,10 +80,16 @@ class Captioner:
         self._searches: dict[tuple, Search] = {}
 
     @classmethod
-    def untrained(cls, config: Config, vocabulary: Vocabulary, encoder: keras.Model) -> "Captioner":
-        """A captioner around ``encoder`` with fresh decoder weights."""
-        regions, feature_size = encoder.output_shape[1:]
-        return cls(config, vocabulary, encoder, build_decoder(config, len(vocabulary), regions, feature_size))
+    def untrained(
+        cls,
+        config: Config,
+        vocabulary: Vocabulary,
+        encoder: keras.Model,
+        pretrained: Mapping[str, np.ndarray] | None = None,
+    ) -> "Captioner":
+        """A captioner around ``encoder`` with fresh decoder weights and, unless it is learned, a ``pretrained`` embedding."""
+        decoder = build_decoder(config, len(vocabulary), *encoder.output_shape[1:], pretrained)
+        return cls(config, vocabulary, encoder, decoder)
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """Features ``(B, R, D)`` in the run's feature dtype, of RGB pixels ``(B, S, S, 3)`` from 0 to 255."""
@@ -147,6 +156,8 @@ class Captioner:
             (folder / "config.json").write_text(self.config.to_json(), encoding="utf-8")
             (folder / "vocabulary.json").write_text(self.vocabulary.to_json(), encoding="utf-8")
             self.decoder.save_weights(folder / "decoder.weights.h5")
+            if self.config.embedding != "learned":
+                save_arrays(folder / "embedding.npz", self.decoder.embedding.pretrained())
             if self.config.encoder.endswith(".keras"):
                 # The model in memory, not the file it came from, which may have changed or gone since.
                 backbone = next(layer for layer in self.encoder.layers if isinstance(layer, keras.Model))
@@ -195,7 +206,7 @@ class Captioner:
         vocabulary = Vocabulary.from_json(members["vocabulary.json"].decode(), f"{path}:vocabulary.json")
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            for name in ("decoder.weights.h5", "encoder.weights.h5", "encoder.keras"):
+            for name in ("decoder.weights.h5", "embedding.npz", "encoder.weights.h5", "encoder.keras"):
                 if name in members:
                     (folder / name).write_bytes(members[name])
             if "encoder.keras" in members:
@@ -203,6 +214,7 @@ class Captioner:
             else:
                 encoder = build_encoder(config.with_overrides({"encoder_weights": "none"}))
                 encoder.load_weights(folder / "encoder.weights.h5")
-            captioner = cls.untrained(config, vocabulary, encoder)
+            pretrained = load_arrays(folder / "embedding.npz") if config.embedding != "learned" else {}
+            captioner = cls.untrained(config, vocabulary, encoder, pretrained)
             captioner.decoder.load_weights(folder / "decoder.weights.h5")
         return captioner

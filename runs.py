@@ -3,6 +3,7 @@
 runs/NAME/
     config.json             every setting, resolved
     vocabulary.json         words in id order
+    embedding.npz           what the word embedding had before training, unless it is learned (see pretrained.py)
     about.json              command, seed, versions, git commit, machine
     history.csv             one line per epoch
     curves.png              the losses and scores of history.csv
@@ -23,12 +24,16 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from config import Config, UserError
 from feature_store import write_atomically
+from pretrained import load_arrays, save_arrays
 from vocabulary import Vocabulary
 
 _PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "nltk", "pillow")
@@ -43,7 +48,13 @@ class Run:
         self.bundle = folder / "captioner.zip"
 
     @classmethod
-    def create(cls, config: Config, vocabulary: Vocabulary, name: str | None) -> "Run":
+    def create(
+        cls,
+        config: Config,
+        vocabulary: Vocabulary,
+        name: str | None,
+        pretrained: Mapping[str, np.ndarray] | None = None,
+    ) -> "Run":
         """Make ``run_dir/name`` (by default named after data, decoder and time) and write what is known already.
 
         Raises UserError when it exists or cannot be written.
@@ -55,6 +66,8 @@ class Run:
             run.checkpoints.mkdir(parents=True)
             run.write_config(config)
             write_atomically(run.folder / "vocabulary.json", vocabulary.to_json())
+            if pretrained:
+                save_arrays(run.folder / "embedding.npz", pretrained)
             write_atomically(run.folder / "about.json", json.dumps(describe(config), indent=2) + "\n")
         except OSError as error:
             raise UserError(f"{run.folder}: cannot write there ({error.strerror}); choose another --run-dir") from None
@@ -91,6 +104,10 @@ class Run:
     def vocabulary(self) -> Vocabulary:
         path = self.folder / "vocabulary.json"
         return Vocabulary.from_json(path.read_text(encoding="utf-8"), str(path))
+
+    def pretrained(self) -> dict[str, np.ndarray]:
+        """The arrays of the word embedding; none if it is learned. Raises UserError when they are missing or damaged."""
+        return load_arrays(self.folder / "embedding.npz") if self.config().embedding != "learned" else {}
 
     def state(self) -> dict[str, Any]:
         """``{"epochs", "best_epoch", "best_score"}``; zero epochs for a run that has finished none. Raises UserError."""

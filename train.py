@@ -15,6 +15,7 @@ from pathlib import Path
 import config as settings
 from config import Config, UserError
 from preprocessing import fit_vocabulary, load_dataset, prepare
+from pretrained import load_pretrained
 from runs import Run
 
 # What may change when a run goes on: where things lie, and how long it goes on. A cosine schedule stretches to new epochs.
@@ -52,13 +53,15 @@ def main() -> int:
     vocabulary = source.vocabulary() if source else fit_vocabulary(config, dataset)
     if not run:
         Run.check(config, args.name)
+        # Before the features, which take long.
+        pretrained = source.pretrained() if source else load_pretrained(config, vocabulary.words)
     initial = None
     if config.init:
         from model import Captioner  # here, because it brings in Keras, which reads KERAS_BACKEND when it is imported
 
         initial = Captioner.load(Path(config.init))
     prepared = prepare(config, dataset, initial and initial.encoder, training=True)
-    run = run or Run.create(config, vocabulary, args.name)
+    run = run or Run.create(config, vocabulary, args.name, pretrained)
     print(f"run folder: {run.folder}", flush=True)
 
     from training import fit

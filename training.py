@@ -242,7 +242,7 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
     if config.mixed_precision:
         keras.mixed_precision.set_dtype_policy("mixed_float16")
     keras.utils.set_random_seed(config.seed)
-    captioner = Captioner.untrained(config, vocabulary, prepared.encoder)
+    captioner = Captioner.untrained(config, vocabulary, prepared.encoder, run.pretrained())
     if initial:
         captioner.decoder.set_weights(initial.decoder.get_weights())
 

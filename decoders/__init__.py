@@ -1,5 +1,9 @@
 """Decoders, one per file behind one seam (see ``decoders.base``), and the settings that build them."""
 
+from collections.abc import Mapping
+
+import numpy as np
+
 from config import DECODER_SETTINGS, Config
 from decoders.adaptive import AdaptiveDecoder
 from decoders.attention import AttentionDecoder
@@ -7,6 +11,7 @@ from decoders.base import Decoder
 from decoders.inject import InjectDecoder
 from decoders.merge import MergeDecoder
 from decoders.transformer import TransformerDecoder
+from embeddings import build_embedding
 
 DECODERS: dict[str, type[Decoder]] = {
     "merge": MergeDecoder,
@@ -17,8 +22,17 @@ DECODERS: dict[str, type[Decoder]] = {
 }
 
 
-def build_decoder(config: Config, vocabulary_size: int, regions: int, feature_size: int) -> Decoder:
-    """The decoder that ``config`` names, built, for features ``(B, regions, feature_size)``."""
+def build_decoder(
+    config: Config,
+    vocabulary_size: int,
+    regions: int,
+    feature_size: int,
+    pretrained: Mapping[str, np.ndarray] | None = None,
+) -> Decoder:
+    """The decoder that ``config`` names, built, for features ``(B, regions, feature_size)``.
+
+    ``pretrained``: the arrays of its word embedding (see ``pretrained``), unless that is learned.
+    """
     own = {name: getattr(config, name) for name in DECODER_SETTINGS if config.decoder in DECODER_SETTINGS[name]}
     if config.decoder == "transformer":
         own["max_length"] = config.max_caption_length + 1
@@ -29,6 +43,7 @@ def build_decoder(config: Config, vocabulary_size: int, regions: int, feature_si
         embedding_size=config.embedding_size,
         hidden_size=config.hidden_size,
         dropout=config.dropout,
+        embedding=build_embedding(config, pretrained or {}),
         **own,
     )
 

@@ -81,13 +81,15 @@ class AdaptiveDecoder(RegionDecoder):
     def init_state(self, features):
         image = self._look(features)
         zeros = ops.zeros_like(image["values"][:, 0])
-        return {"image": image, "hidden": zeros, "cell": zeros}
+        embedding = self.embedding.init_state(ops.shape(features)[0])
+        return {"image": image, "embedding": embedding, "hidden": zeros, "cell": zeros}
 
     def step(self, token_ids, state):
-        gates = self.word_gates(self.embed(token_ids)) + state["image"]["gates"]
+        word, embedding = self.embedding.step(token_ids, state["embedding"])
+        gates = self.word_gates(word) + state["image"]["gates"]
         hidden, cell, sentinel = self._advance(gates, state["hidden"], state["cell"])
         logits, _ = self._attend(hidden[:, None], sentinel[:, None], state["image"])
-        return logits[:, 0], {"image": state["image"], "hidden": hidden, "cell": cell}
+        return logits[:, 0], {**state, "embedding": embedding, "hidden": hidden, "cell": cell}
 
 
 def _five_biases(shape, dtype=None):

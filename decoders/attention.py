@@ -2,7 +2,7 @@
 
 Xu et al. (2015), "Show, attend and tell", https://arxiv.org/abs/1502.03044: soft attention (section 4.2) with additive
 scores and a sigmoid gate on the context. Departures: regions pass a dense layer with layer norm, and the output is tied to
-the embedding.
+a learned embedding.
 Legend: B batch, R regions, D feature size, T time, E embedding, H hidden, A attention size, V vocabulary.
 """
 
@@ -73,10 +73,11 @@ class AttentionDecoder(RegionDecoder):
 
     def init_state(self, features):
         image, hidden, cell = self._look(features)
-        return {"image": image, "hidden": hidden, "cell": cell}
+        embedding = self.embedding.init_state(ops.shape(features)[0])
+        return {"image": image, "embedding": embedding, "hidden": hidden, "cell": cell}
 
     def step(self, token_ids, state):
-        word = self.embed(token_ids)
+        word, embedding = self.embedding.step(token_ids, state["embedding"])
         hidden, cell, context, _ = self._advance(self.word_gates(word), state["hidden"], state["cell"], state["image"])
         logits = self.word_logits(ops.concatenate([hidden, context, word], axis=-1))
-        return logits, {"image": state["image"], "hidden": hidden, "cell": cell}
+        return logits, {**state, "embedding": embedding, "hidden": hidden, "cell": cell}

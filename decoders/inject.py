@@ -45,12 +45,15 @@ class InjectDecoder(OneVectorDecoder):
     def init_state(self, features):
         return {
             "image": self.project_image(features),
+            "embedding": self.embedding.init_state(ops.shape(features)[0]),
             "language": zero_state(self.language_lstm.cell, features),
             "lstm": zero_state(self.lstm.cell, features),
         }
 
     def step(self, token_ids, state):
-        language, language_state = self.language_lstm.cell(self.embedding(token_ids), state["language"])
+        word, embedding = self.embedding.step(token_ids, state["embedding"])
+        language, language_state = self.language_lstm.cell(word, state["language"])
         both = ops.concatenate([state["image"], self.language_dense(language)], axis=-1)
         hidden, lstm_state = self.lstm.cell(both, state["lstm"])
-        return self.output_dense(hidden), {"image": state["image"], "language": language_state, "lstm": lstm_state}
+        state = {**state, "embedding": embedding, "language": language_state, "lstm": lstm_state}
+        return self.output_dense(hidden), state

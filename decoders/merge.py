@@ -39,8 +39,13 @@ class MergeDecoder(OneVectorDecoder):
         return self._logits(image, sentence)
 
     def init_state(self, features):
-        return {"image": self.project_image(features), "lstm": zero_state(self.lstm.cell, features)}
+        return {
+            "image": self.project_image(features),
+            "embedding": self.embedding.init_state(ops.shape(features)[0]),
+            "lstm": zero_state(self.lstm.cell, features),
+        }
 
     def step(self, token_ids, state):
-        sentence, lstm = self.lstm.cell(self.embedding(token_ids), state["lstm"])
-        return self._logits(state["image"], sentence), {"image": state["image"], "lstm": lstm}
+        word, embedding = self.embedding.step(token_ids, state["embedding"])
+        sentence, lstm = self.lstm.cell(word, state["lstm"])
+        return self._logits(state["image"], sentence), {**state, "embedding": embedding, "lstm": lstm}

@@ -136,11 +136,14 @@ class TransformerDecoder(RegionDecoder):
         regions = self._look(features)
         empty = ops.repeat(ops.zeros_like(regions[0][:, :1]), self.sizes["max_length"], axis=1)  # (B, L, 2 H)
         position = ops.zeros_like(regions[0][:, 0, 0], dtype="int32")
-        return {"image": regions, "words": [empty] * self.sizes["layers"], "position": position}
+        embedding = self.embedding.init_state(ops.shape(features)[0])
+        words = [empty] * self.sizes["layers"]
+        return {"image": regions, "embedding": embedding, "words": words, "position": position}
 
     def step(self, token_ids, state):
         position = state["position"]  # (B,): all rows stand at the same word
-        x = self._place(self.embed(token_ids), position)[:, None]
+        word, embedding = self.embedding.step(token_ids, state["embedding"])
+        x = self._place(word, position)[:, None]
         places = ops.arange(self.sizes["max_length"])
         here, known = places == position[:, None], (places <= position[:, None])[:, None, None]
         words = []
@@ -149,4 +152,4 @@ class TransformerDecoder(RegionDecoder):
             words.append(ops.where(here[..., None], new, own))
             x, _ = block(x, own=words[-1], allowed=known, regions=image)
         logits = self.word_logits(self.decoder_norm(x))[:, 0]
-        return logits, {"image": state["image"], "words": words, "position": position + 1}
+        return logits, {**state, "embedding": embedding, "words": words, "position": position + 1}

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pretrained import SPARE
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = Path(__file__).parent.parent
 
@@ -56,3 +58,32 @@ def fake_pixels(name: str) -> np.ndarray:
 def fake_encoder(shape: tuple[int, int]):
     """An ``encode`` whose features ``(B, R, D)`` tell the first pixel values of each image, and are never zero."""
     return lambda pixels: (pixels.reshape(len(pixels), -1)[:, : shape[0] * shape[1]].reshape(-1, *shape) + 1.0) / 256
+
+
+def fake_arrays(kind: str, words: int, max_length: int = 12, seed: int = 0) -> dict[str, np.ndarray]:
+    """Arrays as ``pretrained`` has them, random: of vectors, or of a BERT of two layers whose words have up to 3 pieces."""
+    rng = np.random.default_rng(seed)
+    if kind == "learned":
+        return {}
+    if kind != "bert-prefix":
+        return {"vectors": rng.normal(size=(words, 7)).astype("float32")}
+    rows, width, heads, inner = 30, 8, 2, 12
+    pieces = rng.integers(0, rows, (words, 3)).astype("int32")
+    pieces[np.arange(3) < 2 - np.arange(words)[:, None] % 3] = -1
+    cells = max_length + SPARE
+    shapes = {"vectors": (rows, width), "positions": (cells, width)}
+    norms = ["embeddings_layer_norm"]
+    for layer in range(2):
+        name = f"transformer_layer_{layer}"
+        norms += [f"{name}.self_attention_layer_norm", f"{name}.feedforward_layer_norm"]
+        kernels = {
+            **{f"self_attention_layer.{part}": (width, heads, width // heads) for part in ("query", "key", "value")},
+            "self_attention_layer.attention_output": (heads, width // heads, width),
+            "feedforward_intermediate_dense": (width, inner),
+            "feedforward_output_dense": (inner, width),
+        }
+        for part, shape in kernels.items():
+            bias = shape[1:] if len(shape) == 2 or part[-1] != "t" else shape[-1:]
+            shapes |= {f"{name}.{part}.kernel": shape, f"{name}.{part}.bias": bias}
+    shapes |= {f"{norm}.{part}": (width,) for norm in norms for part in ("gamma", "beta")}
+    return {"pieces": pieces} | {name: rng.normal(size=shape).astype("float32") for name, shape in shapes.items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODULES = ["test_decoding.py", "test_decoders.py", "test_training.py", "test_self_critical.py"]
+MODULES = ["test_decoding.py", "test_decoders.py", "test_embeddings.py", "test_training.py", "test_self_critical.py"]
 
 
 @pytest.mark.slow

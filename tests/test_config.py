@@ -117,6 +117,17 @@ def test_a_bad_value_on_the_command_line_is_named(option, value):
         ({"decoder": "adaptive", "feature_grid": 0, "layers": 3}, "layers"),
         ({"decoder": "adaptive", "feature_grid": 0, "attention_penalty": 1.0}, "attention_penalty"),
         ({"decoder": "transformer", "feature_grid": 0, "hidden_size": 100}, "heads"),
+        ({"embedding": "file"}, "embedding_file"),
+        ({"embedding_file": "glove.txt"}, "embedding_file"),
+        ({"embedding": "bert-static", "embedding_file": "glove.txt"}, "embedding_file"),
+        ({"bert": "bert_large_en_uncased"}, "bert"),
+        ({"embedding_trainable": True}, "embedding_trainable"),
+        ({"embedding": "bert-prefix", "embedding_trainable": True}, "embedding_trainable"),
+        ({"untied_output": True}, "untied_output"),
+        (
+            {"decoder": "attention", "feature_grid": 0, "embedding": "bert-static", "untied_output": True},
+            "untied_output",
+        ),
         ({"stage": "scst"}, "init"),
         ({"samples": 3}, "samples"),
         ({"stage": "scst", "init": "runs/x", "accumulate": 2}, "accumulate"),
@@ -218,6 +229,7 @@ def test_captions_file_can_be_unset_on_the_command_line():
         TRAINED_SETTINGS
         - {"mirror", "mixed_precision", "tensorboard", "weight_decay"}
         - {"attention_penalty", "attention_size", "heads", "layers"}
+        - {"bert", "embedding_file", "embedding_trainable", "untied_output"}
         - {"stage", *config.STAGE_SETTINGS["finetune"], *config.STAGE_SETTINGS["scst"]}
     ),
 )
@@ -228,6 +240,7 @@ def test_a_trained_captioner_refuses_what_training_fixed(name):
         "feature_dtype": "float32",
         "decoder": "merge",
         "dropout": "0",
+        "embedding": "bert-prefix",
         "ema_decay": "0.5",
         "label_smoothing": "0.5",
         "monitor": "loss",
@@ -259,11 +272,21 @@ def test_init_brings_the_settings_of_its_run_and_the_stage_changes_them(tmp_path
         config.resolve(typed("--init", str(tmp_path / "nowhere")))
 
 
-def test_a_transformer_cannot_outgrow_its_cache():
-    trained = Config(decoder="transformer", feature_grid=0, hidden_size=16, heads=2, max_caption_length=12)
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("transformer", {"decoder": "transformer", "feature_grid": 0, "hidden_size": 16, "heads": 2}),
+        ("bert-prefix", {"embedding": "bert-prefix"}),
+    ],
+)
+def test_what_was_built_for_a_length_cannot_outgrow_it(kind, settings, tmp_path):
+    trained = Config(max_caption_length=12, **settings)
     assert config.resolve_trained(typed("--max-caption-length", "9", trained=True), trained).max_caption_length == 9
-    with pytest.raises(UserError, match=r"^max_caption_length: this transformer was built for 12 words"):
+    with pytest.raises(UserError, match=f"^max_caption_length: this {kind} was built for 12 words"):
         config.resolve_trained(typed("--max-caption-length", "13", trained=True), trained)
+    (tmp_path / "config.json").write_text(trained.to_json())
+    with pytest.raises(UserError, match=f"^max_caption_length: this {kind} was built for 12 words"):
+        config.resolve(typed("--init", str(tmp_path), "--max-caption-length", "13"))
 
 
 def test_a_trained_captioner_takes_other_decoding_settings_and_places():

@@ -23,12 +23,14 @@ MAY_IMPORT = {
     "download": {"config"},
     "datasets": {"config", "datasets", "demo", "images"},
     "encoders": {"config"},
-    "decoders": {"config", "decoders"},
+    "pretrained": {"config"},
+    "embeddings": {"config", "embeddings", "pretrained"},
+    "decoders": {"config", "decoders", "embeddings"},
     "feature_store": {"config", "images"},
     "generator": {"config", "feature_store", "images", "text", "vocabulary"},
     "preprocessing": {"config", "datasets", "download", "encoders", "feature_store", "images", "vocabulary"},
-    "runs": {"config", "feature_store", "vocabulary"},
-    "model": {"config", "decoders", "decoding", "encoders", "generator", "vocabulary"},
+    "runs": {"config", "feature_store", "pretrained", "vocabulary"},
+    "model": {"config", "decoders", "decoding", "encoders", "generator", "pretrained", "vocabulary"},
     "ensemble": {"config", "decoders", "encoders", "generator", "model"},
     "caption_trainer": {"decoders", "vocabulary"},
     "fine_tuning": {"caption_trainer"},
@@ -39,7 +41,7 @@ MAY_IMPORT = {
         "caption_trainer", "config", "encoders", "feature_store", "fine_tuning", "generator", "metrics", "model",
         "preprocessing", "runs", "self_critical", "text", "vocabulary"
     },
-    "train": {"config", "download", "model", "preprocessing", "runs", "training"},
+    "train": {"config", "download", "model", "preprocessing", "pretrained", "runs", "training"},
     "evaluate": {
         "config", "datasets", "demo", "ensemble", "feature_store", "generator", "metrics", "predictions",
         "preprocessing", "report", "runs"
@@ -51,6 +53,7 @@ SCRIPTS = {"train", "evaluate", "test", "start"}
 # These import Keras, or a module that does, when they are imported themselves.
 HEAVY = {
     "encoders",
+    "embeddings",
     "decoders",
     "decoding",
     "generator",
@@ -61,7 +64,7 @@ HEAVY = {
     "self_critical",
     "training",
 }
-KERAS = {"keras", "tensorflow", "jax", "torch", "h5py"}
+KERAS = {"keras", "keras_hub", "tensorflow", "jax", "torch", "h5py"}
 
 
 @cache
@@ -73,7 +76,7 @@ def files() -> list[Path]:
     """All Python files of ours but the tests."""
     return sorted(
         path
-        for folder in (".", "datasets", "decoders", "metrics", "benchmarks", "tools")
+        for folder in (".", "datasets", "decoders", "embeddings", "metrics", "benchmarks", "tools")
         for path in (ROOT / folder).glob("*.py")
     )
 

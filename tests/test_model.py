@@ -2,12 +2,14 @@
 
 import json
 import os
+import sys
 import zipfile
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from conftest import fake_arrays
 from keras import layers
 
 import model
@@ -25,9 +27,10 @@ HEADS = {"attention": 8, "adaptive": 8, "transformer": 2}  # 8 is the default: o
 def captioner(config: Config) -> Captioner:
     """Random weights, large enough that every image gets a caption of its own."""
     keras.utils.set_random_seed(0)
-    made = Captioner.untrained(config, WORDS, build_encoder(config))
+    made = Captioner.untrained(config, WORDS, build_encoder(config), fake_arrays(config.embedding, len(WORDS)))
     rng = np.random.default_rng(0)
-    made.decoder.set_weights([rng.normal(0, 0.7, weight.shape) for weight in made.decoder.get_weights()])
+    for weight in made.decoder.trainable_weights:
+        weight.assign(rng.normal(0, 0.7, weight.shape))
     return made
 
 
@@ -110,6 +113,29 @@ def test_an_encoder_that_is_known_by_name(tmp_path):
         *("bundle.json", "config.json", "vocabulary.json"),
         *("decoder.weights.h5", "encoder.weights.h5"),
     }
+
+
+@pytest.mark.parametrize(
+    "embedding",
+    [
+        {"embedding": "bert-prefix"},
+        {"embedding": "bert-static", "embedding_trainable": True},
+        {"embedding": "file", "embedding_file": "gone.txt"},
+    ],
+    ids=lambda settings: settings["embedding"],
+)
+def test_a_bundle_holds_its_pretrained_embedding(embedding, tmp_path, monkeypatch):
+    """So that it opens where there is neither KerasHub nor the BERT or the file."""
+    config = Config(encoder="efficientnet_lite0", encoder_weights="none", **{**SIZES, "feature_grid": 1}, **embedding)
+    first = captioner(config)
+    first.save(tmp_path / "captioner.zip")
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    assert_same(first, Captioner.load(tmp_path / "captioner.zip"))
+    with zipfile.ZipFile(tmp_path / "captioner.zip") as bundle:
+        assert len({info.filename for info in bundle.infolist()}) == 6
+    without = {name: content for name, content in parts(tmp_path / "captioner.zip").items() if name != "embedding.npz"}
+    with pytest.raises(UserError, match=r"damaged: embedding\.npz"):
+        Captioner.load(pack(tmp_path / "without.zip", without))
 
 
 def test_a_bundle_holds_what_it_says_and_no_pickle(saved):

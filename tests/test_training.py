@@ -8,6 +8,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from conftest import fake_arrays
 from keras import layers, ops
 
 import training
@@ -487,6 +488,30 @@ def test_a_self_critical_run_starts_from_another_and_resumes_exactly(prepared, s
     # It goes on from where the other run was.
     assert expected.history()[0]["val_nll"] < straight.history()[0]["val_nll"]
     assert all(line["reward"] > 0 for line in expected.history())
+
+
+@pytest.mark.slow
+def test_a_run_keeps_its_pretrained_embedding_once(prepared, monkeypatch):
+    """In a file of its own, from which it resumes, and which a self-critical run takes over."""
+    changes = {"embedding": "bert-prefix", "word_dropout": 0.2, "ema_decay": 0.5}
+    runs = []
+    for name in ("straight", "interrupted"):
+        config = settings(prepared.store.folder.parent, **changes)
+        words = fit_vocabulary(config, prepared.dataset)
+        runs.append(Run.create(config, words, f"bert-{name}", fake_arrays("bert-prefix", len(words))))
+    assert train(prepared, config, runs[0]) == 0
+    interrupt_second_epoch(prepared, monkeypatch, config, runs[1])
+    assert train(prepared, config, runs[1]) == 0
+    assert_same_run(runs[1], runs[0])
+    assert (runs[0].folder / "embedding.npz").exists()
+    sizes = [array.shape for array in arrays(runs[0].checkpoint("last")).values()]
+    assert runs[0].pretrained()["vectors"].shape not in sizes
+
+    scst = config.with_overrides({"stage": "scst", "init": str(runs[0].folder), "word_dropout": 0, "epochs": 1})
+    run = Run.create(scst, words, "bert-scst", runs[0].pretrained())
+    assert train(prepared, scst, run) == 0
+    assert np.isfinite(run.history()[0]["val_nll"])
+    assert run.history()[0]["val_nll"] < runs[0].history()[0]["val_nll"]
 
 
 def test_an_interrupt_before_the_first_epoch_is_whole(prepared, monkeypatch, capsys):

@@ -1,0 +1,34 @@
+"""Word embeddings, one kind per file behind one seam (see ``embeddings.base``), and the settings that build them."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from config import Config
+from embeddings.base import PretrainedEmbedding, WordEmbedding
+from embeddings.learned import LearnedEmbedding
+from embeddings.prefix import PrefixEmbedding
+from embeddings.vectors import VectorEmbedding
+
+
+def build_embedding(config: Config, arrays: Mapping[str, np.ndarray]) -> PretrainedEmbedding | None:
+    """The embedding that ``config`` names, with its ``arrays`` (see ``pretrained``); None for one that a decoder learns."""
+    if config.embedding == "learned":
+        return None
+    shapes = {name: list(array.shape) for name, array in arrays.items()}
+    if config.embedding == "bert-prefix":
+        embedding = PrefixEmbedding(shapes, config.embedding_size)
+    else:
+        embedding = VectorEmbedding(shapes, config.embedding_size, tuned=config.embedding_trainable)
+    embedding.fill(arrays)
+    return embedding
+
+
+__all__ = [
+    "LearnedEmbedding",
+    "PrefixEmbedding",
+    "PretrainedEmbedding",
+    "VectorEmbedding",
+    "WordEmbedding",
+    "build_embedding",
+]
