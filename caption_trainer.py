@@ -21,7 +21,7 @@ def word_nll(logits, targets):
 
 
 class CaptionTrainer(keras.Model):
-    """A decoder as a Keras model that ``fit`` and ``evaluate`` can drive: ``(features, inputs) -> logits``.
+    """A decoder as a Keras model that ``fit`` and ``evaluate`` can drive: ``(features, inputs[, rows]) -> logits``.
 
     ``word_dropout``: share of the input words that training replaces by ``<unk>`` (Bowman et al., 2016,
     https://arxiv.org/abs/1511.06349). ``attention_penalty``: weight of the doubly stochastic penalty of Xu et al. (2015,
@@ -48,13 +48,13 @@ class CaptionTrainer(keras.Model):
         self.built = True
 
     def call(self, inputs, training=None):
-        features, token_ids = inputs
+        features, token_ids, rows = inputs if len(inputs) == 3 else (*inputs, None)
         if training and self.word_dropout:
             drop = keras.random.uniform(ops.shape(token_ids), seed=self.seeds) < self.word_dropout
             token_ids = ops.where(ops.logical_and(drop, token_ids > UNK), UNK, token_ids)
         if self.attention_penalty:
-            return self.decoder.attend(features, token_ids, training=training)
-        return self.decoder(features, token_ids, training=training)
+            return self.decoder.attend(features, token_ids, training=training, rows=rows)
+        return self.decoder(features, token_ids, training=training, rows=rows)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Mean cross-entropy of targets ``y`` int ``(B, T)`` under ``y_pred``, logits ``(B, T, V)``; ``<pad>`` is left out."""

@@ -21,8 +21,7 @@ class PixelTrainer(CaptionTrainer):
         self.encoder = encoder
 
     def call(self, inputs, training=None):
-        if len(inputs) == 2:  # validation
-            return super().call(inputs, training=training)
-        pixels, token_ids, image = inputs
-        features = ops.take(self.encoder(ops.cast(pixels, "float32")), image, axis=0)  # (B, R, D) -> (N, R, D)
-        return super().call((features, token_ids), training=training)
+        first, *captions = inputs
+        if len(captions) == 2:  # not in validation
+            first = self.encoder(ops.cast(first, "float32"))  # (B, S, S, 3) -> (B, R, D)
+        return super().call((first, *captions), training=training)

@@ -75,17 +75,22 @@ class CaptionBatches(keras.utils.PyDataset):
     def _lay_out(self) -> None:
         """Decide the batches of this epoch: shuffle, sort by length within pools, cut, shuffle the batches."""
         rng = np.random.default_rng((self.seed, self.epoch))
-        count, pool = len(self.rows), self.batch_size * _POOL_BATCHES
+        count = len(self.rows)
         order = rng.permutation(count) if self.shuffle else np.argsort(self.lengths, kind="stable")
-        self.batches = []
-        for start in range(0, count, pool):
-            chunk = order[start : start + pool]
-            chunk = chunk[np.argsort(self.lengths[chunk], kind="stable")]
-            self.batches += [chunk[i : i + self.batch_size] for i in range(0, len(chunk), self.batch_size)]
+        self.batches = self._cut(order, self.lengths)
         if self.shuffle:
             rng.shuffle(self.batches)
         self._put_extremes_first()
         self.is_mirrored = (self.mirrored_rows >= 0) & (rng.random(count) < 0.5)
+
+    def _cut(self, order: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+        """``order`` in batches, each of entries with about the same of ``lengths``: sorted within pools, then cut."""
+        batches, pool = [], self.batch_size * _POOL_BATCHES
+        for start in range(0, len(order), pool):
+            chunk = order[start : start + pool]
+            chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
+            batches += [chunk[i : i + self.batch_size] for i in range(0, len(chunk), self.batch_size)]
+        return batches
 
     def _put_extremes_first(self) -> None:
         """The widest batch first, so that too large a batch fails at once; then the narrowest.
@@ -153,11 +158,12 @@ class ImageBatches(CaptionBatches):
         images, self.image_of = np.unique(self.rows, return_inverse=True)
         by_image = np.argsort(self.image_of, kind="stable")
         groups = np.split(by_image, np.flatnonzero(np.diff(self.image_of[by_image])) + 1)
-        order = rng.permutation(len(images))
+        longest = np.asarray([self.lengths[group].max() for group in groups])
         self.batches = [
-            np.concatenate([groups[image] for image in order[i : i + self.batch_size]])
-            for i in range(0, len(order), self.batch_size)
+            np.concatenate([groups[image] for image in batch])
+            for batch in self._cut(rng.permutation(len(images)), longest)
         ]
+        rng.shuffle(self.batches)
         may = np.asarray([(self.mirrored_rows[group] >= 0).all() for group in groups])
         self.is_mirrored = (may & (rng.random(len(images)) < 0.5))[self.image_of]
 

@@ -54,8 +54,9 @@ class SelfCriticalTrainer(CaptionTrainer):
         if len(inputs) == 2:  # validation
             return super().call(inputs, training=training)
         features, token_ids, image, drawn = inputs
-        logits = super().call((ops.take(features, image, axis=0), token_ids), training=training)
-        return logits, self.decoder(ops.repeat(features, self.samples, axis=0), drawn, training=False)
+        logits = super().call((features, token_ids, image), training=training)
+        rows = ops.repeat(ops.arange(ops.shape(features)[0]), self.samples)
+        return logits, self.decoder(features, drawn, training=False, rows=rows)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if not isinstance(y, (tuple, list)):

@@ -9,7 +9,7 @@ Legend: B batch, R regions, D feature size, T time, E embedding, H hidden, A att
 import keras
 from keras import layers, ops
 
-from decoders.base import RegionDecoder, forget_bias, lstm
+from decoders.base import RegionDecoder, forget_bias, lstm, of_captions
 
 
 @keras.saving.register_keras_serializable(package="captioning")
@@ -66,8 +66,8 @@ class AdaptiveDecoder(RegionDecoder):
         context = ops.matmul(weights[..., :-1], image["values"]) + weights[..., -1:] * sentinel
         return self.word_logits(context + hidden, training), weights
 
-    def attend(self, features, token_ids, training=None):
-        image = self._look(features, training)
+    def attend(self, features, token_ids, training=None, rows=None):
+        image = of_captions(self._look(features, training), rows)
         gates = self.word_gates(self.embed(token_ids, training)) + image["gates"][:, None]
 
         def body(carry, step_gates):

@@ -9,7 +9,7 @@ Legend: B batch, R regions, D feature size, T time, E embedding, H hidden, A att
 import keras
 from keras import layers, ops
 
-from decoders.base import RegionDecoder, forget_bias, lstm
+from decoders.base import RegionDecoder, forget_bias, lstm, of_captions
 
 
 @keras.saving.register_keras_serializable(package="captioning")
@@ -57,8 +57,8 @@ class AttentionDecoder(RegionDecoder):
         context = ops.sigmoid(gate) * ops.matmul(weights[:, None], image["values"])[:, 0]  # (B, H)
         return (*lstm(word_gates + hidden_gates + self.from_context(context), cell), context, weights)
 
-    def attend(self, features, token_ids, training=None):
-        image, hidden, cell = self._look(features, training)
+    def attend(self, features, token_ids, training=None, rows=None):
+        image, hidden, cell = of_captions(self._look(features, training), rows)
         words = self.embed(token_ids, training)  # (B, T, E)
         gates = ops.swapaxes(self.word_gates(words), 0, 1)  # (T, B, 4 H)
 

@@ -50,8 +50,12 @@ class Decoder(keras.Model):
         """Word vectors ``(B, T, E)`` of ``token_ids (B, T)``, with dropout in training."""
         return self.word_dropout(self.embedding(token_ids), training=training)
 
-    def call(self, features, token_ids, training=None):
-        """Logits ``(B, T, V)`` of the next words, given ``features (B, R, D)`` and int ``token_ids (B, T)``."""
+    def call(self, features, token_ids, training=None, rows=None):
+        """Logits ``(N, T, V)`` of the next words, given ``features (B, R, D)`` and int ``token_ids (N, T)``.
+
+        ``rows`` int ``(N,)``: the row of ``features`` that each caption is about, so that what the image alone decides is
+        computed once for all its captions. None: N = B captions in the order of the images.
+        """
         raise NotImplementedError
 
     def init_state(self, features):
@@ -160,12 +164,19 @@ class RegionDecoder(Decoder):
         table = self.embedding.table if self.output_table is None else self.output_table
         return ops.matmul(vectors, ops.transpose(table)) + self.output_bias
 
-    def call(self, features, token_ids, training=None):
-        return self.attend(features, token_ids, training)[0]
+    def call(self, features, token_ids, training=None, rows=None):
+        return self.attend(features, token_ids, training, rows)[0]
 
-    def attend(self, features, token_ids, training=None):
-        """``(logits (B, T, V), weights (B, T, R))``, the weights of a word summing to one."""
+    def attend(self, features, token_ids, training=None, rows=None):
+        """``(logits (N, T, V), weights (N, T, R))``, the weights of a word summing to one."""
         raise NotImplementedError
+
+
+def of_captions(parts, rows):
+    """A nest of tensors ``(B, ...)``, one row per image, as ``(N, ...)``, one row per caption (see ``Decoder.call``)."""
+    if rows is None:
+        return parts
+    return keras.tree.map_structure(lambda part: ops.take(part, rows, axis=0), parts)
 
 
 def lstm(gates, cell):

@@ -7,7 +7,7 @@ https://arxiv.org/abs/1703.09137. Legend: B batch, R regions, D feature size, T 
 import keras
 from keras import layers, ops
 
-from decoders.base import OneVectorDecoder, zero_state
+from decoders.base import OneVectorDecoder, of_captions, zero_state
 
 
 @keras.saving.register_keras_serializable(package="captioning")
@@ -34,10 +34,10 @@ class InjectDecoder(OneVectorDecoder):
         self.output_dense.build((None, hidden_size))
         self.built = True
 
-    def call(self, features, token_ids, training=None):
+    def call(self, features, token_ids, training=None, rows=None):
         words = self.embed(token_ids, training)  # (B, T, E)
         language = self.language_dense(self.language_lstm(words, training=training))  # (B, T, E)
-        image = self.project_image(features, training)[:, None, :]
+        image = of_captions(self.project_image(features, training), rows)[:, None, :]
         image = ops.broadcast_to(image, ops.shape(language))  # (B, E) -> (B, T, E)
         hidden = self.lstm(ops.concatenate([image, language], axis=-1), training=training)  # (B, T, H)
         return self.output_dense(self.output_dropout(hidden, training=training))

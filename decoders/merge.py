@@ -7,7 +7,7 @@ https://arxiv.org/abs/1703.09137. Legend: B batch, R regions, D feature size, T 
 import keras
 from keras import layers, ops
 
-from decoders.base import OneVectorDecoder, zero_state
+from decoders.base import OneVectorDecoder, of_captions, zero_state
 
 
 @keras.saving.register_keras_serializable(package="captioning")
@@ -31,10 +31,10 @@ class MergeDecoder(OneVectorDecoder):
     def _logits(self, image, sentence):
         return self.output_dense(self.merged_dense(ops.concatenate([image, sentence], axis=-1)))
 
-    def call(self, features, token_ids, training=None):
+    def call(self, features, token_ids, training=None, rows=None):
         words = self.embed(token_ids, training)  # (B, T, E)
         sentence = self.lstm(words, training=training)  # (B, T, H)
-        image = self.project_image(features, training)[:, None, :]
+        image = of_captions(self.project_image(features, training), rows)[:, None, :]
         image = ops.broadcast_to(image, (*ops.shape(sentence)[:2], image.shape[-1]))  # (B, E) -> (B, T, E)
         return self._logits(image, sentence)
 

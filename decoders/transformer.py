@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from decoders.base import RegionDecoder
+from decoders.base import RegionDecoder, of_captions
 
 
 class Attention(layers.Layer):
@@ -123,8 +123,8 @@ class TransformerDecoder(RegionDecoder):
         waves = ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)[..., : self.sizes["hidden_size"]]
         return self.word_dense(words) + ops.cast(waves, words.dtype)
 
-    def attend(self, features, token_ids, training=None):
-        regions = self._look(features, training)
+    def attend(self, features, token_ids, training=None, rows=None):
+        regions = of_captions(self._look(features, training), rows)
         positions = ops.arange(ops.shape(token_ids)[1])
         x = self._place(self.embed(token_ids, training), positions)
         causal = positions[:, None] >= positions[None]

@@ -118,6 +118,14 @@ def test_a_row_does_not_depend_on_its_batch(name):
     np.testing.assert_allclose(ops.convert_to_numpy(logits), expected, atol=1e-5)
 
 
+def test_captions_of_one_image_share_its_features(name):
+    decoder = make(name)
+    features, tokens = batch()
+    rows = np.asarray([2, 0, 0, 3], "int32")
+    shared = ops.convert_to_numpy(decoder(features, tokens, rows=rows))
+    np.testing.assert_allclose(shared, run(decoder, features[rows], tokens), rtol=1e-5, atol=1e-6)
+
+
 def test_dropout_is_drawn_in_training_only(name):
     decoder = make(name)
     features, tokens = batch()
