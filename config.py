@@ -260,7 +260,8 @@ class Config(DecodingSettings, TrainingSettings, DecoderSettings, EncoderSetting
             raise ValueError("captions_file: dataset=karpathy needs it (a split file, such as dataset_coco.json)")
         if self.dataset not in ("folder", "karpathy", "flickr30k") and self.captions_file:
             raise ValueError(
-                f"captions_file: only dataset=folder, karpathy or flickr30k read it, and dataset is {self.dataset}"
+                f"captions_file: only dataset=folder, karpathy or flickr30k read it, and dataset is {self.dataset}; "
+                "--captions-file none unsets it"
             )
         if self.dev_fraction + self.test_fraction >= 1:
             raise ValueError(

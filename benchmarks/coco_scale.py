@@ -7,10 +7,11 @@ empty (the readers open none), and a feature store whose 25 GB of zeros are a sp
 what train.py does with them. Features are extracted once and are not part of this; nor is the disk, whose speed decides how
 fast real features come: a batch of a sparse file says only what the reading itself costs.
 Peak memory is that of the process during the step; where the system cannot count anew (other than Linux), since its start.
-The bar: at most a minute and 2 GB before the first batch.
+The bar: at most a minute of CPU time and 2 GB before the first batch.
 """
 
 import collections
+import importlib
 import json
 import tempfile
 import time
@@ -93,9 +94,13 @@ class Steps:
 
     def __call__(self, name: str, step: Callable[[], Any]) -> Any:
         reset_peak_memory()
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         result = step()
-        self.found[name] = {"seconds": time.perf_counter() - began, "peak": peak_memory()}
+        self.found[name] = {
+            "seconds": time.perf_counter() - began,
+            "cpu_seconds": time.process_time() - worked,
+            "peak": peak_memory(),
+        }
         return result
 
 
@@ -116,19 +121,13 @@ def main() -> None:
         steps("digest of names and sizes of the images", lambda: digest_images(paths))
         sizes |= sparse_store(folder / "store", list(paths))
         store = steps("open the feature store", lambda: FeatureStore(folder / "store"))
-
-        def keras():
-            import generator
-
-            return generator
-
-        generator = steps("import Keras", keras)
+        generator = steps("import Keras", lambda: importlib.import_module("generator"))
         captions = [(record.file_name, text) for record in dataset.split("train") for text in record.captions]
         batches = steps(
             "encode the training captions", lambda: generator.CaptionBatches(store, captions, vocabulary, config)
         )
-        before = sum(step["seconds"] for step in steps.found.values())
-        peak = max(step["peak"] for step in steps.found.values())
+        before = {name: sum(step[name] for step in steps.found.values()) for name in ("seconds", "cpu_seconds")}
+        before["peak"] = max(step["peak"] for step in steps.found.values())
         steps("lay out the batches of another epoch", lambda: batches.start_epoch(1))
         some = range(0, len(batches), -(-len(batches) // BATCHES))
         steps(
@@ -136,14 +135,16 @@ def main() -> None:
             lambda: collections.deque(map(batches.__getitem__, some), 0),
         )
     print_table(
-        ["", "seconds", "peak MB"],
-        [[name, f"{step['seconds']:.2f}", f"{step['peak'] / 1e6:,.0f}"] for name, step in steps.found.items()],
+        ["", "seconds", "CPU seconds", "peak MB"],
+        [
+            [name, f"{step['seconds']:.2f}", f"{step['cpu_seconds']:.2f}", f"{step['peak'] / 1e6:,.0f}"]
+            for name, step in (steps.found | {"all before the first batch": before}).items()
+        ],
     )
     print(", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in sizes.items()))
-    passed = before <= BAR_SECONDS and peak <= BAR_BYTES
+    passed = before["cpu_seconds"] <= BAR_SECONDS and before["peak"] <= BAR_BYTES
     print(
-        f"before the first batch: {before:.1f} s, {peak / 1e6:,.0f} MB; at most {BAR_SECONDS} s and "
-        f"{BAR_BYTES / 1e6:,.0f} MB wanted: {verdict(args, passed)}"
+        f"at most {BAR_SECONDS} CPU seconds and {BAR_BYTES / 1e6:,.0f} MB before the first batch: {verdict(args, passed)}"
     )
     write_results(
         args,
@@ -152,9 +153,9 @@ def main() -> None:
             "images": len(paths),
             "captions": sum(len(record.captions) for record in dataset.records),
             "words": len(vocabulary),
-            "bar": {"seconds": BAR_SECONDS, "bytes": BAR_BYTES},
+            "bar": {"cpu_seconds": BAR_SECONDS, "bytes": BAR_BYTES},
             "pass": passed,
-            "before_the_first_batch": {"seconds": before, "peak": peak},
+            "before_the_first_batch": before,
             "steps": steps.found,
             "file_bytes": sizes,
         },

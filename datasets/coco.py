@@ -97,7 +97,7 @@ def _annotations(data_dir: Path, name: str, year: str) -> Path:
     """Where the captions file ``name`` is or should be; it is unpacked where it is not."""
     path, archive = data_dir / "annotations" / name, data_dir / f"annotations_trainval{year}.zip"
     if not path.exists() and archive.exists():
-        # The archive holds nearly a gigabyte for other tasks too.
+        # The archive holds far more, for other tasks.
         unzip(archive, path.parent, lambda member: name if member.name == name else None)
     return path
 

@@ -63,16 +63,17 @@ def load(data_dir: Path, captions_file: Path) -> CaptionDataset:
     captions = {image.filename: [sentence.raw for sentence in image.sentences] for image in listed}
     splits = {image.filename: SPLITS[image.split] for image in listed}
     folders = {image.filepath for image in listed}
-    if folders == {""}:
+    if folders <= {""}:
         images = find(data_dir, (), warts)[1] or list_images(data_dir)
         return join("karpathy", captions, splits, images, str(data_dir), warts)
     places = [image_folder(data_dir, folder) for folder in sorted(folders)]
     images = _list_all(places)
     ids = {image.filename: image.cocoid for image in listed if image.cocoid is not None}
-    if ids.keys() - images.keys():
+    missing = sorted(ids.keys() - images.keys())
+    if missing:
         later = [image_folder(data_dir, name) for name in ("train2017", "val2017")]
         renamed = _list_all(later)
-        for name in ids.keys() - images.keys():
+        for name in missing:
             if path := renamed.get(f"{ids[name]:012d}.jpg"):
                 images[name] = path
                 warts["images read under their names of 2017"].append(f"{path} is {name}")
