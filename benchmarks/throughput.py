@@ -31,8 +31,13 @@ FEATURE_SIZE = 2048
 BAR = 20
 
 
-def ours(config: Config, store: FeatureStore, captions: list[tuple[str, str]], epochs: int) -> float:
-    """Target words per second of training on ``captions``; the first of ``epochs`` does not count."""
+def ours(
+    config: Config, store: FeatureStore, captions: list[tuple[str, str]], epochs: int, pretrained: dict | None = None
+) -> float:
+    """Target words per second of training on ``captions``; the first of ``epochs`` does not count.
+
+    ``pretrained``: the arrays of the word embedding, unless it is learned.
+    """
     from caption_trainer import CaptionTrainer
     from decoders import build_decoder
     from generator import CaptionBatches
@@ -40,7 +45,8 @@ def ours(config: Config, store: FeatureStore, captions: list[tuple[str, str]], e
 
     vocabulary = synthetic_vocabulary()
     batches = CaptionBatches(store, captions, vocabulary, config)
-    trainer = CaptionTrainer(build_decoder(config, len(vocabulary), store.regions, store.feature_size))
+    decoder = build_decoder(config, len(vocabulary), store.regions, store.feature_size, pretrained)
+    trainer = CaptionTrainer(decoder)
     trainer.compile(optimizer=make_optimizer(config, len(batches)))
     timer = EpochTimer()
     trainer.fit(batches, epochs=epochs, callbacks=[timer.callback(batches)], verbose=0)

@@ -1,6 +1,7 @@
 """Small data that several tests share. Nothing here reads data from outside ``tmp_path`` or needs Keras."""
 
 import hashlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -87,3 +88,41 @@ def fake_arrays(kind: str, words: int, max_length: int = 12, seed: int = 0) -> d
             shapes |= {f"{name}.{part}.kernel": shape, f"{name}.{part}.bias": bias}
     shapes |= {f"{norm}.{part}": (width,) for norm in norms for part in ("gamma", "beta")}
     return {"pieces": pieces} | {name: rng.normal(size=shape).astype("float32") for name, shape in shapes.items()}
+
+
+PIECES = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "'", "-", "a", "t", "s", "dog", "shirt", "cafe"]
+PIECES += ["skate", "##board", "##er"]
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory) -> Path:
+    """A BERT of two layers and width 8 in Hugging Face's layout, random."""
+    numpy = pytest.importorskip("safetensors.numpy")
+    pytest.importorskip("keras_hub")
+    path = tmp_path_factory.mktemp("bert")
+    rng = np.random.default_rng(0)
+    shapes = {
+        "embeddings.word_embeddings.weight": (20, 8),
+        "embeddings.position_embeddings.weight": (48, 8),
+        "embeddings.token_type_embeddings.weight": (2, 8),
+        "pooler.dense.weight": (8, 8),
+        "pooler.dense.bias": (8,),
+    }
+    norms = ["embeddings.LayerNorm"]
+    for i in range(2):
+        layer = f"encoder.layer.{i}"
+        norms += [f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm"]
+        dense = {f"attention.self.{part}": (8, 8) for part in ("query", "key", "value")}
+        dense |= {"attention.output.dense": (8, 8), "intermediate.dense": (12, 8), "output.dense": (8, 12)}
+        shapes |= {f"{layer}.{name}.weight": shape for name, shape in dense.items()}
+        shapes |= {f"{layer}.{name}.bias": shape[:1] for name, shape in dense.items()}
+    shapes |= {f"{norm}.{part}": (8,) for norm in norms for part in ("weight", "bias")}
+    numpy.save_file(
+        {name: rng.normal(0, 0.5, shape).astype("float32") for name, shape in shapes.items()},
+        path / "model.safetensors",
+    )
+    config = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 12}
+    config |= {"model_type": "bert", "vocab_size": 20, "max_position_embeddings": 48}
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES))
+    return path

@@ -11,10 +11,14 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["memory", "throughput", "captioning", "backends", "products", "coco_scale"])
-def test_a_quick_run_prints_a_table_and_writes_json(name, tmp_path):
+@pytest.mark.parametrize(
+    "name", ["memory", "throughput", "captioning", "backends", "products", "embeddings", "coco_scale"]
+)
+def test_a_quick_run_prints_a_table_and_writes_json(name, tmp_path, request):
     output = tmp_path / "results.json"
     command = [sys.executable, BENCHMARKS / f"{name}.py", "--quick", "--output", output]
+    if name == "embeddings":
+        command += ["--bert", request.getfixturevalue("bert_folder")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     results = json.loads(output.read_text())

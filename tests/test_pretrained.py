@@ -1,11 +1,11 @@
 """Word vectors from text files and from BERT: read right, or refused with the file and the line named."""
 
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PIECES
 
 from config import Config, UserError
 from pretrained import SPARE, load_arrays, load_pretrained, save_arrays
@@ -113,60 +113,17 @@ def test_damaged_arrays_are_named(tmp_path):
 
 # BERT ----------------------------------------------------------------------------------------------------------------
 
-PIECES = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "'", "-", "a", "t", "s", "dog", "shirt", "cafe"]
-PIECES += ["skate", "##board", "##er"]
-
 
 def bert(name, **changes) -> Config:
     return Config(embedding="bert-static", bert=str(name), max_caption_length=6).with_overrides(changes)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A BERT of two layers and width 8 in Hugging Face's layout, random."""
-    numpy = pytest.importorskip("safetensors.numpy")
-    pytest.importorskip("keras_hub")
-    path = tmp_path_factory.mktemp("bert")
-    rng = np.random.default_rng(0)
-    shapes = {
-        "embeddings.word_embeddings.weight": (20, 8),
-        "embeddings.position_embeddings.weight": (24, 8),
-        "embeddings.token_type_embeddings.weight": (2, 8),
-        "pooler.dense.weight": (8, 8),
-        "pooler.dense.bias": (8,),
-    }
-    norms = ["embeddings.LayerNorm"]
-    for i in range(2):
-        layer = f"encoder.layer.{i}"
-        norms += [f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm"]
-        dense = {f"attention.self.{part}": (8, 8) for part in ("query", "key", "value")}
-        dense |= {"attention.output.dense": (8, 8), "intermediate.dense": (12, 8), "output.dense": (8, 12)}
-        shapes |= {f"{layer}.{name}.weight": shape for name, shape in dense.items()}
-        shapes |= {f"{layer}.{name}.bias": shape[:1] for name, shape in dense.items()}
-    shapes |= {f"{norm}.{part}": (8,) for norm in norms for part in ("weight", "bias")}
-    numpy.save_file(
-        {name: rng.normal(0, 0.5, shape).astype("float32") for name, shape in shapes.items()},
-        path / "model.safetensors",
-    )
-    config = {
-        "model_type": "bert",
-        "vocab_size": 20,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "hidden_size": 8,
-    }
-    config |= {"intermediate_size": 12, "max_position_embeddings": 24}
-    (path / "config.json").write_text(json.dumps(config))
-    (path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES))
-    return path
-
-
 @pytest.mark.slow  # KerasHub takes seconds to import
-def test_a_word_of_several_pieces_has_their_mean(folder, capsys):
+def test_a_word_of_several_pieces_has_their_mean(bert_folder, capsys):
     from safetensors.numpy import load_file
 
-    vectors = load_pretrained(bert(folder), WORDS)["vectors"]
-    table = load_file(folder / "model.safetensors")["embeddings.word_embeddings.weight"]
+    vectors = load_pretrained(bert(bert_folder), WORDS)["vectors"]
+    table = load_file(bert_folder / "model.safetensors")["embeddings.word_embeddings.weight"]
     pieces = [
         "[PAD]",
         "[CLS]",
@@ -186,13 +143,13 @@ def test_a_word_of_several_pieces_has_their_mean(folder, capsys):
 
 
 @pytest.mark.slow
-def test_states_are_those_of_kerashub_under_a_causal_mask(folder):
+def test_states_are_those_of_kerashub_under_a_causal_mask(bert_folder):
     import keras_hub
     from keras import ops
 
     from embeddings import build_embedding
 
-    config = bert(folder, embedding="bert-prefix")
+    config = bert(bert_folder, embedding="bert-prefix")
     arrays = load_pretrained(config, WORDS)
     assert arrays["pieces"].tolist()[T_SHIRT] != arrays["pieces"].tolist()[SKATEBOARDER]
     assert len(arrays["positions"]) == 7 + SPARE
@@ -203,7 +160,7 @@ def test_states_are_those_of_kerashub_under_a_causal_mask(folder):
 
     texts = ["[CLS] a skate ##board ##er ' s dog", "[CLS] t - shirt [MASK] a a"]
     last = [[0, 1, 4, 6, 7], [0, 3, 4, 5, 6]]
-    backbone = keras_hub.models.BertBackbone.from_preset(str(folder))
+    backbone = keras_hub.models.BertBackbone.from_preset(str(bert_folder))
     for states, text, places in zip(found, texts, last, strict=True):
         ids = np.asarray([[PIECES.index(piece) for piece in text.split()]], "int32")
         x = backbone.embeddings_add(
@@ -221,20 +178,20 @@ def test_states_are_those_of_kerashub_under_a_causal_mask(folder):
 
 
 @pytest.mark.slow
-def test_kerashubs_own_layout_is_read_alike(folder, tmp_path):
+def test_kerashubs_own_layout_is_read_alike(bert_folder, tmp_path):
     import keras_hub
 
-    keras_hub.models.BertBackbone.from_preset(str(folder)).save_to_preset(str(tmp_path))
+    keras_hub.models.BertBackbone.from_preset(str(bert_folder)).save_to_preset(str(tmp_path))
     keras_hub.models.BertTokenizer(PIECES).save_to_preset(str(tmp_path))
     for kind in ("bert-static", "bert-prefix"):
-        found, expected = (load_pretrained(bert(path, embedding=kind), WORDS) for path in (tmp_path, folder))
+        found, expected = (load_pretrained(bert(path, embedding=kind), WORDS) for path in (tmp_path, bert_folder))
         assert found.keys() == expected.keys()
         for name, array in expected.items():
             np.testing.assert_array_equal(found[name], array)
 
 
 @pytest.mark.slow
-def test_a_bert_that_is_no_good_is_named(folder, tmp_path):
+def test_a_bert_that_is_no_good_is_named(bert_folder, tmp_path):
     for name, content, problem in [
         ("model.safetensors", b"damaged", "cannot be read as a BERT: "),
         ("config.json", b"{", "cannot be read as a BERT: "),
@@ -242,7 +199,7 @@ def test_a_bert_that_is_no_good_is_named(folder, tmp_path):
         ("vocab.txt", b"a\ndog\n", "cannot be read as a BERT: "),
         ("vocab.txt", "".join(f"{piece}\n" for piece in [*PIECES, *"bcdefgh"]).encode(), "has 24 pieces, more than"),
     ]:
-        for file in folder.iterdir():
+        for file in bert_folder.iterdir():
             (tmp_path / file.name).write_bytes(file.read_bytes())
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=r"^bert: ") as caught:
@@ -251,8 +208,8 @@ def test_a_bert_that_is_no_good_is_named(folder, tmp_path):
         assert str(tmp_path) in str(caught.value)
     with pytest.raises(UserError, match=r"bert: there is neither a folder nor .*did you mean bert_base_en_uncased"):
         load_pretrained(bert("bert_base_uncased"), WORDS)
-    with pytest.raises(UserError, match=r"max_caption_length: .* reads 24 WordPieces"):
-        load_pretrained(bert(folder, embedding="bert-prefix", max_caption_length=30), WORDS)
+    with pytest.raises(UserError, match=r"max_caption_length: .* reads 48 WordPieces"):
+        load_pretrained(bert(bert_folder, embedding="bert-prefix", max_caption_length=60), WORDS)
 
 
 @pytest.mark.parametrize(
