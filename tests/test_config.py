@@ -227,7 +227,7 @@ def test_a_trained_captioner_refuses_what_training_fixed(name):
         "schedule": "cosine",
     }
     args = typed("--" + name.replace("_", "-"), other.get(name, "32"), trained=True)
-    with pytest.raises(UserError, match=f"^{name}: the captioner was trained with "):
+    with pytest.raises(UserError, match=f"^{name}: the model was trained with "):
         config.resolve_trained(args, Config())
 
 
