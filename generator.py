@@ -153,7 +153,10 @@ class PairBatches(CaptionBatches):
         order = rng.permutation(len(self.rows))
         self.batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         self.is_mirrored = (self.mirrored_rows >= 0) & (rng.random(len(order)) < 0.5)
-        self._put_extremes_first()
+
+    def _width(self, batch: np.ndarray) -> int:
+        """One for all batches: nearly every one of captions of all lengths holds a long one."""
+        return super()._width(np.arange(len(self.lengths)))
 
     def __getitem__(self, index: int):
         chosen = self.batches[index]

@@ -26,7 +26,7 @@ import numpy as np
 import config as settings
 from config import Config, UserError
 from figures import captioned, ranked, read_picture, save
-from images import UnreadableImage, load_image, open_source, sources
+from images import SUFFIXES, UnreadableImage, find_images, load_image, open_source, sources
 from index import ImageIndex, update
 from metrics.retrieval import CUTS, SIDES
 from output import markdown, write
@@ -49,6 +49,7 @@ def evaluate(aligner: "Aligner", config: Config, args: argparse.Namespace) -> No
     from retrieval import score, score_reranked
     from runs import describe
 
+    reranking = load_reranking(args, "gain")
     dataset = load_dataset(config)
     prepared = prepare(config, dataset, aligner.encoder)
     records = prepared.usable(args.split)
@@ -59,8 +60,7 @@ def evaluate(aligner: "Aligner", config: Config, args: argparse.Namespace) -> No
     features = FeatureBatches(prepared.store, names, config.decode_batch_size, config.workers)
     similarities = aligner.embed_features(features)[: len(names)] @ aligner.embed_texts(texts).T  # (I, N)
     rows = [score(similarities, image_of) | {"seconds": time.perf_counter() - began}]
-    if args.rerank:
-        reranking = load_reranking(args, "gain")
+    if reranking:
         captioner = reranking.captioner
         theirs = captioner.config.with_overrides(settings.typed_settings(args))
         store = prepare(theirs, dataset, captioner.encoder).store
@@ -156,7 +156,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rerank-by",
         choices=COSINE_WEIGHTS,
-        help="log p(caption | image): likelihood, per-word, or gain over other images [default: gain; per-word for few photos]",
+        help="log p(caption | image): likelihood, per-word, or gain over other images [default: gain; per-word for fewer than 5 photos]",
     )
     parser.add_argument(
         "--cosine-weight",
@@ -180,7 +180,7 @@ def check(args: argparse.Namespace) -> None:
 
     def refuse(names: tuple[str, ...], advice: str) -> None:
         for name in names:
-            if getattr(args, name) not in (None, False):
+            if getattr(args, name) is not None and getattr(args, name) is not False:
                 raise UserError(f"--{name.replace('_', '-')}: {advice}")
 
     if not args.rerank:
@@ -189,6 +189,8 @@ def check(args: argparse.Namespace) -> None:
         )
     if args.images:
         refuse(("captions", "split"), "--images searches a folder of your own; leave out one of the two")
+        if not args.queries:
+            refuse(("rerank", "best", "json", "pictures"), "is for the results of a query, and there is none")
     if args.captions:
         refuse(("split", "index"), "with --captions, captions are searched; leave it out")
         if not args.queries:
@@ -302,7 +304,10 @@ def _folder(args: argparse.Namespace) -> Path:
 
 def _pictures(folder: str) -> dict[str, Path]:
     """The pictures below ``folder``, by their paths from there. Raises UserError for none."""
-    return {Path(path).relative_to(folder).as_posix(): Path(path) for path in sources([folder])}
+    found = find_images(folder)
+    if not found:
+        raise UserError(f"--images: {folder}: holds no pictures (by suffix: {', '.join(sorted(SUFFIXES))})")
+    return {path.relative_to(folder).as_posix(): path for path in found}
 
 
 def main() -> int:
@@ -333,7 +338,7 @@ def main() -> int:
     else:
         failed, queries, found = False, args.queries, []
         note_unknown_words(queries, aligner)
-        reranking = load_reranking(args, "likelihood")
+        reranking = load_reranking(args, "gain")
         index, paths = open_index(aligner, config, args)
         if queries:
             found = search_images(queries, aligner, index, paths, best, reranking)

@@ -5,8 +5,9 @@
     python train.py --resume runs/NAME                  # go on after the last whole epoch, exactly as if never stopped
     python train.py --stage finetune --init runs/NAME   # let the encoder learn too, from pixels
     python train.py --stage scst --init runs/NAME       # improve a trained captioner by its own captions' CIDEr-D
+    python train.py --preset flickr8k-align             # images and captions into one space, for retrieval
 
-Leaves a run folder (see runs.py) whose captioner.zip test.py and evaluate.py read.
+Leaves a run folder (see runs.py) whose captioner.zip test.py and evaluate.py read, or whose aligner.zip retrieve.py reads.
 """
 
 import sys

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-import model
+import bundles
 from config import Config, UserError
 from encoders import build_encoder
 from generator import FeatureBatches
@@ -74,7 +74,7 @@ def no_keras(monkeypatch):
     def accept(config):
         raise Accepted
 
-    monkeypatch.setattr(model, "build_encoder", accept)
+    monkeypatch.setattr(bundles, "build_encoder", accept)
     return Accepted
 
 
