@@ -20,12 +20,21 @@ def word_nll(logits, targets):
     return log_total - ops.sum(logits * ops.one_hot(targets, logits.shape[-1]), axis=-1), log_total
 
 
+def drop_words(token_ids, share: float, seeds: keras.random.SeedGenerator):
+    """``token_ids (B, T)`` with about this ``share`` of the words replaced by ``<unk>``; special tokens stay.
+
+    Bowman et al. (2016), https://arxiv.org/abs/1511.06349.
+    """
+    drop = keras.random.uniform(ops.shape(token_ids), seed=seeds) < share
+    return ops.where(ops.logical_and(drop, token_ids > UNK), UNK, token_ids)
+
+
 class CaptionTrainer(keras.Model):
     """A decoder as a Keras model that ``fit`` and ``evaluate`` can drive: ``(features, inputs[, rows]) -> logits``.
 
-    ``word_dropout``: share of the input words that training replaces by ``<unk>`` (Bowman et al., 2016,
-    https://arxiv.org/abs/1511.06349). ``attention_penalty``: weight of the doubly stochastic penalty of Xu et al. (2015,
-    equation 14) in the loss; the output then is the pair of logits and attention weights.
+    ``word_dropout``: share of the input words that training drops (see ``drop_words``). ``attention_penalty``: weight of
+    the doubly stochastic penalty of Xu et al. (2015, equation 14) in the loss; the output then is the pair of logits and
+    attention weights.
 
     ``loss`` is the mean over a batch's words of what the optimiser minimises; ``nll`` is the exact mean negative
     log-likelihood in nats per word (``<end>`` counts as a word) since the epoch began. Padding counts in neither.
@@ -50,8 +59,7 @@ class CaptionTrainer(keras.Model):
     def call(self, inputs, training=None):
         features, token_ids, rows = inputs if len(inputs) == 3 else (*inputs, None)
         if training and self.word_dropout:
-            drop = keras.random.uniform(ops.shape(token_ids), seed=self.seeds) < self.word_dropout
-            token_ids = ops.where(ops.logical_and(drop, token_ids > UNK), UNK, token_ids)
+            token_ids = drop_words(token_ids, self.word_dropout, self.seeds)
         if self.attention_penalty:
             return self.decoder.attend(features, token_ids, training=training, rows=rows)
         return self.decoder(features, token_ids, training=training, rows=rows)

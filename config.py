@@ -117,7 +117,7 @@ class DecoderSettings(BaseModel):
         description="give the output a table of words of its own with embedding=learned too, as it has with all others: the control in a comparison with them (attention, adaptive, transformer)",
     )
     hidden_size: int = Field(256, ge=1, description="units of the recurrent layers, or the transformer's width")
-    dropout: float = Field(0.3, ge=0, lt=1, description="share of inputs dropped where the decoder drops any")
+    dropout: float = Field(0.3, ge=0, lt=1, description="share of inputs dropped where the model drops any")
     image_scale: float = Field(
         1.0,
         gt=0,
@@ -148,14 +148,34 @@ EMBEDDING_SETTINGS: dict[str, tuple[str, ...]] = {
 }
 
 
+class AlignmentSettings(BaseModel):
+    """Alignment (stage=align)"""
+
+    text_encoder: Literal["gru", "bigru"] = Field(
+        "gru", description="what reads captions: gru (forwards) or bigru (a second one backwards)"
+    )
+    joint_size: int = Field(
+        512, ge=8, multiple_of=8, description="units of the space in which images and captions meet"
+    )
+    alignment_loss: Literal["infonce", "triplet"] = Field(
+        "infonce",
+        description="infonce (tell the right one from all others of the batch) or triplet (keep the hardest other one a margin behind)",
+    )
+    temperature: float = Field(0.05, gt=0, le=1, description="cosines are divided by this (infonce)")
+    margin: float = Field(0.2, gt=0, le=2, description="cosine by which the right one should lead (triplet)")
+
+
 class TrainingSettings(BaseModel):
     """Training"""
 
-    stage: Literal["xe", "finetune", "scst"] = Field(
+    stage: Literal["xe", "finetune", "scst", "align"] = Field(
         "xe",
-        description="xe (cross-entropy with the reference captions, encoder frozen), finetune (the same with the encoder learning too, from pixels) or scst (self-critical: CIDEr-D as reward, encoder frozen)",
+        description="xe (cross-entropy with the reference captions, encoder frozen), finetune (the same with the encoder learning too, from pixels), scst (self-critical: CIDEr-D as reward, encoder frozen) or align (images and captions into one space, for retrieval, encoder frozen)",
     )
-    init: str = Field("", description="run folder whose captioner and settings training starts from")
+    init: str = Field(
+        "",
+        description="run folder whose captioner and settings training starts from; align takes its encoder and vocabulary",
+    )
     tuned_layers: int = Field(
         29,
         ge=0,
@@ -213,8 +233,9 @@ class TrainingSettings(BaseModel):
     batch_size: int = Field(
         64, ge=1, description="captions per batch; images, with all their captions, in finetune and scst"
     )
-    monitor: Literal["bleu4", "cider", "loss"] = Field(
-        "bleu4", description="what picks the best checkpoint on dev: BLEU-4 or CIDEr-D of greedy captions, or the loss"
+    monitor: Literal["bleu4", "cider", "loss", "recall"] = Field(
+        "bleu4",
+        description="what picks the best checkpoint on dev: BLEU-4 or CIDEr-D of greedy captions, or the loss; recall (the sum of R@1, 5 and 10 both ways) for align",
     )
     patience: int = Field(0, ge=0, description="epochs without improvement before training stops; 0: never")
     sample_captions: int = Field(3, ge=0, description="dev captions printed after each epoch")
@@ -232,6 +253,13 @@ class TrainingSettings(BaseModel):
 STAGE_SETTINGS: dict[str, tuple[str, ...]] = {
     "finetune": ("tuned_layers", "encoder_learning_rate", "crop", "colour_jitter"),
     "scst": ("samples", "baseline", "xe_share"),
+    "align": tuple(AlignmentSettings.model_fields),
+}
+
+# Settings that a stage has no use for.
+_UNUSED: dict[str, tuple[str, ...]] = {
+    "scst": ("attention_penalty", "accumulate"),
+    "align": ("decoder", *DECODER_SETTINGS, "embedding", *EMBEDDING_SETTINGS, "label_smoothing", "attention_penalty"),
 }
 
 
@@ -247,7 +275,7 @@ class DecodingSettings(BaseModel):
     decode_batch_size: int = Field(100, ge=1, description="images captioned at once")
 
 
-class Config(DecodingSettings, TrainingSettings, DecoderSettings, EncoderSettings, DataSettings):
+class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSettings, EncoderSettings, DataSettings):
     """All settings of a run. Immutable; ``with_overrides`` gives a changed, validated copy."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -296,15 +324,22 @@ class Config(DecodingSettings, TrainingSettings, DecoderSettings, EncoderSetting
             )
         if self.decoder == "transformer" and self.hidden_size % self.heads:
             raise ValueError(f"heads: {self.heads} do not divide hidden_size, which is {self.hidden_size}")
-        if self.stage != "xe" and not self.init:
+        if self.stage in ("finetune", "scst") and not self.init:
             raise ValueError(f"init: stage={self.stage} improves a trained captioner; name its run folder")
         for stage, names in STAGE_SETTINGS.items():
             for name in names:
-                if self.stage != stage and getattr(self, name) != TrainingSettings.model_fields[name].default:
+                if self.stage != stage and getattr(self, name) != Config.model_fields[name].default:
                     raise ValueError(f"{name}: only stage={stage} reads it, and stage is {self.stage}")
-        for name in ("attention_penalty", "accumulate"):
-            if self.stage == "scst" and getattr(self, name) != TrainingSettings.model_fields[name].default:
-                raise ValueError(f"{name}: stage=scst does not use it; leave it out")
+        for name in _UNUSED.get(self.stage, ()):
+            if getattr(self, name) != Config.model_fields[name].default:
+                raise ValueError(f"{name}: stage={self.stage} does not use it; leave it out")
+        if (self.stage == "align") != (self.monitor == "recall"):
+            raise ValueError(f"monitor: recall and stage=align need one another; stage is {self.stage}")
+        for name, loss in (("temperature", "infonce"), ("margin", "triplet")):
+            if self.alignment_loss != loss and getattr(self, name) != Config.model_fields[name].default:
+                raise ValueError(
+                    f"{name}: only alignment_loss={loss} reads it, and alignment_loss is {self.alignment_loss}"
+                )
         if self.mixed_precision and self.stage == "finetune":
             raise ValueError("mixed_precision: stage=finetune computes in float32; leave it out")
         if self.attention_penalty and self.decoder not in ("attention", "transformer"):
@@ -380,6 +415,22 @@ _COCO_ATTENTION: dict[str, Any] = {
     "attention_penalty": 1.0,
 }
 
+# Two towers, for retrieval: much to hold them back, since they tell 6,000 images apart by heart in a few epochs.
+_ALIGN: dict[str, Any] = {
+    "hidden_size": 512,
+    "dropout": 0.5,
+    "optimizer": "adamw",
+    "weight_decay": 0.05,
+    "learning_rate": 1e-3,
+    "schedule": "cosine",
+    "warmup_steps": 100,
+    "word_dropout": 0.1,
+    "ema_decay": 0.999,
+    "batch_size": 128,
+    "epochs": 30,
+    "monitor": "recall",
+}
+
 # Presets hold only what differs from the defaults above.
 PRESETS: dict[str, dict[str, Any]] = {
     # Generated scenes and the shipped encoder: the whole path, offline, within five minutes on two CPU cores. Nine regions,
@@ -404,9 +455,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "flickr8k-adaptive": _FLICKR8K_GRID | {"decoder": "adaptive"},
     "flickr8k-transformer": _FLICKR8K_GRID | {"decoder": "transformer"},
     "coco-attention": _COCO_ATTENTION,
+    "flickr8k-align": _ALIGN | {"stage": "align", "feature_grid": 0, "mirror": True},
 }
 
-# What a stage changes in the settings of the run that it starts from.
+# What a stage changes in the settings that it starts from: those of a run (init) or, for align alone, of a preset.
 STAGES: dict[str, dict[str, Any]] = {
     "finetune": {
         "learning_rate": 1e-4,
@@ -428,19 +480,18 @@ STAGES: dict[str, dict[str, Any]] = {
         "ema_decay": 0.99,
         "monitor": "cider",
     },
+    "align": {name: Config.model_fields[name].default for name in _UNUSED["align"]} | _ALIGN,
 }
 
-# What the weights of a captioner were made for.
-_SHAPING_SETTINGS = (
-    set(EncoderSettings.model_fields) - {"feature_dir", "extract_batch_size"}
-    | set(DecoderSettings.model_fields) - {"dropout"}
-    | {"vocab_threshold"}
-)
+# What the encoder and the vocabulary of a captioner were made for, and what all its weights were.
+_KEPT_SETTINGS = set(EncoderSettings.model_fields) - {"feature_dir", "extract_batch_size"} | {"vocab_threshold"}
+_SHAPING_SETTINGS = _KEPT_SETTINGS | set(DecoderSettings.model_fields) - {"dropout"}
 
 # Fixed by training: scripts that load a trained captioner refuse to change these.
 TRAINED_SETTINGS = (
     set(EncoderSettings.model_fields) - {"feature_dir", "extract_batch_size"}
     | set(DecoderSettings.model_fields)
+    | set(AlignmentSettings.model_fields)
     | set(TrainingSettings.model_fields) - {"workers", "run_dir", "backend"}
     | {"vocab_threshold"}
 )
@@ -483,7 +534,14 @@ def preset(name: str) -> Config:
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add one option per setting, in groups, each left unset unless typed. The help states default and meaning."""
-    for group in (DataSettings, EncoderSettings, DecoderSettings, TrainingSettings, DecodingSettings):
+    for group in (
+        DataSettings,
+        EncoderSettings,
+        DecoderSettings,
+        AlignmentSettings,
+        TrainingSettings,
+        DecodingSettings,
+    ):
         section = parser.add_argument_group(f"settings: {group.__doc__}")
         for name, field in group.model_fields.items():
             default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
@@ -525,26 +583,29 @@ def make_parser(description: str, trained: bool = False) -> argparse.ArgumentPar
 def resolve(args: argparse.Namespace) -> Config:
     """Defaults, then preset, then file, then command line, each over the one before; init replaces the first three.
 
-    Sets ``KERAS_BACKEND`` when the backend setting asks for one. Raises UserError.
+    What a typed stage changes (``STAGES``) goes between these and the rest of the command line. Sets ``KERAS_BACKEND`` when
+    the backend setting asks for one. Raises UserError.
     """
     typed = typed_settings(args)
     settings = preset(args.preset) if args.preset else Config()
     if args.config:
         settings = _over(settings, Path(args.config))
+    stage = {"stage": typed.get("stage", settings.stage)}
     if typed.get("init"):
         if args.preset or args.config:
             raise UserError("--init: the run brings its own settings; leave out --preset and --config")
-        fixed = sorted(set(typed) & _SHAPING_SETTINGS)
+        fixed = sorted(set(typed) & (_KEPT_SETTINGS if stage["stage"] == "align" else _SHAPING_SETTINGS))
         if fixed:
             raise UserError(f"--init: {', '.join(fixed)} cannot change now; the run's weights were made for its own")
-        stage = {"stage": typed.get("stage", "xe"), "init": typed["init"]}
+        stage["init"] = typed["init"]
         settings = _over(settings, Path(typed["init"]) / "config.json")
         # What an earlier stage alone has read starts afresh.
-        fresh = {
-            name: TrainingSettings.model_fields[name].default for names in STAGE_SETTINGS.values() for name in names
-        }
+        fresh = {name: Config.model_fields[name].default for names in STAGE_SETTINGS.values() for name in names}
         trained, settings = settings, settings.with_overrides(fresh | STAGES.get(stage["stage"], {}) | stage)
-        _refuse_longer(trained, settings.with_overrides(typed))
+        if stage["stage"] != "align":
+            _refuse_longer(trained, settings.with_overrides(typed))
+    elif stage["stage"] != settings.stage:
+        settings = settings.with_overrides(STAGES.get(stage["stage"], {}) | stage)
     settings = settings.with_overrides(typed)
     settle_backend(settings.backend)
     return settings
@@ -568,7 +629,7 @@ def resolve_trained(args: argparse.Namespace, trained: Config) -> Config:
     for name in sorted(TRAINED_SETTINGS):
         was, wanted = getattr(trained, name), getattr(settings, name)
         if was != wanted:
-            raise UserError(f"{name}: the captioner was trained with {was!r}; {wanted!r} needs a training of its own")
+            raise UserError(f"{name}: the model was trained with {was!r}; {wanted!r} needs a training of its own")
     _refuse_longer(trained, settings)
     return settings
 

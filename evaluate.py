@@ -28,8 +28,8 @@ import config as settings
 import metrics
 from config import Config, UserError
 from datasets import CaptionDataset, ImageRecord
-from feature_store import write_atomically
 from metrics import java
+from output import markdown, write
 from predictions import read_predictions
 from preprocessing import load_dataset, prepare
 
@@ -91,7 +91,7 @@ def _shuffled(captions: list) -> list:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The scores as a Markdown table."""
-    text = _markdown([_cells(row) for row in rows])
+    text = markdown([_cells(row) for row in rows])
     for row in rows:
         if "demo" in row:
             shares = ", ".join(f"{name.replace('_', ' ')} {value:.1%}" for name, value in row["demo"].items())
@@ -119,7 +119,7 @@ def comparison(first: list[str], second: list[str], records: list[ImageRecord]) 
     """How the second captions of ``records`` differ from the first, as a Markdown table."""
     references = [[metrics.words(caption) for caption in record.captions] for record in records]
     a, b = (metrics.image_statistics(captions, references) for captions in (first, second))
-    return _markdown(
+    return markdown(
         [
             {
                 "metric": TITLES[row["metric"]],
@@ -132,11 +132,6 @@ def comparison(first: list[str], second: list[str], records: list[ImageRecord]) 
             for row in metrics.compare(a, b)
         ]
     )
-
-
-def _markdown(rows: list[dict[str, str]]) -> str:
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def caption_split(captioner, records, stores, config: Config) -> tuple[list[str], float]:
@@ -294,12 +289,12 @@ def main() -> None:
             from report import report
 
             page = report(rows, predictions, records, config, captioner.decoder.sizes, Run(folders[0]))
-            _write(output / "report.html", page)
+            write(output / "report.html", page)
     text = table(rows)
     print(text, end="")
     name = f"scores-{args.split}-{args.protocol}"
-    _write(output / f"{name}.json", json.dumps(rows, indent=2) + "\n")
-    _write(output / f"{name}.md", text)
+    write(output / f"{name}.json", json.dumps(rows, indent=2) + "\n")
+    write(output / f"{name}.md", text)
     print(f"\nwritten to {output}", file=sys.stderr)
 
 
@@ -317,7 +312,7 @@ def _write_predictions(
         {"image_id": record.image_id, "file_name": record.file_name, "caption": caption, "cider": round(score, 2)}
         for record, caption, score in zip(records, captions, cider.tolist(), strict=True)
     ]
-    _write(output / f"predictions-{name}.json", json.dumps(entries, indent=0, ensure_ascii=False) + "\n")
+    write(output / f"predictions-{name}.json", json.dumps(entries, indent=0, ensure_ascii=False) + "\n")
 
 
 def _write_coco(output: Path, subset: str, name: str, records: list[ImageRecord], captions: list[str]) -> None:
@@ -326,15 +321,7 @@ def _write_coco(output: Path, subset: str, name: str, records: list[ImageRecord]
         {"image_id": record.image_id, "caption": caption} for record, caption in zip(records, captions, strict=True)
     ]
     name = re.sub(r"[^\w.-]+", "-", name)
-    _write(output / f"captions_{subset}_{name}_results.json", json.dumps(entries) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from None
+    write(output / f"captions_{subset}_{name}_results.json", json.dumps(entries) + "\n")
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def extract(
     names = sorted(file_names)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone_in(folder):
+        with alone_in(folder):
             if not (folder / "index.json").exists():
                 batch_size = _begin(folder, key, batch_size, (len(names), *shape))
                 unreadable = _run(folder, names, load, encode, key.image_size, batch_size, workers)
@@ -152,7 +152,7 @@ def extract(
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes out of ``folder`` meanwhile; wait for one that is in. Where it cannot be locked, don't."""
     try:
         import fcntl
@@ -164,7 +164,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"{folder}: waiting for another process that extracts these features", file=sys.stderr)
+            print(f"{folder}: waiting for another process that writes there", file=sys.stderr)
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:  # some network file systems lock no folders
             pass
@@ -181,23 +181,29 @@ def _begin(folder: Path, key: StoreKey, batch_size: int, shape: tuple[int, int, 
         if other:
             raise UserError(f"{folder}: begun with other settings ({other}); delete it or choose another --feature-dir")
         return begun["batch_size"]
-    features = folder / "features.npy"
-    with open(features, "wb") as file:
-        header = {"descr": np.dtype(key.dtype).str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        # Claim the space now: a full disk is an error here, but a crash (SIGBUS) when a mapping meets it later.
-        size = int(np.prod(shape)) * np.dtype(key.dtype).itemsize
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), file.tell(), size)
-        else:
-            file.truncate(file.tell() + size)
-        os.fsync(file.fileno())
+    allocate(folder / "features.npy", key.dtype, shape)
     with open(folder / "progress.bin", "wb") as file:
         file.write(bytes(-(-shape[0] // batch_size)))
         os.fsync(file.fileno())
     # Last: a folder with key.json is complete enough to be resumed.
     write_atomically(folder / "key.json", json.dumps({**asdict(key), "batch_size": batch_size}, indent=2))
     return batch_size
+
+
+def allocate(path: Path, dtype: str, shape: tuple[int, ...]) -> int:
+    """Write a ``.npy`` file of zeros whose space is taken. Returns where its first row begins, in bytes. Raises OSError."""
+    with open(path, "wb") as file:
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        offset = file.tell()
+        # Claim the space now: a full disk is an error here, but a crash (SIGBUS) when a mapping meets it later.
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if size and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), offset, size)
+        else:
+            file.truncate(offset + size)
+        os.fsync(file.fileno())
+    return offset
 
 
 def _run(folder, names, load, encode, image_size, batch_size, workers) -> dict[str, str]:

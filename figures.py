@@ -41,6 +41,26 @@ def captioned(picture: Image.Image, captions: Sequence[str]) -> "Figure":
     return figure
 
 
+def ranked(query: str, pictures: Sequence[Image.Image], labels: Sequence[str]) -> "Figure":
+    """The words of a query above the pictures found for it, five in a row, each with its label below it."""
+    from matplotlib.figure import Figure
+
+    columns = min(5, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(2.4 * columns, 2.6 * rows + 0.6), layout="constrained")
+    figure.suptitle(textwrap.fill(query, 24 * columns), fontsize=13, parse_math=False)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels:
+        panel.axis("off")
+    for panel, picture, label in zip(panels, pictures, labels, strict=False):
+        panel.imshow(picture)
+        panel.text(
+            0.5, -0.03, textwrap.shorten(label, 40, placeholder="..."), ha="center", va="top",
+            transform=panel.transAxes, fontsize=9, parse_math=False,
+        )  # fmt: skip
+    return figure
+
+
 def grid_side(regions: int) -> int:
     """Regions per side of a square grid. Raises UserError when ``regions`` is no square."""
     side = math.isqrt(regions)

@@ -146,6 +146,29 @@ class CaptionBatches(keras.utils.PyDataset):
         return 1 - self.words / positions
 
 
+class PairBatches(CaptionBatches):
+    """Shuffled batches ``((features (B, R, D), tokens (B, T), images int32 (B,)),)`` of captions and their images.
+
+    ``tokens`` run from ``<start>`` on; ``images`` are the images' rows in the store. A batch holds captions of all
+    lengths, since what they are held against in training is the rest of their batch, and in use all captions.
+    """
+
+    def _lay_out(self) -> None:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(len(self.rows))
+        self.batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        self.is_mirrored = (self.mirrored_rows >= 0) & (rng.random(len(order)) < 0.5)
+
+    def _width(self, batch: np.ndarray) -> int:
+        """One for all batches: nearly every one of captions of all lengths holds a long one."""
+        return super()._width(np.arange(len(self.lengths)))
+
+    def __getitem__(self, index: int):
+        chosen = self.batches[index]
+        images = self.rows[chosen].astype("int32")
+        return ((self._read_features(chosen), self._read_tokens(chosen), images),)
+
+
 class ImageBatches(CaptionBatches):
     """Shuffled batches of whole images: ``(features (B, R, D), tokens (N, T + 1), image of each row int32 (N,), rows (B,))``.
 

@@ -1,5 +1,7 @@
 """Read pictures into fixed-size RGB arrays: the one pixel recipe of training and inference. Needs no Keras."""
 
+import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,6 +14,9 @@ from config import UserError
 PREPROCESSING = "exif-rgb-squash-bicubic-v1"
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+# A picture from the web may not be larger than this many bytes.
+_MAX_DOWNLOAD = 50 << 20
 
 
 class UnreadableImage(UserError):
@@ -84,6 +89,38 @@ def find_images(folder: str | Path) -> list[Path]:
         for path in folder.rglob("*")
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
+
+
+def sources(arguments: list[str]) -> Iterator[str]:
+    """The pictures that the arguments name: folders give all the pictures below them. Raises UserError for none."""
+    for argument in arguments:
+        if not argument.startswith(("http://", "https://")) and Path(argument).is_dir():
+            found = find_images(argument)
+            if not found:
+                raise UserError(f"{argument}: holds no pictures (by suffix: {', '.join(sorted(SUFFIXES))})")
+            yield from map(str, found)
+        else:
+            yield argument
+
+
+def open_source(source: str) -> str | io.BytesIO:
+    """What Pillow can open: the path itself, or the bytes behind a web address. Raises UnreadableImage."""
+    if not source.startswith(("http://", "https://")):
+        return source
+    import requests
+    import urllib3
+
+    try:
+        with requests.get(source, timeout=30, stream=True) as response:
+            response.raise_for_status()
+            data = response.raw.read(_MAX_DOWNLOAD + 1, decode_content=True)
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise UnreadableImage(f"{source}: cannot be fetched: {error}") from None
+    if len(data) > _MAX_DOWNLOAD:
+        raise UnreadableImage(f"{source}: larger than {_MAX_DOWNLOAD >> 20} MiB")
+    picture = io.BytesIO(data)
+    picture.name = source  # for load_image's messages
+    return picture
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

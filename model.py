@@ -3,22 +3,9 @@
     pixels (B, S, S, 3) --encoder--> features (B, R, D) --decoder, searched--> token ids --vocabulary--> captions
 
 The encoder runs once per image (``encoders.build_encoder``); the decoder is one of ``decoders``; greedy and beam search
-(``decoding``) walk its ``step``. A bundle is a zip archive with
-
-    bundle.json             {"format": 1, "keras": version, "sha256": {member: digest}}
-    config.json             every setting of the run
-    vocabulary.json         the words, in id order
-    decoder.weights.h5      Keras weights
-    embedding.npz           what the word embedding had before training (see ``pretrained``), unless it is learned
-    encoder.weights.h5      Keras weights of an encoder that ``encoders`` can rebuild by name, or
-    encoder.keras           the saved Keras model that the run was given as its encoder
+(``decoding``) walk its ``step``. The file is described in ``bundles``.
 """
 
-import hashlib
-import json
-import os
-import tempfile
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,15 +14,13 @@ import keras
 import numpy as np
 from keras import ops
 
+import bundles
 import decoding
 from config import Config, UserError
 from decoders import Decoder, build_decoder
-from encoders import build_encoder
 from generator import FeatureBatches
 from pretrained import load_arrays, save_arrays
 from vocabulary import PAD, Vocabulary
-
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -149,71 +134,16 @@ class Captioner:
         return self._searches[key]
 
     def save(self, path: Path) -> None:
-        """Write the bundle, or nothing: a neighbouring file is completed first and then renamed."""
-        path = Path(path)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bundle-") as temporary:
-            folder = Path(temporary)
-            (folder / "config.json").write_text(self.config.to_json(), encoding="utf-8")
-            (folder / "vocabulary.json").write_text(self.vocabulary.to_json(), encoding="utf-8")
+        """Write the bundle, or nothing."""
+        with bundles.writing(path, "captioner", self.config, self.vocabulary, self.encoder) as folder:
             self.decoder.save_weights(folder / "decoder.weights.h5")
             if self.config.embedding != "learned":
                 save_arrays(folder / "embedding.npz", self.decoder.embedding.pretrained())
-            if self.config.encoder.endswith(".keras"):
-                # The model in memory, not the file it came from, which may have changed or gone since.
-                backbone = next(layer for layer in self.encoder.layers if isinstance(layer, keras.Model))
-                backbone.save(folder / "encoder.keras")
-            else:
-                self.encoder.save_weights(folder / "encoder.weights.h5")
-            members = sorted(folder.iterdir())
-            about = {
-                "format": FORMAT,
-                "keras": keras.__version__,
-                "sha256": {member.name: hashlib.sha256(member.read_bytes()).hexdigest() for member in members},
-            }
-            (folder / "bundle.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
-            archive = folder / "archive"
-            with zipfile.ZipFile(archive, "w") as bundle:
-                for member in [folder / "bundle.json", *members]:
-                    bundle.write(member, member.name)
-            os.replace(archive, path)
 
     @classmethod
     def load(cls, path: Path) -> "Captioner":
-        """Read a bundle. Runs no code from it. Raises UserError when it is missing, damaged or of a newer format."""
-        path = Path(path)
-        if path.is_dir():
-            path = path / "captioner.zip"
-        if not path.exists():
-            raise UserError(f"{path}: there is no such captioner; train one with train.py, or name another")
-        try:
-            with zipfile.ZipFile(path) as bundle:
-                members = {name: bundle.read(name) for name in bundle.namelist()}
-            about = json.loads(members["bundle.json"])
-            written_format, digests = int(about["format"]), dict(about["sha256"])
-        except Exception as error:  # zipfile raises errors of many kinds on damaged archives.
-            raise UserError(
-                f"{path}: not a captioner bundle, or a damaged one ({error}); copy or train it anew"
-            ) from None
-        if written_format > FORMAT:
-            raise UserError(
-                f"{path}: written by a newer release (bundle format {written_format}, this one reads {FORMAT}); "
-                "update this software"
-            )
-        for name in ("config.json", "vocabulary.json", "decoder.weights.h5", *digests):
-            if hashlib.sha256(members.get(name, b"")).hexdigest() != digests.get(name):
-                raise UserError(f"{path}: damaged: {name} is not what was written; copy or train it anew")
-        config = Config.from_json(members["config.json"].decode(), f"{path}:config.json")
-        vocabulary = Vocabulary.from_json(members["vocabulary.json"].decode(), f"{path}:vocabulary.json")
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary)
-            for name in ("decoder.weights.h5", "embedding.npz", "encoder.weights.h5", "encoder.keras"):
-                if name in members:
-                    (folder / name).write_bytes(members[name])
-            if "encoder.keras" in members:
-                encoder = build_encoder(config.with_overrides({"encoder": str(folder / "encoder.keras")}))
-            else:
-                encoder = build_encoder(config.with_overrides({"encoder_weights": "none"}))
-                encoder.load_weights(folder / "encoder.weights.h5")
+        """Read a bundle, or that of a run folder. Raises UserError when it is missing, damaged or not of a captioner."""
+        with bundles.reading(path, "captioner") as (folder, config, vocabulary, encoder):
             pretrained = load_arrays(folder / "embedding.npz") if config.embedding != "learned" else {}
             captioner = cls.untrained(config, vocabulary, encoder, pretrained)
             captioner.decoder.load_weights(folder / "decoder.weights.h5")

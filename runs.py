@@ -13,7 +13,8 @@ runs/NAME/
     checkpoints/best-NNNN.weights.h5    decoder of the best epoch on dev (its moving average with ema_decay)
     checkpoints/encoder-NNNN.weights.h5     its encoder, after fine-tuning
     tensorboard/            logs for `tensorboard --logdir`
-    captioner.zip           the trained captioner, for test.py and evaluate.py (see model.py)
+    captioner.zip           the trained captioner, for test.py and evaluate.py (see model.py), or
+    aligner.zip             the trained aligner of stage=align, for retrieve.py (see aligner.py)
 """
 
 import csv
@@ -36,6 +37,41 @@ from feature_store import write_atomically
 from pretrained import load_arrays, save_arrays
 from vocabulary import Vocabulary
 
+# The two panels of curves.png: title, unit, and of columns of history.csv the label, style and colour.
+_CURVES: dict[str, tuple[tuple[str, str, dict[str, tuple[str, str, str]]], ...]] = {
+    "captioner": (
+        (
+            "Negative log-likelihood",
+            "nats per word",
+            {"nll": ("training (with dropout)", "o-", "tab:blue"), "val_nll": ("dev", "o-", "tab:orange")},
+        ),
+        (
+            "Greedy dev captions, coco protocol",
+            "",
+            {
+                "bleu4": ("BLEU-4", "o-", "tab:green"),
+                "cider": ("CIDEr-D", "o-", "tab:red"),
+                "reward": ("CIDEr-D, drawn training captions", "o-", "tab:gray"),
+            },
+        ),
+    ),
+    "aligner": (
+        (
+            "Loss",
+            "",
+            {"loss": ("training (with dropout)", "o-", "tab:blue"), "val_loss": ("dev", "o-", "tab:orange")},
+        ),
+        (
+            "Retrieval on dev",
+            "recall, %",
+            {
+                f"{side}_r{cut}": (f"{side.replace('_', ' ')}, R@{cut}", style, colour)
+                for side, colour in (("image_to_text", "tab:green"), ("text_to_image", "tab:red"))
+                for cut, style in ((10, "o:"), (5, "o--"), (1, "o-"))
+            },
+        ),
+    ),
+}
 _PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "nltk", "pillow")
 
 
@@ -45,7 +81,11 @@ class Run:
     def __init__(self, folder: Path):
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
-        self.bundle = folder / "captioner.zip"
+
+    @property
+    def bundle(self) -> Path:
+        """The trained model, in the end."""
+        return self.folder / ("aligner.zip" if self.config().stage == "align" else "captioner.zip")
 
     @classmethod
     def create(
@@ -55,12 +95,13 @@ class Run:
         name: str | None,
         pretrained: Mapping[str, np.ndarray] | None = None,
     ) -> "Run":
-        """Make ``run_dir/name`` (by default named after data, decoder and time) and write what is known already.
+        """Make ``run_dir/name`` (by default named after data, decoder (or align) and time) and write what is known already.
 
         Raises UserError when it exists or cannot be written.
         """
         cls.check(config, name)
-        name = name or f"{config.dataset}-{config.decoder}-{time.strftime('%Y%m%d-%H%M%S')}"
+        kind = config.stage if config.stage == "align" else config.decoder
+        name = name or f"{config.dataset}-{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
         run = cls(Path(config.run_dir) / name)
         try:
             run.checkpoints.mkdir(parents=True)
@@ -142,29 +183,19 @@ class Run:
         write_atomically(self.folder / "history.csv", text)
 
     def draw_curves(self) -> None:
-        """Draw history.csv as curves.png: loss per word on the left, scores of greedy dev captions on the right."""
+        """Draw history.csv as curves.png: the loss on the left, scores on dev on the right."""
         from matplotlib.figure import Figure
 
         lines = self.history()
         epochs = [line["epoch"] for line in lines]
         figure = Figure(figsize=(10, 4), layout="constrained")
         losses, scores = figure.subplots(1, 2)
-        losses.plot(epochs, [line["nll"] for line in lines], "o-", label="training (with dropout)")
-        losses.plot(epochs, [line["val_nll"] for line in lines], "o-", label="dev")
-        losses.set(xlabel="epoch", ylabel="nats per word", title="Negative log-likelihood")
-        losses.legend()
-        scores.plot(epochs, [line["bleu4"] for line in lines], "o-", color="tab:green", label="BLEU-4")
-        scores.plot(epochs, [line["cider"] for line in lines], "o-", color="tab:red", label="CIDEr-D")
-        if "reward" in lines[0]:
-            scores.plot(
-                epochs,
-                [line["reward"] for line in lines],
-                "o-",
-                color="tab:gray",
-                label="CIDEr-D, drawn training captions",
-            )
-        scores.set(xlabel="epoch", title="Greedy dev captions, coco protocol")
-        scores.legend()
+        for axes, (title, unit, curves) in zip((losses, scores), _CURVES[self.bundle.stem], strict=True):
+            for name, (label, style, colour) in curves.items():
+                if name in lines[0]:
+                    axes.plot(epochs, [line[name] for line in lines], style, color=colour, label=label)
+            axes.set(xlabel="epoch", ylabel=unit, title=title)
+            axes.legend()
         best = self.state()["best_epoch"]
         for axes in (losses, scores):
             axes.grid(alpha=0.3)

@@ -9,10 +9,9 @@ Without --model, the newest run in run_dir is used. A picture that cannot be rea
 the exit status is 1.
 """
 
-import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -21,43 +20,8 @@ from typing import Any
 import config as settings
 from config import Config, UserError
 from figures import attention_maps, captioned, grid_side, read_picture, save
-from images import SUFFIXES, UnreadableImage, find_images, load_image
+from images import UnreadableImage, load_image, open_source, sources
 from text import tokenize
-
-# A picture from the web may not be larger than this many bytes.
-_MAX_DOWNLOAD = 50 << 20
-
-
-def sources(arguments: list[str]) -> Iterator[str]:
-    """The pictures that the arguments name: folders give all the pictures below them. Raises UserError for none."""
-    for argument in arguments:
-        if not argument.startswith(("http://", "https://")) and Path(argument).is_dir():
-            found = find_images(argument)
-            if not found:
-                raise UserError(f"{argument}: holds no pictures (by suffix: {', '.join(sorted(SUFFIXES))})")
-            yield from map(str, found)
-        else:
-            yield argument
-
-
-def open_source(source: str) -> str | io.BytesIO:
-    """What Pillow can open: the path itself, or the bytes behind a web address. Raises UnreadableImage."""
-    if not source.startswith(("http://", "https://")):
-        return source
-    import requests
-    import urllib3
-
-    try:
-        with requests.get(source, timeout=30, stream=True) as response:
-            response.raise_for_status()
-            data = response.raw.read(_MAX_DOWNLOAD + 1, decode_content=True)
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise UnreadableImage(f"{source}: cannot be fetched: {error}") from None
-    if len(data) > _MAX_DOWNLOAD:
-        raise UnreadableImage(f"{source}: larger than {_MAX_DOWNLOAD >> 20} MiB")
-    picture = io.BytesIO(data)
-    picture.name = source  # for load_image's messages
-    return picture
 
 
 def newest_model(run_dir: str) -> Path:

@@ -5,8 +5,9 @@
     python train.py --resume runs/NAME                  # go on after the last whole epoch, exactly as if never stopped
     python train.py --stage finetune --init runs/NAME   # let the encoder learn too, from pixels
     python train.py --stage scst --init runs/NAME       # improve a trained captioner by its own captions' CIDEr-D
+    python train.py --preset flickr8k-align             # images and captions into one space, for retrieval
 
-Leaves a run folder (see runs.py) whose captioner.zip test.py and evaluate.py read.
+Leaves a run folder (see runs.py) whose captioner.zip test.py and evaluate.py read, or whose aligner.zip retrieve.py reads.
 """
 
 import sys
@@ -54,7 +55,8 @@ def main() -> int:
     if not run:
         Run.check(config, args.name)
         # Before the features, which take long.
-        pretrained = source.pretrained() if source else load_pretrained(config, vocabulary.words)
+        inherited = source and config.embedding != "learned"
+        pretrained = source.pretrained() if inherited else load_pretrained(config, vocabulary.words)
     initial = None
     if config.init:
         from model import Captioner  # here, because it brings in Keras, which reads KERAS_BACKEND when it is imported

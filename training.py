@@ -14,12 +14,15 @@ import numpy as np
 from keras import ops
 
 import metrics
+from aligner import Aligner
+from alignment import AlignmentTrainer
 from caption_trainer import CaptionTrainer
 from config import Config, UserError, hide_progress
 from encoders import let_learn
 from feature_store import FeatureStore
 from fine_tuning import PixelTrainer
-from generator import CaptionBatches, FeatureBatches, ImageBatches, PixelBatches
+from generator import CaptionBatches, FeatureBatches, ImageBatches, PairBatches, PixelBatches
+from metrics.retrieval import CUTS, SIDES, retrieval
 from model import Captioner
 from preprocessing import Prepared, extract_features
 from runs import Run
@@ -118,12 +121,14 @@ class Recorder(keras.callbacks.Callback):
     the captions and all dropout are drawn anew from these two. So a resumed run repeats an undisturbed one.
     """
 
+    # Of what an epoch is scored by, what its line of history.csv holds, where there is such a thing.
+    columns: tuple[str, ...] = ("loss", "nll", "val_loss", "val_nll", "bleu4", "cider", "reward", "reward_share")
+
     def __init__(self, config: Config, prepared: Prepared, captioner: Captioner, run: Run, batches: CaptionBatches):
         super().__init__()
         self.config, self.captioner, self.run, self.batches = config, captioner, run, batches
         self.dataset, self.dev = prepared.dataset.name, prepared.usable("dev")
-        self.dev_data = self._dev_data(prepared.store)
-        self.cider = metrics.Cider([[tokenize(caption) for caption in record.captions] for record in self.dev])
+        self._read_dev(prepared.store)
         self.lines = run.history()[: run.state()["epochs"]]
         self.average = keras.callbacks.SwapEMAWeights() if config.ema_decay else keras.callbacks.Callback()
 
@@ -143,18 +148,13 @@ class Recorder(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         trained = time.perf_counter()
         self.average.on_test_begin()  # from here on the model holds the averaged weights, if any
-        with self._encoded_dev() as (pairs, features):
-            found = self.model.evaluate(pairs, verbose=0, return_dict=True)
-            captions = self._caption_dev(features)
-        logs |= {f"val_{name}": value for name, value in found.items()}
+        scores, samples = self._score_dev()
+        logs |= scores
         # Of two optimisers the decoder's comes first, as its weights do.
         optimizer = getattr(self.model.optimizer, "optimizers", [self.model.optimizer])[0]
-        logs["bleu4"] = metrics.bleu(captions, [record.captions for record in self.dev])[3]
-        logs["cider"] = self.cider.score(range(len(captions)), [tokenize(caption) for caption in captions]).mean()
         line = {
             "epoch": epoch + 1,
-            **{name: float(logs[name]) for name in ("loss", "nll", "val_loss", "val_nll", "bleu4", "cider")},
-            **{name: float(logs[name]) for name in ("reward", "reward_share") if name in logs},
+            **{name: float(logs[name]) for name in self.columns if name in logs},
             "learning_rate": float(ops.convert_to_numpy(optimizer.learning_rate)),
             "words_per_second": self.batches.words / (trained - self.began),
             "seconds": time.perf_counter() - self.began,
@@ -162,12 +162,10 @@ class Recorder(keras.callbacks.Callback):
         self.lines.append(line)
         best = max(self.lines, key=self._goodness)
         if best is line:
-            self.captioner.decoder.save_weights(self.run.checkpoints / f"best-{epoch + 1:04d}.weights.h5")
-            if self.config.stage == "finetune":
-                self.captioner.encoder.save_weights(self.run.checkpoints / f"encoder-{epoch + 1:04d}.weights.h5")
+            self._save_best(epoch + 1)
         self.average.on_test_end()
         self._save(epoch + 1, int(best["epoch"]), self._goodness(best))
-        self._show(line, captions, is_best=best is line)
+        self._show(line, samples, is_best=best is line)
         if self.config.patience and epoch + 1 - best["epoch"] >= self.config.patience:
             print(f"no better epoch for {self.config.patience} epochs; stopping")
             self.model.stop_training = True
@@ -175,6 +173,25 @@ class Recorder(keras.callbacks.Callback):
     def _goodness(self, line: dict[str, float]) -> float:
         value = -line["val_nll"] if self.config.monitor == "loss" else line[self.config.monitor]
         return float(f"{value:.6g}")  # as history.csv holds it, so that a resumed run ranks its epochs alike
+
+    def _read_dev(self, store: FeatureStore) -> None:
+        self.dev_data = self._dev_data(store)
+        self.cider = metrics.Cider([[tokenize(caption) for caption in record.captions] for record in self.dev])
+
+    def _score_dev(self) -> tuple[dict[str, float], list[str]]:
+        """What the model as it is scores on dev, and for each of the first dev images what it says of it."""
+        with self._encoded_dev() as (pairs, features):
+            found = self.model.evaluate(pairs, verbose=0, return_dict=True)
+            captions = self._caption_dev(features)
+        scores = {f"val_{name}": value for name, value in found.items()}
+        scores["bleu4"] = metrics.bleu(captions, [record.captions for record in self.dev])[3]
+        scores["cider"] = self.cider.score(range(len(captions)), [tokenize(caption) for caption in captions]).mean()
+        return scores, captions
+
+    def _save_best(self, epoch: int) -> None:
+        self.captioner.decoder.save_weights(self.run.checkpoints / f"best-{epoch:04d}.weights.h5")
+        if self.config.stage == "finetune":
+            self.captioner.encoder.save_weights(self.run.checkpoints / f"encoder-{epoch:04d}.weights.h5")
 
     def _dev_data(self, store: FeatureStore) -> tuple[CaptionBatches, FeatureBatches]:
         """The dev captions for teacher forcing and the dev images, with their features in ``store``."""
@@ -210,25 +227,66 @@ class Recorder(keras.callbacks.Callback):
                 path.unlink()
         self.run.draw_curves()
 
-    def _show(self, line: dict[str, float], captions: list[str], is_best: bool) -> None:
+    def _summary(self, line: dict[str, float]) -> str:
+        return (
+            f"nll {line['nll']:.3f}, dev nll {line['val_nll']:.3f}, "
+            f"dev BLEU-4 {line['bleu4']:.2f}, CIDEr {line['cider']:.1f} (greedy)"
+        )
+
+    def _show(self, line: dict[str, float], samples: list[str], is_best: bool) -> None:
         text = (
-            f"epoch {line['epoch']}/{self.config.epochs}: nll {line['nll']:.3f}, dev nll {line['val_nll']:.3f}, "
-            f"dev BLEU-4 {line['bleu4']:.2f}, CIDEr {line['cider']:.1f} (greedy){' *' if is_best else ''}, "
+            f"epoch {line['epoch']}/{self.config.epochs}: {self._summary(line)}{' *' if is_best else ''}, "
             f"{line['words_per_second']:,.0f} words/s, {line['seconds']:.0f} s"
         )
-        shown = zip(self.dev[: self.config.sample_captions], captions, strict=False)
-        samples = "".join(f"    {record.file_name}: {caption}\n" for record, caption in shown)
+        shown = zip(self.dev[: self.config.sample_captions], samples, strict=False)
+        samples = "".join(f"    {record.file_name}: {sample}\n" for record, sample in shown)
         print(text + "\n" + samples, end="", flush=True)
         with open(self.run.folder / "samples.txt", "a", encoding="utf-8") as file:
             file.write(f"epoch {line['epoch']}\n{samples}")
 
 
+class AlignmentRecorder(Recorder):
+    """A Recorder that scores an aligner, by retrieval within dev."""
+
+    columns = (
+        *("loss", "val_loss", "recall"),
+        *(f"{side}_r{cut}" for side in SIDES for cut in CUTS),
+    )
+
+    def _read_dev(self, store: FeatureStore) -> None:
+        pairs = [(record.file_name, text) for record in self.dev for text in record.captions]
+        names = [record.file_name for record in self.dev]
+        self.pairs = PairBatches(store, pairs, self.captioner.vocabulary, self.config)
+        self.features = FeatureBatches(store, names, self.config.decode_batch_size)
+        self.texts = [text for _, text in pairs]
+        self.image_of = np.repeat(np.arange(len(self.dev)), [len(record.captions) for record in self.dev])
+
+    def _score_dev(self) -> tuple[dict[str, float], list[str]]:
+        loss = self.model.evaluate(self.pairs, verbose=0, return_dict=True)["loss"]
+        images = self.captioner.embed_features(self.features)[: len(self.dev)]
+        similarities = images @ self.captioner.embed_texts(self.texts).T
+        found = retrieval(similarities, similarities.T, self.image_of)
+        scores = {f"{side}_r{cut}": found[side][f"r{cut}"] for side in SIDES for cut in CUTS}
+        nearest = [self.texts[number] for number in similarities.argmax(axis=1)]
+        return {"val_loss": loss, "recall": found["recall"], **scores}, nearest
+
+    def _save_best(self, epoch: int) -> None:
+        self.captioner.towers.save_weights(self.run.checkpoints / f"best-{epoch:04d}.weights.h5")
+
+    def _summary(self, line: dict[str, float]) -> str:
+        text = f"loss {line['loss']:.3f}, dev loss {line['val_loss']:.3f}, dev R@1/5/10"
+        for side in SIDES:
+            recalls = "/".join(f"{line[f'{side}_r{cut}']:.1f}" for cut in CUTS)
+            text += f" {side.replace('_', ' ')} {recalls}"
+        return text
+
+
 def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, initial: Captioner | None = None) -> int:
     """Train ``run`` to its last epoch and write its bundle from the best one. Returns the exit status.
 
-    Training starts from the weights of ``initial``, if any, whose encoder then is that of ``prepared``.
-    Goes on after the last whole epoch of the run. Ctrl-C keeps all whole epochs and returns 130. Of a run whose epochs are
-    done, only the bundle is written, if it is missing or older than the best epoch.
+    Training starts from the weights of ``initial``, if any, whose encoder then is that of ``prepared``. What stage=align
+    trains is an aligner. Goes on after the last whole epoch of the run. Ctrl-C keeps all whole epochs and returns 130. Of
+    a run whose epochs are done, only the bundle is written, if it is missing or older than the best epoch.
     """
     state = run.state()
     patience_ended = 0 < config.patience <= state["epochs"] - state["best_epoch"]
@@ -242,9 +300,14 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
     if config.mixed_precision:
         keras.mixed_precision.set_dtype_policy("mixed_float16")
     keras.utils.set_random_seed(config.seed)
-    captioner = Captioner.untrained(config, vocabulary, prepared.encoder, run.pretrained())
-    if initial:
-        captioner.decoder.set_weights(initial.decoder.get_weights())
+    if config.stage == "align":
+        captioner, make_recorder = Aligner.untrained(config, vocabulary, prepared.encoder), AlignmentRecorder
+        learner, what = captioner.towers, f"{config.text_encoder} and image towers"
+    else:
+        captioner, make_recorder = Captioner.untrained(config, vocabulary, prepared.encoder, run.pretrained()), Recorder
+        learner, what = captioner.decoder, f"{config.decoder} decoder"
+        if initial:
+            learner.set_weights(initial.decoder.get_weights())
 
     def pairs(split: str) -> list[tuple[str, str]]:
         return [(record.file_name, text) for record in prepared.usable(split) for text in record.captions]
@@ -257,6 +320,9 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
         paths = {record.file_name: record.path for record in prepared.usable("train")}
         train = PixelBatches(prepared.store, paths, pairs("train"), vocabulary, config)
         trainer = PixelTrainer(captioner.encoder, captioner.decoder, *losses)
+    elif config.stage == "align":
+        train = PairBatches(prepared.store, pairs("train"), vocabulary, config, mirrored=prepared.mirrored)
+        trainer = AlignmentTrainer(captioner.towers, config)
     else:
         train = CaptionBatches(prepared.store, pairs("train"), vocabulary, config, mirrored=prepared.mirrored)
         trainer = CaptionTrainer(captioner.decoder, *losses)
@@ -268,11 +334,11 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
     if state["epochs"]:
         trainer.optimizer.build(trainer.trainable_variables)
         trainer.load_weights(run.checkpoint("last"))
-    recorder = Recorder(config, prepared, captioner, run, train)
+    recorder = make_recorder(config, prepared, captioner, run, train)
     callbacks = [recorder, *_tensorboard(config, run)]
     print(
         f"{len(train.rows)} captions in {len(train)} batches ({train.padding:.0%} padding), {len(vocabulary)} words, "
-        f"{config.decoder} decoder with {captioner.decoder.count_params():,} weights"
+        f"{what} with {learner.count_params():,} weights"
     )
     try:
         epochs = range(state["epochs"], state["epochs"] if finished else config.epochs)
@@ -295,11 +361,11 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
         print(f"\ninterrupted; {epochs} whole epochs are saved. Go on with: python train.py --resume {run.folder}")
         status = 130
     if run.state()["epochs"]:
-        captioner.decoder.load_weights(run.checkpoint("best"))
+        learner.load_weights(run.checkpoint("best"))
         if config.stage == "finetune":
             captioner.encoder.load_weights(run.checkpoint("encoder"))
         captioner.save(run.bundle)
-        print(f"captioner of epoch {run.state()['best_epoch']}: {run.bundle}")
+        print(f"{run.bundle.stem} of epoch {run.state()['best_epoch']}: {run.bundle}")
     return status
 
 

@@ -131,6 +131,14 @@ def test_a_bad_value_on_the_command_line_is_named(option, value):
         ({"stage": "scst"}, "init"),
         ({"samples": 3}, "samples"),
         ({"stage": "scst", "init": "runs/x", "accumulate": 2}, "accumulate"),
+        ({"joint_size": 64}, "joint_size"),
+        ({"monitor": "recall"}, "monitor"),
+        ({"stage": "align"}, "monitor"),
+        ({"stage": "align", "monitor": "recall", "decoder": "merge"}, "decoder"),
+        ({"stage": "align", "monitor": "recall", "label_smoothing": 0.1}, "label_smoothing"),
+        ({"stage": "align", "monitor": "recall", "margin": 0.1}, "margin"),
+        ({"stage": "align", "monitor": "recall", "alignment_loss": "triplet", "temperature": 0.1}, "temperature"),
+        ({"stage": "align", "monitor": "recall", "joint_size": 30}, "joint_size"),
     ],
 )
 def test_conflicts_are_refused(values, name):
@@ -230,7 +238,7 @@ def test_captions_file_can_be_unset_on_the_command_line():
         - {"mirror", "mixed_precision", "tensorboard", "weight_decay"}
         - {"attention_penalty", "attention_size", "heads", "layers"}
         - {"bert", "embedding_file", "embedding_trainable", "untied_output"}
-        - {"stage", *config.STAGE_SETTINGS["finetune"], *config.STAGE_SETTINGS["scst"]}
+        - {"stage", *(name for names in config.STAGE_SETTINGS.values() for name in names)}
     ),
 )
 def test_a_trained_captioner_refuses_what_training_fixed(name):
@@ -249,7 +257,7 @@ def test_a_trained_captioner_refuses_what_training_fixed(name):
         "schedule": "cosine",
     }
     args = typed("--" + name.replace("_", "-"), other.get(name, "32"), trained=True)
-    with pytest.raises(UserError, match=f"^{name}: the captioner was trained with "):
+    with pytest.raises(UserError, match=f"^{name}: the model was trained with "):
         config.resolve_trained(args, Config())
 
 
@@ -270,6 +278,23 @@ def test_init_brings_the_settings_of_its_run_and_the_stage_changes_them(tmp_path
         config.resolve(typed("--init", str(tmp_path), "--preset", "demo"))
     with pytest.raises(UserError, match=r"nowhere.config\.json: cannot read"):
         config.resolve(typed("--init", str(tmp_path / "nowhere")))
+
+
+def test_align_has_settings_of_its_own_over_a_preset_or_a_run(tmp_path):
+    settings = config.resolve(typed("--stage", "align", "--preset", "demo", "--epochs", "3"))
+    assert (settings.dataset, settings.feature_grid, settings.epochs) == ("demo", 3, 3)
+    assert (settings.monitor, settings.image_scale) == ("recall", 1.0)
+    assert settings.hidden_size == config.STAGES["align"]["hidden_size"]
+    preset = config.preset("flickr8k-align")
+    assert config.resolve(typed("--stage", "align", "--preset", "flickr8k-align")) == preset
+    trained = Config(decoder="attention", feature_grid=0, attention_size=8, label_smoothing=0.1, embedding_size=9)
+    (tmp_path / "config.json").write_text(trained.to_json())
+    settings = config.resolve(typed("--stage", "align", "--init", str(tmp_path), "--embedding-size", "7"))
+    assert (settings.feature_grid, settings.decoder, settings.embedding_size) == (0, Config().decoder, 7)
+    with pytest.raises(UserError, match=r"--init: encoder, vocab_threshold cannot change"):
+        config.resolve(
+            typed("--stage", "align", "--init", str(tmp_path), "--encoder", "vgg16", "--vocab-threshold", "2")
+        )
 
 
 @pytest.mark.parametrize(
@@ -314,7 +339,7 @@ def test_every_setting_says_what_it_means():
         assert field.default is not ..., name
 
 
-@pytest.mark.parametrize("script", ["config", "preprocessing", "train", "evaluate", "test"])
+@pytest.mark.parametrize("script", ["config", "preprocessing", "train", "evaluate", "retrieve", "test"])
 def test_help_lists_every_setting(script, capsys):
     sys.argv = [script, "--help"]
     with pytest.raises(SystemExit) as left:

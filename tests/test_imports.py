@@ -30,26 +30,38 @@ MAY_IMPORT = {
     "generator": {"config", "feature_store", "images", "text", "vocabulary"},
     "preprocessing": {"config", "datasets", "download", "encoders", "feature_store", "images", "vocabulary"},
     "runs": {"config", "feature_store", "pretrained", "vocabulary"},
-    "model": {"config", "decoders", "decoding", "encoders", "generator", "pretrained", "vocabulary"},
+    "bundles": {"config", "encoders", "vocabulary"},
+    "model": {"bundles", "config", "decoders", "decoding", "generator", "pretrained", "vocabulary"},
     "ensemble": {"config", "decoders", "encoders", "generator", "model"},
     "caption_trainer": {"decoders", "vocabulary"},
     "fine_tuning": {"caption_trainer"},
+    "towers": {"config", "vocabulary"},
+    "aligner": {"bundles", "config", "encoders", "generator", "images", "towers", "vocabulary"},
+    "alignment": {"caption_trainer", "config", "towers"},
+    "index": {"config", "feature_store"},
+    "output": {"config", "feature_store"},
+    "reranking": {"config", "decoders", "decoding", "model", "vocabulary"},
+    "retrieval": {"aligner", "images", "index", "metrics", "model", "reranking"},
     "self_critical": {
         "caption_trainer", "config", "decoders", "decoding", "generator", "metrics", "model", "text", "vocabulary"
     },
     "training": {
-        "caption_trainer", "config", "encoders", "feature_store", "fine_tuning", "generator", "metrics", "model",
-        "preprocessing", "runs", "self_critical", "text", "vocabulary"
+        "aligner", "alignment", "caption_trainer", "config", "encoders", "feature_store", "fine_tuning", "generator",
+        "metrics", "model", "preprocessing", "runs", "self_critical", "text", "vocabulary"
     },
     "train": {"config", "download", "model", "preprocessing", "pretrained", "runs", "training"},
     "evaluate": {
-        "config", "datasets", "demo", "ensemble", "feature_store", "generator", "metrics", "predictions",
-        "preprocessing", "report", "runs"
+        "config", "datasets", "demo", "ensemble", "generator", "metrics", "output", "predictions", "preprocessing",
+        "report", "runs"
+    },
+    "retrieve": {
+        "aligner", "config", "figures", "generator", "images", "index", "metrics", "model", "output", "preprocessing",
+        "retrieval", "runs", "text", "vocabulary"
     },
     "report": {"architecture", "config", "datasets", "figures", "images", "runs"},
     "test": {"config", "ensemble", "figures", "images", "text"},
 }  # fmt: skip
-SCRIPTS = {"train", "evaluate", "test", "start"}
+SCRIPTS = {"train", "evaluate", "retrieve", "test", "start"}
 # These import Keras, or a module that does, when they are imported themselves.
 HEAVY = {
     "encoders",
@@ -57,11 +69,17 @@ HEAVY = {
     "decoders",
     "decoding",
     "generator",
+    "bundles",
     "model",
     "ensemble",
     "caption_trainer",
     "fine_tuning",
     "self_critical",
+    "towers",
+    "aligner",
+    "alignment",
+    "reranking",
+    "retrieval",
     "training",
 }
 KERAS = {"keras", "keras_hub", "tensorflow", "jax", "torch", "h5py"}

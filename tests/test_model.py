@@ -12,7 +12,7 @@ import pytest
 from conftest import fake_arrays
 from keras import layers
 
-import model
+import bundles
 from config import Config, UserError
 from encoders import build_encoder
 from generator import FeatureBatches
@@ -77,7 +77,7 @@ def no_keras(monkeypatch):
     def accept(config):
         raise Accepted
 
-    monkeypatch.setattr(model, "build_encoder", accept)
+    monkeypatch.setattr(bundles, "build_encoder", accept)
     return Accepted
 
 

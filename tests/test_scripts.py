@@ -479,7 +479,7 @@ def test_evaluate_names_what_is_wrong(data, trained, tmp_path):
     refused("evaluate", *model, "--predictions", "p.json", mentions="give either --model")
     refused("evaluate", *model, "--split", "tset", mentions="split: .*'tset'; it has train")
     refused("evaluate", *model, "--beam-sizes", "1,0", mentions="--beam-sizes:\n  beam_size: ")
-    refused("evaluate", *model, "--hidden-size", "9", mentions="hidden_size: the captioner was trained with 8")
+    refused("evaluate", *model, "--hidden-size", "9", mentions="hidden_size: the model was trained with 8")
     (tmp_path / "file").write_text("")
     refused(
         "evaluate", *model, "--beam-sizes", "1", "--output", tmp_path / "file", mentions="file/.*: cannot be written"

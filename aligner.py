@@ -1,0 +1,112 @@
+"""The aligner: images and captions as unit vectors of one space, and the one file it travels in.
+
+    pixels (B, S, S, 3) --encoder--> features (B, R, D) --image tower--> vectors (B, J)
+    captions --vocabulary--> token ids (N, T) --text tower--> vectors (N, J)
+
+The cosine of an image's vector with a caption's, their product, says how well they go together. Encoder and bundle are
+those of a captioner (``encoders``, ``bundles``); the towers are in ``towers``.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import bundles
+from config import Config
+from encoders import weights_digest
+from generator import FeatureBatches
+from images import PREPROCESSING, UnreadableImage, load_image
+from towers import build_towers
+from vocabulary import PAD, Vocabulary
+
+# Captions are read in widths that are multiples of this many tokens: few widths to compile, little padding.
+_WIDTH = 8
+
+
+class Aligner:
+    """Encoder, towers and vocabulary of one trained run, with the settings it was trained with."""
+
+    def __init__(self, config: Config, vocabulary: Vocabulary, encoder: keras.Model, towers: keras.Model):
+        self.config, self.vocabulary, self.encoder, self.towers = config, vocabulary, encoder, towers
+
+    @classmethod
+    def untrained(cls, config: Config, vocabulary: Vocabulary, encoder: keras.Model) -> "Aligner":
+        """An aligner around ``encoder`` with fresh towers."""
+        return cls(config, vocabulary, encoder, build_towers(config, len(vocabulary), encoder.output_shape[-1]))
+
+    def embed_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """Unit vectors float32 ``(B, J)`` of RGB pixels ``(B, S, S, 3)`` from 0 to 255."""
+        features = np.asarray(self.encoder.predict_on_batch(np.asarray(pixels, dtype="float32")))
+        # Rounded as those of a feature store are.
+        return self.embed_features(features.astype(self.config.feature_dtype))
+
+    def embed_features(self, features: np.ndarray | FeatureBatches) -> np.ndarray:
+        """Unit vectors float32 ``(B, J)`` of features ``(B, R, D)``, or of all rows of a store's batches."""
+        return np.asarray(self.towers.image.predict(features, verbose=0))
+
+    def embed_files(
+        self, paths: Mapping[str, Path], names: Sequence[str], batch_size: int, workers: int
+    ) -> Iterator[tuple[Sequence[str], np.ndarray, dict[str, str]]]:
+        """Of the pictures ``names``, found at ``paths``, in batches: names, unit vectors of those that can be read, and
+        the reasons why others cannot. The next batch is decoded while one is embedded.
+        """
+
+        def load(name: str) -> np.ndarray | str:
+            try:
+                return load_image(paths[name], self.config.image_size)
+            except UnreadableImage as error:
+                return str(error)
+
+        batches = [names[start : start + batch_size] for start in range(0, len(names), batch_size)]
+        with ThreadPoolExecutor(workers) as pool:
+            ahead = [pool.submit(load, name) for name in batches[0]]
+            for batch, following in zip(batches, [*batches[1:], []], strict=True):
+                current, ahead = ahead, [pool.submit(load, name) for name in following]
+                results = [future.result() for future in current]
+                pixels = [result for result in results if not isinstance(result, str)]
+                vectors = self.embed_pixels(np.stack(pixels)) if pixels else np.empty((0, self.config.joint_size))
+                reasons = {name: text for name, text in zip(batch, results, strict=True) if isinstance(text, str)}
+                yield batch, vectors, reasons
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors float32 ``(N, J)`` of captions."""
+        rows = [self.vocabulary.encode(text, self.config.max_caption_length) for text in texts]
+        widths = np.asarray([-(-len(row) // _WIDTH) * _WIDTH for row in rows])
+        vectors = np.empty((len(rows), self.config.joint_size), dtype=np.float32)
+        for width in np.unique(widths):
+            chosen = np.flatnonzero(widths == width)
+            token_ids = np.full((len(chosen), width), PAD, dtype=np.int32)
+            for padded, row in zip(token_ids, chosen, strict=True):
+                padded[: len(rows[row])] = rows[row]
+            vectors[chosen] = self.towers.text.predict(token_ids, batch_size=256, verbose=0)
+        return vectors
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """20 hex digits for all that decides the vectors: an index holds those of one model only."""
+        parts = [
+            weights_digest(self.encoder),
+            weights_digest(self.towers.image),
+            weights_digest(self.towers.text),
+            PREPROCESSING,
+            *(str(getattr(self.config, name)) for name in ("image_size", "feature_grid", "feature_dtype")),
+        ]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
+
+    def save(self, path: Path) -> None:
+        """Write the bundle, or nothing."""
+        with bundles.writing(path, "aligner", self.config, self.vocabulary, self.encoder) as folder:
+            self.towers.save_weights(folder / "towers.weights.h5")
+
+    @classmethod
+    def load(cls, path: Path) -> "Aligner":
+        """Read a bundle, or that of a run folder. Raises UserError when it is missing, damaged or not of an aligner."""
+        with bundles.reading(path, "aligner") as (folder, config, vocabulary, encoder):
+            aligner = cls.untrained(config, vocabulary, encoder)
+            aligner.towers.load_weights(folder / "towers.weights.h5")
+        return aligner

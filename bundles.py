@@ -1,0 +1,122 @@
+"""Bundles: the one file that a trained model travels in, a zip archive with
+
+    bundle.json             {"format": 1, "kind": "captioner" or "aligner", "keras": version, "sha256": {member: digest}}
+    config.json             every setting of the run
+    vocabulary.json         the words, in id order
+    encoder.weights.h5      Keras weights of an encoder that ``encoders`` can rebuild by name, or
+    encoder.keras           the saved Keras model that the run was given as its encoder
+
+and what the kind adds: Keras weights, ``decoder.weights.h5`` of a captioner and ``towers.weights.h5`` of an aligner, and
+of a captioner whose word embedding is not learned ``embedding.npz``, what that had before training (see ``pretrained``).
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import keras
+
+from config import Config, UserError
+from encoders import build_encoder
+from vocabulary import Vocabulary
+
+FORMAT = 1
+# The weights that each kind adds, and what trains it.
+KINDS = {
+    "captioner": ("decoder.weights.h5", "train.py"),
+    "aligner": ("towers.weights.h5", "train.py --stage align"),
+}
+
+
+@contextmanager
+def writing(path: Path, kind: str, config: Config, vocabulary: Vocabulary, encoder: keras.Model) -> Iterator[Path]:
+    """A folder that becomes the bundle ``path`` at the end, with what all kinds have and what was put there meanwhile.
+
+    All or nothing: a neighbouring file is completed first and then renamed.
+    """
+    path = Path(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bundle-") as temporary:
+        folder = Path(temporary)
+        (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
+        (folder / "vocabulary.json").write_text(vocabulary.to_json(), encoding="utf-8")
+        if config.encoder.endswith(".keras"):
+            # The model in memory, not the file it came from, which may have changed or gone since.
+            backbone = next(layer for layer in encoder.layers if isinstance(layer, keras.Model))
+            backbone.save(folder / "encoder.keras")
+        else:
+            encoder.save_weights(folder / "encoder.weights.h5")
+        yield folder
+        members = sorted(folder.iterdir())
+        about = {
+            "format": FORMAT,
+            "kind": kind,
+            "keras": keras.__version__,
+            "sha256": {member.name: hashlib.sha256(member.read_bytes()).hexdigest() for member in members},
+        }
+        (folder / "bundle.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
+        archive = folder / "archive"
+        with zipfile.ZipFile(archive, "w") as bundle:
+            for member in [folder / "bundle.json", *members]:
+                bundle.write(member, member.name)
+        os.replace(archive, path)
+
+
+@contextmanager
+def reading(path: Path, kind: str) -> Iterator[tuple[Path, Config, Vocabulary, keras.Model]]:
+    """A folder with the members of a bundle, or of a run folder's, while it is read; and what all kinds have.
+
+    Runs no code from it. Raises UserError when it is missing, damaged, of another kind or of a newer format.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _in_run(path, kind)
+    if not path.exists():
+        raise UserError(f"{path}: there is no such {kind}; train one with {KINDS[kind][1]}, or name another")
+    try:
+        with zipfile.ZipFile(path) as bundle:
+            members = {name: bundle.read(name) for name in bundle.namelist()}
+        about = json.loads(members["bundle.json"])
+        written_format, digests = int(about["format"]), dict(about["sha256"])
+        found = about.get("kind", "captioner")  # which was the only one at first
+    except Exception as error:  # zipfile raises errors of many kinds on damaged archives.
+        raise UserError(f"{path}: not a bundle, or a damaged one ({error}); copy or train it anew") from None
+    if written_format > FORMAT:
+        raise UserError(
+            f"{path}: written by a newer release (bundle format {written_format}, this one reads {FORMAT}); "
+            "update this software"
+        )
+    if found != kind:
+        raise UserError(f"{path}: {_other_kind(found, kind)}")
+    for name in ("config.json", "vocabulary.json", KINDS[kind][0], *digests):
+        if hashlib.sha256(members.get(name, b"")).hexdigest() != digests.get(name):
+            raise UserError(f"{path}: damaged: {name} is not what was written; copy or train it anew")
+    config = Config.from_json(members["config.json"].decode(), f"{path}:config.json")
+    vocabulary = Vocabulary.from_json(members["vocabulary.json"].decode(), f"{path}:vocabulary.json")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for name in digests:
+            (folder / Path(name).name).write_bytes(members[name])
+        if "encoder.keras" in digests:
+            encoder = build_encoder(config.with_overrides({"encoder": str(folder / "encoder.keras")}))
+        else:
+            encoder = build_encoder(config.with_overrides({"encoder_weights": "none"}))
+            encoder.load_weights(folder / "encoder.weights.h5")
+        yield folder, config, vocabulary, encoder
+
+
+def _in_run(folder: Path, kind: str) -> Path:
+    """The bundle of a run folder. Raises UserError when it holds one of another kind instead."""
+    path = folder / f"{kind}.zip"
+    for other in KINDS:
+        if not path.exists() and (folder / f"{other}.zip").exists():
+            raise UserError(f"{folder}: {_other_kind(other, kind)}")
+    return path
+
+
+def _other_kind(found: str, wanted: str) -> str:
+    return f"the model is of kind {found}, and one of kind {wanted} is wanted here, as {KINDS[wanted][1]} makes it"

@@ -1,0 +1,111 @@
+"""The captioner as a judge of retrieval: how probable does it find a caption, given an image?
+
+It reads every pair anew, so it can only put into order what the towers have found. Log p(caption | image) in nats comes in
+three kinds: as it is (``likelihood``), divided by the words (``per-word``), and less its average over other images
+(``gain``): what the image makes likelier, and not what people say anyway. Among images for one caption all three agree.
+Legend: I images, R regions, D feature size, P pairs, N captions, T tokens, Q queries, G gallery.
+"""
+
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+from keras import ops
+from tqdm import tqdm
+
+import decoding
+from config import hide_progress
+from decoders import Decoder
+from model import Captioner
+from vocabulary import PAD
+
+KINDS = ("likelihood", "per-word", "gain")
+# What a cosine may be worth beside the captioner's judgement, in its unit; --choose tries these.
+COSINE_WEIGHTS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
+BACKGROUND = 10  # images that a caption's average is taken over
+
+_PAIRS = 256  # at once
+_IMAGES = 16  # the images of a batch are filled up to a multiple of this, and captions to one of _WIDTH tokens
+_WIDTH = 8
+
+
+class Judge(keras.Model):
+    """``(features (I, R, D), image of each pair (P,), tokens (P, T + 1)) -> log p (P,)``, as a model, to be compiled."""
+
+    def __init__(self, decoder: Decoder):
+        super().__init__()
+        self.decoder = decoder
+        self.built = True
+
+    def call(self, inputs):
+        features, image, tokens = inputs
+        # What is of the image alone is computed once for all its captions.
+        state = self.decoder.init_state(features)
+        state = keras.tree.map_structure(lambda leaf: ops.take(leaf, image, axis=0), state)
+        return decoding.score(self.decoder.step, state, tokens)
+
+
+def log_likelihoods(
+    captioner: Captioner, read: Callable[[np.ndarray], np.ndarray], texts: Sequence[str], pairs: np.ndarray
+) -> np.ndarray:
+    """Log p(caption | image) of ``pairs`` int (P, 2) of an image's number and a caption's, in nats: float64 (P,).
+
+    ``read`` gives the captioner's features ``(I, R, D)`` of images by their numbers.
+    """
+    tokens = [captioner.vocabulary.encode(text, captioner.config.max_caption_length) for text in texts]
+    widths = np.asarray([-(-len(ids) // _WIDTH) * _WIDTH for ids in tokens])[pairs[:, 1]]
+    judge = Judge(captioner.decoder)
+    judge.compile()
+    found = np.empty(len(pairs))
+    with tqdm(total=len(pairs), desc="likelihoods", unit="pair", disable=hide_progress()) as bar:
+        for width in np.unique(widths):
+            chosen = np.flatnonzero(widths == width)
+            chosen = chosen[np.argsort(pairs[chosen, 0], kind="stable")]  # pairs of one image side by side
+            for start in range(0, len(chosen), _PAIRS):
+                batch = chosen[start : start + _PAIRS]
+                filled = np.pad(batch, (0, _PAIRS - len(batch)), mode="edge")
+                images, image = np.unique(pairs[filled, 0], return_inverse=True)
+                features = read(np.pad(images, (0, -len(images) % _IMAGES), mode="edge"))
+                rows = np.full((_PAIRS, width), PAD, dtype=np.int32)
+                for row, caption in zip(rows, pairs[filled, 1], strict=True):
+                    row[: len(tokens[caption])] = tokens[caption]
+                judged = judge.predict_on_batch((features, image.astype("int32"), rows))
+                found[batch] = np.asarray(judged)[: len(batch)]
+                bar.update(len(batch))
+    return found
+
+
+def judgements(
+    captioner: Captioner,
+    read: Callable[[np.ndarray], np.ndarray],
+    texts: Sequence[str],
+    pairs: np.ndarray,
+    background: Sequence[int] = (),
+) -> dict[str, np.ndarray]:
+    """What the captioner thinks of ``pairs`` (see ``log_likelihoods``), in each of ``KINDS``: float64 (P,).
+
+    ``background``: numbers of the images that a caption's average is taken over. Without them the gain is the likelihood,
+    which orders the images for one caption alike.
+    """
+    captions, caption = np.unique(pairs[:, 1], return_inverse=True)
+    others = np.asarray([(image, number) for image in background for number in captions], dtype=int).reshape(-1, 2)
+    found = log_likelihoods(captioner, read, texts, np.concatenate([pairs, others]))
+    log_p = found[: len(pairs)]
+    averages = (
+        found[len(pairs) :].reshape(-1, len(captions)).mean(axis=0) if len(background) else np.zeros(len(captions))
+    )
+    limit = captioner.config.max_caption_length
+    words = np.asarray([len(captioner.vocabulary.encode(texts[number], limit)) - 1 for number in captions])
+    return {"likelihood": log_p, "per-word": log_p / words[caption], "gain": log_p - averages[caption]}
+
+
+def nearest(similarities: np.ndarray, count: int) -> np.ndarray:
+    """Of each row of ``similarities`` (Q, G) the ``count`` best columns, best first: int (Q, count)."""
+    return np.argsort(-similarities, axis=1, kind="stable")[:, :count]
+
+
+def promoted(similarities: np.ndarray, candidates: np.ndarray, judged: np.ndarray) -> np.ndarray:
+    """Scores (Q, G) by which ``candidates`` (Q, K) come first, by their ``judged`` (Q, K), and then all others as before."""
+    scores = np.array(similarities, dtype=np.float64)
+    np.put_along_axis(scores, candidates, judged - judged.min() + similarities.max() + 1, axis=1)
+    return scores

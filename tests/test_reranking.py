@@ -1,0 +1,90 @@
+"""The captioner as judge: its likelihoods are those of training, and it moves candidates and nothing else."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import decoding
+from caption_trainer import word_nll
+from config import Config
+from decoders import DECODERS, build_decoder
+from model import Captioner
+from reranking import judgements, log_likelihoods, nearest, promoted
+from vocabulary import PAD, Vocabulary
+
+WORDS = Vocabulary(["dog", "cat", "runs", "sleeps", "in", "the", "park"])
+TEXTS = ["dog runs", "a cat sleeps in the park", "cat", "the dog sleeps in the park in the park in the park"]
+
+
+def captioner(decoder: str, **changes) -> Captioner:
+    keras.utils.set_random_seed(0)
+    config = Config(
+        decoder=decoder, feature_grid=0, embedding_size=8, hidden_size=8, max_caption_length=12, dropout=0.0, **changes
+    )
+    made = build_decoder(config, len(WORDS), 4, 5)
+    rng = np.random.default_rng(0)
+    made.set_weights([rng.normal(0, 0.5, weight.shape) for weight in made.get_weights()])
+    return Captioner(config, WORDS, None, made)
+
+
+def features(count: int = 3) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(count, 4, 5)).astype("float32")
+
+
+def teacher_forced(made: Captioner, image: np.ndarray, text: str) -> float:
+    """Log p by the training call, one caption by itself."""
+    tokens = WORDS.encode(text, made.config.max_caption_length)[None]
+    nll, _ = word_nll(made.decoder(image[None], tokens[:, :-1]), tokens[:, 1:])
+    return -float(ops.convert_to_numpy(ops.sum(nll)))
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_likelihoods_are_those_of_training(decoder):
+    made = captioner(decoder)
+    images = features()
+    pairs = np.asarray([(image, caption) for caption in (3, 0, 1, 2) for image in (2, 0, 1)])
+    found = log_likelihoods(made, images.__getitem__, TEXTS, pairs)
+    expected = [teacher_forced(made, images[image], TEXTS[caption]) for image, caption in pairs]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_padding_counts_for_nothing():
+    made = captioner("merge")
+    tokens = WORDS.encode("dog runs", 12)[None]
+    images = features(1)
+
+    def score(rows):
+        found = decoding.score(made.decoder.step, made.decoder.init_state(images), ops.convert_to_tensor(rows))
+        return float(ops.convert_to_numpy(found)[0])
+
+    assert score(np.pad(tokens, ((0, 0), (0, 5)), constant_values=PAD)) == pytest.approx(score(tokens), rel=1e-6)
+
+
+def test_the_kinds_of_judgement():
+    made, images = captioner("inject"), features()
+    pairs = np.asarray([(0, 1), (2, 1), (1, 0)])
+    found = judgements(made, images.__getitem__, TEXTS, pairs, background=[0, 1])
+    log_p = np.asarray([teacher_forced(made, images[image], TEXTS[caption]) for image, caption in pairs])
+    np.testing.assert_allclose(found["likelihood"], log_p, rtol=1e-4)
+    np.testing.assert_allclose(found["per-word"], log_p / [7, 7, 3], rtol=1e-4)
+    average = {
+        caption: np.mean([teacher_forced(made, images[i], TEXTS[caption]) for i in (0, 1)]) for caption in (0, 1)
+    }
+    np.testing.assert_allclose(found["gain"], log_p - [average[1], average[1], average[0]], rtol=1e-3, atol=1e-4)
+    alone = judgements(made, images.__getitem__, TEXTS, pairs)
+    np.testing.assert_array_equal(alone["gain"], alone["likelihood"])
+
+
+def test_nearest_is_stable():
+    assert nearest(np.asarray([[0.1, 0.5, 0.5, 0.2]]), 3).tolist() == [[1, 2, 3]]
+
+
+def test_candidates_come_first_and_the_others_stay_in_order():
+    similarities = np.asarray([[0.9, 0.8, 0.7, 0.6, 0.5], [0.1, 0.2, 0.3, 0.4, 0.5]])
+    candidates = nearest(similarities, 3)
+    judged = np.asarray([[-30.0, -10.0, -20.0], [-500.0, -500.0, -1.0]])
+    scores = promoted(similarities, candidates, judged)
+    assert nearest(scores, 5).tolist() == [[1, 2, 0, 3, 4], [2, 3, 4, 1, 0]]
+    assert scores[1, 4] == scores[1, 3], "a tie stays a tie"
+    assert similarities[0, 0] == 0.9
