@@ -25,6 +25,8 @@ MAY_IMPORT = {
     "encoders": {"config"},
     "decoders": {"config", "decoders"},
     "feature_store": {"config", "images"},
+    "xmp": {"config"},
+    "albums": {"config", "feature_store", "images", "xmp"},
     "generator": {"config", "feature_store", "images", "text", "vocabulary"},
     "preprocessing": {"config", "datasets", "download", "encoders", "feature_store", "images", "vocabulary"},
     "runs": {"config", "feature_store", "vocabulary"},
@@ -45,7 +47,7 @@ MAY_IMPORT = {
         "preprocessing", "report", "runs"
     },
     "report": {"architecture", "config", "datasets", "figures", "images", "runs"},
-    "test": {"config", "ensemble", "figures", "images", "text"},
+    "test": {"albums", "config", "ensemble", "figures", "images", "text"},
 }  # fmt: skip
 SCRIPTS = {"train", "evaluate", "test", "start"}
 # These import Keras, or a module that does, when they are imported themselves.
