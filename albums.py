@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from config import Config, DecodingSettings, UserError, hide_progress
 from feature_store import alone_with, write_atomically
-from images import PREPROCESSING, SUFFIXES, image_names, load_ahead, load_image
+from images import PREPROCESSING, SUFFIXES, image_names, load_ahead, load_image, one_behind
 from xmp import UnwritableMetadata, write_caption
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ def caption_album(
 ) -> int:
     """Give each of the pictures ``names`` in ``folder`` a line in ``output``, where it has none yet.
 
-    Pictures are decoded by ``workers`` threads while those before them are captioned, ``extract_batch_size`` at once.
+    A batch of ``extract_batch_size`` pictures is decoded by ``workers`` threads while the one before it is encoded and the
+    search is at the one before that.
     ``settings`` (see ``made_with``) must be those that the file was begun with. Unreadable pictures get a line too and
     are reported on stderr. Returns how many of ``names`` are unreadable. Raises UserError, also when the disk is full;
     what is done stays.
@@ -102,17 +103,22 @@ def caption_album(
             todo = [name for name in names if name not in done]
             size = min(config.extract_batch_size, max(1, len(todo)))
             batches = [todo[i : i + size] for i in range(0, len(todo), size)]
+
+            def load(name: str) -> np.ndarray:
+                return load_image(folder / name, config.image_size)
+
             with (
                 ThreadPoolExecutor(config.workers) as pool,
+                ThreadPoolExecutor(1) as searcher,
                 _progress("captions", len(names) - len(todo), len(names)) as advance,
             ):
-
-                def load(name: str) -> np.ndarray:
-                    return load_image(folder / name, config.image_size)
-
                 ahead = load_ahead(pool, batches, load, config.image_size, size)
-                for batch, (pixels, reasons) in zip(batches, ahead, strict=True):
-                    found = captioner.caption(captioner.encode(pixels), config)
+                searches = (
+                    (batch, reasons, searcher.submit(captioner.caption, captioner.encode(pixels), config))
+                    for batch, (pixels, reasons) in zip(batches, ahead, strict=True)
+                )
+                for batch, reasons, search in one_behind(searches):
+                    found = search.result()
                     lines = [
                         {"image": name, "error": reasons[i]} if i in reasons else entry(name, found[i][:best])
                         for i, name in enumerate(batch)

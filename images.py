@@ -1,10 +1,10 @@
 """Read pictures into fixed-size RGB arrays: the one pixel recipe of training and inference. Needs no Keras."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
@@ -13,6 +13,8 @@ from config import UserError
 
 # Names the recipe of load_image in feature-store fingerprints: change the version whenever its pixels change.
 PREPROCESSING = "exif-rgb-squash-bicubic-v1"
+
+T = TypeVar("T")
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
@@ -79,7 +81,7 @@ def open_picture(source: str | Path | BinaryIO, size: int) -> Image.Image:
 
 def load_ahead(
     pool: Executor,
-    batches: Sequence[Sequence[str]],
+    batches: Iterable[Sequence[str]],
     load: Callable[[str], np.ndarray],
     image_size: int,
     batch_size: int,
@@ -97,19 +99,23 @@ def load_ahead(
         except UnreadableImage as error:
             return str(error)
 
-    def submit(batch: Sequence[str]) -> list[Future]:
-        return [pool.submit(attempt, name) for name in batch]
-
-    ahead = submit(batches[0]) if batches else []
-    for following in [*batches[1:], []] if batches else []:
-        current, ahead = ahead, submit(following)
-        results = [future.result() for future in current]
+    for futures in one_behind([pool.submit(attempt, name) for name in batch] for batch in batches):
+        results = [future.result() for future in futures]
         reasons = {j: result for j, result in enumerate(results) if isinstance(result, str)}
         pixels = np.zeros((batch_size, image_size, image_size, 3), dtype=np.uint8)
         for j, result in enumerate(results):
             if j not in reasons:
                 pixels[j] = result
         yield pixels, reasons
+
+
+def one_behind(items: Iterator[T]) -> Iterator[T]:
+    """The items, each once the one after it has been begun."""
+    for held in items:
+        for item in items:
+            yield held
+            held = item
+        yield held
 
 
 def find_images(folder: str | Path) -> list[Path]:

@@ -11,7 +11,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["memory", "throughput", "captioning", "backends"])
+@pytest.mark.parametrize("name", ["memory", "throughput", "captioning", "folder", "backends"])
 def test_a_quick_run_prints_a_table_and_writes_json(name, tmp_path):
     output = tmp_path / "results.json"
     command = [sys.executable, BENCHMARKS / f"{name}.py", "--quick", "--output", output]

@@ -26,11 +26,11 @@ MAY_IMPORT = {
     "decoders": {"config", "decoders"},
     "feature_store": {"config", "images"},
     "xmp": {"config"},
-    "albums": {"config", "feature_store", "images", "xmp"},
     "generator": {"config", "feature_store", "images", "text", "vocabulary"},
     "preprocessing": {"config", "datasets", "download", "encoders", "feature_store", "images", "vocabulary"},
     "runs": {"config", "feature_store", "vocabulary"},
     "model": {"config", "decoders", "decoding", "encoders", "generator", "vocabulary"},
+    "albums": {"config", "feature_store", "images", "model", "xmp"},
     "ensemble": {"config", "decoders", "encoders", "generator", "model"},
     "caption_trainer": {"decoders", "vocabulary"},
     "fine_tuning": {"caption_trainer"},
@@ -47,7 +47,7 @@ MAY_IMPORT = {
         "preprocessing", "report", "runs"
     },
     "report": {"architecture", "config", "datasets", "figures", "images", "runs"},
-    "test": {"albums", "config", "ensemble", "figures", "images", "text"},
+    "test": {"albums", "config", "ensemble", "figures", "images", "model", "text"},
 }  # fmt: skip
 SCRIPTS = {"train", "evaluate", "test", "start"}
 # These import Keras, or a module that does, when they are imported themselves.
