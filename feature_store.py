@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from config import UserError, hide_progress
-from images import UnreadableImage
+from images import load_ahead
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def extract(
     names = sorted(file_names)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with alone_in(folder):
+        with alone_with(folder):
             if not (folder / "index.json").exists():
                 batch_size = _begin(folder, key, batch_size, (len(names), *shape))
                 unreadable = _run(folder, names, load, encode, key.image_size, batch_size, workers)
@@ -152,19 +152,19 @@ def extract(
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes out of ``folder`` meanwhile; wait for one that is in. Where it cannot be locked, don't."""
+def alone_with(path: Path) -> Iterator[None]:
+    """Keep other processes away from a file or folder meanwhile; wait for one that has it. Where it cannot be locked, don't."""
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"{folder}: waiting for another process that writes there", file=sys.stderr)
+            print(f"{path}: waiting for another process that is writing it", file=sys.stderr)
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:  # some network file systems lock no folders
             pass
@@ -228,54 +228,25 @@ def _run(folder, names, load, encode, image_size, batch_size, workers) -> dict[s
         tqdm(total=len(names), desc="features", unit="image", disable=hide_progress()) as bar,
     ):
         bar.update(sum(len(names[i * batch_size : (i + 1) * batch_size]) for i, flag in enumerate(done) if flag))
-        for i, (pixels, reasons) in zip(
-            todo, _load_ahead(pool, names, todo, load, image_size, batch_size), strict=True
-        ):
+        batches = [names[i * batch_size : (i + 1) * batch_size] for i in todo]
+        ahead = load_ahead(pool, batches, load, image_size, batch_size)
+        for i, batch, (pixels, reasons) in zip(todo, batches, ahead, strict=True):
             encoded = np.asarray(encode(pixels), dtype=dtype)
             encoded[list(reasons)] = 0
-            count = len(names[i * batch_size : (i + 1) * batch_size])
             features.seek(offset + i * batch_size * row_bytes)
-            features.write(encoded[:count].tobytes())
+            features.write(encoded[: len(batch)].tobytes())
             for position, reason in reasons.items():
-                bad.write(json.dumps({names[i * batch_size + position]: reason}) + "\n")
+                bad.write(json.dumps({batch[position]: reason}) + "\n")
             for file in (features, bad):
                 file.flush()
                 os.fsync(file.fileno())
             progress.seek(i)
             progress.write(b"\1")
             progress.flush()
-            bar.update(count)
+            bar.update(len(batch))
     lines = bad_lines.read_text(encoding="utf-8").splitlines()
     found = {name: reason for line in lines for name, reason in json.loads(line).items()}
     return dict(sorted(found.items()))
-
-
-def _load_ahead(pool, names, todo, load, image_size, batch_size) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
-    """Pixels ``(batch_size, S, S, 3)`` of each batch in ``todo``, decoded one batch ahead, and position -> reason.
-
-    The last batch is filled up, so that the encoder sees one shape only.
-    """
-
-    def attempt(name):
-        try:
-            return load(name)
-        except UnreadableImage as error:
-            return str(error)
-
-    def submit(i):
-        return [pool.submit(attempt, name) for name in names[i * batch_size : (i + 1) * batch_size]]
-
-    ahead = submit(todo[0]) if todo else []
-    for position in range(len(todo)):
-        current = ahead
-        ahead = submit(todo[position + 1]) if position + 1 < len(todo) else []
-        results = [future.result() for future in current]
-        reasons = {j: result for j, result in enumerate(results) if isinstance(result, str)}
-        pixels = np.zeros((batch_size, image_size, image_size, 3), dtype=np.uint8)
-        for j, result in enumerate(results):
-            if j not in reasons:
-                pixels[j] = result
-        yield pixels, reasons
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,9 +1,11 @@
 """Read pictures into fixed-size RGB arrays: the one pixel recipe of training and inference. Needs no Keras."""
 
 import io
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
@@ -12,6 +14,8 @@ from config import UserError
 
 # Names the recipe of load_image in feature-store fingerprints: change the version whenever its pixels change.
 PREPROCESSING = "exif-rgb-squash-bicubic-v1"
+
+T = TypeVar("T")
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
@@ -79,16 +83,68 @@ def open_picture(source: str | Path | BinaryIO, size: int) -> Image.Image:
         raise UnreadableImage(f"{name}: cannot be read as a picture: {_reason(error)}") from None
 
 
+def load_ahead(
+    pool: Executor,
+    batches: Iterable[Sequence[str]],
+    load: Callable[[str], np.ndarray],
+    image_size: int,
+    batch_size: int,
+) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
+    """The pixels of each batch of names, decoded one batch ahead in ``pool``, and which of them could not be read.
+
+    ``load(name)`` gives uint8 pixels ``(S, S, 3)`` or raises UnreadableImage. Yields uint8 ``(batch_size, S, S, 3)``
+    with ``S = image_size``, zeros where there is no picture, so that the encoder sees one shape only; and the message of
+    each unreadable one by its position.
+    """
+
+    def attempt(name: str) -> np.ndarray | str:
+        try:
+            return load(name)
+        except UnreadableImage as error:
+            return str(error)
+
+    for futures in one_behind([pool.submit(attempt, name) for name in batch] for batch in batches):
+        results = [future.result() for future in futures]
+        reasons = {j: result for j, result in enumerate(results) if isinstance(result, str)}
+        pixels = np.zeros((batch_size, image_size, image_size, 3), dtype=np.uint8)
+        for j, result in enumerate(results):
+            if j not in reasons:
+                pixels[j] = result
+        yield pixels, reasons
+
+
+def one_behind(items: Iterator[T]) -> Iterator[T]:
+    """The items, each once the one after it has been begun."""
+    for held in items:
+        for item in items:
+            yield held
+            held = item
+        yield held
+
+
 def find_images(folder: str | Path) -> list[Path]:
-    """All picture files below ``folder``, by suffix, sorted; hidden files are left out. Raises UserError."""
-    folder = Path(folder)
-    if not folder.is_dir():
+    """All picture files below ``folder``, as ``image_names`` finds them, sorted. Raises UserError."""
+    return sorted(Path(folder, name) for name in image_names(folder))
+
+
+def image_names(folder: str | Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[str]:
+    """The paths of all picture files below ``folder``, by suffix, relative to it and with slashes.
+
+    Hidden files and folders (such as the waste bins of photo programs) are left out, links to folders are not followed.
+    ``on_error`` is told of subfolders that cannot be listed. Raises UserError when there is no such folder.
+    """
+    if not os.path.isdir(folder):
         raise UserError(f"{folder}: there is no such folder of images")
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    for parent, folders, files in os.walk(folder, onerror=on_error):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        below = Path(parent).relative_to(folder)
+        for name in sorted(files):
+            if (
+                not name.startswith(".")
+                and os.path.splitext(name)[1].lower() in SUFFIXES
+                and os.path.isfile(os.path.join(parent, name))
+            ):
+                yield (below / name).as_posix()
 
 
 def sources(arguments: list[str]) -> Iterator[str]:

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from config import UserError, hide_progress
-from feature_store import allocate, alone_in, write_atomically
+from feature_store import allocate, alone_with, write_atomically
 
 FORMAT = 1
 _CHUNK = 1024  # pictures between two versions of index.json
@@ -81,7 +81,7 @@ def update(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with alone_in(folder):
+        with alone_with(folder):
             return _update(folder, model, source, paths, embed, dimension)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

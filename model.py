@@ -84,13 +84,17 @@ class Captioner:
     def caption(self, features: np.ndarray | FeatureBatches, config: Config | None = None) -> list[list[Caption]]:
         """The ``beam_size`` best captions of each row of ``features``, best first; one with greedy search.
 
-        ``features`` ``(B, R, D)``, or batches of a store; of the latter's filled-up last batch all rows are captioned.
+        ``features`` ``(B, R, D)``, searched at once, or batches of a store, of whose filled-up last one all rows are captioned.
         ``config`` holds the decoding settings, by default those of the run.
         """
         if not len(features):
             return []
         config = config or self.config
-        hypotheses = self._search(config).predict(features, verbose=0)
+        search = self._search(config)
+        if isinstance(features, keras.utils.PyDataset):
+            hypotheses = search.predict(features, verbose=0)
+        else:  # predict would be as long getting ready as the search takes
+            hypotheses = search.predict_on_batch(features)
         tokens, log_probs, scores = (np.asarray(part) for part in hypotheses)
         captions = []
         for row in range(len(tokens)):

@@ -4,6 +4,7 @@
     python test.py holiday/ https://example.org/cat.jpg --beam-size 5 --best 3
     python test.py photo.jpg --json --pictures captioned/
     python test.py photo.jpg --attention maps/              # where the decoder looked for each word
+    python test.py holiday/ --output captions.jsonl         # a whole collection; the same command goes on with it
 
 Without --model, the newest run in run_dir is used. A picture that cannot be read is reported and the rest go on; then
 the exit status is 1.
@@ -11,17 +12,22 @@ the exit status is 1.
 
 import json
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import albums
 import config as settings
 from config import Config, UserError
 from figures import attention_maps, captioned, grid_side, read_picture, save
 from images import UnreadableImage, load_image, open_source, sources
 from text import tokenize
+
+if TYPE_CHECKING:
+    from model import Captioner
 
 
 def newest_model(run_dir: str) -> Path:
@@ -49,10 +55,27 @@ def main() -> int:
         metavar="DIR",
         help="draw where the decoder looked for each word of the best caption, one figure per picture, into this folder",
     )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="caption the one folder IMAGE into this file of JSON lines; the same command goes on with what is missing",
+    )
+    parser.add_argument(
+        "--write-metadata",
+        choices=["sidecar", "embed"],
+        help="with --output: write the captions as XMP into files beside the pictures (photo.jpg.xmp), or into JPEG and PNG pictures themselves",
+    )
+    parser.add_argument(
+        "--overwrite-descriptions",
+        action="store_true",
+        help="with --write-metadata: also where a picture has a description already",
+    )
     args = parser.parse_args()
+    _refuse_conflicts(args)
     typed = settings.typed_settings(args)
     settings.settle_backend(typed.get("backend"))
-    remaining = iter(list(sources(args.images)))  # listed now: a folder without pictures stops nothing midway
+    # Listed now: a folder without pictures stops nothing midway.
+    listed = albums.list_pictures(Path(args.images[0])) if args.output else list(sources(args.images))
     paths = list(map(Path, args.model or [newest_model(typed.get("run_dir", Config().run_dir))]))
     if args.attention and len(paths) > 1:
         raise UserError("--attention: shows where one captioner looks; give one --model")
@@ -63,6 +86,8 @@ def main() -> int:
     config = settings.resolve_trained(args, captioner.config)
     if not 1 <= args.best <= config.beam_size:
         raise UserError(f"--best: {args.best} captions need a --beam-size of at least that; it is {config.beam_size}")
+    if args.output:
+        return _caption_album(args, listed, paths, captioner, config)
     if args.attention:
         if not captioner.decoder.attends:
             raise UserError(f"--attention: the decoder {config.decoder} has no attention; take a run of one that has")
@@ -74,7 +99,7 @@ def main() -> int:
         except UnreadableImage as error:
             return error
 
-    failed = 0
+    failed, remaining = 0, iter(listed)
     with ThreadPoolExecutor(config.workers) as pool:
         while group := list(islice(remaining, config.extract_batch_size)):
             loaded = list(pool.map(load, group))
@@ -105,10 +130,43 @@ def main() -> int:
     return 1 if failed else 0
 
 
+def _refuse_conflicts(args: Namespace) -> None:
+    if not args.output:
+        if args.write_metadata:
+            raise UserError("--write-metadata: writes what --output has captioned; name an --output too")
+    elif len(args.images) > 1:
+        raise UserError(f"--output: captions one folder of pictures, and {len(args.images)} places are named")
+    elif args.json or args.pictures or args.attention:
+        raise UserError("--output: writes captions into a file; leave out --json, --pictures and --attention")
+    if args.overwrite_descriptions and not args.write_metadata:
+        raise UserError("--overwrite-descriptions: say where to write with --write-metadata")
+
+
+def _caption_album(
+    args: Namespace, names: list[str], models: list[Path], captioner: "Captioner", config: Config
+) -> int:
+    """Caption a folder into a file and, if asked to, from there into the pictures' metadata. Returns the exit status."""
+    folder, output = Path(args.images[0]), Path(args.output)
+    made_with = albums.made_with(folder, models, config, args.best)
+    unreadable = albums.caption_album(folder, names, output, made_with, captioner, config, args.best)
+    print(f"{output}: {len(names) - unreadable:,} pictures with captions, {unreadable:,} unreadable")
+    if not args.write_metadata:
+        return 1 if unreadable else 0
+    found = albums.write_metadata(
+        folder, names, output, args.write_metadata == "embed", args.overwrite_descriptions, config.workers
+    )
+    print(
+        f"metadata: {found['embedded']:,} captions inside their pictures, {found['sidecar']:,} beside them; "
+        f"{found['kept']:,} pictures kept the description they had, {found['failed']:,} failed"
+    )
+    if args.write_metadata == "embed" and found["sidecar"]:
+        print("beside: what is neither JPEG nor PNG, is signed, or would break when it grows")
+    return 1 if unreadable or found["failed"] else 0
+
+
 def _report(source: str, captions: list, as_json: bool) -> None:
     if as_json:
-        entries = [{"caption": c.text, "log_prob": c.log_prob, "score": c.score} for c in captions]
-        print(json.dumps({"image": source, "captions": entries}, ensure_ascii=False), flush=True)
+        print(json.dumps(albums.entry(source, captions), ensure_ascii=False), flush=True)
     elif len(captions) == 1:
         print(f"{source}: {captions[0].text}", flush=True)
     else:

@@ -12,7 +12,8 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["memory", "throughput", "captioning", "backends", "products", "embeddings", "coco_scale", "search"]
+    "name",
+    ["memory", "throughput", "captioning", "backends", "products", "embeddings", "coco_scale", "search", "folder"],
 )
 def test_a_quick_run_prints_a_table_and_writes_json(name, tmp_path, request):
     output = tmp_path / "results.json"

@@ -155,8 +155,9 @@ def test_decompression_bomb_is_refused(tmp_path, monkeypatch):
 
 
 def test_find_images_is_sorted_recursive_and_by_suffix(tmp_path):
-    (tmp_path / "deep").mkdir()
-    for name in ("b.PNG", "deep/a.jpeg", "a.jpg", "notes.txt", "._a.jpg"):
+    for name in ("deep", ".trash", "folder.jpg"):
+        (tmp_path / name).mkdir()
+    for name in ("b.PNG", "deep/a.jpeg", "a.jpg", "notes.txt", "._a.jpg", ".trash/c.jpg"):
         (tmp_path / name).touch()
     assert images.find_images(tmp_path) == [tmp_path / name for name in ("a.jpg", "b.PNG", "deep/a.jpeg")]
 

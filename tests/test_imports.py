@@ -27,11 +27,13 @@ MAY_IMPORT = {
     "embeddings": {"config", "embeddings", "pretrained"},
     "decoders": {"config", "decoders", "embeddings"},
     "feature_store": {"config", "images"},
+    "xmp": {"config"},
     "generator": {"config", "feature_store", "images", "text", "vocabulary"},
     "preprocessing": {"config", "datasets", "download", "encoders", "feature_store", "images", "vocabulary"},
     "runs": {"config", "feature_store", "pretrained", "vocabulary"},
     "bundles": {"config", "encoders", "vocabulary"},
     "model": {"bundles", "config", "decoders", "decoding", "generator", "pretrained", "vocabulary"},
+    "albums": {"config", "feature_store", "images", "model", "xmp"},
     "ensemble": {"config", "decoders", "encoders", "generator", "model"},
     "caption_trainer": {"decoders", "vocabulary"},
     "fine_tuning": {"caption_trainer"},
@@ -59,7 +61,7 @@ MAY_IMPORT = {
         "retrieval", "runs", "text", "vocabulary"
     },
     "report": {"architecture", "config", "datasets", "figures", "images", "runs"},
-    "test": {"config", "ensemble", "figures", "images", "text"},
+    "test": {"albums", "config", "ensemble", "figures", "images", "model", "text"},
 }  # fmt: skip
 SCRIPTS = {"train", "evaluate", "retrieve", "test", "start"}
 # These import Keras, or a module that does, when they are imported themselves.

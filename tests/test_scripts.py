@@ -419,6 +419,38 @@ def test_attention_is_drawn_beside_the_pictures(attentive, data, tmp_path, monke
         assert figure.size[0] > figure.size[1] / 2
 
 
+def test_a_folder_is_captioned_into_a_file_and_its_pictures(trained, data, tmp_path):
+    folder, output = tmp_path / "album", tmp_path / "captions.jsonl"
+    shutil.copytree(data[0] / "pictures", folder)
+    (folder / "bad.jpg").write_text("text")
+    picture = Image.open(folder / "00.png").convert("RGB")
+    picture.save(folder / "00.webp", lossless=True)
+    command = ["test", folder, "--output", output, "--model", trained[0], "--best", "2"]
+    outcome = script(*command)
+    assert outcome.status == 1
+    assert outcome.out == f"{output}: 13 pictures with captions, 1 unreadable\n"
+    assert f"error: {folder / 'bad.jpg'}: cannot be read" in outcome.err
+    lines = {entry.pop("image"): entry for entry in map(json.loads, output.read_text().splitlines())}
+    one_by_one = script("test", folder, "--json", "--model", trained[0], "--best", "2").out
+    for entry in map(json.loads, one_by_one.splitlines()):
+        line = lines.pop(str(Path(entry["image"]).relative_to(folder)))
+        assert line.get("error") == entry.get("error")
+        for found, wanted in zip(line.get("captions", []), entry.get("captions", []), strict=True):
+            assert found["caption"] == wanted["caption"]
+            assert found["log_prob"] == pytest.approx(wanted["log_prob"], abs=1e-3)
+    assert not lines
+    before = output.read_bytes()
+    outcome = script(*command, "--write-metadata", "embed")
+    assert outcome.status == 1
+    assert output.read_bytes() == before
+    assert "12 captions inside their pictures, 1 beside them; 0 pictures kept" in outcome.out
+    best = json.loads(before.splitlines()[0])
+    with Image.open(folder / best["image"]) as image:
+        assert best["captions"][0]["caption"].encode() in image.info["xmp"]
+    refused(*command, "--beam-size", "3", mentions="begun with other settings .beam_size was 2, now 3")
+    assert output.read_bytes() == before
+
+
 def test_the_newest_run_is_the_default(trained, data):
     os.utime(trained[0] / "captioner.zip")
     assert script("test", data[0] / "pictures" / "00.png", "--run-dir", trained[0].parent).status == 0
@@ -537,6 +569,16 @@ def test_test_names_what_is_wrong(data, trained, tmp_path):
         mentions="--attention: the decoder inject has no",
     )
     assert not (tmp_path / "maps").exists()
+    output = ["--output", tmp_path / "captions.jsonl"]
+    refused(
+        "test", picture, *model, *output, mentions="--output: captions one folder of pictures, and .*00.png is none"
+    )
+    refused("test", picture.parent, picture, *model, *output, mentions="--output: .* 2 places are named")
+    refused("test", picture.parent, *model, *output, "--json", mentions="--output: .*leave out --json")
+    refused("test", tmp_path / "empty", *model, *output, mentions="empty: holds no pictures")
+    refused("test", picture, *model, "--write-metadata", "embed", mentions="--write-metadata: .*name an --output")
+    refused("test", picture.parent, *model, *output, "--overwrite-descriptions", mentions="--overwrite-descriptions: ")
+    assert not output[1].exists()
 
 
 # In processes of their own --------------------------------------------------------------------------------------------
@@ -583,6 +625,26 @@ def test_ctrl_c_during_training(data, trained):
     out, err = resumed.communicate(timeout=600)
     assert resumed.returncode == 0, err
     assert json.loads((folder / "state.json").read_text())["epochs"] == epochs + 1
+
+
+@pytest.mark.slow
+def test_kill_9_during_a_folder(trained, tmp_path):
+    """The same command again captions the rest: no picture is lost, none has two lines."""
+    folder, output = tmp_path / "album", tmp_path / "captions.jsonl"
+    folder.mkdir()
+    for i in range(300):
+        Image.new("RGB", (32, 32), (i % 256, 0, 0)).save(folder / f"{i:03}.jpg")
+    command = ["test", folder, "--output", output, "--model", trained[0], "--extract-batch-size", "2"]
+    child = process(*command)
+    deadline = time.monotonic() + 600
+    while not (output.exists() and output.stat().st_size) and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.01)
+    child.kill()
+    child.communicate(timeout=600)
+    assert 0 < len(output.read_text().splitlines()) < 300
+    out, err = process(*command).communicate(timeout=600)
+    assert out == f"{output}: 300 pictures with captions, 0 unreadable\n", err
+    assert sorted(json.loads(line)["image"] for line in output.read_text().splitlines()) == sorted(os.listdir(folder))
 
 
 @pytest.mark.slow

@@ -1,0 +1,358 @@
+"""Captions in the metadata of pictures: as XMP in a file beside the picture, or inside a JPEG or PNG file.
+
+The caption becomes the picture's description (``dc:description``, which photo programs show as caption or description).
+It is noted once more under a name of our own, so that a description counts as ours for as long as nobody has edited it.
+Packets are edited in their bytes: all else that they hold stays as it was written, and of a picture every byte outside the
+packet is copied.
+
+XMP: ISO 16684-1; where files keep it: XMP Specification, part 3 (Adobe, 2020). Needs no Keras.
+"""
+
+import errno
+import io
+import os
+import shutil
+import struct
+import uuid
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal
+from xml.parsers import expat
+from xml.sax.saxutils import escape, quoteattr
+
+from PIL import Image, IptcImagePlugin
+
+from config import UserError
+
+RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+# Names as expat gives them: namespace, space, local name.
+DESCRIPTION = "http://purl.org/dc/elements/1.1/ description"
+OURS = "urn:keras-image-captioning# caption"
+_PREFIXES = {DESCRIPTION: "dc", OURS: "captioning"}
+_TOP = [f"{RDF} RDF", f"{RDF} Description"]
+_LANGUAGE = "http://www.w3.org/XML/1998/namespace lang"
+_DEFAULT = "x-default"
+
+_EMPTY = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
+    f'<x:xmpmeta xmlns:x="adobe:ns:meta/">\n<rdf:RDF xmlns:rdf="{RDF}">\n</rdf:RDF>\n</x:xmpmeta>\n'
+    '<?xpacket end="w"?>'
+).encode()
+
+_JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_XMP = b"XML:com.adobe.xmp\0"
+
+
+class UnwritableMetadata(UserError):
+    """A picture whose metadata cannot be read or written. The message names the file and the reason."""
+
+
+def write_caption(
+    picture: Path, caption: str, embed: bool = False, overwrite: bool = False
+) -> Literal["embedded", "sidecar", "kept"]:
+    """Make ``caption`` the description of ``picture``, in ``photo.jpg.xmp`` beside it or, with ``embed``, inside it.
+
+    Files that cannot take it get it beside them: formats other than JPEG and PNG, signed files (C2PA), and JPEGs that
+    a longer packet would break. A description that is not ours is kept, wherever it stands (XMP inside or beside the
+    picture, IPTC, PNG text), unless ``overwrite``; that leaves IPTC and PNG text as they are. Files are replaced whole or
+    not at all; a picture keeps its modification time. Safe to repeat: nothing is written where the caption stands already.
+
+    Returns where the caption now is. Raises UnwritableMetadata, and UserError when the disk is full or read-only.
+    """
+    beside = Path(f"{picture}.xmp")
+    try:
+        inside, sidecar = _slot_inside(picture), _slot_beside(beside)
+        packets = [sidecar.packet, inside.packet if inside else b"", *_read_with_pillow(picture)]
+        if not overwrite and any(packet is None or _Packet(packet).is_foreign for packet in packets):
+            return "kept"
+        for slot, path in ((inside if embed else None, picture), (sidecar, beside)):
+            if slot is None:
+                continue
+            if _Packet(slot.packet).is_ours(caption):
+                break
+            packet = with_description(slot.packet, caption)
+            if len(packet) <= slot.limit:
+                _put(path, slot, packet, keep_times=path == picture)
+                break
+    except OSError as error:
+        hopeless = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        kind = UserError if hopeless else UnwritableMetadata
+        raise kind(f"{picture}: its metadata cannot be written: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UnwritableMetadata(
+            f"{picture}: its XMP cannot be changed: {error}; another program may mend it"
+        ) from None
+    return "embedded" if path == picture else "sidecar"
+
+
+# Packets --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Texts:
+    """One property of a packet: its text in each language, and which bytes of the packet it takes."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+    spans: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, language: str, text: str) -> None:
+        language = _DEFAULT if language.lower() == _DEFAULT else language
+        self.texts[language] = self.texts.get(language, "") + text
+
+
+class _Packet:
+    """What a packet says in our two properties, and where there is room for more."""
+
+    def __init__(self, packet: bytes):
+        """Raises ValueError when the packet, unless it is empty, is no well-formed XML in UTF-8."""
+        self.properties = {DESCRIPTION: _Texts(), OURS: _Texts()}
+        self.about = ""  # what the packet says it describes; all its parts must say the same
+        self.end: int | None = None  # the byte at which rdf:RDF ends
+        if packet:
+            self._parse(packet.rstrip(b"\0"))
+
+    def is_ours(self, caption: str) -> bool:
+        """Whether ``caption`` is the description, and was so when we wrote it."""
+        return all(found.texts.get(_DEFAULT) == caption for found in self.properties.values())
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether there is a description that is not, or no longer, what we wrote."""
+        texts = self.properties[DESCRIPTION].texts
+        return any(map(str.strip, texts.values())) and not self.is_ours(texts.get(_DEFAULT, ""))
+
+    def _parse(self, packet: bytes) -> None:
+        path: list[str] = []
+        begun, language, plain = 0, "", ""
+
+        def inside() -> _Texts | None:
+            """The property that the parser is in."""
+            depth = path.index(_TOP[0]) if _TOP[0] in path else len(path)
+            return (
+                self.properties.get(path[depth + 2]) if path[depth : depth + 2] == _TOP and path[depth + 2 :] else None
+            )
+
+        def start(name: str, attributes: dict[str, str]) -> None:
+            nonlocal begun, language, plain
+            path.append(name)
+            if path[-2:] == _TOP:
+                self.about = self.about or attributes.get(f"{RDF} about", "")
+                for known in self.properties.keys() & attributes.keys():  # not valid, but some programs write it
+                    self.properties[known].add(_DEFAULT, attributes[known])
+            elif path[-3:-1] == _TOP:
+                begun, plain = parser.CurrentByteIndex, ""
+            elif path[-1] == f"{RDF} li":
+                language = attributes.get(_LANGUAGE, _DEFAULT)
+
+        def text(data: str) -> None:
+            nonlocal plain
+            if path[-1] == f"{RDF} li" and (found := inside()):
+                found.add(language, data)
+            elif path[-3:-1] == _TOP:
+                plain += data
+
+        def end(name: str) -> None:
+            at = parser.CurrentByteIndex
+            is_tag = packet[at : at + 2] == b"</"  # of an element without content, this is the byte after it
+            if path[-3:-1] == _TOP and (found := inside()):
+                found.spans.append((begun, packet.index(b">", at) + 1 if is_tag else at))
+                if plain.strip():
+                    found.add(_DEFAULT, plain.strip())
+            if name == _TOP[0] and is_tag:
+                self.end = at
+            path.pop()
+
+        def refuse(*_) -> None:
+            raise ValueError("it declares a document type")
+
+        parser = expat.ParserCreate("utf-8", " ")
+        parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, text
+        parser.StartDoctypeDeclHandler = refuse
+        try:
+            parser.Parse(packet, True)
+        except expat.ExpatError as error:
+            raise ValueError(f"it is damaged ({error})") from None
+
+
+def with_description(packet: bytes, caption: str) -> bytes:
+    """``packet``, or a new one for an empty one, with ``caption`` as its description in the default language.
+
+    The description in other languages and all else stay. Raises ValueError when the packet is no well-formed XMP in UTF-8
+    or cannot take the caption.
+    """
+    packet = packet or _EMPTY
+    before = _Packet(packet)
+    if before.end is None:
+        raise ValueError("it holds no rdf:RDF")
+    edits, added = [], []
+    for name, found in before.properties.items():
+        namespace, local = name.split()
+        texts = {_DEFAULT: caption} | {code: text for code, text in found.texts.items() if code != _DEFAULT}
+        items = "".join(f"<rdf:li xml:lang={quoteattr(code)}>{escape(text)}</rdf:li>" for code, text in texts.items())
+        tag = f"{_PREFIXES[name]}:{local}"
+        new = f'<{tag} xmlns:{_PREFIXES[name]}="{namespace}" xmlns:rdf="{RDF}"><rdf:Alt>{items}</rdf:Alt></{tag}>'
+        if not found.spans:
+            added.append(new)
+        edits += [(first, last, "" if i else new) for i, (first, last) in enumerate(found.spans)]
+    if added:
+        lines = [
+            f'<rdf:Description rdf:about={quoteattr(before.about)} xmlns:rdf="{RDF}">',
+            *added,
+            "</rdf:Description>",
+        ]
+        edits.append((before.end, before.end, "\n".join(lines) + "\n"))
+    for first, last, new in sorted(edits, reverse=True):
+        packet = packet[:first] + new.encode() + packet[last:]
+    if not _Packet(packet).is_ours(caption):
+        raise ValueError("its description has a form that cannot be replaced")
+    return packet
+
+
+# Where a file keeps its packet ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """The bytes from ``start`` to ``end`` of a file: they hold its packet, or there are none yet."""
+
+    start: int
+    end: int
+    packet: bytes
+    wrap: Callable[[bytes], bytes]  # what stands in the file for a packet
+    limit: int  # bytes of the longest packet
+
+
+def _slot_beside(sidecar: Path) -> _Slot:
+    packet = sidecar.read_bytes() if sidecar.exists() else b""
+    try:
+        _Packet(packet)
+    except ValueError as error:
+        raise UnwritableMetadata(f"{sidecar}: cannot be added to: {error}; mend or remove it") from None
+    return _Slot(0, len(packet), packet, wrap=bytes, limit=1 << 30)
+
+
+def _slot_inside(picture: Path) -> _Slot | None:
+    """None for a picture that is not to be written into."""
+    with open(picture, "rb") as file:
+        head = file.read(len(_PNG_SIGNATURE))
+        try:
+            if head.startswith(b"\xff\xd8"):
+                return _slot_in_jpeg(file)
+            if head == _PNG_SIGNATURE:
+                return _slot_in_png(file)
+        except (ValueError, struct.error, zlib.error):  # not laid out as it should be: better left alone
+            pass
+    return None
+
+
+def _slot_in_jpeg(file: BinaryIO) -> _Slot | None:
+    front, slot, counts_bytes = 2, None, False
+    for start, end, marker, content in _jpeg_segments(file):
+        if marker == 0xEB and b"c2pa" in content:
+            return None  # content credentials are signed for the file as it is
+        if marker == 0xE2 and content.startswith(b"MPF\0"):
+            counts_bytes = True  # from here to further pictures behind this one
+        if marker == 0xE1 and content.startswith(_JPEG_XMP) and slot is None:
+            if counts_bytes:
+                return None
+            slot = (start, end, content.removeprefix(_JPEG_XMP))
+        if start == front and (marker == 0xE0 or (marker == 0xE1 and content.startswith(b"Exif\0"))):
+            front = end  # JFIF and Exif must come first
+
+    def wrap(packet: bytes) -> bytes:
+        return struct.pack(">HH", 0xFFE1, 2 + len(_JPEG_XMP) + len(packet)) + _JPEG_XMP + packet
+
+    return _Slot(*(slot or (front, front, b"")), wrap, limit=0xFFFF - 2 - len(_JPEG_XMP))
+
+
+def _jpeg_segments(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
+    """First byte, byte after the last, marker and content of each segment before the compressed pixels."""
+    start = file.seek(2)
+    while True:
+        head = file.read(2)
+        while head == b"\xff\xff":  # any number of them may come before a marker
+            head = head[1:] + file.read(1)
+        (marker,) = struct.unpack(">H", head)
+        if marker in (0xFFDA, 0xFFD9):
+            return
+        (length,) = struct.unpack(">H", file.read(2))
+        content = file.read(length - 2)
+        if marker < 0xFFC0 or 0xFFD0 <= marker <= 0xFFD8 or len(content) != length - 2:
+            raise ValueError(f"no segment at byte {start}")
+        yield start, file.tell(), marker & 0xFF, content
+        start = file.tell()
+
+
+def _slot_in_png(file: BinaryIO) -> _Slot | None:
+    front, slot = len(_PNG_SIGNATURE) + 25, None  # behind IHDR, which comes first
+    for start, end, kind in _png_chunks(file):
+        if kind == b"caBX":
+            return None  # content credentials are signed for the file as it is
+        if kind == b"iTXt" and slot is None:
+            content = file.read(end - start - 12)
+            if content.startswith(_PNG_XMP):
+                is_compressed, rest = content[len(_PNG_XMP)], content[len(_PNG_XMP) + 2 :]
+                _, _, packet = rest.split(b"\0", 2)  # language and translated keyword
+                slot = (start, end, zlib.decompress(packet) if is_compressed else packet)
+
+    def wrap(packet: bytes) -> bytes:
+        content = b"iTXt" + _PNG_XMP + bytes(4) + packet
+        return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+
+    return _Slot(*(slot or (front, front, b"")), wrap, limit=1 << 30)
+
+
+def _png_chunks(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+    """First byte, byte after the last and kind of each chunk; the file stands at the chunk's content meanwhile."""
+    start, kind = len(_PNG_SIGNATURE), b""
+    while kind != b"IEND":
+        file.seek(start)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        end = start + 12 + length
+        yield start, end, kind
+        start = end
+
+
+def _read_with_pillow(picture: Path) -> Iterator[bytes | None]:
+    """The packets of any format, and None for a description that stands outside of XMP."""
+    try:
+        with Image.open(picture) as image:
+            iptc = IptcImagePlugin.getiptcinfo(image) or {}
+            packet = image.info.get("xmp", b"")
+            described = iptc.get((2, 120)) or (image.format == "PNG" and image.info.get("Description"))
+    except Exception as error:  # Pillow raises errors of many kinds on damaged files.
+        raise ValueError(f"its metadata cannot be read ({error})") from None
+    yield packet
+    if described:
+        yield None
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+def _put(path: Path, slot: _Slot, packet: bytes, keep_times: bool) -> None:
+    """Replace the file by one with ``packet`` in ``slot``: a hidden neighbour is completed first and then renamed."""
+    path = path.resolve()  # a link stays one
+    temporary = path.with_name(f".captioning-{uuid.uuid4().hex}.tmp")
+    try:
+        with open(path, "rb") if path.exists() else io.BytesIO() as source, open(temporary, "xb") as target:
+            target.write(source.read(slot.start))
+            target.write(slot.wrap(packet))
+            source.seek(slot.end)
+            shutil.copyfileobj(source, target, 1 << 20)
+            target.flush()
+            os.fsync(target.fileno())
+        if path.exists():
+            owner = path.stat()
+            with suppress(OSError, AttributeError):  # where it is ours to give away
+                os.chown(temporary, owner.st_uid, owner.st_gid)
+            shutil.copystat(path, temporary)
+            if not keep_times:
+                os.utime(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
