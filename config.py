@@ -421,7 +421,6 @@ _ALIGN: dict[str, Any] = {
     "dropout": 0.5,
     "optimizer": "adamw",
     "weight_decay": 0.05,
-    "learning_rate": 1e-3,
     "schedule": "cosine",
     "warmup_steps": 100,
     "word_dropout": 0.1,
@@ -480,7 +479,7 @@ STAGES: dict[str, dict[str, Any]] = {
         "ema_decay": 0.99,
         "monitor": "cider",
     },
-    "align": {name: Config.model_fields[name].default for name in _UNUSED["align"]} | _ALIGN,
+    "align": {name: Config.model_fields[name].default for name in (*_UNUSED["align"], "learning_rate")} | _ALIGN,
 }
 
 # What the encoder and the vocabulary of a captioner were made for, and what all its weights were.

@@ -253,27 +253,6 @@ def sample(step: Step, state, uniforms, max_length: int):
     return ops.reshape(tokens, (-1, samples, length))
 
 
-def score(step: Step, state, tokens):
-    """Natural log of the probability of given captions, float32 ``(N,)``: the sum over their words and ``<end>``.
-
-    ``tokens`` int32 ``(N, L + 1)`` from ``<start>`` on; ``<pad>`` counts for nothing.
-    """
-    length = tokens.shape[1] - 1
-
-    def cond(t, log_probs, state):
-        return t < length
-
-    def body(t, log_probs, state):
-        logits, state = step(ops.take(tokens, t, axis=1), state)
-        word = ops.take(tokens, t + 1, axis=1)
-        log_p = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-        log_p = ops.take_along_axis(log_p, word[:, None], axis=1)[:, 0]
-        return t + 1, log_probs + ops.where(word == PAD, 0.0, log_p), state
-
-    first = (ops.convert_to_tensor(0, dtype="int32"), ops.zeros_like(tokens[:, 0], dtype="float32"), state)
-    return ops.while_loop(cond, body, first)[1]
-
-
 def _apart(state):
     """What of ``state`` is of the image alone, and the rest, which beam search must reorder."""
     if not isinstance(state, dict) or "image" not in state:

@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 from tqdm import tqdm
 
-import decoding
+from caption_trainer import word_nll
 from config import hide_progress
 from decoders import Decoder
 from model import Captioner
@@ -39,10 +39,10 @@ class Judge(keras.Model):
 
     def call(self, inputs):
         features, image, tokens = inputs
-        # What is of the image alone is computed once for all its captions.
-        state = self.decoder.init_state(features)
-        state = keras.tree.map_structure(lambda leaf: ops.take(leaf, image, axis=0), state)
-        return decoding.score(self.decoder.step, state, tokens)
+        targets = tokens[:, 1:]
+        logits = self.decoder(features, tokens[:, :-1], rows=image)
+        nll, _ = word_nll(ops.cast(logits, "float32"), targets)
+        return -ops.sum(ops.where(targets == PAD, 0.0, nll), axis=1)
 
 
 def log_likelihoods(

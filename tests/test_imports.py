@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "alignment": {"caption_trainer", "config", "towers"},
     "index": {"config", "feature_store"},
     "output": {"config", "feature_store"},
-    "reranking": {"config", "decoders", "decoding", "model", "vocabulary"},
+    "reranking": {"caption_trainer", "config", "decoders", "model", "vocabulary"},
     "retrieval": {"aligner", "images", "index", "metrics", "model", "reranking"},
     "self_critical": {
         "caption_trainer", "config", "decoders", "decoding", "generator", "metrics", "model", "text", "vocabulary"

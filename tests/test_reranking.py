@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 from keras import ops
 
-import decoding
 from caption_trainer import word_nll
 from config import Config
 from decoders import DECODERS, build_decoder
 from model import Captioner
-from reranking import judgements, log_likelihoods, nearest, promoted
+from reranking import Judge, judgements, log_likelihoods, nearest, promoted
 from vocabulary import PAD, Vocabulary
 
 WORDS = Vocabulary(["dog", "cat", "runs", "sleeps", "in", "the", "park"])
@@ -55,8 +54,8 @@ def test_padding_counts_for_nothing():
     images = features(1)
 
     def score(rows):
-        found = decoding.score(made.decoder.step, made.decoder.init_state(images), ops.convert_to_tensor(rows))
-        return float(ops.convert_to_numpy(found)[0])
+        inputs = (images, np.zeros(1, "int32"), rows)
+        return float(ops.convert_to_numpy(Judge(made.decoder)(inputs))[0])
 
     assert score(np.pad(tokens, ((0, 0), (0, 5)), constant_values=PAD)) == pytest.approx(score(tokens), rel=1e-6)
 

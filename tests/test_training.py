@@ -259,7 +259,7 @@ def test_word_dropout_replaces_words_in_training_only():
     seen = []
 
     class Spy(keras.Model):
-        def call(self, features, token_ids, training=None):
+        def call(self, features, token_ids, training=None, rows=None):
             seen.append(ops.convert_to_numpy(token_ids))
             return ops.zeros((*token_ids.shape, V))
 
