@@ -35,7 +35,7 @@ from feature_store import write_atomically
 from pretrained import load_arrays, save_arrays
 from vocabulary import Vocabulary
 
-_PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "nltk", "pillow")
+_PACKAGES = ("keras", "keras-hub", "tensorflow", "jax", "torch", "numpy", "nltk", "pillow")
 
 
 class Run:
