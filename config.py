@@ -475,9 +475,9 @@ def resolve(args: argparse.Namespace) -> Config:
         if fixed:
             raise UserError(f"--init: {', '.join(fixed)} cannot change now; the run's weights were made for its own")
         stage = {"stage": typed.get("stage", "xe"), "init": typed["init"]}
-        settings = _over(settings, Path(typed["init"]) / "config.json")
-        _refuse_longer(settings, settings.with_overrides(typed))
-        settings = settings.with_overrides(STAGES.get(stage["stage"], {}) | stage)
+        source = _over(settings, Path(typed["init"]) / "config.json")
+        settings = source.with_overrides(STAGES.get(stage["stage"], {}) | stage)
+        _refuse_longer(source, settings.with_overrides(typed))
     settings = settings.with_overrides(typed)
     settle_backend(settings.backend)
     return settings
