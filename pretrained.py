@@ -171,13 +171,13 @@ def _read_bert(name: str, words: Sequence[str]) -> tuple[list[list[int]], dict[s
         }
         found = [folder / file for file in _FILES["vocabulary"] if (folder / file).is_file()]
         if found:
-            pieces = found[0].read_text(encoding="utf-8").splitlines()
+            pieces = found[0].read_text(encoding="utf-8").rstrip("\n").split("\n")
         else:
             pieces = keras_hub.models.BertTokenizer.from_preset(name).get_vocabulary()
         tokenizer = keras_hub.models.BertTokenizer(pieces, lowercase=True, strip_accents=True)
     except Exception as error:  # KerasHub, its downloads and the readers of its files raise what they like
         brief = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"bert: {name} cannot be read as a BERT: {brief}") from None
+        raise UserError(f"bert: {name} cannot be fetched, or read as a BERT: {brief}") from None
     if len(pieces) > len(weights["token_embedding/embeddings"]):
         raise UserError(f"bert: the vocabulary of {name} has {len(pieces)} pieces, more than its weights know")
     ids = [[int(i) for i in row] or [tokenizer.token_to_id("[UNK]")] for row in tokenizer(list(words))]

@@ -72,7 +72,7 @@ _CURVES: dict[str, tuple[tuple[str, str, dict[str, tuple[str, str, str]]], ...]]
         ),
     ),
 }
-_PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "nltk", "pillow")
+_PACKAGES = ("keras", "keras-hub", "tensorflow", "jax", "torch", "numpy", "nltk", "pillow")
 
 
 class Run:

@@ -25,6 +25,14 @@ def test_every_decoder_is_drawn_with_its_sizes(decoder):
     assert any("232" in text for text in found)
 
 
+def test_the_words_vectors_are_told_apart():
+    sizes = {"decoder": "attention", "feature_grid": 0, "embedding_size": 111}
+    assert {"embedding: 111", "tied to embedding"} <= set(texts(architecture(Config(**sizes), 25, 8)))
+    bert = Config(embedding="bert-prefix", **sizes)
+    assert {"BERT so far: 111", "a table of its own"} <= set(texts(architecture(bert, 25, 8)))
+    assert "a table of its own" in texts(architecture(Config(untied_output=True, **sizes), 25, 8))
+
+
 def test_names_of_files_are_escaped():
     svg = architecture(Config(encoder="models/<b>&.keras"), 1, 8)
     assert "<b>&" in texts(svg)

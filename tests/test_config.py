@@ -262,7 +262,7 @@ def test_a_trained_captioner_refuses_what_training_fixed(name):
 
 
 def test_init_brings_the_settings_of_its_run_and_the_stage_changes_them(tmp_path):
-    trained = Config(embedding_size=8, label_smoothing=0.1, learning_rate=0.01)
+    trained = Config(embedding_size=8, label_smoothing=0.1, learning_rate=0.01, accumulate=2)
     (tmp_path / "config.json").write_text(trained.to_json())
     settings = config.resolve(typed("--stage", "scst", "--init", str(tmp_path), "--epochs", "3"))
     assert (settings.stage, settings.embedding_size, settings.epochs) == ("scst", 8, 3)

@@ -204,6 +204,19 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(data, trained, mo
     assert (folder / "samples.txt").read_text() == (trained[0] / "samples.txt").read_text()
 
 
+@pytest.mark.slow
+def test_a_run_with_bert_needs_it_once(data, bert_folder, tmp_path, monkeypatch):
+    bert = ["--embedding", "bert-prefix", "--bert", bert_folder, "--epochs", "1"]
+    assert script("train", *data[1], *TINY, *bert, "--run-dir", tmp_path, "--name", "bert").status == 0
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    assert script("train", "--resume", tmp_path / "bert", "--epochs", "2").status == 0
+    assert (
+        script("train", "--stage", "scst", "--init", tmp_path / "bert", "--epochs", "1", "--name", "scst").status == 0
+    )
+    outcome = script("test", data[0] / "pictures", "--model", tmp_path / "scst")
+    assert (outcome.status, len(outcome.out.splitlines())) == (0, 12)
+
+
 def test_evaluate_writes_predictions_and_scores(data, trained, tmp_path):
     folder, _ = trained
     outcome = script("evaluate", "--model", folder, "--split", "test", "--beam-sizes", "1,2")
@@ -499,6 +512,13 @@ def test_train_names_what_is_wrong(data, trained, tmp_path):
     refused(
         "train", *tiny, "--encoder-weights", tmp_path / "no.h5", mentions=r"encoder_weights: there is no file .*no\.h5"
     )
+    begin, runs = [*tiny, "--run-dir", trained[0].parent, "--embedding"], set(trained[0].parent.iterdir())
+    absent = tmp_path / "glove.txt"
+    refused(
+        "train", *begin, "file", "--embedding-file", absent, mentions=r"embedding_file: .*glove\.txt cannot be read"
+    )
+    refused("train", *begin, "bert-prefix", "--bert", tmp_path, mentions=f"bert: {tmp_path} lacks its configuration")
+    assert set(trained[0].parent.iterdir()) == runs
     refused("train", "--resume", tmp_path, mentions=f"{tmp_path}: not a run folder")
     refused("train", "--resume", trained[0], "--batch-size", "3", mentions="--resume: batch_size cannot change now")
     refused("train", "--resume", trained[0], "--preset", "demo", mentions="--resume: .* --preset")

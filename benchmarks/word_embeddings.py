@@ -1,6 +1,6 @@
 """Speed of the attention decoder with each word embedding: training, and greedy captions.
 
-    python benchmarks/embeddings.py --bert FOLDER        # or the name of a KerasHub preset; see requirements-bert.txt
+    python benchmarks/word_embeddings.py --bert FOLDER        # or the name of a KerasHub preset; see requirements-bert.txt
 
 The decoder has the sizes of its flickr8k preset, over 49 regions. Training is measured as in throughput.py, in target words
 per second. Captions are all of 12 words, so that an untrained decoder does what a trained one does; their first batch,
@@ -78,7 +78,7 @@ def main() -> None:
         for kind, speeds in found.items()
     ]
     print_table(["embedding", "target words/s", "of learned", "images/s", "of learned"], table)
-    write_results(args, "embeddings", {"bert": args.bert, "speeds": found})
+    write_results(args, "word_embeddings", {"bert": args.bert, "speeds": found})
 
 
 if __name__ == "__main__":
