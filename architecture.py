@@ -126,6 +126,8 @@ def main() -> None:
     parser.add_argument("output", metavar="FILE", help="the SVG file to write")
     args = parser.parse_args()
     config = settings.resolve(args)
+    if config.stage == "align":
+        raise UserError("stage: align has two towers and no decoder that could be drawn; take another preset")
 
     from encoders import build_encoder
 

@@ -64,11 +64,16 @@ class ImageIndex:
         Their places in ``images``, int (Q, K), and cosines, float32 (Q, K); K is less than ``count`` where the index is.
         """
         similarities = np.asarray(queries, dtype=np.float32) @ self.vectors.T  # (Q, N)
-        count = min(count, len(self.images))
-        found = np.argpartition(-similarities, count - 1, axis=1)[:, :count]
-        cosines = np.take_along_axis(similarities, found, axis=1)
-        order = np.lexsort((found, -cosines), axis=1)  # equals in the order of the index
-        return np.take_along_axis(found, order, axis=1), np.take_along_axis(cosines, order, axis=1)
+        found = nearest(similarities, count)
+        return found, np.take_along_axis(similarities, found, axis=1)
+
+
+def nearest(similarities: np.ndarray, count: int) -> np.ndarray:
+    """Of each row of ``similarities`` (Q, G) the ``count`` largest, as columns, largest first: int (Q, count), or (Q, G)."""
+    count = min(count, similarities.shape[1])
+    found = np.argpartition(-similarities, count - 1, axis=1)[:, :count]
+    order = np.lexsort((found, -np.take_along_axis(similarities, found, axis=1)), axis=1)  # equals from left to right
+    return np.take_along_axis(found, order, axis=1)
 
 
 def update(

@@ -99,11 +99,6 @@ def judgements(
     return {"likelihood": log_p, "per-word": log_p / words[caption], "gain": log_p - averages[caption]}
 
 
-def nearest(similarities: np.ndarray, count: int) -> np.ndarray:
-    """Of each row of ``similarities`` (Q, G) the ``count`` best columns, best first: int (Q, count)."""
-    return np.argsort(-similarities, axis=1, kind="stable")[:, :count]
-
-
 def promoted(similarities: np.ndarray, candidates: np.ndarray, judged: np.ndarray) -> np.ndarray:
     """Scores (Q, G) by which ``candidates`` (Q, K) come first, by their ``judged`` (Q, K), and then all others as before."""
     scores = np.array(similarities, dtype=np.float64)

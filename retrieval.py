@@ -13,10 +13,10 @@ import numpy as np
 
 from aligner import Aligner
 from images import load_image, open_source
-from index import ImageIndex
+from index import ImageIndex, nearest
 from metrics.retrieval import retrieval
 from model import Captioner
-from reranking import BACKGROUND, COSINE_WEIGHTS, KINDS, judgements, nearest, promoted
+from reranking import BACKGROUND, COSINE_WEIGHTS, KINDS, judgements, promoted
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 import index
 from config import UserError
-from index import ImageIndex, update
+from index import ImageIndex, nearest, update
 
 J = 4
 
@@ -72,6 +72,12 @@ def test_equals_come_in_the_order_of_the_index(tmp_path, photos):
         path.write_text("all alike")
     found, _ = build(tmp_path, photos)
     assert found.search(vector("all alike")[None], 7)[0].tolist() == [list(range(7))]
+
+
+def test_nearest():
+    rows = np.asarray([[0.1, 0.5, 0.5, 0.2], [0.4, 0.3, 0.2, 0.1]])
+    assert nearest(rows, 3).tolist() == [[1, 2, 3], [0, 1, 2]]
+    assert nearest(rows, 9).tolist() == [[1, 2, 3, 0], [0, 1, 2, 3]]
 
 
 def test_only_what_is_new_or_changed_is_embedded_again(tmp_path, photos):

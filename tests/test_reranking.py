@@ -8,8 +8,9 @@ from keras import ops
 from caption_trainer import word_nll
 from config import Config
 from decoders import DECODERS, build_decoder
+from index import nearest
 from model import Captioner
-from reranking import Judge, judgements, log_likelihoods, nearest, promoted
+from reranking import Judge, judgements, log_likelihoods, promoted
 from vocabulary import PAD, Vocabulary
 
 WORDS = Vocabulary(["dog", "cat", "runs", "sleeps", "in", "the", "park"])
@@ -73,10 +74,6 @@ def test_the_kinds_of_judgement():
     np.testing.assert_allclose(found["gain"], log_p - [average[1], average[1], average[0]], rtol=1e-3, atol=1e-4)
     alone = judgements(made, images.__getitem__, TEXTS, pairs)
     np.testing.assert_array_equal(alone["gain"], alone["likelihood"])
-
-
-def test_nearest_is_stable():
-    assert nearest(np.asarray([[0.1, 0.5, 0.5, 0.2]]), 3).tolist() == [[1, 2, 3]]
 
 
 def test_candidates_come_first_and_the_others_stay_in_order():
