@@ -132,8 +132,14 @@ def test_a_packet_does_not_grow_with_each_caption():
 
 @pytest.mark.parametrize(
     "inside",
-    [alt(de="ein Hund", x_default="by hand"), "<dc:description>by hand</dc:description>", "<dc:description/>", ""],
-    ids=["alternatives", "plain", "empty", "none"],
+    [
+        alt(de="ein Hund", x_default="by hand"),
+        "<dc:description>by hand</dc:description>",
+        "<dc:description/>",
+        alt(x_default="by hand") * 2,
+        "",
+    ],
+    ids=["alternatives", "plain", "empty", "twice", "none"],
 )
 def test_a_description_is_replaced_where_it_stands_and_other_languages_stay(inside):
     new = with_description(packet_with(f"{inside}<dc:format>a</dc:format>"), "a dog")
