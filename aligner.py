@@ -20,7 +20,7 @@ import bundles
 from config import Config
 from encoders import weights_digest
 from generator import FeatureBatches
-from images import PREPROCESSING, UnreadableImage, load_image
+from images import PREPROCESSING, load_ahead, load_image
 from towers import build_towers
 from vocabulary import PAD, Vocabulary
 
@@ -56,22 +56,13 @@ class Aligner:
         the reasons why others cannot. The next batch is decoded while one is embedded.
         """
 
-        def load(name: str) -> np.ndarray | str:
-            try:
-                return load_image(paths[name], self.config.image_size)
-            except UnreadableImage as error:
-                return str(error)
-
         batches = [names[start : start + batch_size] for start in range(0, len(names), batch_size)]
+        size = self.config.image_size
         with ThreadPoolExecutor(workers) as pool:
-            ahead = [pool.submit(load, name) for name in batches[0]]
-            for batch, following in zip(batches, [*batches[1:], []], strict=True):
-                current, ahead = ahead, [pool.submit(load, name) for name in following]
-                results = [future.result() for future in current]
-                pixels = [result for result in results if not isinstance(result, str)]
-                vectors = self.embed_pixels(np.stack(pixels)) if pixels else np.empty((0, self.config.joint_size))
-                reasons = {name: text for name, text in zip(batch, results, strict=True) if isinstance(text, str)}
-                yield batch, vectors, reasons
+            ahead = load_ahead(pool, batches, lambda name: load_image(paths[name], size), size, batch_size)
+            for batch, (pixels, reasons) in zip(batches, ahead, strict=True):
+                readable = [i for i in range(len(batch)) if i not in reasons]
+                yield batch, self.embed_pixels(pixels)[readable], {batch[i]: text for i, text in reasons.items()}
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 ``(N, J)`` of captions."""
