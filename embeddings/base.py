@@ -43,7 +43,7 @@ class PretrainedEmbedding(WordEmbedding):
                 initializer="zeros",
                 dtype="int32" if name == "pieces" else None,
                 trainable=tuned,
-                name=name,
+                name=name.replace(".", "_"),  # PyTorch takes no dots
             )
             for name, shape in shapes.items()
         }

@@ -88,8 +88,8 @@ class PrefixEmbedding(PretrainedEmbedding):
     def _read(self, pieces, cell):
         """BERT's input ``(B, N, W)`` of ``pieces (B, N)`` in cells ``(N,)`` or ``(B, N)``."""
         # A batch may be padded beyond the longest caption; those cells are padding too.
-        positions = ops.take(self.arrays["positions"], ops.minimum(cell, self.cells - 1), axis=0)
-        return self._norm("embeddings_layer_norm", ops.take(self.arrays["vectors"], pieces, axis=0) + positions)
+        positions = ops.take(self._array("positions"), ops.minimum(cell, self.cells - 1), axis=0)
+        return self._norm("embeddings_layer_norm", ops.take(self._array("vectors"), pieces, axis=0) + positions)
 
     def _keys_values(self, layer, x):
         """What a layer has to look at: keys and values ``(B, N, heads, K)`` of ``x (B, N, W)``."""
@@ -100,7 +100,10 @@ class PrefixEmbedding(PretrainedEmbedding):
         """One layer of BERT: ``x (B, N, W)`` looks at ``(B, M, heads, K)`` where it is ``allowed (B or 1, N, M)``."""
         name = f"transformer_layer_{layer}"
         query = self._dense(f"{name}.self_attention_layer.query", "bnw,whk->bnhk", x)
-        seen = ops.dot_product_attention(query, keys, values, mask=allowed[:, None])
+        # Written out: JAX has no dot_product_attention in float16 on the CPU.
+        scores = ops.einsum("bnhk,bmhk->bhnm", query, keys) * query.shape[-1] ** -0.5
+        weights = ops.softmax(ops.where(allowed[:, None], scores, -1e4), axis=-1)
+        seen = ops.einsum("bhnm,bmhk->bnhk", weights, values)
         seen = self._dense(f"{name}.self_attention_layer.attention_output", "bnhk,hkw->bnw", seen)
         x = self._norm(f"{name}.self_attention_layer_norm", x + seen)
         inner = self._dense(f"{name}.feedforward_intermediate_dense", "bnw,wi->bni", x)
@@ -109,7 +112,11 @@ class PrefixEmbedding(PretrainedEmbedding):
         return self._norm(f"{name}.feedforward_layer_norm", x + fed)
 
     def _dense(self, name, equation, x):
-        return ops.einsum(equation, x, self.arrays[f"{name}.kernel"]) + self.arrays[f"{name}.bias"]
+        return ops.einsum(equation, x, self._array(f"{name}.kernel")) + self._array(f"{name}.bias")
 
     def _norm(self, name, x):
-        return ops.layer_normalization(x, self.arrays[f"{name}.gamma"], self.arrays[f"{name}.beta"], epsilon=1e-12)
+        return ops.layer_normalization(x, self._array(f"{name}.gamma"), self._array(f"{name}.beta"), epsilon=1e-12)
+
+    def _array(self, name):
+        """In the compute type, which Keras sees to in ``call`` but not in ``step``."""
+        return ops.cast(self.arrays[name], self.compute_dtype)

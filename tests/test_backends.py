@@ -9,18 +9,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODULES = ["test_decoding.py", "test_decoders.py", "test_embeddings.py", "test_training.py", "test_self_critical.py"]
+# Of the embeddings the one with code that could differ, with one decoder: they take minutes on JAX, which compiles all.
+EMBEDDINGS = ["test_embeddings.py", "-k", "attention-bert-prefix or frozen or half_precision[bert-prefix]"]
+MODULES = [["test_decoding.py"], ["test_decoders.py"], EMBEDDINGS, ["test_training.py"], ["test_self_critical.py"]]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module[0])
 @pytest.mark.parametrize("backend", ["jax", "torch"])  # plain `pytest` runs them on TensorFlow
 def test_passes_on(backend, module):
     if not importlib.util.find_spec(backend):
         pytest.skip(f"{backend} is not installed")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", f"tests/{module}", "-m", "", "-n", "0", "-p", "no:cacheprovider"],
-        cwd=ROOT,
+        [sys.executable, "-m", "pytest", *module, "-m", "", "-n", "0", "-p", "no:cacheprovider"],
+        cwd=ROOT / "tests",
         env={**os.environ, "KERAS_BACKEND": backend},
         capture_output=True,
         text=True,
