@@ -22,7 +22,7 @@ from pathlib import Path
 import keras
 
 from config import Config, UserError
-from encoders import build_encoder
+from encoders import build_encoder, halve_weights
 from vocabulary import Vocabulary
 
 FORMAT = 1
@@ -34,10 +34,12 @@ KINDS = {
 
 
 @contextmanager
-def writing(path: Path, kind: str, config: Config, vocabulary: Vocabulary, encoder: keras.Model) -> Iterator[Path]:
+def writing(
+    path: Path, kind: str, config: Config, vocabulary: Vocabulary, encoder: keras.Model, half: bool = False
+) -> Iterator[Path]:
     """A folder that becomes the bundle ``path`` at the end, with what all kinds have and what was put there meanwhile.
 
-    All or nothing: a neighbouring file is completed first and then renamed.
+    ``half``: kernels are stored as float16. All or nothing: a neighbouring file is completed first and then renamed.
     """
     path = Path(path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bundle-") as temporary:
@@ -51,6 +53,9 @@ def writing(path: Path, kind: str, config: Config, vocabulary: Vocabulary, encod
         else:
             encoder.save_weights(folder / "encoder.weights.h5")
         yield folder
+        if half:
+            for weights in folder.glob("*.weights.h5"):
+                halve_weights(weights)
         members = sorted(folder.iterdir())
         about = {
             "format": FORMAT,

@@ -154,12 +154,25 @@ def weights_digest(model: keras.Model) -> str:
 def save_weights_float16(model: keras.Model, path: str | Path) -> None:
     """Write ``model``'s weights as a Keras ``.weights.h5`` file of half the size, replacing ``path`` atomically.
 
-    Of an encoder from build_encoder the backbone is written, so that encoder_weights=path reads it back. Kernels
-    (two axes or more) are stored as float16 if they fit its range. Vectors stay float32: they weigh little, and a batch
-    norm's variances may leave float16's range. Reading back gives float32 weights rounded to what was stored.
+    Of an encoder from build_encoder the backbone is written, so that encoder_weights=path reads it back.
     """
     path = Path(path)
-    full, half = (path.with_name(f".{kind}-{os.getpid()}-{path.name}") for kind in ("full", "half"))
+    new = path.with_name(f".new-{os.getpid()}-{path.name}")
+    try:
+        _backbone(model).save_weights(new)
+        halve_weights(new)
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def halve_weights(path: Path) -> None:
+    """Rewrite a Keras ``.weights.h5`` file at half its size.
+
+    Kernels (two axes or more) are stored as float16 if they fit its range. Vectors stay float32: they weigh little, and a
+    batch norm's variances may leave float16's range. Reading back gives float32 weights rounded to what was stored.
+    """
+    half = path.with_name(f".half-{os.getpid()}-{path.name}")
 
     def halve(name: str, item: h5py.Group | h5py.Dataset) -> None:
         if isinstance(item, h5py.Group):
@@ -172,13 +185,11 @@ def save_weights_float16(model: keras.Model, path: str | Path) -> None:
         copy.attrs.update(item.attrs)
 
     try:
-        _backbone(model).save_weights(full)
-        with h5py.File(full) as source, h5py.File(half, "w") as target:
+        with h5py.File(path) as source, h5py.File(half, "w") as target:
             target.attrs.update(source.attrs)
             source.visititems(halve)
         os.replace(half, path)
     finally:
-        full.unlink(missing_ok=True)
         half.unlink(missing_ok=True)
 
 

@@ -137,9 +137,9 @@ class Captioner:
             self._searches[key] = search
         return self._searches[key]
 
-    def save(self, path: Path) -> None:
-        """Write the bundle, or nothing."""
-        with bundles.writing(path, "captioner", self.config, self.vocabulary, self.encoder) as folder:
+    def save(self, path: Path, half: bool = False) -> None:
+        """Write the bundle, or nothing; with ``half`` at half its size, its weights rounded to float16."""
+        with bundles.writing(path, "captioner", self.config, self.vocabulary, self.encoder, half) as folder:
             self.decoder.save_weights(folder / "decoder.weights.h5")
             if self.config.embedding != "learned":
                 save_arrays(folder / "embedding.npz", self.decoder.embedding.pretrained())

@@ -1,13 +1,13 @@
 """Caption pictures with a trained captioner: files, folders and web addresses.
 
-    python test.py photo.jpg --model runs/NAME
+    python test.py photo.jpg                                # with the captioner that comes with this repository
+    python test.py photo.jpg --model runs/NAME              # with one of your own
     python test.py holiday/ https://example.org/cat.jpg --beam-size 5 --best 3
     python test.py photo.jpg --json --pictures captioned/
     python test.py photo.jpg --attention maps/              # where the decoder looked for each word
     python test.py holiday/ --output captions.jsonl         # a whole collection; the same command goes on with it
 
-Without --model, the newest run in run_dir is used. A picture that cannot be read is reported and the rest go on; then
-the exit status is 1.
+A picture that cannot be read is reported and the rest go on; then the exit status is 1.
 """
 
 import json
@@ -30,12 +30,7 @@ if TYPE_CHECKING:
     from model import Captioner
 
 
-def newest_model(run_dir: str) -> Path:
-    """The newest captioner in run_dir. Raises UserError when there is none."""
-    bundles = sorted(Path(run_dir).glob("*/captioner.zip"), key=lambda path: path.stat().st_mtime)
-    if not bundles:
-        raise UserError(f"--model: there is no trained captioner in {run_dir}; train one with train.py first")
-    return bundles[-1]
+POCKET = Path(__file__).parent / "pretrained" / "pocket.zip"
 
 
 def main() -> int:
@@ -45,7 +40,7 @@ def main() -> int:
         "--model",
         metavar="RUN",
         action="append",
-        help="a run folder or a captioner.zip; several, each after a --model of its own, decode as an ensemble [default: the newest run]",
+        help="a run folder or a captioner.zip; several, each after a --model of its own, decode as an ensemble [default: pretrained/pocket.zip]",
     )
     parser.add_argument("--best", type=int, default=1, metavar="K", help="captions per picture, at most beam_size")
     parser.add_argument("--json", action="store_true", help="print one JSON object per picture")
@@ -72,11 +67,10 @@ def main() -> int:
     )
     args = parser.parse_args()
     _refuse_conflicts(args)
-    typed = settings.typed_settings(args)
-    settings.settle_backend(typed.get("backend"))
+    settings.settle_backend(settings.typed_settings(args).get("backend"))
     # Listed now: a folder without pictures stops nothing midway.
     listed = albums.list_pictures(Path(args.images[0])) if args.output else list(sources(args.images))
-    paths = list(map(Path, args.model or [newest_model(typed.get("run_dir", Config().run_dir))]))
+    paths = list(map(Path, args.model or [POCKET]))
     if args.attention and len(paths) > 1:
         raise UserError("--attention: shows where one captioner looks; give one --model")
 

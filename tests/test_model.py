@@ -115,6 +115,17 @@ def test_an_encoder_that_is_known_by_name(tmp_path):
     }
 
 
+def test_a_bundle_at_half_its_size(tmp_path):
+    first = captioner(Config(encoder="efficientnet_lite0", encoder_weights="none", **{**SIZES, "feature_grid": 1}))
+    first.save(tmp_path / "whole.zip")
+    first.save(tmp_path / "half.zip", half=True)
+    assert (tmp_path / "half.zip").stat().st_size < 0.6 * (tmp_path / "whole.zip").stat().st_size
+    second = Captioner.load(tmp_path / "half.zip")
+    rounded = [weight.astype("float16") if weight.ndim > 1 else weight for weight in first.decoder.get_weights()]
+    for found, wanted in zip(second.decoder.get_weights(), rounded, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
 @pytest.mark.parametrize(
     "embedding",
     [

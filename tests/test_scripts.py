@@ -464,9 +464,10 @@ def test_a_folder_is_captioned_into_a_file_and_its_pictures(trained, data, tmp_p
     assert output.read_bytes() == before
 
 
-def test_the_newest_run_is_the_default(trained, data):
-    os.utime(trained[0] / "captioner.zip")
-    assert script("test", data[0] / "pictures" / "00.png", "--run-dir", trained[0].parent).status == 0
+def test_the_pocket_captioner_is_the_default(data):
+    outcome = script("test", data[0] / "pictures" / "00.png", "--best", "3")
+    assert outcome.status == 0
+    assert len(outcome.out.splitlines()) == 4
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------
@@ -552,7 +553,6 @@ def test_captioners_that_cannot_be_loaded_are_named(data, trained, tmp_path):
         *bundle(_with_format(whole, 2)), mentions=r"bundle\.zip: written by a newer release .* update this software"
     )
     refused("test", picture, "--model", tmp_path, mentions="captioner.zip: there is no such captioner")
-    refused("test", picture, "--run-dir", tmp_path, mentions="--model: there is no trained captioner in")
 
 
 def _without_byte(bundle: bytes) -> bytes:

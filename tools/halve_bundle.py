@@ -1,0 +1,30 @@
+"""Write a captioner's bundle at half its size, its weights rounded to float16. So pretrained/pocket.zip was made.
+
+    python tools/halve_bundle.py runs/NAME smaller.zip --length-penalty 0.7
+
+Decoding settings given become the bundle's own. Score what comes out: rounding may change a caption.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import config as settings
+
+
+def main() -> None:
+    parser = settings.make_parser(__doc__, trained=True)
+    parser.add_argument("model", help="run folder or captioner.zip")
+    parser.add_argument("output", type=Path, help="the new bundle")
+    args = parser.parse_args()
+
+    from model import Captioner
+
+    captioner = Captioner.load(Path(args.model))
+    captioner.config = settings.resolve_trained(args, captioner.config)
+    captioner.save(args.output, half=True)
+    print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    settings.run_script(main)

@@ -1,0 +1,105 @@
+"""What captions say about people's sex, and with which activities: of the data, and of a model beside it.
+
+    python tools/people_words.py --data-dir data/flickr8k
+    python tools/people_words.py --predictions results/pocket/predictions-test-beam3.json --output results/pocket/people.json
+
+A caption counts as one about a man or boy, or a woman or girl, when it has words for one and none for the other. Per activity:
+the share of men and boys among those captions. With predictions of the test split, also what they say of images where at
+least three of the five people agree on one sex and none says the other (Hendricks et al., 2018,
+https://arxiv.org/abs/1803.09797, measure it so).
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import config as settings
+from feature_store import write_atomically
+from predictions import read_predictions
+from preprocessing import load_dataset
+from text import tokenize
+
+MALE = frozenset(
+    ["man", "men", "boy", "boys", "guy", "guys", "male", "males", "gentleman", "he", "his", "him", "himself"]
+)
+FEMALE = frozenset(
+    ["woman", "women", "girl", "girls", "lady", "ladies", "female", "females", "she", "her", "hers", "herself"]
+)
+ACTIVITIES = {
+    "ball games": ["soccer", "football", "basketball", "baseball", "tennis", "volleyball", "hockey", "rugby"],
+    "bicycle": ["bike", "bikes", "bicycle", "biker", "bicyclist", "biking"],
+    "skateboard, snowboard, surfboard": [
+        "skateboard",
+        "skateboarder",
+        "snowboard",
+        "snowboarder",
+        "surfboard",
+        "surfer",
+        "surfing",
+    ],
+    "climbing": ["climbing", "climber", "climbs"],
+    "dancing": ["dance", "dances", "dancing", "dancer", "dancers"],
+    "swimming": ["swim", "swims", "swimming", "pool"],
+    "smiling, laughing": ["smile", "smiles", "smiling", "laugh", "laughs", "laughing"],
+    "posing": ["pose", "poses", "posing"],
+}
+
+
+def sex(words: Iterable[str]) -> str | None:
+    """ "male" or "female" where ``words`` name one of the two alone."""
+    male, female = not MALE.isdisjoint(words), not FEMALE.isdisjoint(words)
+    return None if male == female else "male" if male else "female"
+
+
+def counts(captions: list[list[str]]) -> dict[str, dict[str, float]]:
+    """Captions about one sex, and the share (%) about men and boys: of all, and of those with an activity's words."""
+    found = {}
+    for name, words in {"all": None, **ACTIVITIES}.items():
+        told = [caption for caption in captions if words is None or not set(words).isdisjoint(caption)]
+        tally = Counter(filter(None, map(sex, told)))
+        if total := tally.total():
+            found[name] = {"captions": total, "male": 100 * tally["male"] / total}
+    return found
+
+
+def main() -> None:
+    parser = settings.make_parser(__doc__)
+    parser.add_argument("--predictions", type=Path, metavar="FILE", help="captions of the test split")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON")
+    args = parser.parse_args()
+    dataset = load_dataset(settings.resolve(args))
+    about = {
+        "training captions": counts([tokenize(text) for record in dataset.split("train") for text in record.captions])
+    }
+    if args.predictions:
+        records = dataset.split("test")
+        predicted = [tokenize(text) for text in read_predictions(args.predictions, records)]
+        about["predictions"] = counts(predicted)
+    print("| captions about one sex | " + " | ".join(f"{name}: number | men and boys" for name in about) + " |")
+    print("| --- |" + " --- | --- |" * len(about))
+    for activity in about["training captions"]:
+        row = [found.get(activity, {"captions": 0, "male": float("nan")}) for found in about.values()]
+        print(f"| {activity} | " + " | ".join(f"{each['captions']:,} | {each['male']:.0f}%" for each in row) + " |")
+    if args.predictions:
+        said: dict[str, Counter] = {"male": Counter(), "female": Counter()}
+        for record, caption in zip(records, predicted, strict=True):
+            votes = Counter(filter(None, (sex(tokenize(text)) for text in record.captions)))
+            if len(votes) == 1 and votes.total() >= 3:
+                said[next(iter(votes))][sex(caption) or "neither or both"] += 1
+        about["said"] = {truth: dict(found) for truth, found in said.items()}
+        print(
+            "\n| people say | images | model: male | model: female | model: neither or both |\n| --- |" + " --- |" * 4
+        )
+        for truth, found in said.items():
+            total = found.total()
+            shares = " | ".join(f"{100 * found[name] / total:.0f}%" for name in ("male", "female", "neither or both"))
+            print(f"| {truth} | {total} | {shares} |")
+    if args.output:
+        write_atomically(args.output, json.dumps(about, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    settings.run_script(main)
