@@ -6,7 +6,7 @@ when a new image is captioned. So here every WordPiece sees itself and those bef
 in decoding alike.
 
 The other sound way is to run BERT over every prefix anew, looking both ways inside it. It gives BERT what it is used to,
-but a caption of T words costs T passes instead of one: MEASURED.
+but a caption of T words costs T passes instead of one (``benchmarks/word_embeddings.py`` measures it).
 
 A word is fed as its WordPieces, and the state of its last one is its vector. ``<start>`` is ``[CLS]``; ``<unk>``, which
 stands for rare words and for words that word dropout hides, is ``[MASK]``, BERT's own sign for a hidden word.
