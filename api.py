@@ -117,7 +117,7 @@ class Refused(Exception):
 # What each error means: status, code and, for the documentation, when.
 _ERRORS = {
     400: "bad_request: not one picture, or a form that cannot be read",
-    404: "unknown_model",
+    404: "unknown_model, or not_found: no such page",
     408: "too_slow: the picture did not arrive within a minute",
     413: "too_large: too many bytes, or too many pixels",
     415: "wrong_type: not a picture, or of a format that is not read",
@@ -249,7 +249,8 @@ def create_app(engine: Engine) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def other(_, error: HTTPException) -> Response:
-        return answer(error.status_code, "bad_request", f"{error.detail}; see /api.html")
+        code = "not_found" if error.status_code == 404 else "bad_request"
+        return answer(error.status_code, code, f"{error.detail}; see /api.html")
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_, error: ClientDisconnect) -> Response:

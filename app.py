@@ -8,6 +8,7 @@
 Works without internet. Ctrl-C stops it. The page /api.html explains the API.
 """
 
+import logging
 import socket
 import sys
 import webbrowser
@@ -101,6 +102,7 @@ def main() -> int:
     args = parser.parse_args()
     typed = settings.typed_settings(args)
     settings.settle_backend(typed.get("backend"))
+    logging.getLogger("tensorflow").setLevel("ERROR")  # it would warn that each size of batch is compiled
     try:
         import uvicorn
 

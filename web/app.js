@@ -88,6 +88,7 @@ function makeEntry(file) {
   const image = card.querySelector("img");
   image.addEventListener("error", () => card.querySelector(".picture").classList.add("unseeable"));
   image.addEventListener("load", () => fit(entry));
+  image.addEventListener("click", () => look(entry, null));
   image.src = entry.url;
   card.querySelector("h3").textContent = entry.name;
   card.querySelector(".remove").setAttribute("aria-label", `Remove ${entry.name}`);
@@ -255,8 +256,14 @@ function row(entry, found, best, tag) {
 function wordButton(entry, found, word, i) {
   const button = element("button", { type: "button", textContent: word, tabIndex: i ? -1 : 0, ariaPressed: "false" });
   button.look = { attention: found.attention, i, button };
-  button.addEventListener("focus", () => { if (button.matches(":focus-visible")) { stop(entry); look(entry, button.look); } });
-  button.addEventListener("click", () => { stop(entry); look(entry, entry.look?.button === button ? null : button.look); });
+  let before;  // a press gives focus first, and a second press takes the shade away
+  button.addEventListener("pointerdown", () => { before = entry.look; });
+  button.addEventListener("focus", () => { stop(entry); look(entry, button.look); });
+  button.addEventListener("click", (event) => {
+    stop(entry);
+    const shown = event.detail ? before : entry.look;
+    look(entry, shown === button.look ? null : button.look);
+  });
   button.addEventListener("pointerenter", (event) => { if (event.pointerType === "mouse") draw(entry, button.look); });
   button.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") draw(entry, entry.look); });
   return button;
@@ -270,7 +277,7 @@ function walk(event) {
   event.preventDefault();
   buttons[here].tabIndex = -1;
   buttons[to].tabIndex = 0;
-  buttons[to].focus({ focusVisible: true });
+  buttons[to].focus();
 }
 
 function look(entry, what) {
@@ -290,9 +297,9 @@ function draw(entry, what) {
   const small = new OffscreenCanvas(side, side);
   const cells = new ImageData(side, side);
   weights[what.i].forEach((weight, k) => {
-    const light = (weight / most) ** 0.8;
+    const light = (weight / most) ** 0.7;
     const mix = (dark, bright) => dark + (bright - dark) * light;
-    cells.data.set([mix(8, 255), mix(12, 196), mix(20, 92), 255 * mix(0.8, 0.1)], 4 * k);
+    cells.data.set([mix(8, 255), mix(12, 196), mix(20, 92), 255 * mix(0.72, 0.08)], 4 * k);
   });
   small.getContext("2d").putImageData(cells, 0, 0);
   const image = entry.card.querySelector("img");
@@ -303,12 +310,16 @@ function draw(entry, what) {
   fit(entry);
 }
 
-function fit(entry) {  // the shade exactly over the picture
+function fit(entry) {  // the shade exactly over the picture, which has bars beside it when it is high
   const image = entry.card.querySelector("img");
-  const canvas = entry.card.querySelector("canvas");
-  for (const [name, value] of [["left", image.offsetLeft], ["top", image.offsetTop], ["width", image.offsetWidth], ["height", image.offsetHeight]]) {
-    canvas.style[name] = `${value}px`;
-  }
+  const scale = Math.min(image.clientWidth / image.naturalWidth, image.clientHeight / image.naturalHeight);
+  const [width, height] = [image.naturalWidth * scale, image.naturalHeight * scale];
+  Object.assign(entry.card.querySelector("canvas").style, {
+    left: `${image.offsetLeft + (image.clientWidth - width) / 2}px`,
+    top: `${image.offsetTop + (image.clientHeight - height) / 2}px`,
+    width: `${width}px`,
+    height: `${height}px`,
+  });
 }
 
 function inWords({ attention, i }) {
@@ -319,10 +330,13 @@ function inWords({ attention, i }) {
     ninths[3 * Math.floor(3 * (row + 0.5) / side) + Math.floor(3 * (column + 0.5) / side)] += weight;
   });
   const place = ninths.indexOf(Math.max(...ninths));
-  const name = ["upper left", "top", "upper right", "left", "middle", "right", "lower left", "bottom", "lower right"][place];
+  const name = [
+    "in the upper left", "at the top", "in the upper right", "on the left", "in the middle", "on the right",
+    "in the lower left", "at the bottom", "in the lower right",
+  ][place];
   const percent = (share) => `${Math.round(100 * share)} %`;
   const away = sentinel ? `, and ${percent(sentinel[i])} not at the picture` : "";
-  return `“${words[i]}”: ${percent(ninths[place])} at the ${name}${away}`;
+  return `“${words[i]}”: ${percent(ninths[place])} ${name}${away}`;
 }
 
 function play(entry) {
