@@ -167,7 +167,7 @@ def browser(tmp_path_factory):
     driven.quit()
 
 
-def until(condition, seconds: float = 120):
+def until(condition, seconds: float = 300):
     """What ``condition()`` gives once that is true."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -193,6 +193,9 @@ def test_programs_get_captions(page, pictures):
     assert look["words"] == answer["captions"][0]["caption"].split()
     for weights, sentinel in zip(look["weights"], look["sentinel"], strict=True):
         assert sum(weights) + sentinel == pytest.approx(1, abs=1e-3)
+    # Who is still sending hears what is wrong.
+    large = requests.post(f"{page}/api/captions", files={"image": bytes(40 << 20)}, timeout=60)
+    assert (large.status_code, large.json()["error"]["code"]) == (413, "too_large")
     with socket.create_connection(page[7:].split(":"), timeout=60) as raw:  # somebody who gives up midway
         raw.sendall(
             b"POST /api/captions HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 999\r\n\r\nabc"
