@@ -15,7 +15,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -77,6 +77,29 @@ def reading(path: Path, kind: str) -> Iterator[tuple[Path, Config, Vocabulary, k
 
     Runs no code from it. Raises UserError when it is missing, damaged, of another kind or of a newer format.
     """
+    path, members = _members(path, kind)
+    config = Config.from_json(members["config.json"].decode(), f"{path}:config.json")
+    vocabulary = Vocabulary.from_json(members["vocabulary.json"].decode(), f"{path}:vocabulary.json")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for name, content in members.items():
+            (folder / Path(name).name).write_bytes(content)
+        if "encoder.keras" in members:
+            encoder = build_encoder(config.with_overrides({"encoder": str(folder / "encoder.keras")}))
+        else:
+            encoder = build_encoder(config.with_overrides({"encoder_weights": "none"}))
+            encoder.load_weights(folder / "encoder.weights.h5")
+        yield folder, config, vocabulary, encoder
+
+
+def settings_of(path: Path, kind: str) -> Config:
+    """The settings of a bundle, or of that of a run folder; its weights are not read. Raises UserError."""
+    path, members = _members(path, kind, ("config.json",))
+    return Config.from_json(members["config.json"].decode(), f"{path}:config.json")
+
+
+def _members(path: Path, kind: str, names: Sequence[str] = ()) -> tuple[Path, dict[str, bytes]]:
+    """The file that holds the bundle, and its members ``names`` (all of them unless named). Raises UserError."""
     path = Path(path)
     if path.is_dir():
         path = _in_run(path, kind)
@@ -84,10 +107,10 @@ def reading(path: Path, kind: str) -> Iterator[tuple[Path, Config, Vocabulary, k
         raise UserError(f"{path}: there is no such {kind}; train one with {KINDS[kind][1]}, or name another")
     try:
         with zipfile.ZipFile(path) as bundle:
-            members = {name: bundle.read(name) for name in bundle.namelist()}
-        about = json.loads(members["bundle.json"])
-        written_format, digests = int(about["format"]), dict(about["sha256"])
-        found = about.get("kind", "captioner")  # which was the only one at first
+            about = json.loads(bundle.read("bundle.json"))
+            written_format, digests = int(about["format"]), dict(about["sha256"])
+            found = about.get("kind", "captioner")  # which was the only one at first
+            members = {name: bundle.read(name) for name in names or bundle.namelist() if name in digests}
     except Exception as error:  # zipfile raises errors of many kinds on damaged archives.
         raise UserError(f"{path}: not a bundle, or a damaged one ({error}); copy or train it anew") from None
     if written_format > FORMAT:
@@ -97,21 +120,10 @@ def reading(path: Path, kind: str) -> Iterator[tuple[Path, Config, Vocabulary, k
         )
     if found != kind:
         raise UserError(f"{path}: {_other_kind(found, kind)}")
-    for name in ("config.json", "vocabulary.json", KINDS[kind][0], *digests):
+    for name in names or ("config.json", "vocabulary.json", KINDS[kind][0], *digests):
         if hashlib.sha256(members.get(name, b"")).hexdigest() != digests.get(name):
             raise UserError(f"{path}: damaged: {name} is not what was written; copy or train it anew")
-    config = Config.from_json(members["config.json"].decode(), f"{path}:config.json")
-    vocabulary = Vocabulary.from_json(members["vocabulary.json"].decode(), f"{path}:vocabulary.json")
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        for name in digests:
-            (folder / Path(name).name).write_bytes(members[name])
-        if "encoder.keras" in digests:
-            encoder = build_encoder(config.with_overrides({"encoder": str(folder / "encoder.keras")}))
-        else:
-            encoder = build_encoder(config.with_overrides({"encoder_weights": "none"}))
-            encoder.load_weights(folder / "encoder.weights.h5")
-        yield folder, config, vocabulary, encoder
+    return path, members
 
 
 def _in_run(folder: Path, kind: str) -> Path:

@@ -5,7 +5,7 @@ Legend: B images, K beams, N = B * K rows, V vocabulary, L maximum length in tok
 All take ``step(token_ids (N,), state) -> (logits (N, V), state)`` and a ``state`` whose leaves lead with the batch axis;
 of a state that is a dict, the entry "image" is of the image alone and stays as it is. They know no model class and do no
 I/O. They are written in ``keras.ops`` with one ``while_loop``, so whatever calls them can be compiled:
-``model.Captioner`` runs them inside a Keras ``predict`` function.
+``model.Captioner`` runs them inside a Keras ``predict`` function. ``length_penalty`` may be a scalar tensor.
 
 Beam search works in log-space and keeps live and finished hypotheses apart, as in Wu et al. (2016),
 https://arxiv.org/abs/1609.08144, section 7, ranked by log p / length^a. A hypothesis finishes when ``<end>`` is among the

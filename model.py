@@ -39,9 +39,15 @@ class Search(keras.Model):
         super().__init__()
         self.decoder = decoder
         self.greedy = config.beam_size == 1
+        # A variable, so that another penalty asks for no other compilation.
+        self.length_penalty = self.add_weight(
+            name="length_penalty",
+            initializer=keras.initializers.Constant(config.length_penalty),
+            dtype="float32",
+            trainable=False,
+        )
         self.options = {
             "max_length": config.max_caption_length,
-            "length_penalty": config.length_penalty,
             "min_length": config.min_length,
             "no_repeat_ngram": config.no_repeat_ngram,
         }
@@ -53,7 +59,8 @@ class Search(keras.Model):
         search = decoding.greedy_search if self.greedy else decoding.beam_search
         state = self.decoder.init_state(features)
         batch = ops.shape(keras.tree.flatten(features)[0])[0]  # an ensemble takes several features
-        return tuple(search(self.decoder.step, state, batch, **self.options))
+        length_penalty = ops.convert_to_tensor(self.length_penalty)
+        return tuple(search(self.decoder.step, state, batch, length_penalty=length_penalty, **self.options))
 
 
 class Captioner:
@@ -91,6 +98,7 @@ class Captioner:
             return []
         config = config or self.config
         search = self._search(config)
+        search.length_penalty.assign(config.length_penalty)
         if isinstance(features, keras.utils.PyDataset):
             hypotheses = search.predict(features, verbose=0)
         else:  # predict would be as long getting ready as the search takes
@@ -124,13 +132,7 @@ class Captioner:
         return [weight[: len(row)] for weight, row in zip(weights, rows, strict=True)]
 
     def _search(self, config: Config) -> Search:
-        key = (
-            config.beam_size,
-            config.max_caption_length,
-            config.length_penalty,
-            config.min_length,
-            config.no_repeat_ngram,
-        )
+        key = (config.beam_size, config.max_caption_length, config.min_length, config.no_repeat_ngram)
         if key not in self._searches:
             search = Search(self.decoder, config)
             search.compile()

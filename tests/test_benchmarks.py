@@ -13,11 +13,25 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["memory", "throughput", "captioning", "backends", "products", "word_embeddings", "coco_scale", "search", "folder"],
+    [
+        "memory",
+        "throughput",
+        "captioning",
+        "backends",
+        "products",
+        "word_embeddings",
+        "coco_scale",
+        "search",
+        "folder",
+        "app",
+    ],
 )
 def test_a_quick_run_prints_a_table_and_writes_json(name, tmp_path, request):
     output = tmp_path / "results.json"
     command = [sys.executable, BENCHMARKS / f"{name}.py", "--quick", "--output", output]
+    if name == "app":
+        pytest.importorskip("fastapi")
+        pytest.importorskip("uvicorn")
     if name == "word_embeddings":
         command += ["--bert", request.getfixturevalue("bert_folder")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -60,10 +60,13 @@ MAY_IMPORT = {
         "aligner", "config", "figures", "generator", "images", "index", "metrics", "model", "output", "preprocessing",
         "retrieval", "runs", "text", "vocabulary"
     },
+    "serving": {"config", "figures", "images", "model"},
+    "api": {"config", "images", "serving", "text"},
+    "app": {"api", "bundles", "config", "decoders", "model", "serving"},
     "report": {"architecture", "config", "datasets", "figures", "images", "runs"},
     "test": {"albums", "config", "ensemble", "figures", "images", "model", "text"},
 }  # fmt: skip
-SCRIPTS = {"train", "evaluate", "retrieve", "test", "start"}
+SCRIPTS = {"train", "evaluate", "retrieve", "test", "app", "start"}
 # These import Keras, or a module that does, when they are imported themselves.
 HEAVY = {
     "encoders",

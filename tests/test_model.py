@@ -13,6 +13,7 @@ from conftest import fake_arrays
 from keras import layers
 
 import bundles
+import model
 from config import Config, UserError
 from encoders import build_encoder
 from generator import FeatureBatches
@@ -97,6 +98,38 @@ def test_a_bundle_gives_the_same_features_and_captions(saved):
     assert len({found[0].text for found in captions}) > 1
     assert all(len(found) == 3 == len({caption.text for caption in found}) for found in captions)
     assert all(found[0].score >= found[1].score >= found[2].score for found in captions)
+
+
+def test_another_length_penalty_ranks_anew_and_compiles_nothing(saved, monkeypatch):
+    """Captions, scores and order are those of a captioner that knows no other penalty."""
+    made, _ = saved
+    penalties = [made.config.with_overrides({"length_penalty": a, "beam_size": 5}) for a in (0.0, 1.0, 2.5)]
+    features = made.encode(pixels(4))
+    fresh = [
+        Captioner(made.config, WORDS, made.encoder, made.decoder).caption(features, config) for config in penalties
+    ]
+    found = [made.caption(features, penalties[0])]
+    traced = []
+    real = model.decoding.beam_search
+    monkeypatch.setattr(
+        model.decoding, "beam_search", lambda *args, **kwargs: traced.append(1) or real(*args, **kwargs)
+    )
+    found += [made.caption(features, config) for config in penalties[1:]]
+    assert keras.backend.backend() == "torch" or not traced
+    for ours, theirs in zip(found, fresh, strict=True):
+        assert [[c.text for c in captions] for captions in ours] == [[c.text for c in captions] for captions in theirs]
+        np.testing.assert_allclose([c.score for b in ours for c in b], [c.score for b in theirs for c in b], rtol=1e-5)
+    assert found[0] != found[2]
+
+
+def test_settings_are_read_without_the_weights(saved, tmp_path, monkeypatch, no_keras):
+    made, path = saved
+    assert bundles.settings_of(path, "captioner") == made.config == bundles.settings_of(path.parent, "captioner")
+    with pytest.raises(UserError, match="one of kind aligner is wanted"):
+        bundles.settings_of(path, "aligner")
+    changed = parts(path) | {"config.json": b"{}"}
+    with pytest.raises(UserError, match=r"damaged: config\.json"):
+        bundles.settings_of(pack(tmp_path / "captioner.zip", changed), "captioner")
 
 
 def test_a_run_folder_stands_for_its_bundle(saved, monkeypatch, no_keras):

@@ -1,0 +1,136 @@
+"""Caption pictures in the browser: a page to drop, paste or photograph them, and an HTTP API beside it.
+
+    python app.py                              # the newest run first, then all others and those in pretrained/
+    python app.py --model runs/A --model runs/B
+    python app.py --host 0.0.0.0 --port 8080   # for others on the network too, without password or encryption
+    curl -F image=@photo.jpg 'http://127.0.0.1:8000/api/captions?beam_size=5'
+
+Works without internet. Ctrl-C stops it. The page /api.html explains the API.
+"""
+
+import logging
+import socket
+import sys
+import webbrowser
+from argparse import Namespace
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import config as settings
+from config import Config, UserError
+from serving import Engine, Model
+
+if TYPE_CHECKING:
+    from model import Captioner
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+def bundles_found(run_dir: str) -> list[Path]:
+    """The captioners of run_dir, newest first, then those that came with this repository. Raises UserError for none."""
+    runs = sorted(Path(run_dir).glob("*/captioner.zip"), key=lambda path: -path.stat().st_mtime)
+    found = [*(path.parent for path in runs), *sorted(PRETRAINED.glob("*.zip"))]
+    if not found:
+        raise UserError(f"--model: there is no trained captioner in {run_dir}; train one with train.py first")
+    return found
+
+
+def models_of(paths: list[Path], args: Namespace, named: bool) -> list[Model]:
+    """What can be chosen, with the settings that were typed. Unless it was ``named``, what cannot be used is left out.
+
+    Raises UserError.
+    """
+    models: dict[str, Model] = {}
+    for path in paths:
+        try:
+            model = _model(path, args)
+        except UserError as error:
+            if named:
+                raise
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+        same = sum(name.split(" (")[0] == model.name for name in models)
+        model = replace(model, name=f"{model.name} ({same + 1})" if same else model.name)
+        models[model.name] = model
+    if not models:
+        raise UserError("--model: none of the captioners that were found can be used; name another")
+    return list(models.values())
+
+
+def _model(path: Path, args: Namespace) -> Model:
+    from bundles import settings_of
+    from decoders import DECODERS
+
+    config = settings.resolve_trained(args, settings_of(path, "captioner"))
+    name = path.parent.name if path.name == "captioner.zip" else path.stem if path.is_file() else path.name
+    return Model(name, config, DECODERS[config.decoder].attends, partial(_load, path))
+
+
+def _load(path: Path) -> "Captioner":
+    from model import Captioner
+
+    return Captioner.load(path)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises UserError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=128)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--port: cannot listen at {host}, port {port}: {reason}; choose another") from None
+
+
+def main() -> int:
+    parser = settings.make_parser(__doc__, trained=True)
+    parser.add_argument(
+        "--model",
+        metavar="RUN",
+        action="append",
+        help="a run folder or a captioner.zip; several, each after a --model of its own, to choose from [default: all in run_dir and pretrained/]",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen at; 0.0.0.0: all of this machine's [default: %(default)s]",
+    )
+    parser.add_argument("--port", type=int, default=8000, help="0: any that is free [default: %(default)s]")
+    parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
+    args = parser.parse_args()
+    typed = settings.typed_settings(args)
+    settings.settle_backend(typed.get("backend"))
+    logging.getLogger("tensorflow").setLevel("ERROR")  # it would warn that each size of batch is compiled
+    try:
+        import uvicorn
+
+        from api import create_app
+    except ImportError as error:
+        raise UserError(f"app.py: {error.name} is not installed; pip install -r requirements-app.txt") from None
+    paths = list(map(Path, args.model or bundles_found(typed.get("run_dir", Config().run_dir))))
+    with listen(args.host, args.port) as listening, Engine(models_of(paths, args, bool(args.model))) as engine:
+        print(f"loading {engine.default.name}", flush=True)
+        engine.warm_up()
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
+            args.host, f"[{args.host}]" if ":" in args.host else args.host
+        )
+        page = f"http://{host}:{listening.getsockname()[1]}"
+        print(f"captions at {page}  (Ctrl-C stops)", flush=True)
+        if not (args.no_browser or settings.hide_progress()):
+            webbrowser.open(page)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(engine), log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=5
+            )
+        )
+        try:
+            server.run(sockets=[listening])
+        except KeyboardInterrupt:  # which uvicorn raises again once it has stopped
+            print("\nstopped")
+    return 0
+
+
+if __name__ == "__main__":
+    settings.run_script(main)

@@ -1,0 +1,152 @@
+"""Captions over HTTP: one client after another's answer, then 20 and 50 people at once.
+
+    python benchmarks/app.py --model runs/NAME
+
+Starts app.py on this machine with the captioner (without --model, an untrained attention decoder over EfficientNet-Lite0,
+held to 11 words) and sends it JPEGs of the size of Flickr8k's (500 x 375 pixels, about 130 kB), from the first byte sent to
+the last received. After the server's warm-up, one client asks 20 times; then clients that each ask three times in a row do
+so at once. Each decodes greedily and with the captioner's own beam; "with attention" also where it looked, as the page asks.
+The bars: a second for one client, with attention; of 20 clients none fails and the median is below ten times that of one.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+import requests
+from common import ROOT, make_parser, print_table, synthetic_vocabulary, verdict, write_results
+from folder import make_photographs
+
+from config import Config, UserError, run_script
+
+BAR = 1.0
+CROWD_BAR = 10
+WORDS = 11
+
+
+def make_model(folder: Path) -> Path:
+    """An untrained captioner of the preset pocket's sizes."""
+    import keras
+
+    from encoders import build_encoder
+    from model import Captioner
+
+    keras.utils.set_random_seed(0)
+    sizes = {"feature_grid": 0, "embedding_size": 512, "hidden_size": 512}
+    config = Config(
+        encoder="efficientnet_lite0", decoder="attention", min_length=WORDS, max_caption_length=WORDS, **sizes
+    )
+    path = folder / "untrained.zip"
+    Captioner.untrained(config, synthetic_vocabulary(), build_encoder(config)).save(path)
+    return path
+
+
+@contextmanager
+def served(model: Path) -> Iterator[tuple[str, int]]:
+    """The address of a server that is warm, and its process id."""
+    command = [sys.executable, str(ROOT / "app.py"), "--model", str(model), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "CI": "1"}) as server:
+        try:
+            for line in server.stdout:
+                if found := re.match(r"captions at (\S+)", line):
+                    break
+            else:
+                raise UserError(f"app.py ended with status {server.wait()}; its message is above")
+            yield found[1], server.pid
+        finally:
+            server.send_signal(signal.SIGINT)
+
+
+def ask(address: str, pictures: list[bytes], clients: int, times: int, attention: bool) -> tuple[list[float], int]:
+    """Seconds of every answer when ``clients`` ask ``times`` in a row, all at once; and how many were no captions."""
+    seconds: list[float] = []
+    failures: list[int] = []
+    together = threading.Barrier(clients)
+
+    def one(number: int) -> None:
+        with requests.Session() as session:
+            together.wait()
+            for turn in range(times):
+                picture = pictures[(number + turn) % len(pictures)]
+                began = time.perf_counter()
+                response = session.post(
+                    f"{address}/api/captions",
+                    data=picture,
+                    params={"attention": attention},
+                    headers={"content-type": "image/jpeg"},
+                    timeout=600,
+                )
+                if response.ok and response.json()["captions"]:
+                    seconds.append(time.perf_counter() - began)
+                else:
+                    failures.append(response.status_code)
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return seconds, len(failures)
+
+
+def memory(pid: int) -> int | None:
+    """Peak resident memory of a process in bytes, where the system tells."""
+    status = Path(f"/proc/{pid}/status")
+    return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 if status.exists() else None
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--model", type=Path, help="a run folder or a captioner.zip [default: an untrained one]")
+    args = parser.parse_args()
+    single, crowds, turns = (3, (4,), 1) if args.quick else (20, (20, 50), 3)
+    rows, figures = [], {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        make_photographs(folder / "photographs", 4 if args.quick else 20)
+        pictures = [path.read_bytes() for path in sorted((folder / "photographs").iterdir())]
+        with served(args.model or make_model(folder)) as (address, pid):
+            ask(address, pictures, 1, 2, True)
+            for clients, times in ((1, single), *((crowd, turns) for crowd in crowds)):
+                for attention in (False, True):
+                    began = time.perf_counter()
+                    seconds, failed = ask(address, pictures, clients, times, attention)
+                    rate = len(seconds) / (time.perf_counter() - began)
+                    name = (
+                        f"{clients} {'client' if clients == 1 else 'clients'}{', with attention' if attention else ''}"
+                    )
+                    figures[name] = {
+                        "requests": clients * times,
+                        "failed": failed,
+                        "median_seconds": median(seconds),
+                        "max_seconds": max(seconds),
+                        "pictures_per_second": rate,
+                    }
+                    rows.append(
+                        [name, clients * times, failed, f"{median(seconds):.2f}", f"{max(seconds):.2f}", f"{rate:.1f}"]
+                    )
+            peak = memory(pid)
+    print_table(["", "requests", "failed", "median s", "max s", "pictures/s"], rows)
+    alone, crowd = (figures[f"{name}, with attention"] for name in ("1 client", f"{crowds[0]} clients"))
+    ratio = crowd["median_seconds"] / alone["median_seconds"]
+    fast = alone["median_seconds"] <= BAR
+    fair = not crowd["failed"] and ratio < CROWD_BAR
+    if peak:
+        print(f"peak memory of the server: {peak / 1e6:,.0f} MB")
+    print(f"one client: {alone['median_seconds']:.2f} s from upload to captions and maps; {verdict(args, fast)}")
+    print(f"{crowds[0]} clients: {ratio:.1f} times the median of one, {crowd['failed']} failed; {verdict(args, fair)}")
+    results = {"bar": BAR, "crowd_bar": CROWD_BAR, "model": str(args.model or "untrained"), "figures": figures}
+    write_results(args, "app", results | {"ratio": ratio, "peak_memory": peak, "pass": fast and fair})
+
+
+if __name__ == "__main__":
+    run_script(main)
