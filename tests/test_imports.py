@@ -60,10 +60,13 @@ MAY_IMPORT = {
         "aligner", "config", "figures", "generator", "images", "index", "metrics", "model", "output", "preprocessing",
         "retrieval", "runs", "text", "vocabulary"
     },
+    "exported": {"config", "vocabulary"},
+    "exporting": {"config", "exported", "images", "model", "runs"},
+    "export": {"config", "exported", "exporting", "images", "model", "output", "runs"},
     "report": {"architecture", "config", "datasets", "figures", "images", "runs"},
     "test": {"albums", "config", "ensemble", "figures", "images", "model", "text"},
 }  # fmt: skip
-SCRIPTS = {"train", "evaluate", "retrieve", "test", "start"}
+SCRIPTS = {"train", "evaluate", "retrieve", "test", "export", "start"}
 # These import Keras, or a module that does, when they are imported themselves.
 HEAVY = {
     "encoders",
@@ -74,6 +77,7 @@ HEAVY = {
     "bundles",
     "model",
     "ensemble",
+    "exporting",
     "caption_trainer",
     "fine_tuning",
     "self_critical",
