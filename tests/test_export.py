@@ -190,7 +190,7 @@ def test_only_exports_are_replaced_and_only_when_told_to(tmp_path):
     exporting.refuse(["savedmodel"], [export, tmp_path / "new"], overwrite=True)
     with pytest.raises(UserError, match="exists already; choose another --output or say --overwrite"):
         exporting.refuse(["savedmodel"], [export], overwrite=False)
-    with pytest.raises(UserError, match="photos: exists already; choose another --output$"):
+    with pytest.raises(UserError, match=r"photos: exists already; choose another --output$"):
         exporting.refuse(["savedmodel"], [other], overwrite=True)
 
 
