@@ -69,7 +69,8 @@ def main() -> int:
     config = settings.resolve_trained(args, captioner.config)
     exports = []
     for (kind, int8), folder in zip(wanted, folders, strict=True):
-        exports.append(exporting.export(captioner, config, kind, folder, int8))
+        exporting.export(captioner, config, kind, folder, int8)
+        exports.append(Exported(folder))
         print(f"written: {folder}: {exports[-1].megabytes:,.1f} MB", flush=True)
     return _check(captioner, config, exports, listed) if listed else 0
 

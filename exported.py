@@ -15,6 +15,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +36,24 @@ class Exported:
     """
 
     def __init__(self, folder: Path):
-        """Raises UserError when it is no whole export, or its runtime is not installed."""
+        """Raises UserError when it is no whole export. The runtime starts with the first picture."""
         self.folder = folder
         try:
             self.about = json.loads((folder / "export.json").read_text(encoding="utf-8"))
             words = (folder / "vocabulary.json").read_text(encoding="utf-8")
-            start, model = _RUNTIMES[self.about["kind"]], folder / self.about["model"]
+            self._start, self._model = _RUNTIMES[self.about["kind"]], folder / self.about["model"]
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{folder}: not a whole export ({error!r}); write it with export.py") from None
         self.vocabulary = Vocabulary.from_json(words, f"{folder}/vocabulary.json")
+
+    @cached_property
+    def _run(self) -> Run:
         try:
-            self._run = start(model)
+            return self._start(self._model)
         except ImportError as error:
-            raise UserError(f"{folder}: cannot be run here ({error}); pip install -r requirements-export.txt") from None
+            raise UserError(
+                f"{self.folder}: cannot be run here ({error}); pip install -r requirements-export.txt"
+            ) from None
 
     @property
     def megabytes(self) -> float:
@@ -104,13 +110,16 @@ def compare(
 
     Every captioner sees a picture before the next picture comes, so that other work on the machine slows all alike. Gives a
     report on the original, ``{"pictures", "seconds"}``, and one on each export, ``{"same", "same_beams", "seconds",
-    "different"}``: how many best captions and how many whole beams are the original's, the median time of a picture, the
-    first one not counted unless it is the only one, and where the best captions differ. Raises UserError without pictures.
+    "different"}``: how many best captions and how many whole beams are the original's, the median time of a picture after a
+    warm-up with the first one, and where the best captions differ. Raises UserError without pictures.
     """
     captioners = [original, *(exported.captions for exported in exports)]
     seconds: list[list[float]] = [[] for _ in captioners]
     reports = [{"same": 0, "same_beams": 0, "seconds": 0.0, "different": []} for _ in captioners[1:]]
     for name, pixels in pictures:
+        if not seconds[0]:
+            for captioner in captioners:
+                captioner(pixels)
         found = []
         for captioner, times in zip(captioners, seconds, strict=True):
             started = time.perf_counter()
@@ -123,7 +132,7 @@ def compare(
                 report["different"].append({"image": name, "original": found[0][0], "exported": captions[0]})
     if not seconds[0]:
         raise UserError("--check: none of the pictures can be read; name others")
-    medians = [statistics.median(times[1:] or times) for times in seconds]
+    medians = [statistics.median(times) for times in seconds]
     for report, median in zip(reports, medians[1:], strict=True):
         report["seconds"] = median
     return {"pictures": len(seconds[0]), "seconds": medians[0]}, reports

@@ -64,8 +64,8 @@ def whole_graph(captioner: Captioner, config: Config) -> Callable[[Any], dict[st
     return graph
 
 
-def export(captioner: Captioner, config: Config, kind: str, folder: Path, int8: bool = False) -> Exported:
-    """Write ``captioner``, decoding by the settings of ``config``, as ``kind`` into ``folder``, and open what was written.
+def export(captioner: Captioner, config: Config, kind: str, folder: Path, int8: bool = False) -> None:
+    """Write ``captioner``, decoding by the settings of ``config``, as ``kind`` into ``folder``.
 
     All or nothing: a neighbouring folder is completed and has captioned a blank picture first, then takes the place of an
     older export. ``int8`` keeps weights in 8 bits (onnx, litert). Raises UserError when the converter cannot take this
@@ -96,7 +96,6 @@ def export(captioner: Captioner, config: Config, kind: str, folder: Path, int8: 
             os.rename(new, folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error}); choose another --output") from None
-    return Exported(folder)
 
 
 def _traced(captioner: Captioner, config: Config, batch: int | None):

@@ -111,7 +111,8 @@ def test_every_format_captions_as_the_original(make, tmp_path, kind, decoder, be
         pytest.importorskip(library)
     captioner = make(decoder=decoder, embedding=embedding, **({"heads": 2} if decoder == "transformer" else {}))
     config = captioner.config.with_overrides({"beam_size": beam_size})
-    assert_same(exporting.export(captioner, config, kind, tmp_path / "export"), captioner, config)
+    exporting.export(captioner, config, kind, tmp_path / "export")
+    assert_same(Exported(tmp_path / "export"), captioner, config)
 
 
 @pytest.mark.slow
@@ -120,10 +121,9 @@ def test_int8_is_smaller_and_runs(make, tmp_path, kind):
     for library in exporting.KINDS[kind][1]:
         pytest.importorskip(library)
     captioner = make(decoder="attention", embedding_size=128, hidden_size=128)
-    whole, small = (
+    for name in ("whole", "small"):
         exporting.export(captioner, captioner.config, kind, tmp_path / name, int8=name == "small")
-        for name in ("whole", "small")
-    )
+    whole, small = Exported(tmp_path / "whole"), Exported(tmp_path / "small")
     assert small.megabytes < 0.6 * whole.megabytes
     assert small.about["int8"]
     assert small.captions(pixels(1)[0])[0]
