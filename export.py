@@ -10,9 +10,10 @@ shows how to call each from Python without Keras. --check captions pictures with
 a time; then the exit status is 1 when best captions differ in an export that is not int8.
 """
 
+import importlib.util
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 import config as settings
 from config import Config, UserError
-from exported import Exported, compare
+from exported import KINDS, Exported, compare
 from images import UnreadableImage, load_image, open_source, sources
 from output import markdown, write
 from runs import describe
@@ -29,15 +30,14 @@ from runs import describe
 if TYPE_CHECKING:
     from model import Captioner
 
-FORMATS = ("savedmodel", "onnx", "litert")
-INT8_FORMATS = ("onnx", "litert")
+INT8_KINDS = ("onnx", "litert")
 
 
 def main() -> int:
     parser = settings.make_parser(__doc__, trained=True)
     parser.add_argument("--model", required=True, metavar="RUN", help="a run folder or a captioner.zip")
     parser.add_argument("--output", required=True, metavar="DIR", help="each export becomes a folder in this one")
-    parser.add_argument("--format", nargs="+", choices=FORMATS, default=FORMATS, help="[default: all of them]")
+    parser.add_argument("--format", nargs="+", choices=KINDS, default=tuple(KINDS), help="[default: all of them]")
     parser.add_argument("--int8", action="store_true", help="write onnx and litert with weights of 8 bits too")
     parser.add_argument("--overwrite", action="store_true", help="replace exports that are there already")
     parser.add_argument(
@@ -50,7 +50,7 @@ def main() -> int:
     formats = dict.fromkeys(args.format)
     wanted = [(kind, False) for kind in formats]
     if args.int8:
-        wanted += [(kind, True) for kind in formats if kind in INT8_FORMATS]
+        wanted += [(kind, True) for kind in formats if kind in INT8_KINDS]
         if len(wanted) == len(formats):
             raise UserError("--int8: is of the formats onnx and litert; add one of them")
     if settings.typed_settings(args).get("backend", "tensorflow") != "tensorflow":
@@ -60,11 +60,12 @@ def main() -> int:
     settings.settle_backend("tensorflow")
     listed = list(sources(args.check or []))
 
+    folders = [Path(args.output, f"{kind}-int8" if int8 else kind) for kind, int8 in wanted]
+    refuse(formats, folders, args.overwrite)
+
     import exporting
     from model import Captioner
 
-    folders = [Path(args.output, f"{kind}-int8" if int8 else kind) for kind, int8 in wanted]
-    exporting.refuse(formats, folders, args.overwrite)
     captioner = Captioner.load(Path(args.model))
     config = settings.resolve_trained(args, captioner.config)
     exports = []
@@ -73,6 +74,17 @@ def main() -> int:
         exports.append(Exported(folder))
         print(f"written: {folder}: {exports[-1].megabytes:,.1f} MB", flush=True)
     return _check(captioner, config, exports, listed) if listed else 0
+
+
+def refuse(kinds: Iterable[str], folders: Sequence[Path], overwrite: bool) -> None:
+    """Raise UserError when a library for ``kinds`` is missing or a folder is there that must not be replaced."""
+    missing = [name for kind in kinds for name in KINDS[kind][1] if not importlib.util.find_spec(name)]
+    if missing:
+        raise UserError(f"--format: needs {', '.join(missing)}; pip install -r requirements-export.txt")
+    for folder in folders:
+        if folder.exists() and not (overwrite and (folder / "export.json").is_file()):
+            advice = "choose another --output" + (" or say --overwrite" if (folder / "export.json").is_file() else "")
+            raise UserError(f"{folder}: exists already; {advice}")
 
 
 def _check(captioner: "Captioner", config: Config, exports: list[Exported], listed: list[str]) -> int:

@@ -26,6 +26,13 @@ from vocabulary import Vocabulary
 
 FORMAT = 1
 
+# Each kind of export: the file or folder of its model, and what of requirements-export.txt it needs.
+KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "savedmodel": ("model", ()),
+    "onnx": ("model.onnx", ("tf2onnx", "onnx", "onnxruntime")),
+    "litert": ("model.tflite", ("ai_edge_litert",)),
+}
+
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 

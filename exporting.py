@@ -1,18 +1,16 @@
 """Exports: a captioner, from pixels to the ids of words, as one graph for TensorFlow, ONNX or LiteRT.
 
-All three are made of one traced TensorFlow function: its converters take ``tf.while_loop``, in which the search runs, as
-it is, while those of JAX and PyTorch would need the search unrolled or left outside. So exports are written under Keras'
-TensorFlow backend, whatever the captioner was trained on; its bundle is the same for all.
+All three are made of one traced TensorFlow function, because TensorFlow's converters take the loop of the search as it is.
+So exports are written under Keras' TensorFlow backend, whatever the captioner was trained on: its bundle is the same for all.
 Legend: B images, S pixels per side, K beams, L maximum length in tokens.
 """
 
 import hashlib
-import importlib.util
 import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +19,13 @@ import numpy as np
 from keras import ops
 
 from config import Config, DecodingSettings, UserError
-from exported import FORMAT, Exported
+from exported import FORMAT, KINDS, Exported
 from images import PREPROCESSING
 from model import Captioner, Search
 from runs import package_versions
 
-# The oldest with all operators that tf2onnx makes of the search; every ONNX runtime since 2023 reads it.
+# The newest that tf2onnx 1.17 writes.
 OPSET = 18
-
-# Each kind of export: the file or folder of its model, and what of requirements-export.txt it needs.
-KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "savedmodel": ("model", ()),
-    "onnx": ("model.onnx", ("tf2onnx", "onnx", "onnxruntime")),
-    "litert": ("model.tflite", ("ai_edge_litert",)),
-}
-
-
-def refuse(kinds: Sequence[str], folders: Sequence[Path], overwrite: bool) -> None:
-    """Raise UserError when a library for ``kinds`` is missing or a folder is there that must not be replaced."""
-    missing = [name for kind in kinds for name in KINDS[kind][1] if not importlib.util.find_spec(name)]
-    if missing:
-        raise UserError(f"--format: needs {', '.join(missing)}; pip install -r requirements-export.txt")
-    for folder in folders:
-        if folder.exists() and not (overwrite and (folder / "export.json").is_file()):
-            advice = "choose another --output" + (" or say --overwrite" if (folder / "export.json").is_file() else "")
-            raise UserError(f"{folder}: exists already; {advice}")
 
 
 def whole_graph(captioner: Captioner, config: Config) -> Callable[[Any], dict[str, Any]]:

@@ -14,10 +14,11 @@ from conftest import ROOT, fake_arrays
 from PIL import Image
 from test_scripts import refused, script
 
+import export
 import exporting
 from config import Config, UserError
 from encoders import build_encoder
-from exported import Exported, compare
+from exported import KINDS, Exported, compare
 from images import load_image
 from model import Captioner
 from vocabulary import Vocabulary
@@ -94,7 +95,7 @@ def test_a_savedmodel_captions_as_the_original(merged):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", exporting.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("decoder", "beam_size", "embedding"),
     [
@@ -107,7 +108,7 @@ def test_a_savedmodel_captions_as_the_original(merged):
     ],
 )
 def test_every_format_captions_as_the_original(make, tmp_path, kind, decoder, beam_size, embedding):
-    for library in exporting.KINDS[kind][1]:
+    for library in KINDS[kind][1]:
         pytest.importorskip(library)
     captioner = make(decoder=decoder, embedding=embedding, **({"heads": 2} if decoder == "transformer" else {}))
     config = captioner.config.with_overrides({"beam_size": beam_size})
@@ -118,7 +119,7 @@ def test_every_format_captions_as_the_original(make, tmp_path, kind, decoder, be
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "litert"])
 def test_int8_is_smaller_and_runs(make, tmp_path, kind):
-    for library in exporting.KINDS[kind][1]:
+    for library in KINDS[kind][1]:
         pytest.importorskip(library)
     captioner = make(decoder="attention", embedding_size=128, hidden_size=128)
     for name in ("whole", "small"):
@@ -130,9 +131,9 @@ def test_int8_is_smaller_and_runs(make, tmp_path, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", exporting.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_page_shows_how_to_call_it_without_keras(merged, tmp_path, kind):
-    for library in exporting.KINDS[kind][1]:
+    for library in KINDS[kind][1]:
         pytest.importorskip(library)
     captioner, _ = merged
     exporting.export(captioner, captioner.config, kind, tmp_path / "exported" / kind)
@@ -183,21 +184,21 @@ def test_what_fails_leaves_the_old_export_and_nothing_else(merged, tmp_path, mon
 
 
 def test_only_exports_are_replaced_and_only_when_told_to(tmp_path):
-    export, other = tmp_path / "export", tmp_path / "photos"
-    export.mkdir()
-    (export / "export.json").write_text("{}")
+    made, other = tmp_path / "export", tmp_path / "photos"
+    made.mkdir()
+    (made / "export.json").write_text("{}")
     other.mkdir()
-    exporting.refuse(["savedmodel"], [export, tmp_path / "new"], overwrite=True)
+    export.refuse(["savedmodel"], [made, tmp_path / "new"], overwrite=True)
     with pytest.raises(UserError, match="exists already; choose another --output or say --overwrite"):
-        exporting.refuse(["savedmodel"], [export], overwrite=False)
+        export.refuse(["savedmodel"], [made], overwrite=False)
     with pytest.raises(UserError, match=r"photos: exists already; choose another --output$"):
-        exporting.refuse(["savedmodel"], [other], overwrite=True)
+        export.refuse(["savedmodel"], [other], overwrite=True)
 
 
 def test_missing_libraries_are_named(monkeypatch):
-    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: name == "onnx")
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: name == "onnx")
     with pytest.raises(UserError, match=r"needs tf2onnx, onnxruntime; pip install -r requirements-export\.txt"):
-        exporting.refuse(["savedmodel", "onnx"], [], False)
+        export.refuse(["savedmodel", "onnx"], [], False)
 
 
 def test_what_is_no_export_is_refused(tmp_path):
