@@ -77,7 +77,7 @@ def _block_repeats(log_p, tokens, t, n: int):
     # <end> may follow anything, so a caption can always be finished; <pad> is banned already.
     followers = tokens[:, n - 1 : n - 1 + windows]
     followers = ops.where(ops.logical_and(repeats, followers != END), followers, PAD)
-    banned = ops.max(ops.one_hot(followers, log_p.shape[-1], dtype="bool"), axis=1)
+    banned = ops.any(followers[:, :, None] == ops.arange(log_p.shape[-1]), axis=1)
     return ops.where(banned, BANNED, log_p)
 
 

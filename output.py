@@ -1,4 +1,4 @@
-"""What evaluate.py and retrieve.py leave behind: Markdown tables, and whole files or none. No Keras."""
+"""What scripts leave behind: Markdown tables, and whole files or none. No Keras."""
 
 from collections.abc import Sequence
 from pathlib import Path

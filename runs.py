@@ -73,6 +73,7 @@ _CURVES: dict[str, tuple[tuple[str, str, dict[str, tuple[str, str, str]]], ...]]
     ),
 }
 _PACKAGES = ("keras", "keras-hub", "tensorflow", "jax", "torch", "numpy", "nltk", "pillow")
+_PACKAGES += ("tf2onnx", "onnx", "onnxruntime", "ai-edge-litert")
 
 
 class Run:

@@ -63,10 +63,13 @@ MAY_IMPORT = {
     "serving": {"config", "figures", "images", "model"},
     "api": {"config", "images", "serving", "text"},
     "app": {"api", "bundles", "config", "decoders", "model", "serving"},
+    "exported": {"config", "vocabulary"},
+    "exporting": {"config", "exported", "images", "model", "runs"},
+    "export": {"config", "exported", "exporting", "images", "model", "output", "runs"},
     "report": {"architecture", "config", "datasets", "figures", "images", "runs"},
     "test": {"albums", "config", "ensemble", "figures", "images", "model", "text"},
 }  # fmt: skip
-SCRIPTS = {"train", "evaluate", "retrieve", "test", "app", "start"}
+SCRIPTS = {"train", "evaluate", "retrieve", "test", "app", "export", "start"}
 # These import Keras, or a module that does, when they are imported themselves.
 HEAVY = {
     "encoders",
@@ -77,6 +80,7 @@ HEAVY = {
     "bundles",
     "model",
     "ensemble",
+    "exporting",
     "caption_trainer",
     "fine_tuning",
     "self_critical",

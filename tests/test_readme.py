@@ -17,7 +17,17 @@ def test_links_lead_somewhere():
 
 
 def test_options_and_presets_exist():
-    names = ("preprocessing", "train", "evaluate", "retrieve", "test", "app", "config", "tools/human_judgements")
+    names = (
+        "preprocessing",
+        "train",
+        "evaluate",
+        "retrieve",
+        "test",
+        "app",
+        "export",
+        "config",
+        "tools/human_judgements",
+    )
     scripts = "".join((ROOT / f"{name}.py").read_text() for name in names)
     for option in set(re.findall(r"--([a-z][a-z-]+)", TEXT)) - {"help"}:
         assert option.replace("-", "_") in Config.model_fields or f'"--{option}"' in scripts, option
