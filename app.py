@@ -1,6 +1,6 @@
 """Caption pictures in the browser: a page to drop, paste or photograph them, and an HTTP API beside it.
 
-    python app.py                              # the newest run first, then all others and those in pretrained/
+    python app.py                              # the one that comes with this repository, and all runs
     python app.py --model runs/A --model runs/B
     python app.py --host 0.0.0.0 --port 8080   # for others on the network too, without password or encryption
     curl -F image=@photo.jpg 'http://127.0.0.1:8000/api/captions?beam_size=5'
@@ -29,12 +29,9 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 
 
 def bundles_found(run_dir: str) -> list[Path]:
-    """The captioners of run_dir, newest first, then those that came with this repository. Raises UserError for none."""
+    """The captioners that came with this repository, then those of run_dir, newest first."""
     runs = sorted(Path(run_dir).glob("*/captioner.zip"), key=lambda path: -path.stat().st_mtime)
-    found = [*(path.parent for path in runs), *sorted(PRETRAINED.glob("*.zip"))]
-    if not found:
-        raise UserError(f"--model: there is no trained captioner in {run_dir}; train one with train.py first")
-    return found
+    return [*sorted(PRETRAINED.glob("*.zip")), *(path.parent for path in runs)]
 
 
 def models_of(paths: list[Path], args: Namespace, named: bool) -> list[Model]:
@@ -60,12 +57,11 @@ def models_of(paths: list[Path], args: Namespace, named: bool) -> list[Model]:
 
 
 def _model(path: Path, args: Namespace) -> Model:
-    from bundles import settings_of
+    from bundles import name_of, settings_of
     from decoders import DECODERS
 
     config = settings.resolve_trained(args, settings_of(path, "captioner"))
-    name = path.parent.name if path.name == "captioner.zip" else path.stem if path.is_file() else path.name
-    return Model(name, config, DECODERS[config.decoder].attends, partial(_load, path))
+    return Model(name_of(path), config, DECODERS[config.decoder].attends, partial(_load, path))
 
 
 def _load(path: Path) -> "Captioner":
@@ -90,7 +86,7 @@ def main() -> int:
         "--model",
         metavar="RUN",
         action="append",
-        help="a run folder or a captioner.zip; several, each after a --model of its own, to choose from [default: all in run_dir and pretrained/]",
+        help="a run folder or a captioner.zip; several, each after a --model of its own, to choose from [default: all in pretrained/ and run_dir]",
     )
     parser.add_argument(
         "--host",

@@ -92,6 +92,14 @@ def reading(path: Path, kind: str) -> Iterator[tuple[Path, Config, Vocabulary, k
         yield folder, config, vocabulary, encoder
 
 
+def name_of(path: Path) -> str:
+    """What a bundle is called: by its run folder, or by its own file name where that tells more."""
+    path = Path(path)
+    if path.name in {f"{kind}.zip" for kind in KINDS}:
+        path = path.parent
+    return path.resolve().name.removesuffix(".zip")
+
+
 def settings_of(path: Path, kind: str) -> Config:
     """The settings of a bundle, or of that of a run folder; its weights are not read. Raises UserError."""
     path, members = _members(path, kind, ("config.json",))

@@ -242,6 +242,7 @@ def main() -> None:
         rows = [about | scores]
         output = Path(args.output) if args.output else path.parent
     else:
+        from bundles import name_of
         from ensemble import load_captioners
         from runs import Run, describe
 
@@ -260,7 +261,7 @@ def main() -> None:
         training = _training_captions(dataset)
         folders = [model if model.is_dir() else model.parent for model in models]
         output = Path(args.output) if args.output else folders[0] / "evaluation"
-        name = " + ".join(folder.resolve().name for folder in folders)
+        name = " + ".join(map(name_of, models))
         rows, predictions = [], []
         attended = next((search for search in searches if search.beam_size == 1), searches[0])
         for search in searches:

@@ -53,8 +53,8 @@ MAY_IMPORT = {
     },
     "train": {"config", "download", "model", "preprocessing", "pretrained", "runs", "training"},
     "evaluate": {
-        "config", "datasets", "demo", "ensemble", "generator", "metrics", "output", "predictions", "preprocessing",
-        "report", "runs"
+        "bundles", "config", "datasets", "demo", "ensemble", "generator", "metrics", "output", "predictions",
+        "preprocessing", "report", "runs"
     },
     "retrieve": {
         "aligner", "config", "figures", "generator", "images", "index", "metrics", "model", "output", "preprocessing",
