@@ -28,12 +28,11 @@ from runs import package_versions
 OPSET = 18
 
 
-def whole_graph(captioner: Captioner, config: Config) -> Callable[[Any], dict[str, Any]]:
-    """Encoder and search as one function of tensors, under the decoding settings of ``config``.
+def whole_graph(captioner: Captioner, search: Search) -> Callable[[Any], dict[str, Any]]:
+    """Encoder and search as one function of tensors.
 
     uint8 RGB pixels ``(B, S, S, 3)`` -> ``tokens`` int32 ``(B, K, L)``, ``log_probs`` and ``scores`` float32 ``(B, K)``.
     """
-    search = Search(captioner.decoder, config)
 
     def graph(pixels):
         features = captioner.encoder(ops.cast(pixels, "float32"), training=False)
@@ -83,10 +82,10 @@ def _traced(captioner: Captioner, config: Config, batch: int | None):
     import tensorflow as tf
 
     size = captioner.config.image_size
-    module = tf.Module()
-    module.weights = [weight.value for part in (captioner.encoder, captioner.decoder) for weight in part.variables]
+    module, search = tf.Module(), Search(captioner.decoder, config)
+    module.weights = [weight.value for part in (captioner.encoder, search) for weight in part.variables]
     pixels = tf.TensorSpec((batch, size, size, 3), tf.uint8, name="pixels")
-    module.serve = tf.function(whole_graph(captioner, config), input_signature=[pixels])
+    module.serve = tf.function(whole_graph(captioner, search), input_signature=[pixels])
     return module
 
 
