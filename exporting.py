@@ -48,8 +48,7 @@ def export(captioner: Captioner, config: Config, kind: str, folder: Path, int8: 
     """Write ``captioner``, decoding by the settings of ``config``, as ``kind`` into ``folder``.
 
     All or nothing: a neighbouring folder is completed and has captioned a blank picture first, then takes the place of an
-    older export. ``int8`` keeps weights in 8 bits (onnx, litert; LiteRT rounds
-    the activations of matrix products too). Raises UserError when the converter cannot take this
+    older export. ``int8`` keeps weights in 8 bits (onnx, litert). Raises UserError when the converter cannot take this
     captioner or the folder cannot be written.
     """
     if keras.backend.backend() != "tensorflow":
@@ -117,8 +116,8 @@ def _onnx(captioner: Captioner, config: Config, path: Path, int8: bool) -> None:
 def _round_weights(path: Path) -> None:
     """Keep the large weights of an ONNX model in 8 bits, one scale per output channel, and compute in float32 as before.
 
-    Not onnxruntime's quantize_dynamic, which rounds activations too: it made a ResNet50 three times as slow as in float,
-    left weights that only the loop uses as they were, and kept no more captions.
+    Not onnxruntime's quantize_dynamic, which rounds activations too: it made a ResNet50 three times as slow as in float
+    and half as large again as this, and kept no more captions.
     """
     import onnx
     from onnx import helper, numpy_helper
