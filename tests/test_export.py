@@ -150,7 +150,7 @@ def test_the_page_reads_pictures_and_spells_captions_as_we_do():
     page: dict = {}
     exec(BLOCKS[0], page)
     rng = np.random.default_rng(2)
-    shades = rng.integers(0, 256, (90, 130, 4), dtype=np.uint8)
+    shades = rng.integers(0, 256, (260, 300, 4), dtype=np.uint8)
     turned = Image.Exif()
     turned[0x0112] = 6
     for image, options in [

@@ -19,7 +19,7 @@ def test_links_lead_somewhere():
 def test_options_and_presets_exist():
     names = ("preprocessing", "train", "evaluate", "retrieve", "test", "export", "config", "tools/human_judgements")
     scripts = "".join((ROOT / f"{name}.py").read_text() for name in names)
-    for option in set(re.findall(r"--([a-z][a-z-]+)", TEXT)) - {"help"}:
+    for option in set(re.findall(r"--([a-z][a-z0-9-]+)", TEXT)) - {"help"}:
         assert option.replace("-", "_") in Config.model_fields or f'"--{option}"' in scripts, option
     for preset in re.findall(r"--preset ([\w-]+)", TEXT):
         assert preset in PRESETS
