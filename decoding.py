@@ -106,8 +106,9 @@ def greedy_search(
     def body(t, tokens, last, done, log_probs, state):
         logits, state = step(last, state)
         log_p = log_probabilities(logits, tokens, t, min_length, no_repeat_ngram)
-        best = ops.cast(ops.argmax(log_p, axis=-1), "int32")
         best_log_p = ops.max(log_p, axis=-1)
+        # Of floats Keras' argmax tells -0 from 0 by their bits, which no exported graph can.
+        best = ops.cast(ops.argmax(ops.cast(log_p == best_log_p[:, None], "int32"), axis=-1), "int32")
         # The last position is <end>'s alone: a caption that has not ended by then is cut.
         best = ops.where(ops.logical_and(t == length - 1, best != END), PAD, best)
         stop = ops.logical_or(done, best == PAD)

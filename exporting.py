@@ -109,11 +109,36 @@ def _onnx(captioner: Captioner, config: Config, path: Path, int8: bool) -> None:
         output_path=str(path),
     )
     if int8:
-        from onnxruntime.quantization import QuantType, quantize_dynamic
+        _round_weights(path)
 
-        quantize_dynamic(
-            path, path, weight_type=QuantType.QInt8, per_channel=True, extra_options={"EnableSubgraph": True}
-        )
+
+def _round_weights(path: Path) -> None:
+    """Keep the large weights of an ONNX model in 8 bits, one scale per output channel, and compute in float32 as before.
+
+    Not onnxruntime's quantize_dynamic, which rounds activations too: it made a ResNet50 three times as slow as in float
+    and half as large again as this, and kept no more captions.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(path)
+    graph, restored = model.graph, []
+    for weight in list(graph.initializer):
+        if weight.data_type != onnx.TensorProto.FLOAT or len(weight.dims) < 2 or np.prod(weight.dims) < 1024:
+            continue
+        values = numpy_helper.to_array(weight)
+        axis = 0 if values.ndim == 4 else values.ndim - 1  # convolutions have their output channels first
+        others = tuple(i for i in range(values.ndim) if i != axis)
+        scale = np.maximum(np.abs(values).max(others), 1e-12) / 127
+        rounded = np.rint(values / np.expand_dims(scale, others)).astype("int8")
+        names = [f"{weight.name}_int8", f"{weight.name}_scale"]
+        graph.initializer.remove(weight)
+        graph.initializer.extend(map(numpy_helper.from_array, (rounded, scale), names))
+        restored.append(helper.make_node("DequantizeLinear", names, [weight.name], axis=axis))
+    nodes = [*restored, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.save(model, path)
 
 
 def _erfc(graph, node, name, args) -> None:

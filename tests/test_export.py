@@ -73,8 +73,8 @@ def assert_same(exported: Exported, captioner: Captioner, config: Config) -> Non
     for one, captions in zip(pictures, expected, strict=True):
         assert exported.captions(one) == [caption.text for caption in captions]
         found = exported(one[None])
-        np.testing.assert_allclose(found["log_probs"][0, 0], captions[0].log_prob, rtol=1e-4)
-        np.testing.assert_allclose(found["scores"][0, 0], captions[0].score, rtol=1e-4)
+        np.testing.assert_allclose(found["log_probs"][0, 0], captions[0].log_prob, rtol=2e-3)
+        np.testing.assert_allclose(found["scores"][0, 0], captions[0].score, rtol=2e-3)
         for name, stated in exported.about["outputs"].items():
             assert (str(found[name].dtype), list(found[name].shape[1:])) == (stated["dtype"], stated["shape"][1:])
 
@@ -139,7 +139,7 @@ def test_the_page_shows_how_to_call_it_without_keras(merged, tmp_path, kind):
     exporting.export(captioner, captioner.config, kind, tmp_path / "exported" / kind)
     Image.fromarray(pixels(1)[0]).save(tmp_path / "photo.jpg", quality=95)
     (block,) = (block for block in BLOCKS if f"exported/{kind}" in block)
-    code = BLOCKS[0] + block + 'import sys\nassert "keras" not in sys.modules\n'
+    code = 'import sys\nsys.modules["keras"] = None  # cannot be imported\n' + BLOCKS[0] + block
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     features = captioner.encode([load_image(tmp_path / "photo.jpg", 32)])
@@ -150,7 +150,7 @@ def test_the_page_reads_pictures_and_spells_captions_as_we_do():
     page: dict = {}
     exec(BLOCKS[0], page)
     rng = np.random.default_rng(2)
-    shades = rng.integers(0, 256, (90, 130, 4), dtype=np.uint8)
+    shades = rng.integers(0, 256, (260, 300, 4), dtype=np.uint8)
     turned = Image.Exif()
     turned[0x0112] = 6
     for image, options in [
