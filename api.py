@@ -123,7 +123,7 @@ _ERRORS = {
     415: "wrong_type: not a picture, or of a format that is not read",
     422: "unreadable: a damaged picture; bad_setting: a setting that is unknown or out of bounds",
     500: "internal, or model: the captioner cannot be loaded or run",
-    503: "busy: all places are taken; Retry-After says when to try again",
+    503: "busy: all places are taken, and Retry-After says when to try again; closing: the server is being stopped",
 }
 _RAISED = (
     (TooLarge, 413, "too_large"),

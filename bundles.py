@@ -39,7 +39,7 @@ def writing(
 ) -> Iterator[Path]:
     """A folder that becomes the bundle ``path`` at the end, with what all kinds have and what was put there meanwhile.
 
-    ``half``: kernels are stored as float16. All or nothing: a neighbouring file is completed first and then renamed.
+    ``half``: kernels are stored as float16, but for an encoder that is a saved Keras model. All or nothing: a neighbouring file is completed first and then renamed.
     """
     path = Path(path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bundle-") as temporary:

@@ -2,7 +2,8 @@
 
     python tools/halve_bundle.py runs/NAME smaller.zip --length-penalty 0.7
 
-Decoding settings given become the bundle's own. Score what comes out: rounding may change a caption.
+Decoding settings given become the bundle's own. An encoder that is a saved Keras model stays as it is. Score what comes out: rounding
+may change a caption.
 """
 
 import sys
@@ -17,6 +18,7 @@ def main() -> None:
     parser.add_argument("model", help="run folder or captioner.zip")
     parser.add_argument("output", type=Path, help="the new bundle")
     args = parser.parse_args()
+    settings.settle_backend(settings.typed_settings(args).get("backend"))
 
     from model import Captioner
 

@@ -20,7 +20,7 @@ async function start() {
     return;
   }
   $("files").accept = $("capture").accept = about.limits.formats.map((name) => `image/${name.toLowerCase()}`).join(",");
-  $("limits").textContent = `Up to ${about.limits.bytes >> 20} MB each, any number at once. They are captioned on the machine that `
+  $("limits").textContent = `Up to ${about.limits.bytes >> 20} MiB each, any number at once. They are captioned on the machine that `
     + "runs this page and kept nowhere.";
   $("beam").max = about.limits.beam_size;
   $("model").append(...about.models.map(({ name }) => new Option(name, name)));
@@ -153,6 +153,7 @@ function caption(entry) {
   state(entry, entry.answer ? "" : "waiting for its caption …");
   if (!waiting.includes(entry)) waiting.push(entry);
   next();
+  tell();
 }
 
 function next() {
@@ -172,7 +173,7 @@ async function ask(entry, signal) {
   form.append("image", entry.file, entry.name);
   try {
     if (entry.file.size > about.limits.bytes) {
-      throw new Error(`${entry.name}: more than ${about.limits.bytes >> 20} MB; take a smaller copy of the picture`);
+      throw new Error(`${entry.name}: more than ${about.limits.bytes >> 20} MiB; take a smaller copy of the picture`);
     }
     for (let tries = 1; ; tries++) {
       const response = await fetch(`api/captions?${settings}`, { method: "POST", body: form, signal });
@@ -180,7 +181,10 @@ async function ask(entry, signal) {
       if (response.ok) return show(entry, answer);
       if (response.status !== 503 || tries === TRIES) throw new Error(answer.error.message);
       state(entry, "many people are asking; waiting …");
-      await new Promise((resolve) => setTimeout(resolve, 1000 * (Number(response.headers.get("retry-after")) || 1)));
+      await new Promise((resolve) => {
+        setTimeout(resolve, 1000 * (Number(response.headers.get("retry-after")) || 1));
+        signal.addEventListener("abort", resolve, { once: true });
+      });
       signal.throwIfAborted();
     }
   } catch (error) {
