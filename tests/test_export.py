@@ -102,7 +102,6 @@ def test_a_savedmodel_captions_as_the_original(merged):
         ("merge", 1, "bert-static"),
         ("inject", 3, "learned"),
         ("attention", 3, "learned"),
-        ("attention", 1, "learned"),
         ("adaptive", 2, "bert-prefix"),
         ("transformer", 3, "learned"),
     ],

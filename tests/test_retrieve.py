@@ -247,7 +247,7 @@ def test_each_backend_aligns_and_retrieves(data, models, tmp_path, backend):
     pytest.importorskip(backend)
     places = [*data[1], "--feature-dir", tmp_path / "features"]
     run = ["--run-dir", tmp_path, "--name", "run", "--backend", backend, "--epochs", "1"]
-    child = process("train", "--stage", "align", *places, *TINY, *run, "--text-encoder", "bigru")
+    child = process("train", "--stage", "align", *places, *TINY, *run)
     _, err = child.communicate(timeout=600)
     assert child.returncode == 0, err
     model = ["--model", tmp_path / "run", "--backend", backend]
