@@ -64,6 +64,7 @@ def served(model: Path) -> Iterator[tuple[str, int]]:
             yield found[1], server.pid
         finally:
             server.send_signal(signal.SIGINT)
+            server.communicate()  # its last words, before the pipe is closed
 
 
 def ask(address: str, pictures: list[bytes], clients: int, times: int, attention: bool) -> tuple[list[float], int]:
