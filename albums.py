@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from config import Config, DecodingSettings, UserError, hide_progress
+from config import Config, UserError, hide_progress
 from feature_store import alone_with, write_atomically
 from images import PREPROCESSING, SUFFIXES, image_names, load_ahead, load_image, one_behind
 from xmp import UnwritableMetadata, write_caption
@@ -61,13 +61,12 @@ def made_with(folder: Path, models: Sequence[Path], config: Config, best: int) -
     for path in models:
         with open(path / "captioner.zip" if path.is_dir() else path, "rb") as bundle:
             digests.append(hashlib.file_digest(bundle, "sha256").hexdigest()[:20])
-    decoding = [*DecodingSettings.model_fields.keys() - {"decode_batch_size"}, "max_caption_length"]
     return {
         "folder": str(folder.resolve()),
         "models": digests,
         "preprocessing": PREPROCESSING,
         "best": best,
-        **{name: getattr(config, name) for name in sorted(decoding)},
+        **config.decoding(),
     }
 
 

@@ -25,13 +25,11 @@ from serving import Engine, Model
 if TYPE_CHECKING:
     from model import Captioner
 
-PRETRAINED = Path(__file__).parent / "pretrained"
-
 
 def bundles_found(run_dir: str) -> list[Path]:
     """The captioners that came with this repository, then those of run_dir, newest first."""
     runs = sorted(Path(run_dir).glob("*/captioner.zip"), key=lambda path: -path.stat().st_mtime)
-    return [*sorted(PRETRAINED.glob("*.zip")), *(path.parent for path in runs)]
+    return [*sorted(settings.PRETRAINED.glob("*.zip")), *(path.parent for path in runs)]
 
 
 def models_of(paths: list[Path], args: Namespace, named: bool) -> list[Model]:

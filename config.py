@@ -18,6 +18,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+# The captioners that come with this repository, and the one that is used when none is named.
+PRETRAINED = Path(__file__).parent / "pretrained"
+POCKET = PRETRAINED / "pocket.zip"
+
 
 class UserError(Exception):
     """A problem the user can mend. The message names the file or setting, what is wrong and what to do."""
@@ -356,6 +360,11 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
     def with_overrides(self, overrides: dict[str, Any], source: str = "the command line") -> "Config":
         """A copy with ``overrides`` (values may be strings, as typed). Raises UserError naming each bad setting."""
         return _validated({**self.model_dump(), **overrides}, source)
+
+    def decoding(self) -> dict[str, Any]:
+        """The settings that decide which captions come out of a search, by name."""
+        names = [*DecodingSettings.model_fields.keys() - {"decode_batch_size"}, "max_caption_length"]
+        return {name: getattr(self, name) for name in sorted(names)}
 
     def to_json(self) -> str:
         """The settings as indented JSON text, readable by ``from_json``."""

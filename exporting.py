@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from config import Config, DecodingSettings, UserError
+from config import Config, UserError
 from exported import FORMAT, KINDS, Exported
 from images import PREPROCESSING
 from model import Captioner, Search
@@ -169,7 +169,6 @@ def _describe(captioner: Captioner, config: Config, kind: str, int8: bool, folde
     (folder / "vocabulary.json").write_text(captioner.vocabulary.to_json(), encoding="utf-8")
     size, beams = captioner.config.image_size, config.beam_size
     batch = 1 if kind == "litert" else None
-    decoding = [*DecodingSettings.model_fields.keys() - {"decode_batch_size"}, "max_caption_length"]
     about = {
         "format": FORMAT,
         "kind": kind,
@@ -187,7 +186,7 @@ def _describe(captioner: Captioner, config: Config, kind: str, int8: bool, folde
             "recipe": "RGB 0-255, upright by EXIF, transparency over white, squashed to image_size x image_size by Pillow's "
             "antialiased bicubic; JPEG decoded at a half, quarter or eighth where that leaves twice image_size",
         },
-        "decoding": {name: getattr(config, name) for name in sorted(decoding)},
+        "decoding": config.decoding(),
         "versions": package_versions(),
         "sha256": {
             path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()

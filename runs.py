@@ -72,8 +72,10 @@ _CURVES: dict[str, tuple[tuple[str, str, dict[str, tuple[str, str, str]]], ...]]
         ),
     ),
 }
-_PACKAGES = ("keras", "keras-hub", "tensorflow", "jax", "torch", "numpy", "nltk", "pillow")
-_PACKAGES += ("tf2onnx", "onnx", "onnxruntime", "ai-edge-litert")
+_PACKAGES = (
+    *("keras", "keras-hub", "tensorflow", "jax", "torch", "numpy", "nltk", "pillow"),
+    *("tf2onnx", "onnx", "onnxruntime", "ai-edge-litert"),
+)
 
 
 class Run:

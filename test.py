@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from model import Captioner
 
 
-POCKET = Path(__file__).parent / "pretrained" / "pocket.zip"
-
-
 def main() -> int:
     parser = settings.make_parser(__doc__, trained=True)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or an http(s) address")
@@ -70,7 +67,7 @@ def main() -> int:
     settings.settle_backend(settings.typed_settings(args).get("backend"))
     # Listed now: a folder without pictures stops nothing midway.
     listed = albums.list_pictures(Path(args.images[0])) if args.output else list(sources(args.images))
-    paths = list(map(Path, args.model or [POCKET]))
+    paths = list(map(Path, args.model or [settings.POCKET]))
     if args.attention and len(paths) > 1:
         raise UserError("--attention: shows where one captioner looks; give one --model")
 

@@ -1,12 +1,13 @@
 """Captions over HTTP: one client after another's answer, then 20 and 50 people at once.
 
+    python benchmarks/app.py                                # the pocket captioner
     python benchmarks/app.py --model runs/NAME
 
-Starts app.py on this machine with the captioner (without --model, an untrained attention decoder over EfficientNet-Lite0,
-held to 11 words) and sends it JPEGs of the size of Flickr8k's (500 x 375 pixels, about 130 kB), from the first byte sent to
-the last received. After the server's warm-up, one client asks 20 times; then clients that each ask three times in a row do
-so at once. Each decodes greedily and with the captioner's own beam; "with attention" also where it looked, as the page asks.
-The bars: a second for one client, with attention; of 20 clients none fails and the median is below ten times that of one.
+Starts app.py on this machine with the captioner and sends it JPEGs of the size of Flickr8k's (500 x 375 pixels, about
+130 kB), from the first byte sent to the last received. After the server's warm-up, one client asks 20 times; then clients
+that each ask three times in a row do so at once. Each decodes greedily and with the captioner's own beam; "with attention"
+also where it looked, as the page asks. The bars: a second for one client, with attention; of 20 clients none fails and the
+median is below ten times that of one.
 """
 
 import os
@@ -23,31 +24,13 @@ from pathlib import Path
 from statistics import median
 
 import requests
-from common import ROOT, make_parser, print_table, synthetic_vocabulary, verdict, write_results
+from common import ROOT, make_parser, print_table, verdict, write_results
 from folder import make_photographs
 
-from config import Config, UserError, run_script
+from config import POCKET, UserError, run_script
 
 BAR = 1.0
 CROWD_BAR = 10
-WORDS = 11
-
-
-def make_model(folder: Path) -> Path:
-    """An untrained captioner of the preset pocket's sizes."""
-    import keras
-
-    from encoders import build_encoder
-    from model import Captioner
-
-    keras.utils.set_random_seed(0)
-    sizes = {"feature_grid": 0, "embedding_size": 512, "hidden_size": 512}
-    config = Config(
-        encoder="efficientnet_lite0", decoder="attention", min_length=WORDS, max_caption_length=WORDS, **sizes
-    )
-    path = folder / "untrained.zip"
-    Captioner.untrained(config, synthetic_vocabulary(), build_encoder(config)).save(path)
-    return path
 
 
 @contextmanager
@@ -107,7 +90,9 @@ def memory(pid: int) -> int | None:
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--model", type=Path, help="a run folder or a captioner.zip [default: an untrained one]")
+    parser.add_argument(
+        "--model", type=Path, default=POCKET, help="a run folder or a captioner.zip [default: the pocket captioner]"
+    )
     args = parser.parse_args()
     single, crowds, turns = (3, (4,), 1) if args.quick else (20, (20, 50), 3)
     rows, figures = [], {}
@@ -115,7 +100,7 @@ def main() -> None:
         folder = Path(temporary)
         make_photographs(folder / "photographs", 4 if args.quick else 20)
         pictures = [path.read_bytes() for path in sorted((folder / "photographs").iterdir())]
-        with served(args.model or make_model(folder)) as (address, pid):
+        with served(args.model) as (address, pid):
             ask(address, pictures, 1, 2, True)
             for clients, times in ((1, single), *((crowd, turns) for crowd in crowds)):
                 for attention in (False, True):
@@ -145,7 +130,7 @@ def main() -> None:
         print(f"peak memory of the server: {peak / 1e6:,.0f} MB")
     print(f"one client: {alone['median_seconds']:.2f} s from upload to captions and maps; {verdict(args, fast)}")
     print(f"{crowds[0]} clients: {ratio:.1f} times the median of one, {crowd['failed']} failed; {verdict(args, fair)}")
-    results = {"bar": BAR, "crowd_bar": CROWD_BAR, "model": str(args.model or "untrained"), "figures": figures}
+    results = {"bar": BAR, "crowd_bar": CROWD_BAR, "model": args.model.name, "figures": figures}
     write_results(args, "app", results | {"ratio": ratio, "peak_memory": peak, "pass": fast and fair})
 
 

@@ -17,9 +17,8 @@ import numpy as np
 from common import image_name, make_parser, print_table, verdict, write_results
 from PIL import Image
 
-from config import run_script
+from config import POCKET, run_script
 
-POCKET = Path(__file__).parent.parent / "pretrained" / "pocket.zip"
 BAR = 0.8
 
 

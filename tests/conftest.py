@@ -61,6 +61,22 @@ def fake_encoder(shape: tuple[int, int]):
     return lambda pixels: (pixels.reshape(len(pixels), -1)[:, : shape[0] * shape[1]].reshape(-1, *shape) + 1.0) / 256
 
 
+def random_captioner(config, vocabulary):
+    """A captioner whose random weights are large enough that captions depend on the image."""
+    import keras
+
+    from encoders import build_encoder
+    from model import Captioner
+
+    keras.utils.set_random_seed(0)
+    arrays = fake_arrays(config.embedding, len(vocabulary))
+    made = Captioner.untrained(config, vocabulary, build_encoder(config), arrays)
+    rng = np.random.default_rng(0)
+    for weight in made.decoder.trainable_weights:
+        weight.assign(rng.normal(0, 0.7, weight.shape))
+    return made
+
+
 def fake_arrays(kind: str, words: int, max_length: int = 12, seed: int = 0) -> dict[str, np.ndarray]:
     """Arrays as ``pretrained`` has them, random: of vectors, or of a BERT of two layers whose words have up to 3 pieces."""
     rng = np.random.default_rng(seed)

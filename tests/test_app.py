@@ -55,7 +55,7 @@ def arguments(*typed: str):
 
 
 def test_what_ships_comes_first_then_the_newest_run(run_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(app, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(app.settings, "PRETRAINED", tmp_path)
     shutil.copyfile(run_dir / "merge" / "captioner.zip", tmp_path / "pocket.zip")
     os.utime(run_dir / "torn" / "captioner.zip", (1e9, 1e9))
     found = app.bundles_found(run_dir)

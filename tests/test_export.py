@@ -10,14 +10,13 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, fake_arrays
+from conftest import ROOT, random_captioner
 from PIL import Image
 from test_scripts import refused, script
 
 import export
 import exporting
 from config import Config, UserError
-from encoders import build_encoder
 from exported import KINDS, Exported, compare
 from images import load_image
 from model import Captioner
@@ -32,7 +31,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "exports.md").read_
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory):
-    """``make(decoder="merge", ...)``: a captioner with random weights, large enough that captions depend on the image."""
+    """``make(decoder="merge", ...)``: a captioner with random weights."""
     images = keras.Input((None, None, 3))
     scaled = keras.layers.Rescaling(1 / 100, -1)(images)
     start = keras.initializers.RandomNormal(stddev=0.3, seed=1)
@@ -41,12 +40,7 @@ def make(tmp_path_factory):
 
     def make(**settings) -> Captioner:
         config = Config(encoder=str(path), no_repeat_ngram=2, min_length=3, length_penalty=0.7, **SIZES | settings)
-        keras.utils.set_random_seed(0)
-        made = Captioner.untrained(config, WORDS, build_encoder(config), fake_arrays(config.embedding, len(WORDS)))
-        rng = np.random.default_rng(0)
-        for weight in made.decoder.trainable_weights:
-            weight.assign(rng.normal(0, 0.7, weight.shape))
-        return made
+        return random_captioner(config, WORDS)
 
     return make
 

@@ -4,18 +4,18 @@ import json
 import os
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from conftest import fake_arrays
+from conftest import random_captioner
 from keras import layers
 
 import bundles
 import model
 from config import Config, UserError
-from encoders import build_encoder
 from generator import FeatureBatches
 from model import Captioner
 from vocabulary import Vocabulary
@@ -25,14 +25,7 @@ SIZES = {"image_size": 32, "embedding_size": 8, "hidden_size": 8, "max_caption_l
 HEADS = {"attention": 8, "adaptive": 8, "transformer": 2}  # 8 is the default: others refuse any but that
 
 
-def captioner(config: Config) -> Captioner:
-    """Random weights, large enough that every image gets a caption of its own."""
-    keras.utils.set_random_seed(0)
-    made = Captioner.untrained(config, WORDS, build_encoder(config), fake_arrays(config.embedding, len(WORDS)))
-    rng = np.random.default_rng(0)
-    for weight in made.decoder.trainable_weights:
-        weight.assign(rng.normal(0, 0.7, weight.shape))
-    return made
+captioner = partial(random_captioner, vocabulary=WORDS)
 
 
 def pixels(count: int = 3) -> np.ndarray:

@@ -2,8 +2,8 @@
 
     python tools/halve_bundle.py runs/NAME smaller.zip --length-penalty 0.7
 
-Decoding settings given become the bundle's own. An encoder that is a saved Keras model stays as it is. Score what comes out: rounding
-may change a caption.
+Decoding settings given become the bundle's own. An encoder that is a saved Keras model stays as it is. Score what comes
+out: rounding may change a caption.
 """
 
 import sys

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import config as settings
-from feature_store import write_atomically
+from output import markdown, write
 from predictions import read_predictions
 from preprocessing import load_dataset
 from text import tokenize
@@ -78,11 +78,14 @@ def main() -> None:
         records = dataset.split("test")
         predicted = [tokenize(text) for text in read_predictions(args.predictions, records)]
         about["predictions"] = counts(predicted)
-    print("| captions about one sex | " + " | ".join(f"{name}: number | men and boys" for name in about) + " |")
-    print("| --- |" + " --- | --- |" * len(about))
+    rows = []
     for activity in about["training captions"]:
-        row = [found.get(activity, {"captions": 0, "male": float("nan")}) for found in about.values()]
-        print(f"| {activity} | " + " | ".join(f"{each['captions']:,} | {each['male']:.0f}%" for each in row) + " |")
+        row = {"captions about one sex": activity}
+        for name, found in about.items():
+            counted = found.get(activity, {"captions": 0, "male": float("nan")})
+            row |= {name: f"{counted['captions']:,}", f"{name}: men and boys": f"{counted['male']:.0f}%"}
+        rows.append(row)
+    print(markdown(rows), end="")
     if args.predictions:
         said: dict[str, Counter] = {"male": Counter(), "female": Counter()}
         for record, caption in zip(records, predicted, strict=True):
@@ -90,15 +93,18 @@ def main() -> None:
             if len(votes) == 1 and votes.total() >= 3:
                 said[next(iter(votes))][sex(caption) or "neither or both"] += 1
         about["said"] = {truth: dict(found) for truth, found in said.items()}
-        print(
-            "\n| people say | images | model: male | model: female | model: neither or both |\n| --- |" + " --- |" * 4
-        )
-        for truth, found in said.items():
-            total = found.total()
-            shares = " | ".join(f"{100 * found[name] / total:.0f}%" for name in ("male", "female", "neither or both"))
-            print(f"| {truth} | {total} | {shares} |")
+        rows = [
+            {"people say": truth, "images": str(found.total())}
+            | {
+                f"model: {name}": f"{100 * found[name] / found.total():.0f}%"
+                for name in ("male", "female", "neither or both")
+            }
+            for truth, found in said.items()
+        ]
+        print("\n" + markdown(rows), end="")
     if args.output:
-        write_atomically(args.output, json.dumps(about, indent=2) + "\n")
+        about["command"] = " ".join(["python tools/people_words.py", *sys.argv[1:]])
+        write(args.output, json.dumps(about, indent=2) + "\n")
 
 
 if __name__ == "__main__":
