@@ -4,7 +4,7 @@ runs/NAME/
     config.json             every setting, resolved
     vocabulary.json         words in id order
     embedding.npz           what the word embedding had before training, unless it is learned (see pretrained.py)
-    about.json              command, seed, versions, git commit, machine
+    about.json              command, seed, versions, git commit, machine; the same of every time it was resumed
     history.csv             one line per epoch
     curves.png              the losses and scores of history.csv
     samples.txt             captions of a few dev images after each epoch
@@ -108,11 +108,10 @@ class Run:
         run = cls(Path(config.run_dir) / name)
         try:
             run.checkpoints.mkdir(parents=True)
-            run.write_config(config)
+            write_atomically(run.folder / "config.json", config.to_json())
             write_atomically(run.folder / "vocabulary.json", vocabulary.to_json())
             if pretrained:
                 save_arrays(run.folder / "embedding.npz", pretrained)
-            write_atomically(run.folder / "about.json", json.dumps(describe(config), indent=2) + "\n")
         except OSError as error:
             raise UserError(f"{run.folder}: cannot write there ({error.strerror}); choose another --run-dir") from None
         return run
@@ -138,8 +137,22 @@ class Run:
             raise UserError(f"{folder}: not a run folder (it holds no config.json)")
         return run
 
-    def write_config(self, config: Config) -> None:
+    def begin(self, config: Config) -> None:
+        """Write down that training starts now or, in about.json's ``resumed``, that it goes on, and with which settings.
+
+        Raises UserError when about.json is damaged.
+        """
+        path = self.folder / "about.json"
+        about = describe(config)
+        if path.exists():
+            try:
+                first = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise UserError(f"{path}: damaged ({error}); mend it, or start the run anew") from None
+            resumed = [*first.get("resumed", []), {"after_epochs": self.state()["epochs"], **about}]
+            about = first | {"resumed": resumed}
         write_atomically(self.folder / "config.json", config.to_json())
+        write_atomically(path, json.dumps(about, indent=2) + "\n")
 
     def config(self) -> Config:
         path = self.folder / "config.json"

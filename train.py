@@ -38,7 +38,6 @@ def main() -> int:
             raise UserError(f"--resume: {', '.join(fixed)} cannot change now; only {', '.join(sorted(RESUMABLE))} can")
         config = run.config().with_overrides(settings.typed_settings(args))
         settings.settle_backend(config.backend)
-        run.write_config(config)
     else:
         config = settings.resolve(args)
 

@@ -297,6 +297,7 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
         raise UserError(
             f"{setting}: {run.folder} has its {state['epochs']} epochs already; ask for more with --{setting}"
         )
+    run.begin(config)
     if config.mixed_precision:
         keras.mixed_precision.set_dtype_policy("mixed_float16")
     keras.utils.set_random_seed(config.seed)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import runs
 from config import Config, UserError
 from runs import Run
 from vocabulary import Vocabulary
@@ -25,10 +26,36 @@ def test_what_is_written_is_read(tmp_path):
 
 
 def test_about_says_where_the_run_came_from(tmp_path):
-    about = json.loads((create(tmp_path, seed=5).folder / "about.json").read_text())
+    run = create(tmp_path, seed=5)
+    run.begin(run.config())
+    about = json.loads((run.folder / "about.json").read_text())
     assert about["seed"] == 5
     assert {"command", "started", "backend", "devices", "python", "platform", "cores", "git_commit"} <= set(about)
     assert {"keras", "numpy", "nltk", "pillow"} <= set(about["packages"])
+
+
+def test_about_says_when_the_run_was_resumed(tmp_path, monkeypatch):
+    run = create(tmp_path)
+    run.begin(run.config())
+    first = json.loads((run.folder / "about.json").read_text())
+    for epochs in (2, 3):
+        run.write_state(epochs=epochs, best_epoch=1, best_score=0.5)
+        monkeypatch.setattr(runs.sys, "argv", ["/there/train.py", "--resume", "mine", "--epochs", str(epochs + 1)])
+        run.begin(run.config().with_overrides({"epochs": epochs + 1}))
+    about = json.loads((run.folder / "about.json").read_text())
+    resumed = about.pop("resumed")
+    assert about == first
+    assert [line["after_epochs"] for line in resumed] == [2, 3]
+    assert resumed[1]["command"] == "train.py --resume mine --epochs 4"
+    assert run.config().epochs == 4
+
+
+def test_a_damaged_about_is_named(tmp_path):
+    run = create(tmp_path)
+    (run.folder / "about.json").write_text("{")
+    with pytest.raises(UserError, match=r"about\.json: damaged .* mend it"):
+        run.begin(run.config().with_overrides({"epochs": 99}))
+    assert run.config().epochs != 99
 
 
 def test_an_existing_run_is_not_overwritten(tmp_path):
@@ -119,4 +146,4 @@ def test_nothing_temporary_is_left(tmp_path):
     run.write_state(epochs=1, best_epoch=1, best_score=0.0)
     run.write_history(lines(1))
     names = {path.name for path in run.folder.iterdir()}
-    assert names == {"about.json", "checkpoints", "config.json", "history.csv", "state.json", "vocabulary.json"}
+    assert names == {"checkpoints", "config.json", "history.csv", "state.json", "vocabulary.json"}

@@ -523,7 +523,9 @@ def test_train_names_what_is_wrong(data, trained, tmp_path):
     refused("train", "--resume", tmp_path, mentions=f"{tmp_path}: not a run folder")
     refused("train", "--resume", trained[0], "--batch-size", "3", mentions="--resume: batch_size cannot change now")
     refused("train", "--resume", trained[0], "--preset", "demo", mentions="--resume: .* --preset")
+    about = (trained[0] / "about.json").read_bytes()
     refused("train", "--resume", trained[0], mentions="epochs: .* has its 2 epochs already; ask for more with --epochs")
+    assert (trained[0] / "about.json").read_bytes() == about
 
 
 def test_evaluate_names_what_is_wrong(data, trained, tmp_path):
