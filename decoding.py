@@ -42,9 +42,13 @@ class Hypotheses(NamedTuple):
 
 def ban_special(logits):
     """Float32 ``logits (..., V)`` with ``<pad>``, ``<start>`` and ``<unk>``, which no caption may hold, at ``BANNED``."""
-    vocabulary = ops.arange(logits.shape[-1])
-    never = ops.logical_or(vocabulary == PAD, ops.logical_or(vocabulary == START, vocabulary == UNK))
-    return ops.where(never, BANNED, ops.cast(logits, "float32"))
+    return ops.where(_never(logits.shape[-1]), BANNED, ops.cast(logits, "float32"))
+
+
+def _never(vocabulary_size: int):
+    """Bool ``(V,)``: the words that no caption may hold."""
+    words = ops.arange(vocabulary_size)
+    return ops.logical_or(words == PAD, ops.logical_or(words == START, words == UNK))
 
 
 def log_probabilities(logits, tokens, t, min_length: int, no_repeat_ngram: int):
@@ -53,10 +57,10 @@ def log_probabilities(logits, tokens, t, min_length: int, no_repeat_ngram: int):
     ``tokens`` int32 ``(N, L)`` holds the words so far at positions before ``t``. ``<pad>``, ``<start>`` and ``<unk>``
     never come next, ``<end>`` not before ``min_length`` words, and no word that would repeat an n-gram.
     """
-    logits = ban_special(logits)
-    too_early = ops.logical_and(ops.arange(logits.shape[-1]) == END, t < min_length)
+    vocabulary = logits.shape[-1]
+    too_early = ops.logical_and(ops.arange(vocabulary) == END, t < min_length)
     # Masked before the softmax, so that the probabilities of what remains sum to one.
-    logits = ops.where(too_early, BANNED, logits)
+    logits = ops.where(ops.logical_or(_never(vocabulary), too_early), BANNED, ops.cast(logits, "float32"))
     log_p = ops.log_softmax(logits, axis=-1)
     if no_repeat_ngram:
         log_p = _block_repeats(log_p, tokens, t, no_repeat_ngram)
@@ -77,8 +81,9 @@ def _block_repeats(log_p, tokens, t, n: int):
     # <end> may follow anything, so a caption can always be finished; <pad> is banned already.
     followers = tokens[:, n - 1 : n - 1 + windows]
     followers = ops.where(ops.logical_and(repeats, followers != END), followers, PAD)
-    banned = ops.any(followers[:, :, None] == ops.arange(log_p.shape[-1]), axis=1)
-    return ops.where(banned, BANNED, log_p)
+    rows = ops.broadcast_to(ops.arange(ops.shape(tokens)[0])[:, None], ops.shape(followers))
+    banned = ops.reshape(ops.stack([rows, followers], axis=-1), (-1, 2))
+    return ops.scatter_update(log_p, banned, ops.full_like(banned[:, 0], BANNED, dtype=log_p.dtype))
 
 
 def greedy_search(
@@ -161,7 +166,7 @@ def beam_search(
         log_probs, index = ops.top_k(flat, 2 * k)
         index = ops.cast(index, "int32")
         parent, word = index // vocabulary, index % vocabulary
-        candidates = _put(ops.take_along_axis(live, parent[:, :, None], axis=1), t, word)
+        candidates = _put(_pick(live, parent), t, word)
 
         is_end = word == END
         is_valid = log_probs > BANNED / 2
@@ -170,7 +175,7 @@ def beam_search(
         new_score = ops.where(finishes, score(log_probs, t + 1), BANNED)
         ended_score, order = ops.top_k(ops.concatenate([ended_score, new_score], axis=1), k)
         ended_log_p = ops.take_along_axis(ops.concatenate([ended_log_p, log_probs], axis=1), order, axis=1)
-        ended = ops.take_along_axis(ops.concatenate([ended, candidates], axis=1), order[:, :, None], axis=1)
+        ended = _pick(ops.concatenate([ended, candidates], axis=1), order)
 
         # The last position is <end>'s alone, so there the live hypotheses stay as they are.
         goes_on = ops.where(is_end, 2 * BANNED, log_probs)
@@ -179,7 +184,7 @@ def beam_search(
         word = ops.take_along_axis(word, order, axis=1)
         keep = ops.logical_or(t == length - 1, done)
         live_log_p = ops.where(keep[:, None], live_log_p, new_log_p)
-        live = ops.where(keep[:, None, None], live, ops.take_along_axis(candidates, order[:, :, None], axis=1))
+        live = ops.where(keep[:, None, None], live, _pick(candidates, order))
         rows = ops.reshape(first_row + parent, (batch * k,))
         state = keras.tree.map_structure(lambda leaf: ops.take(leaf, rows, axis=0), state)
         # K worse captions that ended early must not cut off a better one that is still growing.
@@ -212,7 +217,7 @@ def beam_search(
     rank = ops.concatenate([ended_score, live_rank], axis=1)
     _, order = ops.top_k(rank, k)
     return Hypotheses(
-        ops.take_along_axis(ops.concatenate([ended, live], axis=1), order[:, :, None], axis=1),
+        _pick(ops.concatenate([ended, live], axis=1), order),
         ops.take_along_axis(ops.concatenate([ended_log_p, live_log_p], axis=1), order, axis=1),
         ops.take_along_axis(ops.concatenate([ended_score, live_score], axis=1), order, axis=1),
     )
@@ -259,6 +264,13 @@ def _apart(state):
     if not isinstance(state, dict) or "image" not in state:
         return {}, state
     return {"image": state["image"]}, {name: part for name, part in state.items() if name != "image"}
+
+
+def _pick(tokens, order):
+    """``(B, J, L)`` from ``tokens (B, K, L)``: those at ``order (B, J)``."""
+    batch, count, length = ops.shape(tokens)
+    first = ops.arange(batch, dtype=order.dtype)[:, None] * count
+    return ops.take(ops.reshape(tokens, (-1, length)), first + order, axis=0)
 
 
 def _put(tokens, t, words):
