@@ -7,7 +7,7 @@
     encoder.keras           the saved Keras model that the run was given as its encoder
 
 and what the kind adds: Keras weights, ``decoder.weights.h5`` of a captioner and ``towers.weights.h5`` of an aligner, and
-of a captioner whose word embedding is not learned ``embedding.npz``, what that had before training (see ``pretrained``).
+of a captioner whose word embedding is not learned ``embedding.npz``, what that had before training (see ``embedding_arrays``).
 """
 
 import hashlib

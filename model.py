@@ -18,8 +18,8 @@ import bundles
 import decoding
 from config import Config, UserError
 from decoders import Decoder, build_decoder
+from embedding_arrays import load_arrays, save_arrays
 from generator import FeatureBatches
-from pretrained import load_arrays, save_arrays
 from vocabulary import PAD, Vocabulary
 
 

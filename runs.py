@@ -3,7 +3,7 @@
 runs/NAME/
     config.json             every setting, resolved
     vocabulary.json         words in id order
-    embedding.npz           what the word embedding had before training, unless it is learned (see pretrained.py)
+    embedding.npz           what the word embedding had before training, unless it is learned (see embedding_arrays.py)
     about.json              command, seed, versions, git commit, machine; the same of every time it was resumed
     history.csv             one line per epoch
     curves.png              the losses and scores of history.csv
@@ -33,8 +33,8 @@ from typing import Any
 import numpy as np
 
 from config import Config, UserError
+from embedding_arrays import load_arrays, save_arrays
 from feature_store import write_atomically
-from pretrained import load_arrays, save_arrays
 from vocabulary import Vocabulary
 
 # The two panels of curves.png: title, unit, and of columns of history.csv the label, style and colour.

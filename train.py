@@ -15,8 +15,8 @@ from pathlib import Path
 
 import config as settings
 from config import Config, UserError
+from embedding_arrays import load_pretrained
 from preprocessing import fit_vocabulary, load_dataset, prepare
-from pretrained import load_pretrained
 from runs import Run
 
 # What may change when a run goes on: where things lie, and how long it goes on. A cosine schedule stretches to new epochs.

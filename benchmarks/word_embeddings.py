@@ -72,7 +72,7 @@ def main() -> None:
     args = parser.parse_args()
     images, epochs = (10, 2) if args.quick else (200, 4)
 
-    from pretrained import load_pretrained
+    from embedding_arrays import load_pretrained
 
     found = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -31,7 +31,7 @@ def build_decoder(
 ) -> Decoder:
     """The decoder that ``config`` names, built, for features ``(B, regions, feature_size)``.
 
-    ``pretrained``: the arrays of its word embedding (see ``pretrained``), unless that is learned.
+    ``pretrained``: the arrays of its word embedding (see ``embedding_arrays``), unless that is learned.
     """
     own = {name: getattr(config, name) for name in DECODER_SETTINGS if config.decoder in DECODER_SETTINGS[name]}
     if config.decoder == "transformer":

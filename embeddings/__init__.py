@@ -12,7 +12,7 @@ from embeddings.vectors import VectorEmbedding
 
 
 def build_embedding(config: Config, arrays: Mapping[str, np.ndarray]) -> PretrainedEmbedding | None:
-    """The embedding that ``config`` names, with its ``arrays`` (see ``pretrained``); None for one that a decoder learns."""
+    """The embedding that ``config`` names, with its ``arrays`` (see ``embedding_arrays``); None for one that a decoder learns."""
     if config.embedding == "learned":
         return None
     shapes = {name: list(array.shape) for name, array in arrays.items()}

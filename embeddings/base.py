@@ -27,7 +27,7 @@ class WordEmbedding(layers.Layer):
 
 
 class PretrainedEmbedding(WordEmbedding):
-    """Base of embeddings made of ``arrays`` from elsewhere (see ``pretrained``): their vectors, W to E by norm and dense.
+    """Base of embeddings made of ``arrays`` from elsewhere (see ``embedding_arrays``): their vectors, W to E by norm and dense.
 
     Arrays that are not ``tuned`` are no part of ``.weights.h5`` files, each of which would hold them again: run folder and
     bundle have them once, in ``embedding.npz``.

@@ -18,15 +18,15 @@ heads x K = W, S cells: the places of pieces in BERT's input, one a token and ``
 import keras
 from keras import ops
 
+from embedding_arrays import SPARE
 from embeddings.base import PretrainedEmbedding
-from pretrained import SPARE
 
 
 @keras.saving.register_keras_serializable(package="captioning")
 class PrefixEmbedding(PretrainedEmbedding):
     """Token ids -> pieces -> BERT under a causal mask -> the state of each word's last piece, projected to E.
 
-    The arrays are described in ``pretrained``.
+    The arrays are described in ``embedding_arrays``.
     """
 
     def __init__(self, shapes, embedding_size, **kwargs):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pretrained import SPARE
+from embedding_arrays import SPARE
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = Path(__file__).parent.parent
@@ -78,7 +78,7 @@ def random_captioner(config, vocabulary):
 
 
 def fake_arrays(kind: str, words: int, max_length: int = 12, seed: int = 0) -> dict[str, np.ndarray]:
-    """Arrays as ``pretrained`` has them, random: of vectors, or of a BERT of two layers whose words have up to 3 pieces."""
+    """Arrays as ``embedding_arrays`` has them, random: of vectors, or of a BERT of two layers whose words have up to 3 pieces."""
     rng = np.random.default_rng(seed)
     if kind == "learned":
         return {}

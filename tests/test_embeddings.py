@@ -10,10 +10,10 @@ from keras import ops
 from caption_trainer import CaptionTrainer
 from config import Config
 from decoders import DECODERS, Decoder
+from embedding_arrays import SPARE
 from embeddings import LearnedEmbedding, PrefixEmbedding, WordEmbedding, build_embedding
 from ensemble import EnsembleDecoder
 from model import Search
-from pretrained import SPARE
 from self_critical import Sampler
 from vocabulary import END, PAD, START
 

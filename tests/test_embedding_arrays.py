@@ -8,7 +8,7 @@ import pytest
 from conftest import PIECES
 
 from config import Config, UserError
-from pretrained import SPARE, load_arrays, load_pretrained, save_arrays
+from embedding_arrays import SPARE, load_arrays, load_pretrained, save_arrays
 from vocabulary import Vocabulary
 
 WORDS = Vocabulary(["a", "dog", "cat", "t-shirt", "skateboarder", "café", "'s"]).words
