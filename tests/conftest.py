@@ -13,6 +13,8 @@ from embedding_arrays import SPARE
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = Path(__file__).parent.parent
+# For processes that run on JAX: each of their programs runs once or twice, so they should compile it quickly.
+QUICK_TO_COMPILE = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
 @pytest.fixture(autouse=True)

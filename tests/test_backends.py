@@ -4,11 +4,10 @@ import importlib.util
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import QUICK_TO_COMPILE, ROOT
 
-ROOT = Path(__file__).parent.parent
 # What is left out has no code that could differ: book-keeping of runs, and embeddings that look words up.
 BOOK_KEEPING = (
     "best_epoch or patience or seventh or crash or promises or finished or cut_off or tensorboard or round_trip"
@@ -31,8 +30,7 @@ def test_passes_on(backend, module):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *module, "-m", "", "-n", "0", "-p", "no:cacheprovider"],
         cwd=ROOT / "tests",
-        # Each program is compiled to run once or twice, so compiling is what JAX must be quick at.
-        env={**os.environ, "KERAS_BACKEND": backend, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+        env={**os.environ, "KERAS_BACKEND": backend, **QUICK_TO_COMPILE},
         capture_output=True,
         text=True,
     )
