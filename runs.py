@@ -186,12 +186,18 @@ class Run:
         write_atomically(self.folder / "state.json", json.dumps(state, indent=2) + "\n")
 
     def history(self) -> list[dict[str, float]]:
-        """The lines of history.csv, oldest first."""
+        """The lines of history.csv, oldest first. Raises UserError."""
         path = self.folder / "history.csv"
         if not path.exists():
             return []
         with open(path, newline="", encoding="utf-8") as file:
-            return [{name: float(value) for name, value in line.items()} for line in csv.DictReader(file)]
+            try:
+                lines = [{name: float(value) for name, value in line.items()} for line in csv.DictReader(file)]
+                if len(lines) < (epochs := self.state()["epochs"]):
+                    raise ValueError(f"it tells of {len(lines)} epochs, state.json of {epochs}")
+            except (ValueError, TypeError, csv.Error) as error:
+                raise UserError(f"{path}: damaged ({error}); mend it, or start the run anew") from None
+        return lines
 
     def write_history(self, lines: list[dict[str, float]]) -> None:
         text = ",".join(lines[0]) + "\n"

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -145,7 +146,11 @@ class Recorder(keras.callbacks.Callback):
             state.assign(np.random.SeedSequence((self.config.seed, epoch, i)).generate_state(2))
         self.began = time.perf_counter()
 
+    def on_train_batch_end(self, batch, logs=None):
+        self._check(logs["loss"])
+
     def on_epoch_end(self, epoch, logs=None):
+        self._check(logs["loss"])  # self-critical training tells of no batches
         trained = time.perf_counter()
         self.average.on_test_begin()  # from here on the model holds the averaged weights, if any
         scores, samples = self._score_dev()
@@ -169,6 +174,15 @@ class Recorder(keras.callbacks.Callback):
         if self.config.patience and epoch + 1 - best["epoch"] >= self.config.patience:
             print(f"no better epoch for {self.config.patience} epochs; stopping")
             self.model.stop_training = True
+
+    def _check(self, loss: float) -> None:
+        """Raise UserError when ``loss``, the mean of the epoch so far, is no number any more: nothing mends that."""
+        if not math.isfinite(loss):
+            raise UserError(
+                f"{self.run.folder}: in epoch {len(self.lines) + 1} the loss became {loss}; {len(self.lines)} whole epochs "
+                "are kept. Train anew with a lower learning_rate, a longer warmup_steps or a lower clip_norm"
+                + (", or without mixed_precision" if self.config.mixed_precision else "")
+            )
 
     def _goodness(self, line: dict[str, float]) -> float:
         value = -line["val_nll"] if self.config.monitor == "loss" else line[self.config.monitor]
@@ -334,7 +348,7 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
     trainer.compile(optimizer=optimizer)
     if state["epochs"]:
         trainer.optimizer.build(trainer.trainable_variables)
-        trainer.load_weights(run.checkpoint("last"))
+        _load(trainer, run.checkpoint("last"))
     recorder = make_recorder(config, prepared, captioner, run, train)
     callbacks = [recorder, *_tensorboard(config, run)]
     print(
@@ -362,12 +376,21 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
         print(f"\ninterrupted; {epochs} whole epochs are saved. Go on with: python train.py --resume {run.folder}")
         status = 130
     if run.state()["epochs"]:
-        learner.load_weights(run.checkpoint("best"))
+        _load(learner, run.checkpoint("best"))
         if config.stage == "finetune":
-            captioner.encoder.load_weights(run.checkpoint("encoder"))
+            _load(captioner.encoder, run.checkpoint("encoder"))
         captioner.save(run.bundle)
         print(f"{run.bundle.stem} of epoch {run.state()['best_epoch']}: {run.bundle}")
     return status
+
+
+def _load(model: keras.Model, path: Path) -> None:
+    try:
+        model.load_weights(path)
+    except Exception as error:  # h5py and Keras raise errors of many kinds on damaged files
+        raise UserError(
+            f"{path}: missing or damaged ({error}); without it the run cannot go on: start it anew"
+        ) from None
 
 
 def _self_critical_epochs(critic: SelfCritic, callbacks: list, epochs: range) -> None:

@@ -133,6 +133,21 @@ def test_history_round_trip(tmp_path):
         assert line == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.parametrize("damage", ["three", "2,9", "3,4,5,6,7,8,9"])
+def test_a_broken_history_is_named(tmp_path, damage):
+    run = create(tmp_path)
+    run.write_history(lines(3))
+    run.write_state(epochs=3, best_epoch=3, best_score=3.75)
+    path = run.folder / "history.csv"
+    whole = path.read_text().splitlines()
+    path.write_text("\n".join([*whole[:-1], damage]) + "\n")
+    with pytest.raises(UserError, match=r"history\.csv: damaged"):
+        run.history()
+    path.write_text("\n".join(whole[:-1]) + "\n")
+    with pytest.raises(UserError, match=r"history\.csv: damaged \(it tells of 2 epochs, state\.json of 3\)"):
+        run.history()
+
+
 def test_curves_are_drawn(tmp_path):
     run = create(tmp_path)
     run.write_history(lines(3))

@@ -527,6 +527,30 @@ def test_an_interrupt_before_the_first_epoch_is_whole(prepared, monkeypatch, cap
     assert not run.bundle.exists()
 
 
+@pytest.mark.parametrize("stage", ["xe", "scst"])
+def test_a_loss_that_is_no_number_ends_the_run(prepared, straight, monkeypatch, stage):
+    """Whole epochs are kept, and nothing of the broken one."""
+    init = {"init": str(straight.folder)} if stage == "scst" else {}
+    config, run = start(prepared, f"diverged-{stage}", epochs=1, stage=stage, **init)
+    assert train(prepared, config, run) == 0
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file() and path.name != "about.json"}
+    monkeypatch.setattr(training, "make_optimizer", lambda *_: keras.optimizers.SGD(math.nan))
+    with pytest.raises(UserError, match=r"in epoch 2 the loss became nan; 1 whole epochs are kept\. .*learning_rate"):
+        train(prepared, config.with_overrides({"epochs": 2}), run)
+    changed = {path.name for path, content in before.items() if path.read_bytes() != content}
+    assert changed == {"config.json"}
+
+
+@pytest.mark.parametrize("damage", [bytes, None])
+def test_a_damaged_checkpoint_is_named(prepared, damage):
+    config, run = start(prepared, f"damaged-{damage}", epochs=1)
+    assert train(prepared, config, run) == 0
+    path = run.checkpoint("last")
+    path.unlink() if damage is None else path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"last-0001\.weights\.h5: missing or damaged"):
+        train(prepared, config.with_overrides({"epochs": 2}), run)
+
+
 def test_a_finished_run_wants_more_epochs(prepared, straight):
     config = settings(prepared.store.folder.parent)
     with pytest.raises(UserError, match=r"epochs: .*has its 3 epochs already"):
