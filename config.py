@@ -376,7 +376,7 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
         return _validated(_json_object(text, source), source, strict=True)
 
 
-# The pooled ResNet50 captioners of system A in its sizes (image and word embeddings 300, LSTM 256) and 20 epochs. The recipe
+# Pooled ResNet50 captioners in the sizes of the usual Keras tutorials (image and word embeddings 300, LSTM 256). The recipe
 # departs from it, chosen on dev: dropout .5 instead of .3, label smoothing, a cosine, and the decoding.
 _FLICKR8K: dict[str, Any] = {
     "dropout": 0.5,

@@ -149,19 +149,9 @@ class CaptionBatches(keras.utils.PyDataset):
 class PairBatches(CaptionBatches):
     """Shuffled batches ``((features (B, R, D), tokens (B, T), images int32 (B,)),)`` of captions and their images.
 
-    ``tokens`` run from ``<start>`` on; ``images`` are the images' rows in the store. A batch holds captions of all
-    lengths, since what they are held against in training is the rest of their batch, and in use all captions.
+    ``tokens`` run from ``<start>`` on; ``images`` are the images' rows in the store. Captions of one batch are about equally
+    long, so that little is padded and length does not tell the right one from the others.
     """
-
-    def _lay_out(self) -> None:
-        rng = np.random.default_rng((self.seed, self.epoch))
-        order = rng.permutation(len(self.rows))
-        self.batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        self.is_mirrored = (self.mirrored_rows >= 0) & (rng.random(len(order)) < 0.5)
-
-    def _width(self, batch: np.ndarray) -> int:
-        """One for all batches: nearly every one of captions of all lengths holds a long one."""
-        return super()._width(np.arange(len(self.lengths)))
 
     def __getitem__(self, index: int):
         chosen = self.batches[index]
