@@ -24,7 +24,8 @@ class ImageTower(keras.Model):
     def __init__(self, feature_size: int, joint_size: int, dropout: float, **kwargs):
         super().__init__(**kwargs)
         self.sizes = {"feature_size": feature_size, "joint_size": joint_size, "dropout": dropout}
-        self.norm = layers.LayerNormalization(name="norm")
+        # What follows scales and shifts; without weights here, no gradient as large as the features is computed.
+        self.norm = layers.LayerNormalization(center=False, scale=False, name="norm")
         self.scores = layers.Dense(HEADS, kernel_initializer="zeros", use_bias=False, name="scores")
         self.dropout = layers.Dropout(dropout)
         self.dense = layers.EinsumDense("bkd,kdj->bkj", (HEADS, joint_size // HEADS), bias_axes="kj", name="joint")
