@@ -11,7 +11,9 @@ said twice, or taken from the next image. Both sides score the words of our toke
 import argparse
 import contextlib
 import io
+import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ import config as settings
 import metrics
 from config import Config
 from metrics import java
+from output import write
 from preprocessing import load_dataset
 
 TOLERANCE = 1e-6
@@ -57,6 +60,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", default="data/flickr8k", help="folder of Flickr8k [%(default)s]")
     parser.add_argument("--images", type=int, default=4000, help="how many of its images, from the first [%(default)s]")
+    parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
     args = parser.parse_args()
     java.require("tokenizer")
     records = load_dataset(Config(data_dir=args.data_dir)).records[: args.images]
@@ -67,6 +71,7 @@ def main() -> int:
     groups = [record.captions[1:] for record in records]
 
     scores = {}
+    rows: dict[str, list[dict[str, float | str]]] = {}
     worst = 0.0
     print(f"{len(captions)} captions, {sum(map(len, groups))} references")
     for name, tokenize in (("ours", lambda texts: [*map(metrics.words, texts)]), ("Stanford", java.tokenize)):
@@ -81,11 +86,30 @@ def main() -> int:
         for i, metric in enumerate(NAMES):
             difference, largest = abs(total[i] - their_total[i]), np.abs(each[:, i] - their_each[:, i]).max()
             worst = max(worst, difference, largest)
+            rows.setdefault(name, []).append(
+                {
+                    "metric": metric,
+                    "ours": total[i],
+                    "theirs": their_total[i],
+                    "difference": difference,
+                    "largest_of_a_caption": largest,
+                }
+            )
             print(f"| {metric} | {total[i]:.6f} | {their_total[i]:.6f} | {difference:.1e} | {largest:.1e} |")
     print("\n| metric | our words | Stanford words | difference |\n| --- | --- | --- | --- |")
     for metric, mine, stanford in zip(NAMES, scores["ours"], scores["Stanford"], strict=True):
         print(f"| {metric} | {mine:.3f} | {stanford:.3f} | {mine - stanford:+.3f} |")
     print(f"\nlargest difference on the same words: {worst:.1e}")
+    if args.output:
+        about = {
+            "command": " ".join(["python tools/metric_parity.py", *sys.argv[1:]]),
+            "pycocoevalcap": version("pycocoevalcap"),
+            "captions": len(captions),
+            "references": sum(map(len, groups)),
+            "words_of_tokeniser": rows,
+            "largest_difference": worst,
+        }
+        write(args.output, json.dumps(about, indent=2) + "\n")
     return int(worst > TOLERANCE)
 
 
