@@ -33,6 +33,9 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "litert": ("model.tflite", ("ai_edge_litert",)),
 }
 
+# A log p below this stands for no caption: with fewer sentences than beams, the rest of a beam has about -1e9.
+IMPOSSIBLE = -5e8
+
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
@@ -75,7 +78,7 @@ class Exported:
         found = self(pixels[None])
         texts = [self.vocabulary.decode(ids) for ids in found["tokens"][0]]
         return texts[:1] + [
-            text for text, log_p in zip(texts[1:], found["log_probs"][0, 1:], strict=True) if log_p > -5e8
+            text for text, log_p in zip(texts[1:], found["log_probs"][0, 1:], strict=True) if log_p > IMPOSSIBLE
         ]
 
 

@@ -228,8 +228,14 @@ def _settings(rows: Sequence[dict[str, Any]], config: Config, run: Run) -> str:
 
 def _about(run: Run) -> dict[str, Any]:
     try:
-        return dict(json.loads((run.folder / "about.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        about = dict(json.loads((run.folder / "about.json").read_text(encoding="utf-8")))
+        if "resumed" in about:
+            about["resumed"] = [
+                f"after epoch {each['after_epochs']}: {each['command']} ({each['started']}, commit {each['git_commit']})"
+                for each in about["resumed"]
+            ]
+        return about
+    except (OSError, ValueError, TypeError, KeyError):
         return {}
 
 

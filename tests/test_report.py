@@ -158,7 +158,9 @@ def test_a_picture_that_has_gone_leaves_a_frame(records, tmp_path):
 
 def test_scores_settings_and_diagnostics(records, tmp_path):
     attention = {"entropy": 3.21, "maximum_entropy": 5.61, "image_share": 0.73}
-    (tmp_path / "about.json").write_text(json.dumps({"command": "train.py --y", "seed": 7, "git_commit": "abc123"}))
+    about = {"command": "train.py --y", "seed": 7, "git_commit": "abc123"}
+    resumed = {"after_epochs": 2, "command": "train.py --z", "started": "today", "git_commit": "def456"}
+    (tmp_path / "about.json").write_text(json.dumps({**about, "resumed": [resumed]}))
     text = page(records, tmp_path, attention=attention, meteor=20.13)
     rows = [re.sub(r"<[^>]+>", " ", row).split() for row in re.findall(r"<tr>.*?</tr>", text)]
     (beam,) = (row for row in rows if row[:2] == ["beam", "3"])
@@ -168,6 +170,7 @@ def test_scores_settings_and_diagnostics(records, tmp_path):
     assert not [row for row in rows if row[0] == "embedding_size"]  # as by default
     assert ["command", "train.py", "--y"] in rows
     assert ["git_commit", "abc123"] in rows
+    assert "after epoch 2: train.py --z (today, commit def456)" in text
     assert ["packages", "keras", "3.15"] in rows
     assert ["distinct", "captions", "8.3%", "100.0%"] in rows
     assert "entropy 3.21 bits per word" in text
