@@ -99,5 +99,5 @@ class Aligner:
         """Read a bundle, or that of a run folder. Raises UserError when it is missing, damaged or not of an aligner."""
         with bundles.reading(path, "aligner") as (folder, config, vocabulary, encoder):
             aligner = cls.untrained(config, vocabulary, encoder)
-            aligner.towers.load_weights(folder / "towers.weights.h5")
+            bundles.load_weights(aligner.towers, folder / "towers.weights.h5", path)
         return aligner

@@ -92,6 +92,17 @@ def reading(path: Path, kind: str) -> Iterator[tuple[Path, Config, Vocabulary, k
         yield folder, config, vocabulary, encoder
 
 
+def load_weights(model: keras.Model, path: Path, bundle: Path) -> None:
+    """Give ``model`` the weights in a file of ``bundle``. Raises UserError when they are of another model."""
+    try:
+        model.load_weights(path)
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{bundle}: its weights do not fit the model of this release ({error}); train it anew, or use the release "
+            "that wrote it"
+        ) from None
+
+
 def name_of(path: Path) -> str:
     """What a bundle is called: by its run folder, or by its own file name where that tells more."""
     path = Path(path)

@@ -376,8 +376,8 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
         return _validated(_json_object(text, source), source, strict=True)
 
 
-# Pooled ResNet50 captioners in the sizes of the usual Keras tutorials (image and word embeddings 300, LSTM 256). The recipe
-# departs from it, chosen on dev: dropout .5 instead of .3, label smoothing, a cosine, and the decoding.
+# Pooled ResNet50 captioners in the sizes of dabasajay/Image-Caption-Generator (image and word vectors 300, LSTM 256). The recipe
+# departs from its own, chosen on dev: dropout .5 instead of .3, label smoothing, a cosine, and the decoding.
 _FLICKR8K: dict[str, Any] = {
     "dropout": 0.5,
     "label_smoothing": 0.1,

@@ -286,16 +286,16 @@ def main() -> None:
                     "environment": describe(config),
                 }
             )
-        if args.report:
-            from report import report
-
-            page = report(rows, predictions, records, config, captioner.decoder.sizes, Run(folders[0]))
-            write(output / "report.html", page)
     text = table(rows)
     print(text, end="")
     name = f"scores-{args.split}-{args.protocol}"
     write(output / f"{name}.json", json.dumps(rows, indent=2) + "\n")
     write(output / f"{name}.md", text)
+    if args.report:
+        from report import report
+
+        page = report(rows, predictions, records, config, captioner.decoder.sizes, Run(folders[0]))
+        write(output / "report.html", page)
     print(f"\nwritten to {output}", file=sys.stderr)
 
 

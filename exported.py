@@ -33,7 +33,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "litert": ("model.tflite", ("ai_edge_litert",)),
 }
 
-# A log p below this stands for no caption: with fewer sentences than beams, the rest of a beam has about -1e9.
+# A log p below this stands for no caption: with fewer sentences than beams, the rest of a beam has about decoding.BANNED.
 IMPOSSIBLE = -5e8
 
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]

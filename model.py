@@ -152,5 +152,5 @@ class Captioner:
         with bundles.reading(path, "captioner") as (folder, config, vocabulary, encoder):
             pretrained = load_arrays(folder / "embedding.npz") if config.embedding != "learned" else {}
             captioner = cls.untrained(config, vocabulary, encoder, pretrained)
-            captioner.decoder.load_weights(folder / "decoder.weights.h5")
+            bundles.load_weights(captioner.decoder, folder / "decoder.weights.h5", path)
         return captioner

@@ -146,8 +146,8 @@ class Run:
         about = describe(config)
         if path.exists():
             try:
-                first = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
+                first = dict(json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, TypeError) as error:
                 raise UserError(f"{path}: damaged ({error}); mend it, or start the run anew") from None
             resumed = [*first.get("resumed", []), {"after_epochs": self.state()["epochs"], **about}]
             about = first | {"resumed": resumed}
@@ -188,15 +188,17 @@ class Run:
     def history(self) -> list[dict[str, float]]:
         """The lines of history.csv, oldest first. Raises UserError."""
         path = self.folder / "history.csv"
-        if not path.exists():
-            return []
-        with open(path, newline="", encoding="utf-8") as file:
-            try:
-                lines = [{name: float(value) for name, value in line.items()} for line in csv.DictReader(file)]
-                if len(lines) < (epochs := self.state()["epochs"]):
-                    raise ValueError(f"it tells of {len(lines)} epochs, state.json of {epochs}")
-            except (ValueError, TypeError, csv.Error) as error:
-                raise UserError(f"{path}: damaged ({error}); mend it, or start the run anew") from None
+        lines: list[dict[str, float]] = []
+        try:
+            if path.exists():
+                with open(path, newline="", encoding="utf-8") as file:
+                    lines = [{name: float(value) for name, value in line.items()} for line in csv.DictReader(file)]
+            if [line["epoch"] for line in lines] != [*range(1, len(lines) + 1)]:
+                raise ValueError("its lines are not of the epochs 1, 2, 3, ...")
+            if len(lines) < (epochs := self.state()["epochs"]):
+                raise ValueError(f"it tells of {len(lines)} epochs, state.json of {epochs}")
+        except (ValueError, TypeError, KeyError, csv.Error) as error:
+            raise UserError(f"{path}: missing or damaged ({error}); mend it, or start the run anew") from None
         return lines
 
     def write_history(self, lines: list[dict[str, float]]) -> None:

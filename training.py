@@ -147,13 +147,14 @@ class Recorder(keras.callbacks.Callback):
         self.began = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
-        self._check(logs["loss"])
+        self._check(logs["loss"])  # which waits for the batch, as Keras' progress bar does
 
     def on_epoch_end(self, epoch, logs=None):
         self._check(logs["loss"])  # self-critical training tells of no batches
         trained = time.perf_counter()
         self.average.on_test_begin()  # from here on the model holds the averaged weights, if any
         scores, samples = self._score_dev()
+        self._check(scores["val_loss"])  # which the last step may have broken
         logs |= scores
         # Of two optimisers the decoder's comes first, as its weights do.
         optimizer = getattr(self.model.optimizer, "optimizers", [self.model.optimizer])[0]
@@ -176,11 +177,12 @@ class Recorder(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def _check(self, loss: float) -> None:
-        """Raise UserError when ``loss``, the mean of the epoch so far, is no number any more: nothing mends that."""
+        """Raise UserError when ``loss``, the mean of the epoch so far, is no number any more: no later batch mends that."""
         if not math.isfinite(loss):
+            clip = f"a clip_norm below {self.config.clip_norm:g}" if self.config.clip_norm else "a clip_norm, say 5"
             raise UserError(
-                f"{self.run.folder}: in epoch {len(self.lines) + 1} the loss became {loss}; {len(self.lines)} whole epochs "
-                "are kept. Train anew with a lower learning_rate, a longer warmup_steps or a lower clip_norm"
+                f"{self.run.folder}: in epoch {len(self.lines) + 1} the loss became {loss}; whole epochs that are kept: "
+                f"{len(self.lines)}. Train anew with a lower learning_rate, a longer warmup_steps or {clip}"
                 + (", or without mixed_precision" if self.config.mixed_precision else "")
             )
 
@@ -305,13 +307,16 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
     state = run.state()
     patience_ended = 0 < config.patience <= state["epochs"] - state["best_epoch"]
     finished = state["epochs"] >= config.epochs or patience_ended
+    if state["epochs"]:
+        for which in ("last", "best", *["encoder"] * (config.stage == "finetune")):
+            if not run.checkpoint(which).exists():
+                raise UserError(f"{run.checkpoint(which)}: missing; without it the run cannot go on: start it anew")
     best = run.checkpoint("best")
     if finished and run.bundle.exists() and run.bundle.stat().st_mtime >= best.stat().st_mtime:
         setting = "patience" if patience_ended else "epochs"
         raise UserError(
             f"{setting}: {run.folder} has its {state['epochs']} epochs already; ask for more with --{setting}"
         )
-    run.begin(config)
     if config.mixed_precision:
         keras.mixed_precision.set_dtype_policy("mixed_float16")
     keras.utils.set_random_seed(config.seed)
@@ -355,8 +360,10 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
         f"{len(train.rows)} captions in {len(train)} batches ({train.padding:.0%} padding), {len(vocabulary)} words, "
         f"{what} with {learner.count_params():,} weights"
     )
+    epochs = range(state["epochs"], state["epochs"] if finished else config.epochs)
+    if epochs:
+        run.begin(config)
     try:
-        epochs = range(state["epochs"], state["epochs"] if finished else config.epochs)
         if config.stage == "scst":
             rewards = Rewards([(prepared.store.rows[name], text) for name, text in pairs("train")], vocabulary)
             _self_critical_epochs(SelfCritic(trainer, train, rewards, config), callbacks, epochs)
@@ -389,7 +396,7 @@ def _load(model: keras.Model, path: Path) -> None:
         model.load_weights(path)
     except Exception as error:  # h5py and Keras raise errors of many kinds on damaged files
         raise UserError(
-            f"{path}: missing or damaged ({error}); without it the run cannot go on: start it anew"
+            f"{path}: damaged, or written by a release whose model was another ({error}); start the run anew"
         ) from None
 
 

@@ -3,12 +3,13 @@
     python benchmarks/folder.py
 
 Makes JPEGs of the size of Flickr8k's (500 x 375 pixels, about 130 kB) and captions them with the pocket captioner and a beam
-of 3 as ``test.py FOLDER --output`` does: decoding, encoder, search, lines synced to the disk. Beside it each of the three
-alone, on as many batches: the files into pixels, pixels into features, features into captions. They take turns after a first
-batch that compiles; the median counts. The three share the cores, so their seconds add up to about those of the folder.
+of 3 as ``test.py FOLDER --output`` does, lines synced to the disk. Beside it each of its three parts alone, on as many
+batches: files into pixels, pixels into features, features into captions. All take turns after a first batch that compiles; the
+median counts.
 The bar: the folder at no less than 80% of the encoder's pictures per second.
 """
 
+import itertools
 import tempfile
 import time
 from collections.abc import Callable
@@ -54,13 +55,13 @@ def main() -> None:
         names = list_pictures(folder)
         pixels = np.stack([load_image(folder / name, config.image_size) for name in names[:size]])
         features = captioner.encode(pixels)
-        turns = iter(range(rounds + 1))
+        turns = itertools.count()
 
         def album(names: list[str]) -> None:
             caption_album(folder, names, Path(temporary, f"{next(turns)}.jsonl"), {}, captioner, config)
 
         parts: dict[str, Callable[[], object]] = {
-            "decoding alone": lambda: [*pool.map(lambda name: load_image(folder / name, config.image_size), names)],
+            "reading alone": lambda: [*pool.map(lambda name: load_image(folder / name, config.image_size), names)],
             "encoder alone": lambda: [captioner.encode(pixels) for _ in range(batches)],
             "search alone": lambda: [captioner.caption(features, config) for _ in range(batches)],
             "folder": lambda: album(names),

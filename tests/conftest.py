@@ -13,7 +13,7 @@ from embedding_arrays import SPARE
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = Path(__file__).parent.parent
-# For processes that run on JAX: each of their programs runs once or twice, so they should compile it quickly.
+# Environment of processes that may run on JAX: each of their programs runs once or twice, so compiling must be quick.
 QUICK_TO_COMPILE = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 

@@ -14,7 +14,9 @@ from conftest import ROOT, random_captioner
 from PIL import Image
 from test_scripts import refused, script
 
+import decoding
 import export
+import exported
 import exporting
 from config import Config, UserError
 from exported import KINDS, Exported, compare
@@ -71,6 +73,11 @@ def assert_same(exported: Exported, captioner: Captioner, config: Config) -> Non
         np.testing.assert_allclose(found["scores"][0, 0], captions[0].score, rtol=2e-3)
         for name, stated in exported.about["outputs"].items():
             assert (str(found[name].dtype), list(found[name].shape[1:])) == (stated["dtype"], stated["shape"][1:])
+
+
+def test_what_is_no_caption_is_so_everywhere():
+    """``exported`` cannot import the search, which needs Keras."""
+    assert exported.IMPOSSIBLE == decoding.BANNED / 2
 
 
 def test_a_savedmodel_captions_as_the_original(merged):

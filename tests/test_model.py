@@ -344,3 +344,13 @@ def test_a_failed_save_leaves_the_old_bundle_and_nothing_else(saved, tmp_path, m
     assert {entry.name for entry in tmp_path.iterdir()} == {"captioner.zip"}
     made.save(path)
     assert set(parts(path)) == set(parts(saved[1]))
+
+
+def test_weights_of_another_release_are_named(tmp_path, monkeypatch):
+    captioner(Config(encoder="efficientnet_lite0", **SIZES)).save(tmp_path / "whole.zip")
+    build = model.build_decoder
+    monkeypatch.setattr(
+        model, "build_decoder", lambda config, *sizes: build(config.with_overrides({"hidden_size": 9}), *sizes)
+    )
+    with pytest.raises(UserError, match=r"whole\.zip: its weights do not fit"):
+        Captioner.load(tmp_path / "whole.zip")

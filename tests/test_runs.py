@@ -50,9 +50,10 @@ def test_about_says_when_the_run_was_resumed(tmp_path, monkeypatch):
     assert run.config().epochs == 4
 
 
-def test_a_damaged_about_is_named(tmp_path):
+@pytest.mark.parametrize("text", ["{", "3"])
+def test_a_damaged_about_is_named(tmp_path, text):
     run = create(tmp_path)
-    (run.folder / "about.json").write_text("{")
+    (run.folder / "about.json").write_text(text)
     with pytest.raises(UserError, match=r"about\.json: damaged .* mend it"):
         run.begin(run.config().with_overrides({"epochs": 99}))
     assert run.config().epochs != 99
@@ -133,7 +134,7 @@ def test_history_round_trip(tmp_path):
         assert line == pytest.approx(wanted, rel=1e-5)
 
 
-@pytest.mark.parametrize("damage", ["three", "2,9", "3,4,5,6,7,8,9"])
+@pytest.mark.parametrize("damage", ["three", "2,9", "3,4,5,6,7,8,9", "2,1,1,1,1"])
 def test_a_broken_history_is_named(tmp_path, damage):
     run = create(tmp_path)
     run.write_history(lines(3))
@@ -141,10 +142,21 @@ def test_a_broken_history_is_named(tmp_path, damage):
     path = run.folder / "history.csv"
     whole = path.read_text().splitlines()
     path.write_text("\n".join([*whole[:-1], damage]) + "\n")
-    with pytest.raises(UserError, match=r"history\.csv: damaged"):
+    with pytest.raises(UserError, match=r"history\.csv: missing or damaged"):
         run.history()
-    path.write_text("\n".join(whole[:-1]) + "\n")
-    with pytest.raises(UserError, match=r"history\.csv: damaged \(it tells of 2 epochs, state\.json of 3\)"):
+
+
+@pytest.mark.parametrize("kept", [2, 0, None])
+def test_a_history_that_lacks_epochs_is_named(tmp_path, kept):
+    run = create(tmp_path)
+    run.write_history(lines(3))
+    run.write_state(epochs=3, best_epoch=3, best_score=3.75)
+    path = run.folder / "history.csv"
+    if kept is None:
+        path.unlink()
+    else:
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[: kept + 1]))
+    with pytest.raises(UserError, match=rf"history\.csv: .*it tells of {kept or 0} epochs, state\.json of 3"):
         run.history()
 
 

@@ -535,20 +535,39 @@ def test_a_loss_that_is_no_number_ends_the_run(prepared, straight, monkeypatch, 
     assert train(prepared, config, run) == 0
     before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file() and path.name != "about.json"}
     monkeypatch.setattr(training, "make_optimizer", lambda *_: keras.optimizers.SGD(math.nan))
-    with pytest.raises(UserError, match=r"in epoch 2 the loss became nan; 1 whole epochs are kept\. .*learning_rate"):
+    seen, check = [], Recorder._check
+    monkeypatch.setattr(Recorder, "_check", lambda recorder, loss: seen.append(loss) or check(recorder, loss))
+    with pytest.raises(UserError, match=r"in epoch 2 the loss became nan; .* kept: 1\. .*learning_rate"):
         train(prepared, config.with_overrides({"epochs": 2}), run)
     changed = {path.name for path, content in before.items() if path.read_bytes() != content}
     assert changed == {"config.json"}
+    assert len(seen) == {"xe": 2, "scst": 1}[stage]  # after the second batch, whose loss the first has broken
 
 
-@pytest.mark.parametrize("damage", [bytes, None])
-def test_a_damaged_checkpoint_is_named(prepared, damage):
-    config, run = start(prepared, f"damaged-{damage}", epochs=1)
+def test_weights_that_the_last_batch_broke_are_not_saved(prepared, monkeypatch):
+    config, run = start(prepared, "broken-at-last", epochs=1)
+    monkeypatch.setattr(Recorder, "_score_dev", lambda recorder: ({"val_loss": math.nan}, []))
+    with pytest.raises(UserError, match=r"in epoch 1 the loss became nan"):
+        train(prepared, config, run)
+    assert run.state()["epochs"] == 0
+    assert not list(run.checkpoints.iterdir())
+
+
+@pytest.mark.parametrize("which", ["last", "best"])
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+def test_a_damaged_checkpoint_is_named(prepared, which, damage):
+    config, run = start(prepared, f"{damage}-{which}", epochs=1)
     assert train(prepared, config, run) == 0
-    path = run.checkpoint("last")
-    path.unlink() if damage is None else path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(UserError, match=r"last-0001\.weights\.h5: missing or damaged"):
-        train(prepared, config.with_overrides({"epochs": 2}), run)
+    path, about = run.checkpoint(which), (run.folder / "about.json").read_bytes()
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:5000])
+        run.bundle.unlink()
+    else:
+        path.unlink()
+    epochs = 2 if which == "last" else 1
+    with pytest.raises(UserError, match=rf"{which}-0001\.weights\.h5: (damaged|missing).*start"):
+        train(prepared, config.with_overrides({"epochs": epochs}), run)
+    assert (run.folder / "about.json").read_bytes() == about
 
 
 def test_a_finished_run_wants_more_epochs(prepared, straight):

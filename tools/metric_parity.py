@@ -74,13 +74,13 @@ def main() -> int:
     rows: dict[str, list[dict[str, float | str]]] = {}
     worst = 0.0
     print(f"{len(captions)} captions, {sum(map(len, groups))} references")
-    for name, tokenize in (("ours", lambda texts: [*map(metrics.words, texts)]), ("Stanford", java.tokenize)):
+    for name, tokenize in (("text.py", lambda texts: [*map(metrics.words, texts)]), ("Stanford", java.tokenize)):
         split = iter(tokenize([*captions, *(text for group in groups for text in group)]))
         found = [next(split) for _ in captions]
         wanted = [[next(split) for _ in group] for group in groups]
         (total, each), (their_total, their_each) = ours(found, wanted), theirs(found, wanted)
         scores[name] = their_total
-        print(f"\nwords of the {name} tokeniser\n")
+        print(f"\nwords of {name}\n")
         print("| metric | this project | pycocoevalcap | difference | largest difference of a caption |")
         print("| --- | --- | --- | --- | --- |")
         for i, metric in enumerate(NAMES):
@@ -97,7 +97,7 @@ def main() -> int:
             )
             print(f"| {metric} | {total[i]:.6f} | {their_total[i]:.6f} | {difference:.1e} | {largest:.1e} |")
     print("\n| metric | our words | Stanford words | difference |\n| --- | --- | --- | --- |")
-    for metric, mine, stanford in zip(NAMES, scores["ours"], scores["Stanford"], strict=True):
+    for metric, mine, stanford in zip(NAMES, scores["text.py"], scores["Stanford"], strict=True):
         print(f"| {metric} | {mine:.3f} | {stanford:.3f} | {mine - stanford:+.3f} |")
     print(f"\nlargest difference on the same words: {worst:.1e}")
     if args.output:
