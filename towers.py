@@ -105,8 +105,10 @@ class RecurrentTower(keras.Model):
 
 
 def unit(vectors):
-    """``vectors (..., J)`` divided by their length, float32."""
-    return ops.normalize(ops.cast(vectors, "float32"), axis=-1)
+    """``vectors (..., J)`` divided by their length, float32; zeros stay zeros."""
+    vectors = ops.cast(vectors, "float32")
+    # Not ops.normalize, whose gradient is NaN at zeros, which dropout may leave of a small tower.
+    return vectors * ops.rsqrt(ops.maximum(ops.sum(vectors**2, axis=-1, keepdims=True), 1e-14))
 
 
 class Towers(keras.Model):

@@ -178,6 +178,21 @@ def test_batches_pair_captions_with_their_images(make_store):
     assert [batches.batches[i].tolist() for i in range(4)] == first
 
 
+def test_a_tower_that_drops_everything_learns_on():
+    made = towers(dropout=0.99)
+    trainer = AlignmentTrainer(made, settings(dropout=0.99))
+    trainer.compile(optimizer="sgd")
+    rng = np.random.default_rng(0)
+    batch = (
+        rng.random((4, 3, 3), dtype=np.float32),
+        rng.integers(4, 9, (4, 5)).astype("int32"),
+        np.arange(4, dtype="int32"),
+    )
+    for _ in range(3):
+        trainer.train_on_batch(batch)
+    assert all(np.isfinite(numpy(weight)).all() for weight in made.trainable_weights)
+
+
 def test_word_dropout_is_for_training_only():
     made = towers()
     seen = []
