@@ -130,12 +130,8 @@ def main() -> None:
         print(f"peak memory of the server: {peak / 1e6:,.0f} MB")
     print(f"one client: {alone['median_seconds']:.2f} s from upload to captions and maps; {verdict(args, fast)}")
     print(f"{crowds[0]} clients: {ratio:.1f} times the median of one, {crowd['failed']} failed; {verdict(args, fair)}")
-    results = {
-        "bar": BAR,
-        "crowd_bar": CROWD_BAR,
-        "model": args.model.as_posix() if args.model != POCKET else "pretrained/pocket.zip",
-        "figures": figures,
-    }
+    model = os.path.relpath(args.model, ROOT)
+    results = {"bar": BAR, "crowd_bar": CROWD_BAR, "model": model, "figures": figures}
     write_results(args, "app", results | {"ratio": ratio, "peak_memory": peak, "pass": fast and fair})
 
 

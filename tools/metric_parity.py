@@ -23,7 +23,7 @@ import config as settings
 import metrics
 from config import Config
 from metrics import java
-from output import write
+from output import markdown, write
 from preprocessing import load_dataset
 
 TOLERANCE = 1e-6
@@ -70,43 +70,55 @@ def main() -> int:
         captions[i] = (" ".join(words[:3]), " ".join(words * 2), captions[i + 1])[i // 4 % 3]
     groups = [record.captions[1:] for record in records]
 
-    scores = {}
-    rows: dict[str, list[dict[str, float | str]]] = {}
-    worst = 0.0
+    found_with: dict[str, list[dict[str, float | str]]] = {}
     print(f"{len(captions)} captions, {sum(map(len, groups))} references")
     for name, tokenize in (("text.py", lambda texts: [*map(metrics.words, texts)]), ("Stanford", java.tokenize)):
         split = iter(tokenize([*captions, *(text for group in groups for text in group)]))
         found = [next(split) for _ in captions]
         wanted = [[next(split) for _ in group] for group in groups]
         (total, each), (their_total, their_each) = ours(found, wanted), theirs(found, wanted)
-        scores[name] = their_total
+        rows = found_with[name] = [
+            {
+                "metric": metric,
+                "ours": total[i],
+                "theirs": their_total[i],
+                "difference": abs(total[i] - their_total[i]),
+                "largest_of_a_caption": np.abs(each[:, i] - their_each[:, i]).max(),
+            }
+            for i, metric in enumerate(NAMES)
+        ]
         print(f"\nwords of {name}\n")
-        print("| metric | this project | pycocoevalcap | difference | largest difference of a caption |")
-        print("| --- | --- | --- | --- | --- |")
-        for i, metric in enumerate(NAMES):
-            difference, largest = abs(total[i] - their_total[i]), np.abs(each[:, i] - their_each[:, i]).max()
-            worst = max(worst, difference, largest)
-            rows.setdefault(name, []).append(
-                {
-                    "metric": metric,
-                    "ours": total[i],
-                    "theirs": their_total[i],
-                    "difference": difference,
-                    "largest_of_a_caption": largest,
-                }
-            )
-            print(f"| {metric} | {total[i]:.6f} | {their_total[i]:.6f} | {difference:.1e} | {largest:.1e} |")
-    print("\n| metric | our words | Stanford words | difference |\n| --- | --- | --- | --- |")
-    for metric, mine, stanford in zip(NAMES, scores["text.py"], scores["Stanford"], strict=True):
-        print(f"| {metric} | {mine:.3f} | {stanford:.3f} | {mine - stanford:+.3f} |")
-    print(f"\nlargest difference on the same words: {worst:.1e}")
+        shown = [
+            {
+                "metric": row["metric"],
+                "this project": f"{row['ours']:.6f}",
+                "pycocoevalcap": f"{row['theirs']:.6f}",
+                "difference": f"{row['difference']:.1e}",
+                "largest difference of a caption": f"{row['largest_of_a_caption']:.1e}",
+            }
+            for row in rows
+        ]
+        print(markdown(shown), end="")
+    worst = max(
+        row[kind] for rows in found_with.values() for row in rows for kind in ("difference", "largest_of_a_caption")
+    )
+    shown = [
+        {
+            "metric": mine["metric"],
+            "our words": f"{mine['theirs']:.3f}",
+            "Stanford words": f"{stanford['theirs']:.3f}",
+            "difference": f"{mine['theirs'] - stanford['theirs']:+.3f}",
+        }
+        for mine, stanford in zip(*found_with.values(), strict=True)
+    ]
+    print(f"\n{markdown(shown)}\nlargest difference on the same words: {worst:.1e}")
     if args.output:
         about = {
             "command": " ".join(["python tools/metric_parity.py", *sys.argv[1:]]),
             "pycocoevalcap": version("pycocoevalcap"),
             "captions": len(captions),
             "references": sum(map(len, groups)),
-            "words_of_tokeniser": rows,
+            "words_of_tokeniser": found_with,
             "largest_difference": worst,
         }
         write(args.output, json.dumps(about, indent=2) + "\n")
