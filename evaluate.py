@@ -6,6 +6,7 @@
     python evaluate.py --model runs/A --model runs/B --output both         # an ensemble
     python evaluate.py --predictions FILE --split test                     # score captions from elsewhere
     python evaluate.py --compare FILE FILE --split test                    # do two captioners differ, or is it chance?
+    python evaluate.py --compare 'runs/a-*/FILE' 'runs/b-*/FILE'           # several seeds of each
 
 Writes, per beam size, the predictions in COCO's format (a list of image_id, file_name, caption, and cider: the CIDEr-D of
 this caption) and all scores as JSON, and prints rows for a Markdown table. Of MS-COCO it writes the captions a second time
@@ -19,6 +20,7 @@ import re
 import sys
 import time
 from collections.abc import Collection, Sequence
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -115,23 +117,41 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
     return cells | {"words": f"{row['mean_length']:.1f}", "dangling": f"{row['dangling']:.1%}"}
 
 
-def comparison(first: list[str], second: list[str], records: list[ImageRecord]) -> str:
-    """How the second captions of ``records`` differ from the first, as a Markdown table."""
+def comparison(first: Sequence[list[str]], second: Sequence[list[str]], records: list[ImageRecord]) -> str:
+    """How the second captions of ``records`` differ from the first, as a Markdown table.
+
+    Each side is the captions of one captioner, or of several that are alike but for the seed of their training: then the
+    scores are those of all their captions together, each with the standard deviation over the captioners.
+    """
     references = [[metrics.words(caption) for caption in record.captions] for record in records]
-    a, b = (metrics.image_statistics(captions, references) for captions in (first, second))
+    a, b = (np.stack([metrics.image_statistics(captions, references) for captions in side]) for side in (first, second))
+    spread = {"a": metrics.spread(a), "b": metrics.spread(b)}
+
+    def shown(row: dict[str, Any], side: str) -> str:
+        deviation = spread[side].get(row["metric"])
+        return f"{row[side]:.2f}" if deviation is None else f"{row[side]:.2f} ± {deviation:.2f}"
+
     return markdown(
         [
             {
                 "metric": TITLES[row["metric"]],
-                "A": f"{row['a']:.2f}",
-                "B": f"{row['b']:.2f}",
+                "A": shown(row, "a"),
+                "B": shown(row, "b"),
                 "B - A": f"{row['difference']:+.2f}",
                 "95% interval": "{:+.2f} to {:+.2f}".format(*row["interval"]),
                 "p": f"{row['p']:.4f}",
             }
-            for row in metrics.compare(a, b)
+            for row in metrics.compare(a.mean(axis=0), b.mean(axis=0))
         ]
     )
+
+
+def _named(pattern: str) -> list[Path]:
+    """The file of this name, or all that a pattern such as runs/mine-*/evaluation/predictions-test-beam3.json names."""
+    found = [Path(pattern)] if Path(pattern).is_file() else [Path(name) for name in sorted(glob(pattern))]
+    if not found:
+        raise UserError(f"--compare: no file is named {pattern!r}; give a file, or a quoted pattern that names several")
+    return found
 
 
 def caption_split(captioner, records, stores, config: Config) -> tuple[list[str], float]:
@@ -185,7 +205,10 @@ def main() -> None:
     )
     parser.add_argument("--predictions", metavar="FILE", help="score this file instead of a model's captions")
     parser.add_argument(
-        "--compare", nargs=2, metavar="FILE", help="test whether the captions of two files differ in their scores"
+        "--compare",
+        nargs=2,
+        metavar="FILE",
+        help="test whether the captions of two files differ in their scores; a quoted pattern names those of several seeds",
     )
     parser.add_argument("--split", default="dev", help="train, dev or test [default: dev]")
     parser.add_argument("--beam-sizes", metavar="SIZES", help="comma-separated; 1 is greedy [default: 1 and beam_size]")
@@ -227,9 +250,12 @@ def main() -> None:
 
     if args.compare:
         records = load_dataset(Config().with_overrides(typed)).split(args.split)
-        first, second = (read_predictions(Path(path), records) for path in args.compare)
-        print(f"A: {args.compare[0]}\nB: {args.compare[1]}\n{args.split}, {len(records)} images\n")
-        print(comparison(first, second, records), end="")
+        sides = [_named(pattern) for pattern in args.compare]
+        captions = [[read_predictions(path, records) for path in side] for side in sides]
+        for letter, side in zip("AB", sides, strict=True):
+            print(f"{letter}: {', '.join(map(str, side))}")
+        print(f"{args.split}, {len(records)} images\n")
+        print(comparison(*captions, records), end="")
         return
     if args.predictions:
         config = Config().with_overrides(typed)

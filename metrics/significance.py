@@ -36,8 +36,19 @@ def intervals(statistics: np.ndarray, resamples: int = 2000, seed: int = 0) -> d
     return dict(zip(NAMES, _percentiles(_bootstrap(statistics, resamples, seed)), strict=True))
 
 
+def spread(statistics: np.ndarray) -> dict[str, float]:
+    """The standard deviation of each score over several captioners, name in ``NAMES`` to deviation; of one, nothing.
+
+    ``statistics``: the ``image_statistics`` of each, float64 (S, N, 12).
+    """
+    each = _scores(statistics.sum(axis=1), statistics.shape[1])
+    return dict(zip(NAMES, each.std(axis=0, ddof=1).tolist(), strict=True)) if len(each) > 1 else {}
+
+
 def compare(a: np.ndarray, b: np.ndarray, resamples: int = 10_000, seed: int = 0) -> list[dict[str, Any]]:
     """Scores of two captioners on the same images, given their ``image_statistics``, and whether they differ.
+
+    The mean of the ``image_statistics`` of several captioners stands for all their captions together, image by image.
 
     One row for each of ``NAMES``: ``metric``, ``a``, ``b``, ``difference`` (b - a); ``interval``: the 95% interval of the
     difference by the paired bootstrap (Koehn, 2004); ``p``: how often a difference at least as large comes about when

@@ -304,6 +304,19 @@ def test_comparison_of_two_files(tmp_path, run):
     assert not list(tmp_path.glob("scores*"))
 
 
+def test_comparison_of_several_seeds(tmp_path, run):
+    seeds = [RIGHT, [RIGHT[0], "a cow", "a cow"]]
+    names = [predictions(tmp_path / f"a{number}.json", captions) for number, captions in enumerate(seeds)]
+    other = predictions(tmp_path / "b.json", RIGHT)
+    lines = run("--compare", tmp_path / "a?.json", other).splitlines()
+    assert lines[:2] == [f"A: {names[0]}, {names[1]}", f"B: {other}"]
+    # 1000 and 333.33: each image counts with the mean of its two captions.
+    assert cells(lines[-1])[1:4] == ["666.67 ± 471.40", "1000.00", "+333.33"]
+    assert cells(lines[-1])[4] == "+0.00 to +500.00"
+    with pytest.raises(UserError, match=r"--compare: no file is named .*c\*\.json"):
+        run("--compare", tmp_path / "c*.json", other)
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -314,7 +327,7 @@ def test_comparison_of_two_files(tmp_path, run):
             ["--predictions", "a", "--java", "meter"],
             "--java: there is no 'meter'; choose from meteor, spice, tokenizer",
         ),
-        (["--compare", "a", "absent.json"], r"a: expected"),
+        (["--compare", "a", "absent.json"], "no file is named 'a'"),
         (["--predictions", "a", "--report"], "--report: .*give --model"),
         (["--model", "run", "--report", "--protocol", "seed"], "--report: shows the coco scores"),
     ],
