@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from config import Config, UserError, hide_progress
 from feature_store import alone_with, write_atomically
-from images import PREPROCESSING, SUFFIXES, image_names, load_ahead, load_image, one_behind
+from images import PREPROCESSING, SUFFIXES, UnreachableImage, image_names, load_ahead, load_image, one_behind
 from xmp import UnwritableMetadata, write_caption
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def caption_album(
     A batch of ``extract_batch_size`` pictures is decoded by ``workers`` threads while the one before it is encoded and the
     search is at the one before that.
     ``settings`` (see ``made_with``) must be those that the file was begun with. Unreadable pictures get a line too and
-    are reported on stderr. Returns how many of ``names`` are unreadable. Raises UserError, also when the disk is full;
+    are reported on stderr; those whose file the system does not give get none, so that the next run tries again. Returns how many of ``names`` are unreadable. Raises UserError, also when the disk is full;
     what is done stays.
     """
     try:
@@ -119,8 +119,9 @@ def caption_album(
                 for batch, reasons, search in one_behind(searches):
                     found = search.result()
                     lines = [
-                        {"image": name, "error": reasons[i]} if i in reasons else entry(name, found[i][:best])
+                        {"image": name, "error": str(reasons[i])} if i in reasons else entry(name, found[i][:best])
                         for i, name in enumerate(batch)
+                        if not isinstance(reasons.get(i), UnreachableImage)
                     ]
                     _append(file, lines)
                     for reason in reasons.values():

@@ -20,7 +20,7 @@ import bundles
 from config import Config
 from encoders import weights_digest
 from generator import FeatureBatches
-from images import PREPROCESSING, load_ahead, load_image
+from images import PREPROCESSING, UnreadableImage, load_ahead, load_image
 from towers import build_towers
 from vocabulary import PAD, Vocabulary
 
@@ -51,7 +51,7 @@ class Aligner:
 
     def embed_files(
         self, paths: Mapping[str, Path], names: Sequence[str], batch_size: int, workers: int
-    ) -> Iterator[tuple[Sequence[str], np.ndarray, dict[str, str]]]:
+    ) -> Iterator[tuple[Sequence[str], np.ndarray, dict[str, UnreadableImage]]]:
         """Of the pictures ``names``, found at ``paths``, in batches: names, unit vectors of those that can be read, and
         the reasons why others cannot. The next batch is decoded while one is embedded.
         """
@@ -62,7 +62,7 @@ class Aligner:
             ahead = load_ahead(pool, batches, lambda name: load_image(paths[name], size), size, batch_size)
             for batch, (pixels, reasons) in zip(batches, ahead, strict=True):
                 readable = [i for i in range(len(batch)) if i not in reasons]
-                yield batch, self.embed_pixels(pixels)[readable], {batch[i]: text for i, text in reasons.items()}
+                yield batch, self.embed_pixels(pixels)[readable], {batch[i]: reason for i, reason in reasons.items()}
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 ``(N, J)`` of captions."""

@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from config import UserError, hide_progress
-from images import load_ahead
+from images import UnreachableImage, load_ahead
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,8 @@ def extract(
     ``load(file_name)`` gives uint8 pixels ``(S, S, 3)`` or raises UnreadableImage; ``encode`` maps ``(B, S, S, 3)`` to
     features ``(B, R, D)`` with ``(R, D) = shape``. Images are decoded by ``workers`` threads while the encoder computes.
     An unreadable image gets a row of zeros and a line in ``index.json``. A resumed extraction keeps the batch size it
-    was begun with. Raises UserError when the disk is full or the folder cannot be written; what is done stays.
+    was begun with. Raises UserError when the disk is full, the folder cannot be written or the system does not give an
+    image's file; what is done stays.
     """
     if (folder / "index.json").exists():
         return FeatureStore(folder, key)
@@ -231,12 +232,17 @@ def _run(folder, names, load, encode, image_size, batch_size, workers) -> dict[s
         batches = [names[i * batch_size : (i + 1) * batch_size] for i in todo]
         ahead = load_ahead(pool, batches, load, image_size, batch_size)
         for i, batch, (pixels, reasons) in zip(todo, batches, ahead, strict=True):
+            for reason in reasons.values():
+                if isinstance(reason, UnreachableImage):  # the store would be without it for ever
+                    raise UserError(
+                        f"{reason}; make the file readable or remove it from the data, then run the same command to continue"
+                    )
             encoded = np.asarray(encode(pixels), dtype=dtype)
             encoded[list(reasons)] = 0
             features.seek(offset + i * batch_size * row_bytes)
             features.write(encoded[: len(batch)].tobytes())
             for position, reason in reasons.items():
-                bad.write(json.dumps({batch[position]: reason}) + "\n")
+                bad.write(json.dumps({batch[position]: str(reason)}) + "\n")
             for file in (features, bad):
                 file.flush()
                 os.fsync(file.fileno())

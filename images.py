@@ -27,6 +27,10 @@ class UnreadableImage(UserError):
     """A file that cannot be decoded as a picture. The message names the file and the reason."""
 
 
+class UnreachableImage(UnreadableImage):
+    """A file that the system did not let us read (rights, a failing disk, gone meanwhile), and may another time."""
+
+
 def load_image(source: str | Path | BinaryIO, size: int) -> np.ndarray:
     """Decode a picture and squash it to ``size`` x ``size`` pixels.
 
@@ -80,7 +84,9 @@ def open_picture(source: str | Path | BinaryIO, size: int) -> Image.Image:
             return to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more on damaged files.
         name = source if isinstance(source, (str, Path)) else getattr(source, "name", "the given image data")
-        raise UnreadableImage(f"{name}: cannot be read as a picture: {_reason(error)}") from None
+        passing = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno)
+        kind = UnreachableImage if passing else UnreadableImage
+        raise kind(f"{name}: cannot be read as a picture: {_reason(error)}") from None
 
 
 def load_ahead(
@@ -89,23 +95,23 @@ def load_ahead(
     load: Callable[[str], np.ndarray],
     image_size: int,
     batch_size: int,
-) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
+) -> Iterator[tuple[np.ndarray, dict[int, UnreadableImage]]]:
     """The pixels of each batch of names, decoded one batch ahead in ``pool``, and which of them could not be read.
 
     ``load(name)`` gives uint8 pixels ``(S, S, 3)`` or raises UnreadableImage. Yields uint8 ``(batch_size, S, S, 3)``
-    with ``S = image_size``, zeros where there is no picture, so that the encoder sees one shape only; and the message of
+    with ``S = image_size``, zeros where there is no picture, so that the encoder sees one shape only; and the error of
     each unreadable one by its position.
     """
 
-    def attempt(name: str) -> np.ndarray | str:
+    def attempt(name: str) -> np.ndarray | UnreadableImage:
         try:
             return load(name)
         except UnreadableImage as error:
-            return str(error)
+            return error
 
     for futures in one_behind([pool.submit(attempt, name) for name in batch] for batch in batches):
         results = [future.result() for future in futures]
-        reasons = {j: result for j, result in enumerate(results) if isinstance(result, str)}
+        reasons = {j: result for j, result in enumerate(results) if isinstance(result, UnreadableImage)}
         pixels = np.zeros((batch_size, image_size, image_size, 3), dtype=np.uint8)
         for j, result in enumerate(results):
             if j not in reasons:

@@ -22,14 +22,16 @@ from tqdm import tqdm
 
 from config import UserError, hide_progress
 from feature_store import allocate, alone_with, write_atomically
+from images import UnreachableImage, UnreadableImage
 
 FORMAT = 1
+_AGAIN = (-1, -1)  # no file's stamp: a picture that has it is tried again by the next update
 _CHUNK = 1024  # pictures between two versions of index.json
 
 Stamp = tuple[int, int]  # size in bytes, time of change in nanoseconds
 # Names of pictures to, for one batch of them after another: their names, the vectors float32 (B, J) of those that can be
 # read, in order, and the reasons why others cannot.
-Embed = Callable[[Sequence[str]], Iterator[tuple[Sequence[str], np.ndarray, Mapping[str, str]]]]
+Embed = Callable[[Sequence[str]], Iterator[tuple[Sequence[str], np.ndarray, Mapping[str, UnreadableImage]]]]
 
 
 class ImageIndex:
@@ -144,7 +146,9 @@ def _update(folder, model, source, paths, embed, dimension) -> ImageIndex:
             for names, vectors, reasons in embed(todo) if todo else ():
                 file.write(np.ascontiguousarray(vectors, dtype=np.float32).tobytes())
                 images += [[name, *stamps[name]] for name in names if name not in reasons]
-                unreadable |= {name: (*stamps[name], reason) for name, reason in reasons.items()}
+                for name, reason in reasons.items():
+                    stamp = _AGAIN if isinstance(reason, UnreachableImage) else stamps[name]
+                    unreadable[name] = (*stamp, str(reason))
                 bar.update(len(names))
                 if len(images) >= committed + _CHUNK:
                     commit()

@@ -7,12 +7,16 @@ empty (the readers open none), and a feature store whose 25 GB of zeros are a sp
 what train.py does with them. Features are extracted once and are not part of this; nor is the disk, whose speed decides how
 fast real features come: a batch of a sparse file says only what the reading itself costs.
 Peak memory is that of the process during the step; where the system cannot count anew (other than Linux), since its start.
+The same with a sixteenth of the data says how training's memory grows with it.
 The bar: at most a minute of CPU time and 2 GB before the first batch.
 """
 
+import argparse
 import collections
 import importlib
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,14 +35,16 @@ from common import (
     write_results,
 )
 
-from config import Config, run_script
+from config import Config, preset, run_script
 from feature_store import FeatureStore, StoreKey, digest_images
 from preprocessing import fit_vocabulary, load_dataset
 
 TRAIN, VAL = 118_287, 5_000  # images of COCO 2017
 WORDS = 12_000  # different words; about 10,000 of COCO's occur five times
 SHAPE = (49, 2048)
+SMALL = 16  # data that memory is compared with: a sixteenth, which is Flickr8k's size
 BATCHES = 50  # batches that are read with their features
+TRAINED = 20  # batches to train for
 BAR_SECONDS, BAR_BYTES = 60, 2e9
 
 
@@ -104,9 +110,19 @@ class Steps:
         return result
 
 
-def main() -> None:
-    args = make_parser(__doc__).parse_args()
-    scale = 500 if args.quick else 1
+def train(batches, words: int) -> None:
+    """Train the decoder of the preset coco-attention for a few batches."""
+    from caption_trainer import CaptionTrainer
+    from decoders import build_decoder
+    from training import make_optimizer
+
+    trainer = CaptionTrainer(build_decoder(preset("coco-attention"), words, *SHAPE))
+    trainer.compile(optimizer=make_optimizer(preset("coco-attention"), len(batches)))
+    trainer.fit(batches, steps_per_epoch=min(TRAINED, len(batches)), verbose=0)
+
+
+def run_steps(scale: int) -> dict[str, Any]:
+    """Make the files, 1 / ``scale`` of COCO, and time all that training does with them. In a process of its own."""
     steps = Steps()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -134,30 +150,57 @@ def main() -> None:
             f"read {len(some)} of its {len(batches):,} batches",
             lambda: collections.deque(map(batches.__getitem__, some), 0),
         )
+        steps(f"train for {TRAINED} batches", lambda: train(batches, len(vocabulary)))
+    return {
+        "images": len(paths),
+        "captions": sum(len(record.captions) for record in dataset.records),
+        "words": len(vocabulary),
+        "before_the_first_batch": before,
+        "steps": steps.found,
+        "file_bytes": sizes,
+    }
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(run_steps(args.measure)))
+        return
+
+    def measure(scale: int) -> dict[str, Any]:
+        command = [sys.executable, __file__, "--measure", str(scale)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    scale = 60 if args.quick else 1
+    small, whole = measure(SMALL * scale), measure(scale)
+    before = whole["before_the_first_batch"]
     print_table(
         ["", "seconds", "CPU seconds", "peak MB"],
         [
             [name, f"{step['seconds']:.2f}", f"{step['cpu_seconds']:.2f}", f"{step['peak'] / 1e6:,.0f}"]
-            for name, step in (steps.found | {"all before the first batch": before}).items()
+            for name, step in (whole["steps"] | {"all before the first batch": before}).items()
         ],
     )
-    print(", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in sizes.items()))
+    print(", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in whole["file_bytes"].items()))
     passed = before["cpu_seconds"] <= BAR_SECONDS and before["peak"] <= BAR_BYTES
     print(
         f"at most {BAR_SECONDS} CPU seconds and {BAR_BYTES / 1e6:,.0f} MB before the first batch: {verdict(args, passed)}"
     )
+    peaks = [list(each["steps"].values())[-1]["peak"] for each in (small, whole)]
+    growth = peaks[1] / peaks[0] - 1
+    print(f"in training {peaks[1] / 1e6:,.0f} MB, with 1/{SMALL} of the data {peaks[0] / 1e6:,.0f} MB: {growth:+.1%}")
     write_results(
         args,
         "coco_scale",
         {
-            "images": len(paths),
-            "captions": sum(len(record.captions) for record in dataset.records),
-            "words": len(vocabulary),
             "bar": {"cpu_seconds": BAR_SECONDS, "bytes": BAR_BYTES},
             "pass": passed,
-            "before_the_first_batch": before,
-            "steps": steps.found,
-            "file_bytes": sizes,
+            "growth_in_training": growth,
+            **whole,
+            f"with 1/{SMALL} of the data": small,
         },
     )
 

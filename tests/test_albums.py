@@ -58,9 +58,9 @@ def break_picture(folder: Path, name: str) -> None:
     (folder / name).write_text("no picture")
 
 
-def caption(folder: Path, output: Path, captioner=None, settings=SETTINGS, config=CONFIG, **options) -> int:
+def caption(folder: Path, output: Path, captioner=None, settings=SETTINGS, config=CONFIG, names=None, **options) -> int:
     return caption_album(
-        folder, list_pictures(folder), output, settings, captioner or FakeCaptioner(), config, **options
+        folder, names or list_pictures(folder), output, settings, captioner or FakeCaptioner(), config, **options
     )
 
 
@@ -107,6 +107,18 @@ def test_unreadable_pictures_have_a_line_and_are_counted_again(tmp_path, capsys)
     assert caption(folder, output) == 2
     (folder / "2.png").unlink()
     assert caption(folder, output) == 1
+
+
+def test_a_picture_that_the_system_does_not_give_is_tried_again(tmp_path, capsys):
+    folder = make_pictures(tmp_path / "album", 6)
+    output, names = tmp_path / "captions.jsonl", list_pictures(folder)
+    (folder / "2.png").rename(tmp_path / "2.png")  # after it was listed
+    caption(folder, output, names=names)
+    assert "No such file" in capsys.readouterr().err
+    assert captions_of(output).keys() == set(names) - {"2.png"}
+    (tmp_path / "2.png").rename(folder / "2.png")
+    caption(folder, output)
+    assert captions_of(output) == wanted(folder)
 
 
 def test_pictures_that_came_later_are_captioned_on_the_next_run(tmp_path):

@@ -17,7 +17,7 @@ from conftest import OPTIONS, ROOT, fake_encoder, fake_pixels
 
 from config import UserError
 from feature_store import FeatureStore, StoreKey, digest_images, extract
-from images import UnreadableImage
+from images import UnreachableImage, UnreadableImage
 
 KEY = StoreKey("fake", "w" * 64, "recipe-1", 32, 1, "float16", "i" * 64)
 SHAPE = (2, 3)
@@ -62,6 +62,22 @@ def test_unreadable_images_are_listed_with_the_reason_and_left_out(tmp_path):
     assert all(reason.startswith(f"{name}: cannot be read") for name, reason in store.unreadable.items())
     assert not set(store.rows) & BROKEN
     assert store.read(np.array([NAMES.index(min(BROKEN))])).max() == 0
+
+
+def test_a_file_that_the_system_does_not_give_now_is_not_left_out_for_ever(tmp_path):
+    def refused(name):
+        if name == NAMES[9]:
+            raise UnreachableImage(f"{name}: cannot be read as a picture: Permission denied")
+        return load(name)
+
+    with pytest.raises(UserError, match=rf"{NAMES[9]}: .*Permission denied; make the file readable or remove it"):
+        make(tmp_path / "store", load=refused)
+    done = (tmp_path / "store" / "progress.bin").read_bytes()
+    assert 1 in done
+    assert 0 in done
+    make(tmp_path / "store")
+    make(tmp_path / "other")
+    assert contents(tmp_path / "store") == contents(tmp_path / "other")
 
 
 def test_a_batch_without_one_readable_image(tmp_path):

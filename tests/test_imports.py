@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "towers": {"config", "vocabulary"},
     "aligner": {"bundles", "config", "encoders", "generator", "images", "towers", "vocabulary"},
     "alignment": {"caption_trainer", "config", "towers"},
-    "index": {"config", "feature_store"},
+    "index": {"config", "feature_store", "images"},
     "output": {"config", "feature_store"},
     "reranking": {"caption_trainer", "config", "decoders", "model", "vocabulary"},
     "retrieval": {"aligner", "images", "index", "metrics", "model", "reranking"},

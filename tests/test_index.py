@@ -9,24 +9,36 @@ import pytest
 
 import index
 from config import UserError
+from images import UnreachableImage, UnreadableImage
 from index import ImageIndex, nearest, update
 
 J = 4
 
 
 class Embedder:
-    """Vectors that follow from a picture's content; counts what it was asked for. A file that says "bad" is unreadable."""
+    """Vectors that follow from a picture's content; counts what it was asked for. A file that says "bad" is unreadable.
 
-    def __init__(self, paths: dict[str, Path], batch_size: int = 2):
+    ``refused``: a picture that the system does not give.
+    """
+
+    def __init__(self, paths: dict[str, Path], batch_size: int = 2, refused: str = ""):
         self.paths, self.batch_size, self.asked = paths, batch_size, []
+        self.refused = refused
 
     def __call__(self, names):
         for start in range(0, len(names), self.batch_size):
             batch = names[start : start + self.batch_size]
             self.asked += batch
-            good = [name for name in batch if self.paths[name].read_text() != "bad"]
+            reasons = {
+                name: UnreachableImage(f"{name}: refused")
+                if name == self.refused
+                else UnreadableImage(f"{name}: is bad")
+                for name in batch
+                if name == self.refused or self.paths[name].read_text() == "bad"
+            }
+            good = [name for name in batch if name not in reasons]
             vectors = np.asarray([vector(self.paths[name].read_text()) for name in good]).reshape(-1, J)
-            yield batch, vectors, {name: f"{name}: is bad" for name in batch if name not in good}
+            yield batch, vectors, reasons
 
 
 def vector(text: str) -> np.ndarray:
@@ -120,6 +132,14 @@ def test_pictures_that_cannot_be_read_are_listed_and_not_tried_again(tmp_path, p
     assert asked == ["4.jpg"]
     assert found.unreadable == {}
     assert found.images[found.search(vector("photo 4")[None], 1)[0][0, 0]] == "4.jpg"
+
+
+def test_a_picture_that_the_system_did_not_give_is_tried_again(tmp_path, photos):
+    found, _ = build(tmp_path, photos, refused="4.jpg")
+    assert found.unreadable["4.jpg"][2] == "4.jpg: refused"
+    found, asked = build(tmp_path, photos)
+    assert asked == ["4.jpg"]
+    assert found.images == [*sorted(set(photos) - {"4.jpg"}), "4.jpg"]
 
 
 def test_what_was_done_before_an_interruption_stays(tmp_path, photos):
