@@ -3,6 +3,7 @@
 What stays in memory is one int32 per caption word; features, shifted inputs and targets exist per batch only.
 """
 
+from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -55,9 +56,16 @@ class CaptionBatches(keras.utils.PyDataset):
         self.store, self.mirrored, self.shuffle = store, mirrored, shuffle
         self.batch_size, self.seed = config.batch_size, config.seed
         captions = [(name, caption) for name, caption in captions if name in store.rows]
-        encoded = [vocabulary.encode(caption, config.max_caption_length) for _, caption in captions]
+        # All captions end to end; caption i is tokens[offsets[i] : offsets[i] + lengths[i]].
+        tokens, lengths = array("i"), []
+        for _, caption in captions:
+            found = vocabulary.encode(caption, config.max_caption_length)
+            tokens.extend(found)
+            lengths.append(len(found))
+        self.tokens = np.asarray(tokens, dtype=np.int32)
         self.rows = np.asarray([store.rows[name] for name, _ in captions], dtype=np.int64)
-        self.lengths = np.asarray([len(tokens) for tokens in encoded], dtype=np.int64)
+        self.lengths = np.asarray(lengths, dtype=np.int64)
+        self.offsets = np.cumsum(self.lengths) - self.lengths
         # The row in the mirrored store, or -1 where the caption must keep its image.
         self.mirrored_rows = np.asarray(
             [
@@ -66,9 +74,6 @@ class CaptionBatches(keras.utils.PyDataset):
             ],
             dtype=np.int64,
         )
-        # All captions end to end; caption i is tokens[offsets[i] : offsets[i] + lengths[i]].
-        self.offsets = np.cumsum(self.lengths) - self.lengths
-        self.tokens = np.concatenate(encoded)
         self.epoch = 0
         self._lay_out()
 

@@ -28,19 +28,19 @@ from datasets.records import CaptionDataset, Warts, join
 DEV_STEP = 25  # every image of train whose id this divides is in dev
 
 
-@dataclass
+@dataclass(slots=True)
 class _Image:
     id: int
     file_name: str
 
 
-@dataclass
+@dataclass(slots=True)
 class _Annotation:
     image_id: int
     caption: str
 
 
-@dataclass
+@dataclass(slots=True)
 class _Captions:
     images: Annotated[list[_Image], FailFast()]
     annotations: Annotated[list[_Annotation], FailFast()]

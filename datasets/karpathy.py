@@ -27,12 +27,12 @@ SOURCE = (
 SPLITS = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
 
 
-@dataclass
+@dataclass(slots=True)
 class _Sentence:
     raw: str
 
 
-@dataclass
+@dataclass(slots=True)
 class _Image:
     filename: str
     split: Literal["train", "restval", "val", "test"]
@@ -41,7 +41,7 @@ class _Image:
     cocoid: int | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class _File:
     images: Annotated[list[_Image], FailFast()]
 

@@ -19,7 +19,7 @@ class Warts(defaultdict[str, list[str]]):
         super().__init__(list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageRecord:
     """One image with its captions.
 
