@@ -239,7 +239,13 @@ class TrainingSettings(BaseModel):
     )
     monitor: Literal["bleu4", "cider", "loss", "recall"] = Field(
         "bleu4",
-        description="what picks the best checkpoint on dev: BLEU-4 or CIDEr-D of greedy captions, or the loss; recall (the sum of R@1, 5 and 10 both ways) for align",
+        description="what picks the best checkpoint on dev: BLEU-4 or CIDEr-D of its captions, or the loss; recall (the sum of R@1, 5 and 10 both ways) for align",
+    )
+    dev_beam_size: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="beam size of the dev captions that each epoch is scored by and the best one chosen; 1: greedy",
     )
     patience: int = Field(0, ge=0, description="epochs without improvement before training stops; 0: never")
     sample_captions: int = Field(3, ge=0, description="dev captions printed after each epoch")
@@ -263,7 +269,10 @@ STAGE_SETTINGS: dict[str, tuple[str, ...]] = {
 # Settings that a stage has no use for.
 _UNUSED: dict[str, tuple[str, ...]] = {
     "scst": ("attention_penalty", "accumulate"),
-    "align": ("decoder", *DECODER_SETTINGS, "embedding", *EMBEDDING_SETTINGS, "label_smoothing", "attention_penalty"),
+    "align": (
+        *("decoder", *DECODER_SETTINGS, "embedding", *EMBEDDING_SETTINGS),
+        *("label_smoothing", "attention_penalty", "dev_beam_size"),
+    ),
 }
 
 
@@ -508,6 +517,11 @@ TRAINED_SETTINGS = (
     | set(TrainingSettings.model_fields) - {"workers", "run_dir", "backend"}
     | {"vocab_threshold"}
 )
+
+
+def search_name(beam_size: int) -> str:
+    """What a search with this beam size is called in tables and logs."""
+    return "greedy" if beam_size == 1 else f"beam {beam_size}"
 
 
 def _json_object(text: str, source: str) -> dict[str, Any]:

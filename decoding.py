@@ -10,8 +10,9 @@ I/O. They are written in ``keras.ops`` with one ``while_loop``, so whatever call
 Beam search works in log-space and keeps live and finished hypotheses apart, as in Wu et al. (2016),
 https://arxiv.org/abs/1609.08144, section 7, ranked by log p / length^a. A hypothesis finishes when ``<end>`` is among the
 K best continuations of its image; an image is done when K hypotheses have finished that the best live one, ranked as if
-it ended here, does not beat. So one beam is greedy search, and as many beams as there are continuations to choose from
-is exhaustive search.
+it ended here, does not beat; with a > 0 a longer one might yet overtake, as in all searches that stop like this. So
+one beam is greedy search, and with a = 0 as many beams as there are continuations to choose from are exhaustive search.
+The penalty is the plain power of the length that most captioners use, not theirs, ((5 + L) / 6)^a.
 """
 
 from collections.abc import Callable
@@ -223,10 +224,17 @@ def beam_search(
     )
 
 
+def ban_undrawn(logits):
+    """``logits (N, T, V)`` of the words of captions as ``sample`` meets them: what it never draws there at ``BANNED``."""
+    places, words = ops.arange(ops.shape(logits)[1])[:, None], ops.arange(logits.shape[-1])
+    return ops.where(ops.logical_and(places == 0, words == END), BANNED, ban_special(logits))
+
+
 def sample(step: Step, state, uniforms, max_length: int):
     """Captions drawn word by word from the model: int32 ``(B, S, max_length + 1)``, laid out as in ``Hypotheses``.
 
-    ``uniforms`` float32 ``(B, S, max_length + 1)`` in [0, 1) decides each draw, so equal numbers give equal captions.
+    ``uniforms`` float32 ``(B, S, max_length + 1)`` in [0, 1) decides each draw, so equal numbers give equal captions. A
+    caption has at least one word, and no special ones.
     """
     batch, samples, length = ops.shape(uniforms)[0], uniforms.shape[1], max_length + 1
     rows = batch * samples

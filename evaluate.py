@@ -291,7 +291,6 @@ def main() -> None:
         rows, predictions = [], []
         attended = next((search for search in searches if search.beam_size == 1), searches[0])
         for search in searches:
-            decoding = "greedy" if search.beam_size == 1 else f"beam {search.beam_size}"
             captions, seconds = caption_split(captioner, records, stores, search)
             scores, cider = score(captions, records, args.protocol, config, training, tools)
             if search is attended and captioner.decoder.attends:
@@ -305,7 +304,7 @@ def main() -> None:
                     "captioner": name,
                     "split": args.split,
                     "protocol": args.protocol,
-                    "decoding": decoding,
+                    "decoding": settings.search_name(search.beam_size),
                     **scores,
                     "decoding_seconds": seconds,
                     "settings": search.model_dump(),

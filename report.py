@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from architecture import architecture
-from config import Config
+from config import Config, search_name
 from datasets import ImageRecord
 from figures import read_picture
 from images import UnreadableImage
@@ -163,7 +163,7 @@ def _training(run: Run) -> str:
     best = run.state()["best_epoch"]
     charts = {
         "Negative log-likelihood, nats per word": {"nll": "training, with dropout", "val_nll": "dev"},
-        "Greedy dev captions": {"bleu4": "BLEU-4", "cider": "CIDEr-D"},
+        f"Dev captions, {search_name(run.config().dev_beam_size)}": {"bleu4": "BLEU-4", "cider": "CIDEr-D"},
     }
     if "reward" in lines[0]:
         charts["Drawn training captions"] = {"reward": "CIDEr-D"}

@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from config import Config, UserError
+from config import Config, UserError, search_name
 from embedding_arrays import load_arrays, save_arrays
 from feature_store import write_atomically
 from vocabulary import Vocabulary
@@ -46,7 +46,7 @@ _CURVES: dict[str, tuple[tuple[str, str, dict[str, tuple[str, str, str]]], ...]]
             {"nll": ("training (with dropout)", "o-", "tab:blue"), "val_nll": ("dev", "o-", "tab:orange")},
         ),
         (
-            "Greedy dev captions, coco protocol",
+            "Dev captions ({search}), coco protocol",
             "",
             {
                 "bleu4": ("BLEU-4", "o-", "tab:green"),
@@ -212,13 +212,14 @@ class Run:
 
         lines = self.history()
         epochs = [line["epoch"] for line in lines]
+        search = search_name(self.config().dev_beam_size)
         figure = Figure(figsize=(10, 4), layout="constrained")
         losses, scores = figure.subplots(1, 2)
         for axes, (title, unit, curves) in zip((losses, scores), _CURVES[self.bundle.stem], strict=True):
             for name, (label, style, colour) in curves.items():
                 if name in lines[0]:
                     axes.plot(epochs, [line[name] for line in lines], style, color=colour, label=label)
-            axes.set(xlabel="epoch", ylabel=unit, title=title)
+            axes.set(xlabel="epoch", ylabel=unit, title=title.format(search=search))
             axes.legend()
         best = self.state()["best_epoch"]
         for axes in (losses, scores):

@@ -63,8 +63,7 @@ class SelfCriticalTrainer(CaptionTrainer):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         (targets, drawn, advantages), (logits, drawn_logits) = y, y_pred
         cross_entropy = super().compute_loss(x, targets, logits, sample_weight, training)
-        # The same words are out of the question as when drawing.
-        nll, _ = word_nll(decoding.ban_special(drawn_logits), drawn)
+        nll, _ = word_nll(decoding.ban_undrawn(drawn_logits), drawn)
         mask = ops.cast(ops.not_equal(drawn, PAD), "float32")
         policy = ops.sum(ops.cast(advantages, "float32")[:, None] * nll * mask) / ops.sum(mask)
         return (1 - self.xe_share) * policy + self.xe_share * cross_entropy
@@ -95,7 +94,9 @@ class SelfCritic:
     def __init__(self, trainer: SelfCriticalTrainer, batches: ImageBatches, rewards: Rewards, config: Config):
         self.trainer, self.batches, self.rewards, self.config = trainer, batches, rewards, config
         self.sampler = Sampler(trainer.decoder, config.max_caption_length)
-        self.greedy = Search(trainer.decoder, config.with_overrides({"beam_size": 1, "min_length": 1}))
+        # Under the rules of drawing, not those of captioning.
+        plain = {"beam_size": 1, "min_length": 1, "no_repeat_ngram": 0}
+        self.greedy = Search(trainer.decoder, config.with_overrides(plain))
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train on each image once. Returns the epoch's mean loss and reward, and the share of time the reward took."""

@@ -18,7 +18,7 @@ import metrics
 from aligner import Aligner
 from alignment import AlignmentTrainer
 from caption_trainer import CaptionTrainer
-from config import Config, UserError, hide_progress
+from config import Config, UserError, hide_progress, search_name
 from encoders import let_learn
 from feature_store import FeatureStore
 from fine_tuning import PixelTrainer
@@ -60,11 +60,13 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
 def _ramped(optimizer: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
     """``optimizer`` with a moving average of the weights that is useful from the first batches on.
 
+    On PyTorch an instance is of a class that updates all weights in one go; this extends that class.
+
     Its decay after t batches is min(ema_momentum, (1 + t) / (10 + t)); with a constant .999 the first weights, which are
     random, would make most of the average for a thousand batches.
     """
 
-    class Ramped(optimizer):
+    class Ramped(type(optimizer())):
         @property
         def ema_momentum(self):
             done = ops.cast(self.iterations, "float32")
@@ -228,9 +230,9 @@ class Recorder(keras.callbacks.Callback):
             yield self._dev_data(extract_features(config, self.dataset, self.dev, self.captioner.encoder))
 
     def _caption_dev(self, features: FeatureBatches) -> list[str]:
-        """The greedy caption of each dev image."""
-        greedy = self.config.with_overrides({"beam_size": 1})
-        return [found[0].text for found in self.captioner.caption(features, greedy)[: len(self.dev)]]
+        """The best caption of each dev image."""
+        search = self.config.with_overrides({"beam_size": self.config.dev_beam_size})
+        return [found[0].text for found in self.captioner.caption(features, search)[: len(self.dev)]]
 
     def _save(self, epochs: int, best_epoch: int, best_score: float) -> None:
         """Write the checkpoint; it and the best one count as soon as state.json names their epochs, and not before."""
@@ -246,7 +248,7 @@ class Recorder(keras.callbacks.Callback):
     def _summary(self, line: dict[str, float]) -> str:
         return (
             f"nll {line['nll']:.3f}, dev nll {line['val_nll']:.3f}, "
-            f"dev BLEU-4 {line['bleu4']:.2f}, CIDEr {line['cider']:.1f} (greedy)"
+            f"dev BLEU-4 {line['bleu4']:.2f}, CIDEr {line['cider']:.1f} ({search_name(self.config.dev_beam_size)})"
         )
 
     def _show(self, line: dict[str, float], samples: list[str], is_best: bool) -> None:

@@ -6,8 +6,9 @@ Each function raises UserError saying what is missing and how to get it.
 """
 
 import contextlib
+import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -98,12 +99,31 @@ def spice(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]
     from pycocoevalcap.spice.spice import Spice
 
     try:
-        total, scores = Spice().compute_score(*_as_coco(predictions, references))
+        with _open_modules():
+            total, scores = Spice().compute_score(*_as_coco(predictions, references))
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         raise UserError(
             f"spice: the Java program failed ({error}); it needs 8 GB of memory and a writable folder"
         ) from None
     return 100 * float(total), 100 * np.array([score["All"]["f"] for score in scores])
+
+
+@contextlib.contextmanager
+def _open_modules() -> Iterator[None]:
+    """Let SPICE's serialiser look into Java's own classes, which Java 16 and later refuse unless told; Java 8 does not read
+    this variable."""
+    before = os.environ.get("JDK_JAVA_OPTIONS")
+    packages = ("lang", "math", "net", "text", "util", "util.concurrent")
+    options = [f"--add-opens=java.base/java.{package}=ALL-UNNAMED" for package in packages]
+    options.append("--add-opens=java.sql/java.sql=ALL-UNNAMED")
+    os.environ["JDK_JAVA_OPTIONS"] = " ".join([*([before] if before else []), *options])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["JDK_JAVA_OPTIONS"]
+        else:
+            os.environ["JDK_JAVA_OPTIONS"] = before
 
 
 def _as_coco(

@@ -1,5 +1,6 @@
 """The Java metrics: what is missing is named, what fails ends in a message, and METEOR gives its known scores."""
 
+import os
 import shutil
 import sys
 from importlib.util import find_spec
@@ -74,6 +75,25 @@ def test_a_meteor_that_fails_is_reported_and_does_not_hang(stand_in):
     stand_in('if [ "$1" != -version ]; then echo out of memory >&2; exit 1; fi')
     with pytest.raises(UserError, match=r"^meteor: .*failed: out of memory"):
         java.meteor(["a dog"], [["a dog"]])
+
+
+@pytest.mark.skipif(not find_spec("pycocoevalcap"), reason="needs requirements-metrics.txt")
+def test_spice_may_look_into_the_classes_of_newer_javas(stand_in, monkeypatch):
+    models = stand_in("exit 0") / "spice/lib"
+    models.mkdir(parents=True)
+    (models / "stanford-corenlp-3.6.0-models.jar").write_text("")
+    seen = []
+
+    class Spice:
+        def compute_score(self, references, predictions):
+            seen.append(os.environ["JDK_JAVA_OPTIONS"])
+            return 0.25, [{"All": {"f": 0.25}}]
+
+    monkeypatch.setattr("pycocoevalcap.spice.spice.Spice", Spice)
+    monkeypatch.setenv("JDK_JAVA_OPTIONS", "-Dmine=1")
+    assert java.spice(["a dog"], [["a dog"]]) == (25, [25])
+    assert seen[0].startswith("-Dmine=1 --add-opens=java.base/java.lang=ALL-UNNAMED ")
+    assert os.environ["JDK_JAVA_OPTIONS"] == "-Dmine=1"
 
 
 @pytest.mark.slow

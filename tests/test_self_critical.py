@@ -79,21 +79,22 @@ def test_loss_weighs_what_was_drawn_by_its_advantage(make_store):
     rng = np.random.default_rng(0)
     logits, drawn_logits = rng.normal(size=(3, 2, V)).astype("float32"), rng.normal(size=(4, 3, V)).astype("float32")
     targets = np.asarray([[4, END], [END, PAD], [5, 6]], "int32")
-    drawn = np.asarray([[4, 5, END], [END, PAD, PAD], [6, END, PAD], [4, 4, 4]], "int32")
+    drawn = np.asarray([[4, 5, END], [5, END, PAD], [6, END, PAD], [4, 4, 4]], "int32")
     advantages = np.asarray([1.0, -0.5, 0.0, 2.0], "float32")
     loss = float(trainer.compute_loss(y=(targets, drawn, advantages), y_pred=(logits, drawn_logits)))
 
-    def mean(logits, targets, weights, banned):
+    def mean(logits, targets, weights, banned, banned_first):
         logits = logits.astype("float64")
         logits[..., banned] = -np.inf
+        logits[:, 0, banned_first] = -np.inf
         log_p = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
         mask = targets != PAD
         terms = [-log_p[i, t, targets[i, t]] * weights[i] for i, t in np.ndindex(targets.shape) if mask[i, t]]
         return sum(terms) / mask.sum()
 
-    expected = 0.75 * mean(drawn_logits, drawn, advantages, [PAD, START, UNK]) + 0.25 * mean(
-        logits, targets, [1] * 3, []
-    )
+    # A caption that is drawn has a word at least, so <end> is not among the first ones to choose from.
+    policy = mean(drawn_logits, drawn, advantages, [PAD, START, UNK], [END])
+    expected = 0.75 * policy + 0.25 * mean(logits, targets, [1] * 3, [], [])
     assert loss == pytest.approx(expected, rel=1e-5)
 
 

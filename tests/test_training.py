@@ -239,6 +239,9 @@ def test_make_optimizer():
     decayed = {variable.path for variable in model.trainable_variables if adamw._use_weight_decay(variable)}
     assert decayed == {variable.path for variable in model.trainable_variables if "bias" not in variable.path}
     assert 0 < len(decayed) < len(model.trainable_variables)
+    # Keras' own class for this backend, also with our moving average: PyTorch's updates all weights in one go.
+    averaging = make_optimizer(Config(optimizer="adamw", ema_decay=0.9), 10)
+    assert isinstance(averaging, type(keras.optimizers.AdamW()))
 
 
 def test_the_moving_average_soon_forgets_the_first_weights():
@@ -304,6 +307,13 @@ class FakeModel:
     weights = 0
     dev_nll = 0.0
 
+    def __init__(self):
+        self.searches: list[Config] = []  # that dev was captioned with
+
+    def caption(self, features, config):
+        self.searches.append(config)
+        return [[Caption("a dog", -1.0, -1.0)]] * 4
+
     def evaluate(self, batches, verbose, return_dict):
         return {"loss": 1.0, "nll": self.dev_nll}
 
@@ -317,11 +327,7 @@ CIDER = [20.0, 40.0, 50.0, 30.0, 60.0, 0.0, 0.0, 0.0, 0.0]
 def record(prepared, monkeypatch, config: Config, run: Run, bleu: list[float], nll: list[float]) -> FakeModel:
     """Let Recorder see epochs with these dev scores, from where ``run`` stands."""
     model = FakeModel()
-    captioner = SimpleNamespace(
-        caption=lambda features, config: [[Caption("a dog", -1.0, -1.0)]] * 4,
-        decoder=model,
-        vocabulary=run.vocabulary(),
-    )
+    captioner = SimpleNamespace(caption=model.caption, decoder=model, vocabulary=run.vocabulary())
     laid_out = []
     batches = SimpleNamespace(words=8, start_epoch=laid_out.append)
     recorder = Recorder(config, prepared, captioner, run, batches)
@@ -355,6 +361,14 @@ def test_the_best_epoch_on_dev_is_kept(prepared, monkeypatch, monitor, best, sco
     assert [line["cider"] for line in run.history()] == CIDER[:5]
     assert (run.folder / "curves.png").stat().st_size > 1000
     assert (run.folder / "samples.txt").read_text().count("a dog") == 5 * 3
+
+
+@pytest.mark.parametrize(("changes", "beam_size", "name"), [({}, 1, "greedy"), ({"dev_beam_size": 5}, 5, "beam 5")])
+def test_dev_is_captioned_as_the_settings_say(prepared, monkeypatch, capsys, changes, beam_size, name):
+    config, run = start(prepared, f"dev-{beam_size}", min_length=2, **changes)
+    model = record(prepared, monkeypatch, config, run, BLEU[:2], NLL[:2])
+    assert [(search.beam_size, search.min_length) for search in model.searches] == [(beam_size, 2)] * 2
+    assert capsys.readouterr().out.count(f"({name})") == 2
 
 
 @pytest.mark.parametrize(("monitor", "patience", "epochs"), [("bleu4", 2, 4), ("loss", 2, 5), ("bleu4", 0, 5)])
