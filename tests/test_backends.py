@@ -14,10 +14,11 @@ BOOK_KEEPING = (
 )
 MODULES = [
     ["test_decoding.py"],
-    ["test_decoders.py", "-k", f"not ({BOOK_KEEPING})"],
+    ["test_decoders.py", "test_decoder_equations.py", "-k", f"not ({BOOK_KEEPING})"],
     ["test_embeddings.py", "-k", "attention-bert-prefix or frozen or half_precision[bert-prefix]"],
     ["test_training.py", "-k", f"not ({BOOK_KEEPING})"],
     ["test_self_critical.py"],
+    ["test_fine_tuning.py", "test_ensemble.py", "-k", "not interrupted"],
     ["test_alignment.py", "-k", "vectors or padding or reader or heads or triplet or infonce or lone or drops"],
 ]
 
