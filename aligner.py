@@ -40,10 +40,13 @@ class Aligner:
         return cls(config, vocabulary, encoder, build_towers(config, len(vocabulary), encoder.output_shape[-1]))
 
     def embed_pixels(self, pixels: np.ndarray) -> np.ndarray:
-        """Unit vectors float32 ``(B, J)`` of RGB pixels ``(B, S, S, 3)`` from 0 to 255."""
-        features = np.asarray(self.encoder.predict_on_batch(np.asarray(pixels, dtype="float32")))
-        # Rounded as those of a feature store are.
-        return self.embed_features(features.astype(self.config.feature_dtype))
+        """Unit vectors float32 ``(B, J)`` of RGB pixels ``(B, S, S, 3)`` from 0 to 255, extract_batch_size at a time."""
+        step, vectors = self.config.extract_batch_size, []
+        for start in range(0, len(pixels), step):
+            features = self.encoder.predict_on_batch(np.asarray(pixels[start : start + step], dtype="float32"))
+            # Rounded as those of a feature store are.
+            vectors.append(self.embed_features(np.asarray(features).astype(self.config.feature_dtype)))
+        return np.concatenate(vectors)
 
     def embed_features(self, features: np.ndarray | FeatureBatches) -> np.ndarray:
         """Unit vectors float32 ``(B, J)`` of features ``(B, R, D)``, or of all rows of a store's batches."""

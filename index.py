@@ -26,6 +26,7 @@ from images import UnreachableImage, UnreadableImage
 
 FORMAT = 1
 _AGAIN = (-1, -1)  # no file's stamp: a picture that has it is tried again by the next update
+_BLOCK = 1 << 24  # cosines at a time
 _CHUNK = 1024  # pictures between two versions of index.json
 
 Stamp = tuple[int, int]  # size in bytes, time of change in nanoseconds
@@ -65,15 +66,37 @@ class ImageIndex:
 
         Their places in ``images``, int (Q, K), and cosines, float32 (Q, K); K is less than ``count`` where the index is.
         """
-        similarities = np.asarray(queries, dtype=np.float32) @ self.vectors.T  # (Q, N)
-        found = nearest(similarities, count)
-        return found, np.take_along_axis(similarities, found, axis=1)
+        return closest(np.asarray(queries, dtype=np.float32), self.vectors, count)
+
+
+def cosines(queries: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Products of unit vectors ``queries`` (Q, J) with all of ``gallery`` (G, J), a block of queries after another, so that
+    memory does not grow with Q times G. Yields which queries, and their products (some, G).
+    """
+    step = max(1, _BLOCK // max(1, len(gallery)))
+    for start in range(0, len(queries), step):
+        chosen = slice(start, start + step)
+        yield chosen, queries[chosen] @ gallery.T
+
+
+def closest(queries: np.ndarray, gallery: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``count`` of ``gallery`` (G, J) that are nearest each of unit vectors ``queries`` (Q, J), best first.
+
+    Their rows, int (Q, K), and cosines (Q, K); K is less than ``count`` where G is.
+    """
+    count = min(count, len(gallery))
+    found, values = np.empty((len(queries), count), dtype=np.intp), np.empty((len(queries), count), dtype=np.float32)
+    for chosen, block in cosines(queries, gallery):
+        found[chosen] = nearest(block, count)
+        values[chosen] = np.take_along_axis(block, found[chosen], axis=1)
+    return found, values
 
 
 def nearest(similarities: np.ndarray, count: int) -> np.ndarray:
     """Of each row of ``similarities`` (Q, G) the ``count`` largest, as columns, largest first: int (Q, count), or (Q, G)."""
     count = min(count, similarities.shape[1])
-    found = np.argpartition(-similarities, count - 1, axis=1)[:, :count]
+    rest = similarities.shape[1] - count
+    found = np.argpartition(similarities, rest - 1, axis=1)[:, rest:] if rest else np.indices(similarities.shape)[1]
     order = np.lexsort((found, -np.take_along_axis(similarities, found, axis=1)), axis=1)  # equals from left to right
     return np.take_along_axis(found, order, axis=1)
 

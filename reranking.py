@@ -97,10 +97,3 @@ def judgements(
     limit = captioner.config.max_caption_length
     words = np.asarray([len(captioner.vocabulary.encode(texts[number], limit)) - 1 for number in captions])
     return {"likelihood": log_p, "per-word": log_p / words[caption], "gain": log_p - averages[caption]}
-
-
-def promoted(similarities: np.ndarray, candidates: np.ndarray, judged: np.ndarray) -> np.ndarray:
-    """Scores (Q, G) by which ``candidates`` (Q, K) come first, by their ``judged`` (Q, K), and then all others as before."""
-    scores = np.array(similarities, dtype=np.float64)
-    np.put_along_axis(scores, candidates, judged - judged.min() + similarities.max() + 1, axis=1)
-    return scores

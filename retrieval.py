@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from aligner import Aligner
 from images import load_image, open_source
-from index import ImageIndex, nearest
-from metrics.retrieval import retrieval
+from index import ImageIndex, closest, cosines, nearest
+from metrics.retrieval import expected_ranks, retrieval
 from model import Captioner
-from reranking import BACKGROUND, COSINE_WEIGHTS, KINDS, judgements, promoted
+from reranking import BACKGROUND, COSINE_WEIGHTS, KINDS, judgements
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,63 @@ class Reranking:
     cosine_weight: float
 
 
-def score(similarities: np.ndarray, image_of: np.ndarray) -> dict[str, Any]:
-    """How the towers alone retrieve, given their ``similarities`` (I, N), and (N,) the image of each caption."""
-    return {"ranking": "two towers", **retrieval(similarities, similarities.T, image_of)}
+class Ranking(NamedTuple):
+    """How the towers rank a gallery of G for each of Q queries, and its first K, the candidates for another order.
+
+    ``ranks`` float64 (Q,): where the first right one stands (``metrics.retrieval.expected_ranks``). ``candidates`` int
+    (Q, K) and their ``cosines`` (Q, K), best first. ``behind`` float64 (Q,): where the first right one stands after the
+    candidates, if it is none of them.
+    """
+
+    ranks: np.ndarray
+    candidates: np.ndarray
+    cosines: np.ndarray
+    behind: np.ndarray
+
+
+def rank(
+    queries: np.ndarray, gallery: np.ndarray, image_of_query: np.ndarray, image_of_item: np.ndarray, count: int
+) -> Ranking:
+    """The ranking of unit vectors ``gallery`` (G, J) for ``queries`` (Q, J), with ``count`` candidates.
+
+    What is right is of the query's image: ``image_of_query`` int (Q,), ``image_of_item`` int (G,).
+    """
+    count = min(count, len(gallery))
+    found = Ranking(
+        np.empty(len(queries)),
+        np.empty((len(queries), count), dtype=np.intp),
+        np.empty((len(queries), count)),
+        np.empty(len(queries)),
+    )
+    for some, block in cosines(queries, gallery):
+        found.ranks[some] = expected_ranks(block, image_of_query[some], image_of_item)
+        if count:
+            found.candidates[some] = nearest(block, count)
+            found.cosines[some] = np.take_along_axis(block, found.candidates[some], axis=1)
+            np.put_along_axis(block, found.candidates[some], np.inf, axis=1)
+            found.behind[some] = expected_ranks(block, image_of_query[some], image_of_item)
+    return found
+
+
+def promoted(ranking: Ranking, judged: np.ndarray, image_of_query: np.ndarray, image_of_item: np.ndarray) -> np.ndarray:
+    """The ranks (Q,) when the candidates come first, by their ``judged`` (Q, K), and then all others as before."""
+    images = image_of_item[ranking.candidates]
+    there = (images == image_of_query[:, None]).any(axis=1)
+    ranks = ranking.behind.copy()
+    ranks[there] = expected_ranks(judged[there], image_of_query[there], images[there])
+    return ranks
+
+
+def score(images: np.ndarray, captions: np.ndarray, image_of: np.ndarray) -> dict[str, Any]:
+    """How the towers alone retrieve, given their vectors (I, J) and (N, J), and int (N,) the image of each caption."""
+    numbers = np.arange(len(images))
+    found = rank(images, captions, numbers, image_of, 0), rank(captions, images, image_of, numbers, 0)
+    return {"ranking": "two towers", **retrieval(*(each.ranks for each in found))}
 
 
 def score_reranked(
-    similarities: np.ndarray,
+    images: np.ndarray,
+    captions: np.ndarray,
     image_of: np.ndarray,
     texts: Sequence[str],
     read: Callable[[np.ndarray], np.ndarray],
@@ -46,29 +96,29 @@ def score_reranked(
 ) -> list[dict[str, Any]]:
     """The same of their first candidates in the captioner's order: by each kind of likelihood alone, then as asked for.
 
-    ``read`` gives the captioner's features of images by number. To ``choose``, each kind is given the weight of the cosine
-    that is best here, instead.
+    ``texts``: the captions in words. ``read`` gives the captioner's features of images by number. To ``choose``, each kind
+    is given the weight of the cosine that is best here, instead.
     """
     began = time.perf_counter()
-    images, captions = similarities.shape
-    count = min(reranking.candidates, images)
-    captions_of, images_of = nearest(similarities, count), nearest(similarities.T, count)  # (I, K), (N, K)
-    pairs = np.stack([np.repeat(np.arange(images), count), captions_of.ravel()], axis=1)
-    of_captions = judgements(reranking.captioner, read, texts, pairs, _background(images))
-    pairs = np.stack([images_of.ravel(), np.repeat(np.arange(captions), count)], axis=1)
+    numbers = np.arange(len(images))
+    count = min(reranking.candidates, len(images))
+    of_image = rank(images, captions, numbers, image_of, count)
+    of_caption = rank(captions, images, image_of, numbers, count)
+    pairs = np.stack([np.repeat(numbers, count), of_image.candidates.ravel()], axis=1)
+    of_captions = judgements(reranking.captioner, read, texts, pairs, _background(len(images)))
+    pairs = np.stack([of_caption.candidates.ravel(), np.repeat(np.arange(len(captions)), count)], axis=1)
     of_images = judgements(reranking.captioner, read, texts, pairs)
     seconds = time.perf_counter() - began
 
     def row(kind: str, weight: float) -> dict[str, Any]:
-        sides = (similarities, captions_of, of_captions), (similarities.T, images_of, of_images)
-        scores = []
-        for cosines, candidates, judged in sides:
-            judged = judged[kind].reshape(candidates.shape)
-            judged = judged + weight * np.take_along_axis(cosines, candidates, axis=1)
-            scores.append(promoted(cosines, candidates, judged))
+        sides = (of_image, of_captions, numbers, image_of), (of_caption, of_images, image_of, numbers)
+        ranks = [
+            promoted(ranking, judged[kind].reshape(-1, count) + weight * ranking.cosines, queries, items)
+            for ranking, judged, queries, items in sides
+        ]
         found = {"captioner": reranking.name, "candidates": count, "kind": kind, "cosine_weight": weight}
         ranking = f"{count} re-ranked by {reranking.name}: {kind}" + (f" + {weight:g} cosine" if weight else "")
-        return {"ranking": ranking, **retrieval(*scores, image_of), "reranking": found, "seconds": seconds}
+        return {"ranking": ranking, **retrieval(*ranks), "reranking": found, "seconds": seconds}
 
     rows = [row(kind, 0) for kind in KINDS]
     if not choose:
@@ -90,7 +140,8 @@ def search_images(
 
     The last, log p(query | image), is there where the captioner has read the image. Raises UnreadableImage.
     """
-    found, cosines = index.search(aligner.embed_texts(queries), max(best, reranking.candidates if reranking else 0))
+    count = max(best, reranking.candidates if reranking else 0)
+    found, similarities = index.search(aligner.embed_texts(queries), count)
 
     def judge(candidates: np.ndarray) -> dict[str, np.ndarray]:
         images, image = np.unique(candidates, return_inverse=True)
@@ -98,7 +149,7 @@ def search_images(
         pairs = np.stack([image.ravel(), np.repeat(np.arange(len(queries)), candidates.shape[1])], axis=1)
         return judgements(reranking.captioner, features.__getitem__, queries, pairs)
 
-    results = _in_order(found, cosines, judge, reranking)
+    results = _in_order(found, similarities, judge, reranking)
     return [[{"image": str(paths[index.images[i]]), **scores} for i, scores in line[:best]] for line in results]
 
 
@@ -113,8 +164,8 @@ def search_captions(
     """For each of ``photos``, whose ``pixels`` (Q, S, S, 3) are given, the ``best`` of ``texts``, best first: ``caption``,
     ``cosine`` and, as in ``search_images``, ``log_prob``. A gain is taken over the average of the photos.
     """
-    similarities = aligner.embed_pixels(pixels) @ aligner.embed_texts(texts).T
-    found = nearest(similarities, max(best, reranking.candidates if reranking else 0))
+    count = max(best, reranking.candidates if reranking else 0)
+    found, similarities = closest(aligner.embed_pixels(pixels), aligner.embed_texts(texts), count)
 
     def judge(candidates: np.ndarray) -> dict[str, np.ndarray]:
         features = _features(reranking.captioner, photos)
@@ -122,32 +173,32 @@ def search_captions(
         background = _background(len(photos)) if reranking.kind == "gain" else ()
         return judgements(reranking.captioner, features.__getitem__, texts, pairs, background)
 
-    results = _in_order(found, np.take_along_axis(similarities, found, axis=1), judge, reranking)
+    results = _in_order(found, similarities, judge, reranking)
     return [[{"caption": texts[i], **scores} for i, scores in line[:best]] for line in results]
 
 
 def _in_order(
     found: np.ndarray,
-    cosines: np.ndarray,
+    similarities: np.ndarray,
     judge: Callable[[np.ndarray], dict[str, np.ndarray]],
     reranking: Reranking | None,
 ) -> list[list[tuple[int, dict[str, float]]]]:
-    """What was ``found`` (Q, K), with its scores, the first candidates in the order that the captioner wants."""
+    """What was ``found`` (Q, K), with its ``similarities``, the first candidates in the order that the captioner wants."""
     log_p = np.full(found.shape, np.nan)
     if reranking:
         count = min(reranking.candidates, found.shape[1])
         kinds = {name: part.reshape(-1, count) for name, part in judge(found[:, :count]).items()}
         log_p[:, :count] = kinds["likelihood"]
-        judged = kinds[reranking.kind] + reranking.cosine_weight * cosines[:, :count]
+        judged = kinds[reranking.kind] + reranking.cosine_weight * similarities[:, :count]
         order = np.tile(np.arange(found.shape[1]), (len(found), 1))
         order[:, :count] = nearest(judged, count)
-        found, cosines, log_p = (np.take_along_axis(part, order, axis=1) for part in (found, cosines, log_p))
+        found, similarities, log_p = (np.take_along_axis(part, order, axis=1) for part in (found, similarities, log_p))
     return [
         [
             (int(i), {"cosine": float(cosine)} | ({"log_prob": float(log)} if log == log else {}))
             for i, cosine, log in zip(*line, strict=True)
         ]
-        for line in zip(found, cosines, log_p, strict=True)
+        for line in zip(found, similarities, log_p, strict=True)
     ]
 
 

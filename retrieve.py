@@ -58,15 +58,15 @@ def evaluate(aligner: "Aligner", config: Config, args: argparse.Namespace) -> No
     image_of = np.repeat(np.arange(len(records)), [len(record.captions) for record in records])
     began = time.perf_counter()
     features = FeatureBatches(prepared.store, names, config.decode_batch_size, config.workers)
-    similarities = aligner.embed_features(features)[: len(names)] @ aligner.embed_texts(texts).T  # (I, N)
-    rows = [score(similarities, image_of) | {"seconds": time.perf_counter() - began}]
+    vectors = aligner.embed_features(features)[: len(names)], aligner.embed_texts(texts)
+    rows = [score(*vectors, image_of) | {"seconds": time.perf_counter() - began}]
     if reranking:
         captioner = reranking.captioner
         theirs = captioner.config.with_overrides(settings.typed_settings(args))
         store = prepare(theirs, dataset, captioner.encoder).store
         numbers = np.asarray([store.rows[name] for name in names])
         rows += score_reranked(
-            similarities, image_of, texts, lambda images: store.read(numbers[images]), reranking, args.choose
+            *vectors, image_of, texts, lambda images: store.read(numbers[images]), reranking, args.choose
         )
         if args.choose:
             best = max(rows[-len(COSINE_WEIGHTS) :], key=lambda row: row["recall"])["reranking"]

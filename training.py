@@ -23,9 +23,11 @@ from encoders import let_learn
 from feature_store import FeatureStore
 from fine_tuning import PixelTrainer
 from generator import CaptionBatches, FeatureBatches, ImageBatches, PairBatches, PixelBatches
-from metrics.retrieval import CUTS, SIDES, retrieval
+from index import closest
+from metrics.retrieval import CUTS, SIDES
 from model import Captioner
 from preprocessing import Prepared, extract_features
+from retrieval import score
 from runs import Run
 from self_critical import Rewards, SelfCritic, SelfCriticalTrainer
 from text import tokenize
@@ -282,11 +284,11 @@ class AlignmentRecorder(Recorder):
     def _score_dev(self) -> tuple[dict[str, float], list[str]]:
         loss = self.model.evaluate(self.pairs, verbose=0, return_dict=True)["loss"]
         images = self.captioner.embed_features(self.features)[: len(self.dev)]
-        similarities = images @ self.captioner.embed_texts(self.texts).T
-        found = retrieval(similarities, similarities.T, self.image_of)
+        captions = self.captioner.embed_texts(self.texts)
+        found = score(images, captions, self.image_of)
         scores = {f"{side}_r{cut}": found[side][f"r{cut}"] for side in SIDES for cut in CUTS}
-        nearest = [self.texts[number] for number in similarities.argmax(axis=1)]
-        return {"val_loss": loss, "recall": found["recall"], **scores}, nearest
+        nearest, _ = closest(images[: self.config.sample_captions], captions, 1)
+        return {"val_loss": loss, "recall": found["recall"], **scores}, [self.texts[i] for i in nearest[:, 0]]
 
     def _save_best(self, epoch: int) -> None:
         self.captioner.towers.save_weights(self.run.checkpoints / f"best-{epoch:04d}.weights.h5")

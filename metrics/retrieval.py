@@ -16,13 +16,15 @@ SIDES = ("image_to_text", "text_to_image")
 def expected_ranks(scores: np.ndarray, queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """The expected rank, from 1, of the first right item for each query: float64 (Q,).
 
-    ``scores`` (Q, G), higher is better; item g is right for query q where ``gallery[g] == queries[q]``. Raises ValueError
-    for a query without a right item.
+    ``scores`` (Q, G), higher is better; item g is right for query q where ``gallery[g] == queries[q]``, or, if each query
+    has a gallery of its own (Q, G), where ``gallery[q, g] == queries[q]``. Raises ValueError for a query without a right
+    item.
     """
     ranks = np.empty(len(queries))
-    for number, (line, query) in enumerate(zip(scores, queries, strict=True)):
+    galleries = np.broadcast_to(gallery, np.shape(scores))
+    for number, (line, query, items) in enumerate(zip(scores, queries, galleries, strict=True)):
         line = np.where(np.isnan(line), -np.inf, line)
-        is_right = gallery == query
+        is_right = items == query
         best = line[is_right].max()
         level = line == best
         right = np.count_nonzero(level & is_right)
@@ -45,15 +47,14 @@ def summary(ranks: np.ndarray, gallery: int) -> dict[str, float]:
     }
 
 
-def retrieval(image_scores: np.ndarray, text_scores: np.ndarray, image_of: np.ndarray) -> dict[str, Any]:
-    """Both directions, from the scores of captions for each image (I, N) and of images for each caption (N, I).
+def retrieval(image_ranks: np.ndarray, caption_ranks: np.ndarray) -> dict[str, Any]:
+    """Both directions, from the ranks of each image's first right caption (I,) and of each caption's image (N,).
 
-    ``image_of`` int (N,): each caption's image. Gives ``image_to_text`` and ``text_to_image`` as in ``summary``, and
-    ``recall``, the sum of their six recalls, at most 600.
+    Gives ``image_to_text`` and ``text_to_image`` as in ``summary``, and ``recall``, the sum of their six recalls, at most
+    600.
     """
-    images = np.arange(len(image_scores))
     found = {
-        "image_to_text": summary(expected_ranks(image_scores, images, image_of), len(image_of)),
-        "text_to_image": summary(expected_ranks(text_scores, image_of, images), len(images)),
+        "image_to_text": summary(image_ranks, gallery=len(caption_ranks)),
+        "text_to_image": summary(caption_ranks, gallery=len(image_ranks)),
     }
     return found | {"recall": sum(found[side][f"r{cut}"] for side in SIDES for cut in CUTS)}

@@ -308,6 +308,24 @@ def test_the_bundle_holds_the_best_epoch(prepared, straight):
     np.testing.assert_allclose(aligner.embed_pixels(pixels)[1:], aligner.embed_pixels(pixels[1:]), atol=1e-4)
 
 
+def test_many_pictures_pass_the_encoder_in_batches(prepared, straight, monkeypatch):
+    aligner = Aligner.load(straight.folder)
+    aligner.config = aligner.config.with_overrides({"extract_batch_size": 2})
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype("uint8")
+    expected = aligner.embed_pixels(pixels[:1])
+    sizes, real = [], aligner.encoder.predict_on_batch
+
+    def predict_on_batch(batch):
+        sizes.append(len(batch))
+        return real(batch)
+
+    monkeypatch.setattr(aligner.encoder, "predict_on_batch", predict_on_batch)
+    found = aligner.embed_pixels(pixels)
+    assert sizes == [2, 2, 1]
+    assert len(found) == 5
+    np.testing.assert_allclose(found[:1], expected, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_as_if_nothing_had_been(prepared, straight, monkeypatch):
     def interrupt(recorder, batch, logs=None):

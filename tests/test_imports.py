@@ -49,7 +49,7 @@ MAY_IMPORT = {
     },
     "training": {
         "aligner", "alignment", "caption_trainer", "config", "encoders", "feature_store", "fine_tuning", "generator",
-        "metrics", "model", "preprocessing", "runs", "self_critical", "text", "vocabulary"
+        "index", "metrics", "model", "preprocessing", "retrieval", "runs", "self_critical", "text", "vocabulary"
     },
     "train": {"config", "download", "model", "preprocessing", "embedding_arrays", "runs", "training"},
     "evaluate": {

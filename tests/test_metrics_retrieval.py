@@ -51,6 +51,10 @@ def test_what_is_no_number_ranks_last():
     assert ranks([[0.1, nan, nan]], [0], [0, 1, 2]) == [1]
 
 
+def test_each_query_may_have_a_gallery_of_its_own():
+    assert ranks([[0.3, 0.2, 0.1], [0.3, 0.2, 0.1]], [4, 4], [[4, 0, 1], [0, 1, 4]]) == [1, 3]
+
+
 def test_a_query_without_a_right_item_is_an_error():
     with pytest.raises(ValueError, match="zero-size"):
         ranks([[0.1, 0.2]], [7], [0, 1])
@@ -69,12 +73,17 @@ def test_summary():
     }
 
 
+def both(similarities, image_of):
+    numbers = np.arange(len(similarities))
+    return retrieval(expected_ranks(similarities, numbers, image_of), expected_ranks(similarities.T, image_of, numbers))
+
+
 def test_both_directions_of_one_matrix():
     # 12 images with 2 captions each; every caption is nearest its image but for those of image 0, which are nobody's.
     image_of = np.repeat(np.arange(12), 2)
     similarities = (np.arange(12)[:, None] == image_of).astype(float)
     similarities[:, :2] = -np.arange(12)[::-1, None]
-    found = retrieval(similarities, similarities.T, image_of)
+    found = both(similarities, image_of)
     assert found["image_to_text"]["gallery"] == 24
     assert found["text_to_image"]["gallery"] == 12
     # Image 0 sees its captions below the 22 others.
@@ -87,7 +96,6 @@ def test_both_directions_of_one_matrix():
 
 
 def test_a_model_that_cannot_tell_earns_nothing():
-    similarities = np.zeros((100, 500))
-    found = retrieval(similarities, similarities.T, np.repeat(np.arange(100), 5))
+    found = both(np.zeros((100, 500)), np.repeat(np.arange(100), 5))
     assert found["recall"] == 0
     assert found["text_to_image"]["median_rank"] == 50.5

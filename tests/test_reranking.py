@@ -8,9 +8,8 @@ from keras import ops
 from caption_trainer import word_nll
 from config import Config
 from decoders import DECODERS, build_decoder
-from index import nearest
 from model import Captioner
-from reranking import Judge, judgements, log_likelihoods, promoted
+from reranking import Judge, judgements, log_likelihoods
 from vocabulary import PAD, Vocabulary
 
 WORDS = Vocabulary(["dog", "cat", "runs", "sleeps", "in", "the", "park"])
@@ -74,13 +73,3 @@ def test_the_kinds_of_judgement():
     np.testing.assert_allclose(found["gain"], log_p - [average[1], average[1], average[0]], rtol=1e-3, atol=1e-4)
     alone = judgements(made, images.__getitem__, TEXTS, pairs)
     np.testing.assert_array_equal(alone["gain"], alone["likelihood"])
-
-
-def test_candidates_come_first_and_the_others_stay_in_order():
-    similarities = np.asarray([[0.9, 0.8, 0.7, 0.6, 0.5], [0.1, 0.2, 0.3, 0.4, 0.5]])
-    candidates = nearest(similarities, 3)
-    judged = np.asarray([[-30.0, -10.0, -20.0], [-500.0, -500.0, -1.0]])
-    scores = promoted(similarities, candidates, judged)
-    assert nearest(scores, 5).tolist() == [[1, 2, 0, 3, 4], [2, 3, 4, 1, 0]]
-    assert scores[1, 4] == scores[1, 3], "a tie stays a tie"
-    assert similarities[0, 0] == 0.9
