@@ -280,7 +280,8 @@ def main() -> None:
         dataset = load_dataset(config)
         dataset.split(args.split)  # a wrong name shows before features are extracted
         prepared = [
-            prepare(member.config.with_overrides(typed), dataset, member.encoder) for member in captioner.members
+            prepare(member.config.with_overrides(typed), dataset, member.encoder, split=args.split)
+            for member in captioner.members
         ]
         stores = [each.store for each in prepared]
         records = prepared[0].usable(args.split)

@@ -9,6 +9,7 @@ names every wart found in the data. It can be interrupted at any moment and run 
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from vocabulary import Vocabulary
 if TYPE_CHECKING:
     import keras
 
-    from feature_store import FeatureStore
+    from feature_store import FeatureStore, StoreKey
 
 
 @dataclass(frozen=True)
@@ -56,17 +57,25 @@ def fit_vocabulary(config: Config, dataset: datasets.CaptionDataset) -> Vocabula
 
 
 def prepare(
-    config: Config, dataset: datasets.CaptionDataset, encoder: "keras.Model | None" = None, training: bool = False
+    config: Config,
+    dataset: datasets.CaptionDataset,
+    encoder: "keras.Model | None" = None,
+    training: bool = False,
+    split: str = "",
 ) -> Prepared:
     """Open the feature store of ``dataset``, extracting features where they are missing.
 
     ``encoder`` replaces the one that ``config`` describes: that of a trained captioner. For ``training`` with the setting
-    mirror, the training images get a second store of mirrored ones.
+    mirror, the training images get a second store of mirrored ones. A ``split`` that is wanted alone gets a store of its
+    own, unless there is one of all images.
     """
     from encoders import build_encoder  # here: what is wrong with data or settings shows before Keras has loaded
 
     encoder = encoder or build_encoder(config)
-    store = extract_features(config, dataset.name, dataset.records, encoder)
+    records = dataset.records
+    if split and not (store_place(config, dataset.name, records, encoder)[0] / "index.json").exists():
+        records = dataset.split(split)
+    store = extract_features(config, dataset.name, records, encoder)
     for name, reason in list(store.unreadable.items())[:5]:
         print(f"note: left out: {name}: {reason}", file=sys.stderr)
     if len(store.unreadable) > 5:
@@ -77,20 +86,14 @@ def prepare(
     return Prepared(dataset, encoder, store, mirrored)
 
 
-def extract_features(
-    config: Config, name: str, records: list[datasets.ImageRecord], encoder: "keras.Model", mirror: bool = False
-) -> "FeatureStore":
-    """The store of the features of ``records``' images, as they are or with left and right swapped, made where missing.
-
-    It lies in feature_dir; ``name`` is the data set's.
-    """
-    import keras
-
+def store_place(
+    config: Config, name: str, records: Sequence[datasets.ImageRecord], encoder: "keras.Model", mirror: bool = False
+) -> "tuple[Path, StoreKey]":
+    """Where the features of ``records``' images lie, once they are extracted, and what decides them."""
     from encoders import weights_digest
-    from feature_store import StoreKey, digest_images, extract
-    from images import PREPROCESSING, load_image
+    from feature_store import StoreKey, digest_images
+    from images import PREPROCESSING
 
-    paths = {record.file_name: record.path for record in records}
     key = StoreKey(
         encoder=Path(config.encoder).name,
         weights=weights_digest(encoder),
@@ -98,15 +101,32 @@ def extract_features(
         image_size=config.image_size,
         feature_grid=config.feature_grid,
         dtype=config.feature_dtype,
-        images=digest_images(paths),
+        images=digest_images({record.file_name: record.path for record in records}),
     )
+    return Path(config.feature_dir) / f"{name}-{key.encoder}-{key.fingerprint}", key
+
+
+def extract_features(
+    config: Config, name: str, records: Sequence[datasets.ImageRecord], encoder: "keras.Model", mirror: bool = False
+) -> "FeatureStore":
+    """The store of the features of ``records``' images, as they are or with left and right swapped, made where missing.
+
+    It lies in feature_dir; ``name`` is the data set's.
+    """
+    import keras
+
+    from feature_store import extract
+    from images import load_image
+
+    folder, key = store_place(config, name, records, encoder, mirror)
+    paths = {record.file_name: record.path for record in records}
 
     def load(file_name):
         pixels = load_image(paths[file_name], config.image_size)
         return pixels[:, ::-1] if mirror else pixels
 
     return extract(
-        Path(config.feature_dir) / f"{name}-{key.encoder}-{key.fingerprint}",
+        folder,
         key,
         list(paths),
         load=load,

@@ -51,7 +51,7 @@ def evaluate(aligner: "Aligner", config: Config, args: argparse.Namespace) -> No
 
     reranking = load_reranking(args, "gain")
     dataset = load_dataset(config)
-    prepared = prepare(config, dataset, aligner.encoder)
+    prepared = prepare(config, dataset, aligner.encoder, split=args.split)
     records = prepared.usable(args.split)
     names = [record.file_name for record in records]
     texts = [text for record in records for text in record.captions]
@@ -63,7 +63,7 @@ def evaluate(aligner: "Aligner", config: Config, args: argparse.Namespace) -> No
     if reranking:
         captioner = reranking.captioner
         theirs = captioner.config.with_overrides(settings.typed_settings(args))
-        store = prepare(theirs, dataset, captioner.encoder).store
+        store = prepare(theirs, dataset, captioner.encoder, split=args.split).store
         numbers = np.asarray([store.rows[name] for name in names])
         rows += score_reranked(
             *vectors, image_of, texts, lambda images: store.read(numbers[images]), reranking, args.choose
@@ -106,7 +106,7 @@ def open_index(aligner: "Aligner", config: Config, args: argparse.Namespace) -> 
             return aligner.embed_files(paths, names, config.extract_batch_size, config.workers)
     else:
         dataset = load_dataset(config)
-        prepared = prepare(config, dataset, aligner.encoder)
+        prepared = prepare(config, dataset, aligner.encoder, split=args.split)
         paths = {record.file_name: record.path for record in prepared.usable(args.split)}
         source = name = f"{dataset.name}-{args.split}"
 
