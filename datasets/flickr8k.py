@@ -15,12 +15,14 @@ from datasets.records import SPLITS, CaptionDataset, Warts, join
 _CAPTIONS = "Flickr8k.token.txt"
 _SPLITS = {split: f"Flickr_8k.{split}Images.txt" for split in SPLITS}
 _TEXTS = (_CAPTIONS, *_SPLITS.values())
+# People's judgements of captions, which lie in the same archive (tools/human_judgements.py reads them).
+JUDGEMENTS = ("ExpertAnnotations.txt", "CrowdFlowerAnnotations.txt")
 
 
 def load(data_dir: Path) -> CaptionDataset:
     """Read Flickr8k, published zip files in ``data_dir`` included. Raises UserError: incomplete or broken files."""
     warts = Warts()
-    texts, images = find(data_dir, _TEXTS, warts)
+    texts, images = find(data_dir, (*_TEXTS, *JUDGEMENTS), warts)
     if _unzip(data_dir, {*texts, *images}):
         warts.clear()
         texts, images = find(data_dir, _TEXTS, warts)
@@ -66,7 +68,7 @@ def _place(target: str, found: set[str], path: PurePosixPath) -> str | None:
     """Where a member of an archive goes: known names only, under their last part, so that none can lead elsewhere."""
     if path.name in found:
         return None
-    if path.name in _TEXTS:
+    if path.name in (*_TEXTS, *JUDGEMENTS):
         return f"{target}/{path.name}"
     if is_image(path.name) and path.parent.name.lower() in IMAGE_FOLDERS:
         return f"{target}/Flicker8k_Dataset/{path.name}"

@@ -100,6 +100,13 @@ def test_flickr8k_zips_are_unpacked_once(tmp_path):
     assert read_flickr8k(tmp_path).records[0].path.read_text() == "kept"
 
 
+def test_the_judgements_in_the_archive_are_unpacked_too(tmp_path):
+    pack(tmp_path / "all.zip", flickr8k_files() | {"ExpertAnnotations.txt": "a", "readme.txt": "b"})
+    read_flickr8k(tmp_path)
+    assert (tmp_path / "unzipped-all" / "ExpertAnnotations.txt").read_text() == "a"
+    assert not (tmp_path / "unzipped-all" / "readme.txt").exists()
+
+
 def test_zips_beside_their_contents_are_left_packed(tmp_path):
     files = flickr8k_files()
     write(tmp_path, files)

@@ -33,6 +33,9 @@ import config as settings
 import metrics
 from config import Config, UserError
 from datasets import ImageRecord
+from datasets.files import find
+from datasets.flickr8k import JUDGEMENTS
+from datasets.records import Warts
 from feature_store import write_atomically
 from metrics import java
 from predictions import read_predictions
@@ -153,9 +156,14 @@ def main() -> None:
     if any(len(record.captions) != CAPTIONS for record in records):
         raise UserError(f"{args.data_dir}: the human row needs {CAPTIONS} captions of each test image")
 
-    folder = Path(args.data_dir)
-    expert = read_judgements(folder / "ExpertAnnotations.txt", slice(0, 3), captions)
-    crowd = read_judgements(folder / "CrowdFlowerAnnotations.txt", slice(0, 1), captions)
+    files, _ = find(Path(args.data_dir), JUDGEMENTS, Warts())
+    if absent := [name for name in JUDGEMENTS if name not in files]:
+        raise UserError(
+            f"{args.data_dir}: {' and '.join(absent)} not found. They are in Flickr8k_text.zip: put them there, or the zip; "
+            "where that has been unpacked without them, delete the folder unzipped-Flickr8k_text"
+        )
+    expert = read_judgements(files[JUDGEMENTS[0]], slice(0, 3), captions)
+    crowd = read_judgements(files[JUDGEMENTS[1]], slice(0, 1), captions)
     found = {
         "expert": correlations(expert, captions, args.meteor, keep_own=False),
         "crowd": correlations(crowd, captions, args.meteor, keep_own=True),

@@ -1,0 +1,79 @@
+"""The tools that tables of the README come from."""
+
+import sys
+
+import numpy as np
+import pytest
+from test_datasets import flickr8k_files
+from test_datasets import write as write_files
+
+import metrics
+from config import UserError
+from tools import human_judgements
+from tools.human_judgements import against_four, correlations, read_judgements
+
+CAPTIONS = {
+    "a.jpg": ("a brown dog runs fast .", "the dog is running .", "a dog runs .", "one dog outside .", "dog on grass ."),
+    "b.jpg": ("two red cats sleep here .", "cats in a bed .", "two cats sleep .", "the cats rest .", "sleeping cats ."),
+}
+
+
+def words(text: str) -> list[str]:
+    return metrics.words(text)
+
+
+def test_judgements_are_of_an_image_and_a_numbered_caption(tmp_path):
+    path = tmp_path / "ExpertAnnotations.txt"
+    path.write_text("a.jpg\tb.jpg#2\t1\t2\t1\nb.jpg\tb.jpg#0\t4\t4\t3\n")
+    assert read_judgements(path, slice(0, 3), CAPTIONS) == [
+        ("a.jpg", "two cats sleep .", [1, 2, 1]),
+        ("b.jpg", "two red cats sleep here .", [4, 4, 3]),
+    ]
+    assert read_judgements(path, slice(0, 1), CAPTIONS)[1][2] == [4]
+    for bad in ("a.jpg\tb.jpg#9\t1\n", "z.jpg\tb.jpg#0\t1\n", "a.jpg\tb.jpg#0\tgood\n", "a.jpg\n"):
+        path.write_text(bad)
+        with pytest.raises(UserError, match=r"ExpertAnnotations\.txt: not the annotation file"):
+            read_judgements(path, slice(0, 3), CAPTIONS)
+
+
+def test_correlations_are_over_all_ratings_and_without_the_images_own_captions():
+    stats = pytest.importorskip("scipy.stats")
+    judged = ["a dog runs fast .", "a cat is running .", "two birds .", CAPTIONS["a.jpg"][2]]
+    pairs = [("a.jpg", text, ratings) for text, ratings in zip(judged, ([4, 3], [2, 3], [1, 2], [4, 4]), strict=True)]
+    strict = correlations(pairs, CAPTIONS, meteor=False, keep_own=False)
+    assert (strict["pairs"], strict["ratings"], strict["images"]) == (3, 6, 1)
+    scores = metrics.rouge_l([words(text) for text in judged[:3]], [[words(text) for text in CAPTIONS["a.jpg"]]] * 3)[1]
+    for variant in "bc":
+        tau = stats.kendalltau(np.repeat(scores, 2), [4, 3, 2, 3, 1, 2], variant=variant)[0]
+        assert strict[f"tau_{variant}"]["ROUGE-L"] == pytest.approx(100 * tau)
+    kept = correlations(pairs, CAPTIONS, meteor=False, keep_own=True)
+    assert (kept["pairs"], kept["ratings"]) == (4, 8)
+    # The image's own caption is held against the other four, not against itself.
+    others = [words(text) for text in CAPTIONS["a.jpg"] if text != judged[3]]
+    scores = metrics.rouge_l([words(text) for text in judged], [others] * 4)[1]
+    assert scores[3] < 100
+    tau = stats.kendalltau(np.repeat(scores, 2), [4, 3, 2, 3, 1, 2, 4, 4], variant="b")[0]
+    assert kept["tau_b"]["ROUGE-L"] == pytest.approx(100 * tau)
+
+
+def test_the_fair_row_leaves_each_reference_out_once():
+    references = [[words(text) for text in group] for group in CAPTIONS.values()]
+    found = [words("a dog runs fast ."), words("two cats here .")]
+    expected = [
+        metrics.bleu(found, [[text for j, text in enumerate(group) if j != k] for group in references])
+        for k in range(5)
+    ]
+    row = against_four([found] * 5, references, meteor=False)
+    assert [row[f"B{n}"] for n in (1, 2, 3, 4)] == pytest.approx(np.mean(expected, axis=0))
+
+
+def test_missing_judgements_are_named(tmp_path, monkeypatch):
+    pytest.importorskip("scipy")
+    files = flickr8k_files()
+    captions = files["Flickr8k.token.txt"] + "".join(f"e.jpg#{n}\tmore of e .\n" for n in (2, 3, 4))
+    write_files(tmp_path, files | {"Flickr8k.token.txt": captions})
+    monkeypatch.setattr(sys, "argv", ["human_judgements.py", "--data-dir", str(tmp_path)])
+    with pytest.raises(
+        UserError, match=r"ExpertAnnotations\.txt and CrowdFlowerAnnotations\.txt not found\. They are in"
+    ):
+        human_judgements.main()
