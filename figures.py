@@ -47,7 +47,7 @@ def ranked(query: str, pictures: Sequence[Image.Image], labels: Sequence[str]) -
 
     columns = min(5, len(pictures))
     rows = -(-len(pictures) // columns)
-    figure = Figure(figsize=(2.4 * columns, 2.6 * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=(2.4 * columns, 2.65 * rows + 0.25), layout="constrained")
     figure.suptitle(textwrap.fill(query, 24 * columns), fontsize=13, parse_math=False)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel in panels:

@@ -5,7 +5,7 @@
     python retrieve.py --model runs/ALIGN --images photos/ "a dog in the snow"      # search a folder
     python retrieve.py --model runs/ALIGN --split test "two children" --pictures found/
     python retrieve.py --model runs/ALIGN --captions captions.txt photo.jpg         # one caption per line
-    python retrieve.py --model runs/ALIGN --captions train photo.jpg                # those of the training split
+    python retrieve.py --model runs/ALIGN --captions train photo.jpg                # those of a split
 
 A split without a query is scored, and the scores are written as JSON and as a Markdown table. Images that are searched
 are embedded once, into an index that later searches read and bring up to date (see index.py). A picture that cannot be
@@ -25,6 +25,7 @@ import numpy as np
 
 import config as settings
 from config import Config, UserError
+from datasets.records import SPLIT_NAMES
 from figures import captioned, ranked, read_picture, save
 from images import SUFFIXES, UnreadableImage, find_images, load_image, open_source, sources
 from index import ImageIndex, update
@@ -147,7 +148,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--captions",
         metavar="FILE",
-        help="find the best of these captions, one per line; train: those of the training split",
+        help="find the best of these captions, one per line; train, dev or test: those of a split",
     )
     parser.add_argument("--index", metavar="DIR", help="where the index lies [default: index/ in the run folder]")
     parser.add_argument("--best", type=int, metavar="K", help="results per query [default: 5]")
@@ -215,8 +216,8 @@ def check(args: argparse.Namespace) -> None:
 
 def read_captions(args: argparse.Namespace, config: Config) -> list[str]:
     """The captions to be searched, each once. Raises UserError."""
-    if args.captions == "train":
-        lines = [text for record in load_dataset(config).split("train") for text in record.captions]
+    if args.captions in SPLIT_NAMES:
+        lines = [text for record in load_dataset(config).split(args.captions) for text in record.captions]
     else:
         try:
             lines = Path(args.captions).read_text(encoding="utf-8-sig").splitlines()

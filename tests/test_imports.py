@@ -57,8 +57,8 @@ MAY_IMPORT = {
         "preprocessing", "report", "runs"
     },
     "retrieve": {
-        "aligner", "config", "figures", "generator", "images", "index", "metrics", "model", "output", "preprocessing",
-        "retrieval", "runs", "text", "vocabulary"
+        "aligner", "config", "datasets", "figures", "generator", "images", "index", "metrics", "model", "output",
+        "preprocessing", "retrieval", "runs", "text", "vocabulary"
     },
     "serving": {"config", "figures", "images", "model"},
     "api": {"config", "images", "serving", "text"},

@@ -173,6 +173,8 @@ def test_photos_find_captions(models, photos, tmp_path):
     outcome = script("retrieve", "--model", aligned, "--captions", "train", photos / "a.png", "--best", "20")
     assert outcome.status == 0
     assert len(outcome.out.splitlines()) == 1 + 8  # the eight different captions of the training split
+    outcome = script("retrieve", "--model", aligned, "--captions", "dev", photos / "a.png", "--best", "20")
+    assert len(outcome.out.splitlines()) == 1 + 4
 
 
 def test_a_captioner_puts_the_first_candidates_in_order(models, photos, tmp_path):
