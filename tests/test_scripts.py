@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -238,18 +239,23 @@ def test_evaluate_writes_predictions_and_scores(data, trained, tmp_path):
         assert scores["bleu"] == row["bleu"]
 
 
-def test_evaluate_writes_what_coco_takes(attentive, data, tmp_path):
-    """Of any captioner on MS-COCO: COCO's ids and the captions, nothing else, under the name that its server wants."""
-    for part, images in (("train2017", (5, 50)), ("val2017", (139, 7))):
+def make_coco(folder: Path, pictures: Path, train: Sequence[int], val: Sequence[int]) -> None:
+    """MS-COCO's official layout with the images of these ids."""
+    for part, images in (("train2017", train), ("val2017", val)):
         listed = [{"id": i, "file_name": f"{i:012}.png"} for i in images]
-        captions = [{"image_id": i, "caption": "A red picture ."} for i in images]
-        (tmp_path / "annotations").mkdir(exist_ok=True)
-        (tmp_path / f"annotations/captions_{part}.json").write_text(
+        captions = [{"image_id": i, "caption": f"A {list(COLOURS)[n % 4]} picture ."} for n, i in enumerate(images)]
+        (folder / "annotations").mkdir(exist_ok=True)
+        (folder / f"annotations/captions_{part}.json").write_text(
             json.dumps({"images": listed, "annotations": captions})
         )
-        (tmp_path / part).mkdir()
+        (folder / part).mkdir()
         for number, i in enumerate(images):
-            shutil.copyfile(data[0] / "pictures" / f"{number:02}.png", tmp_path / part / f"{i:012}.png")
+            shutil.copyfile(pictures / f"{number:02}.png", folder / part / f"{i:012}.png")
+
+
+def test_evaluate_writes_what_coco_takes(attentive, data, tmp_path):
+    """Of any captioner on MS-COCO: COCO's ids and the captions, nothing else, under the name that its server wants."""
+    make_coco(tmp_path, data[0] / "pictures", train=(5, 50), val=(139, 7))
     coco = ["--dataset", "coco", "--data-dir", tmp_path, "--captions-file", "none", "--output", tmp_path / "out"]
     assert script("evaluate", "--model", attentive, *coco, "--split", "test", "--beam-sizes", "1").status == 0
     ours = json.loads((tmp_path / "out/predictions-test-beam1.json").read_text())
@@ -257,6 +263,32 @@ def test_evaluate_writes_what_coco_takes(attentive, data, tmp_path):
     assert theirs == [{"image_id": entry["image_id"], "caption": entry["caption"]} for entry in ours]
     assert [entry["image_id"] for entry in theirs] == [7, 139]
     refused("evaluate", "--model", attentive, *coco, "--split", "val", mentions="COCO's val is the split test here")
+
+
+@pytest.mark.slow
+def test_the_second_system_from_preparing_to_searching(data, tmp_path):
+    """What the README's section on MS-COCO says, on a few images in the official layout."""
+    make_coco(tmp_path, data[0] / "pictures", train=(25, *range(31, 40), 50), val=(139, 7, 42))
+    places = ["--data-dir", tmp_path, "--feature-dir", tmp_path / "features"]
+    preset = ["--preset", "coco-attention", *places, "--run-dir", tmp_path / "runs"]
+    assert "train       9 images" in script("preprocessing", *preset, *TINY).out
+    captioner, aligner = tmp_path / "runs/captioner", tmp_path / "runs/coco-align"
+    train = [*preset, *TINY, "--epochs", "1", "--dev-beam-size", "2", "--monitor", "cider"]
+    outcome = script("train", *train, "--name", captioner.name)
+    assert outcome.status == 0
+    assert "(beam 2)" in outcome.out
+    assert script("evaluate", "--model", captioner, "--split", "test", "--beam-sizes", "1,3").status == 0
+    results = captioner / "evaluation/captions_val2017_captioner-test-beam3_results.json"
+    assert [entry["image_id"] for entry in json.loads(results.read_text())] == [7, 42, 139]
+    photo = data[0] / "pictures/00.png"
+    assert script("test", photo, "--model", captioner).out.startswith(str(photo))
+    outcome = script("train", *preset, *TINY, "--epochs", "1", "--stage", "align", "--name", aligner.name)
+    assert outcome.status == 0
+    retrieve = ["retrieve", "--model", aligner, "--rerank", captioner]
+    assert "3 re-ranked by captioner: gain" in script(*retrieve, "--split", "test").out
+    assert len(script(*retrieve, "--split", "test", "a red picture", "--best", "2").out.splitlines()) == 3
+    assert script(*retrieve, "--captions", "test", photo, "--best", "1").out.splitlines()[1].endswith("picture .")
+    assert len(list((tmp_path / "features").iterdir())) == 1, "the features are extracted once"
 
 
 def test_several_models_decode_as_one(data, trained, tmp_path):
