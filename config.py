@@ -66,6 +66,10 @@ class DataSettings(BaseModel):
     max_caption_length: int = Field(
         30, ge=1, description="words kept of a caption in training, and produced at most in decoding"
     )
+    vocabulary: Literal["words", "wordpieces"] = Field(
+        "words",
+        description="what captions are made of: words, or the WordPieces of bert, of which rare words are put together; min_length, max_caption_length and no_repeat_ngram count these",
+    )
     vocab_threshold: int = Field(
         5, ge=1, description="a word enters the vocabulary when the training captions hold it this often"
     )
@@ -114,7 +118,7 @@ class DecoderSettings(BaseModel):
     )
     bert: str = Field(
         "bert_base_en_uncased",
-        description="a KerasHub preset (bert_large_en_uncased is another), or a folder with a BERT in the layout of Hugging Face or KerasHub (bert-static, bert-prefix)",
+        description="a KerasHub preset (bert_large_en_uncased is another), or a folder with a BERT in the layout of Hugging Face or KerasHub (bert-static, bert-prefix, vocabulary=wordpieces)",
     )
     untied_output: bool = Field(
         False,
@@ -325,6 +329,8 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
         for setting, readers in (("decoder", DECODER_SETTINGS), ("embedding", EMBEDDING_SETTINGS)):
             chosen = getattr(self, setting)
             for name, kinds in readers.items():
+                if name == "bert" and self.vocabulary == "wordpieces":
+                    continue
                 if chosen not in kinds and getattr(self, name) != DecoderSettings.model_fields[name].default:
                     raise ValueError(f"{name}: only {' and '.join(kinds)} read it, and {setting} is {chosen}")
         if self.embedding == "file" and not self.embedding_file:
@@ -344,6 +350,8 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
                 if self.stage != stage and getattr(self, name) != Config.model_fields[name].default:
                     raise ValueError(f"{name}: only stage={stage} reads it, and stage is {self.stage}")
         for name in _UNUSED.get(self.stage, ()):
+            if name == "bert" and self.vocabulary == "wordpieces":
+                continue
             if getattr(self, name) != Config.model_fields[name].default:
                 raise ValueError(f"{name}: stage={self.stage} does not use it; leave it out")
         if (self.stage == "align") != (self.monitor == "recall"):
@@ -506,7 +514,8 @@ STAGES: dict[str, dict[str, Any]] = {
 }
 
 # What the encoder and the vocabulary of a captioner were made for, and what all its weights were.
-_KEPT_SETTINGS = set(EncoderSettings.model_fields) - {"feature_dir", "extract_batch_size"} | {"vocab_threshold"}
+_KEPT_SETTINGS = set(EncoderSettings.model_fields) - {"feature_dir", "extract_batch_size"}
+_KEPT_SETTINGS |= {"vocabulary", "vocab_threshold"}
 _SHAPING_SETTINGS = _KEPT_SETTINGS | set(DecoderSettings.model_fields) - {"dropout"}
 
 # Fixed by training: scripts that load a trained captioner refuse to change these.
@@ -515,7 +524,7 @@ TRAINED_SETTINGS = (
     | set(DecoderSettings.model_fields)
     | set(AlignmentSettings.model_fields)
     | set(TrainingSettings.model_fields) - {"workers", "run_dir", "backend"}
-    | {"vocab_threshold"}
+    | {"vocabulary", "vocab_threshold"}
 )
 
 

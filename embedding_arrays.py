@@ -18,8 +18,10 @@ BERT is read through KerasHub: a preset by its name, or a folder in Hugging Face
 import difflib
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -139,8 +141,15 @@ def _are_numbers(values: Sequence[str]) -> bool:
 # BERT ----------------------------------------------------------------------------------------------------------------
 
 
-def _read_bert(name: str, words: Sequence[str]) -> tuple[list[list[int]], dict[str, np.ndarray]]:
-    """The WordPiece ids of each word, at least one, and BERT's weights by their KerasHub paths."""
+def read_wordpieces(name: str) -> list[str]:
+    """The WordPieces of a BERT, in the order of their ids. Raises UserError."""
+    hub = _keras_hub(name)
+    with _reading(name):
+        return _wordpieces(name, hub)
+
+
+def _keras_hub(name: str) -> ModuleType:
+    """KerasHub, once it is clear that ``name`` may be a BERT that it can read. Raises UserError."""
     folder = Path(name)
     if folder.is_dir():
         for what, files in _FILES.items():
@@ -149,7 +158,6 @@ def _read_bert(name: str, words: Sequence[str]) -> tuple[list[list[int]], dict[s
     elif os.sep in name and "://" not in name:
         raise UserError(f"bert: there is no folder {name}")
     try:
-        import keras
         import keras_hub
         import safetensors  # noqa: F401  KerasHub reads Hugging Face's folders with it, and does not bring it
     except ImportError as error:
@@ -164,26 +172,42 @@ def _read_bert(name: str, words: Sequence[str]) -> tuple[list[list[int]], dict[s
             f"bert: there is neither a folder nor a KerasHub preset {name!r}; "
             + (f"did you mean {near[0]}?" if near else "bert_base_en_uncased is one, or name a folder")
         )
+    return keras_hub
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Raise UserError for whatever goes wrong while the BERT ``name`` is read."""
     try:
-        weights = {
-            weight.path: keras.ops.convert_to_numpy(weight.value)
-            for weight in keras_hub.models.BertBackbone.from_preset(name).weights
-        }
-        found = [folder / file for file in _FILES["vocabulary"] if (folder / file).is_file()]
-        if found:
-            pieces = found[0].read_text(encoding="utf-8").rstrip("\n").split("\n")
-        else:
-            pieces = keras_hub.models.BertTokenizer.from_preset(name).get_vocabulary()
-        tokenizer = keras_hub.models.BertTokenizer(pieces, lowercase=True, strip_accents=True)
+        yield
     except Exception as error:  # KerasHub, its downloads and the readers of its files raise what they like
         brief = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"bert: {name} cannot be fetched, or read as a BERT: {brief}") from None
+
+
+def _wordpieces(name: str, hub: ModuleType) -> list[str]:
+    found = [file for file in _FILES["vocabulary"] if Path(name, file).is_file()]
+    if found:
+        return Path(name, found[0]).read_text(encoding="utf-8").rstrip("\n").split("\n")
+    return hub.models.BertTokenizer.from_preset(name).get_vocabulary()
+
+
+def _read_bert(name: str, words: Sequence[str]) -> tuple[list[list[int]], dict[str, np.ndarray]]:
+    """The WordPiece ids of each word, at least one, and BERT's weights by their KerasHub paths."""
+    hub = _keras_hub(name)
+    from keras import ops
+
+    with _reading(name):
+        backbone = hub.models.BertBackbone.from_preset(name)
+        weights = {weight.path: ops.convert_to_numpy(weight.value) for weight in backbone.weights}
+        pieces = _wordpieces(name, hub)
+        tokenizer = hub.models.BertTokenizer(pieces, lowercase=True, strip_accents=True)
     if len(pieces) > len(weights["token_embedding/embeddings"]):
         raise UserError(f"bert: the vocabulary of {name} has {len(pieces)} pieces, more than its weights know")
     ids = [[int(i) for i in row] or [tokenizer.token_to_id("[UNK]")] for row in tokenizer(list(words))]
     for i, word in enumerate(words):
-        if word in _COUNTERPARTS:
-            ids[i] = [tokenizer.token_to_id(_COUNTERPARTS[word])]
+        if word in _COUNTERPARTS or word.startswith("##"):  # what no text spells
+            ids[i] = [tokenizer.token_to_id(_COUNTERPARTS.get(word, word))]
     return ids, weights
 
 

@@ -129,7 +129,12 @@ class Captioner:
             padded[: len(row)] = row
         weights = self.decoder.attend(ops.convert_to_tensor(features), ops.convert_to_tensor(token_ids))[1]
         weights = ops.convert_to_numpy(weights).astype("float32")
-        return [weight[: len(row)] for weight, row in zip(weights, rows, strict=True)]
+        # A word of several WordPieces gets the mean of theirs.
+        lengths = [np.asarray([*self.vocabulary.lengths(text), 1]) for text in captions]
+        return [
+            np.add.reduceat(weight[: len(row)], np.cumsum(of_words) - of_words) / of_words[:, None].astype("float32")
+            for weight, row, of_words in zip(weights, rows, lengths, strict=True)
+        ]
 
     def _search(self, config: Config) -> Search:
         key = (config.beam_size, config.max_caption_length, config.min_length, config.no_repeat_ngram)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import config as settings
 import datasets
 from config import Config, UserError
+from embedding_arrays import read_wordpieces
 from vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -51,9 +52,10 @@ def load_dataset(config: Config) -> datasets.CaptionDataset:
 
 
 def fit_vocabulary(config: Config, dataset: datasets.CaptionDataset) -> Vocabulary:
-    """The vocabulary of the training split."""
+    """The vocabulary of the training split. Raises UserError, also when there is no BERT to take WordPieces from."""
+    wordpieces = read_wordpieces(config.bert) if config.vocabulary == "wordpieces" else ()
     captions = [caption for record in dataset.split("train") for caption in record.captions]
-    return Vocabulary.fit(captions, config.vocab_threshold)
+    return Vocabulary.fit(captions, config.vocab_threshold, wordpieces)
 
 
 def prepare(

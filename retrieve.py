@@ -231,12 +231,9 @@ def read_captions(args: argparse.Namespace, config: Config) -> list[str]:
 
 def note_unknown_words(queries: list[str], aligner: "Aligner") -> None:
     """Name the words of the queries that the model does not know. Raises UserError where it knows none."""
-    from vocabulary import UNK
-
     for query in queries:
         words = tokenize(query)
-        ids = aligner.vocabulary.encode(query, len(words))[1:]
-        unknown = [word for word, i in zip(words, ids, strict=False) if i == UNK]
+        unknown = [word for word in words if not aligner.vocabulary.knows(word)]
         if len(unknown) == len(words):
             raise UserError(f"query {query!r}: the model knows none of these words; say it in other words")
         if unknown:

@@ -79,12 +79,16 @@ class Rewards:
             groups.setdefault(row, []).append([*tokenize(caption), vocabulary.words[END]])
         self.position = {row: i for i, row in enumerate(groups)}
         self.cider = metrics.Cider(list(groups.values()))
-        self.words = np.asarray(vocabulary.words)
+        self.vocabulary = vocabulary
 
     def __call__(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Float ``(B, S)`` for token ids ``(B, S, L)`` of the images with ``rows (B,)`` in the store."""
         images = np.repeat([self.position[row] for row in rows], tokens.shape[1])
-        candidates = [self.words[ids[ids != PAD]].tolist() for ids in tokens.reshape(-1, tokens.shape[-1])]
+        end = self.vocabulary.words[END]
+        candidates = [
+            [*self.vocabulary.spell(ids), *[end] * (END in ids)]
+            for ids in tokens.reshape(-1, tokens.shape[-1]).tolist()
+        ]
         return self.cider.score(images, candidates).reshape(tokens.shape[:2]) / 100
 
 

@@ -136,6 +136,8 @@ def test_a_bad_value_on_the_command_line_is_named(option, value):
         ({"stage": "align"}, "monitor"),
         ({"stage": "align", "monitor": "recall", "decoder": "merge"}, "decoder"),
         ({"stage": "align", "monitor": "recall", "label_smoothing": 0.1}, "label_smoothing"),
+        ({"stage": "align", "monitor": "recall", "dev_beam_size": 3}, "dev_beam_size"),
+        ({"stage": "align", "monitor": "recall", "bert": "bert_large_en_uncased"}, "bert"),
         ({"stage": "align", "monitor": "recall", "margin": 0.1}, "margin"),
         ({"stage": "align", "monitor": "recall", "alignment_loss": "triplet", "temperature": 0.1}, "temperature"),
         ({"stage": "align", "monitor": "recall", "joint_size": 30}, "joint_size"),
@@ -230,6 +232,12 @@ def test_captions_file_can_be_unset_on_the_command_line():
     assert config.resolve_trained(args, trained).captions_file is None
 
 
+@pytest.mark.parametrize("changes", [{}, {"stage": "align", "monitor": "recall"}])
+def test_wordpieces_are_those_of_a_bert(changes):
+    config = Config(vocabulary="wordpieces", bert="bert_large_en_uncased", **changes)
+    assert config.bert == "bert_large_en_uncased"
+
+
 # Less those that need more than one word to change.
 @pytest.mark.parametrize(
     "name",
@@ -255,6 +263,7 @@ def test_a_trained_captioner_refuses_what_training_fixed(name):
         "word_dropout": "0.5",
         "optimizer": "sgd",
         "schedule": "cosine",
+        "vocabulary": "wordpieces",
     }
     args = typed("--" + name.replace("_", "-"), other.get(name, "32"), trained=True)
     with pytest.raises(UserError, match=f"^{name}: the model was trained with "):

@@ -9,7 +9,7 @@ import pytest
 from conftest import PIECES
 
 from config import Config, UserError
-from embedding_arrays import SPARE, load_arrays, load_pretrained, save_arrays
+from embedding_arrays import SPARE, load_arrays, load_pretrained, read_wordpieces, save_arrays
 from vocabulary import Vocabulary
 
 WORDS = Vocabulary(["a", "dog", "cat", "t-shirt", "skateboarder", "café", "'s"]).words
@@ -141,6 +141,20 @@ def test_a_word_of_several_pieces_has_their_mean(bert_folder, capsys):
     expected = [table[[PIECES.index(piece) for piece in word.split()]].mean(axis=0) for word in pieces]
     np.testing.assert_allclose(vectors, expected, rtol=1e-6)
     assert "27.3% of 11 words consist of several WordPieces" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_wordpieces_are_words_too(bert_folder):
+    from safetensors.numpy import load_file
+
+    assert read_wordpieces(str(bert_folder)) == PIECES
+    words = Vocabulary.fit(["a skateboarder"], 1, PIECES).words
+    assert words[4:] == ["##board", "##er", "a", "skate"]
+    vectors = load_pretrained(bert(bert_folder), words)["vectors"]
+    table = load_file(bert_folder / "model.safetensors")["embeddings.word_embeddings.weight"]
+    np.testing.assert_allclose(vectors[4:], table[[PIECES.index(piece) for piece in words[4:]]], rtol=1e-6)
+    arrays = load_pretrained(bert(bert_folder, embedding="bert-prefix"), words)
+    assert arrays["pieces"].shape == (8, 1)
 
 
 @pytest.fixture(params=["random", "real"])

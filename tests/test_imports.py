@@ -29,7 +29,9 @@ MAY_IMPORT = {
     "feature_store": {"config", "images"},
     "xmp": {"config"},
     "generator": {"config", "feature_store", "images", "text", "vocabulary"},
-    "preprocessing": {"config", "datasets", "download", "encoders", "feature_store", "images", "vocabulary"},
+    "preprocessing": {
+        "config", "datasets", "download", "embedding_arrays", "encoders", "feature_store", "images", "vocabulary"
+    },
     "runs": {"config", "feature_store", "embedding_arrays", "vocabulary"},
     "bundles": {"config", "encoders", "vocabulary"},
     "model": {"bundles", "config", "decoders", "decoding", "generator", "embedding_arrays", "vocabulary"},

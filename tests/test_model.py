@@ -239,6 +239,17 @@ def test_weights_are_those_of_decoding_the_caption(decoder, columns):
     assert not np.allclose(other[2], weights[0][2], atol=1e-5)
 
 
+def test_a_word_of_wordpieces_has_the_mean_of_their_weights():
+    sizes = SIZES | {"image_size": 64}
+    made = captioner(Config(encoder="efficientnet_lite0", encoder_weights="none", decoder="attention", **sizes))
+    features = np.random.default_rng(2).normal(size=(1, 4, 1280)).astype("float16")
+    whole = made.attend(features, ["word1 word2 word3"])[0]
+    # The same ids, but the second and third are pieces of one word.
+    made.vocabulary = Vocabulary(["word0", "word1", "snow", "##board", *WORDS.words[8:]], wordpieces=True)
+    found = made.attend(features, ["word1 snowboard"])[0]
+    np.testing.assert_allclose(found, [whole[0], whole[1:3].mean(axis=0), whole[3]], atol=1e-6)
+
+
 def test_a_decoder_without_attention_is_named(saved):
     with pytest.raises(UserError, match="decoder: inject has no attention"):
         saved[0].attend(np.zeros((1, 4, 5), "float16"), ["word1"])

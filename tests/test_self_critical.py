@@ -58,6 +58,17 @@ def test_rewards_are_cider_of_the_right_image_and_count_the_end():
     assert found[1, 0] > found[1, 1] == found[1, 2] == 0
 
 
+def test_rewards_are_of_words_also_where_wordpieces_are_drawn():
+    pieces = Vocabulary(["a", "snow", "##board", "##er"], wordpieces=True)
+    captions = [(7, "a snowboarder"), (3, "a snow board")]
+    drawn = np.asarray([[[4, 5, 6, 7, END, PAD], [4, 5, END, PAD, PAD, PAD], [4, 5, 6, 7, PAD, PAD]]])
+    found = Rewards(captions, pieces)(np.asarray([7]), drawn)
+    words = Vocabulary(["a", "snowboarder", "snow"])
+    same = np.asarray([[[4, 5, END], [4, 6, END], [4, 5, PAD]]])
+    np.testing.assert_allclose(found, Rewards(captions, words)(np.asarray([7]), same))
+    assert found[0, 0] > found[0, 1]
+
+
 def test_batches_hold_whole_images_once_an_epoch(make_store):
     batches = critic(make_store).batches
     for epoch in (0, 1):

@@ -52,6 +52,41 @@ def test_encode():
     assert [words.words[i] for i in ids] == ["<start>", "the", "dog", "'s", "<unk>", "runs", "<end>"]
 
 
+PIECES = ["[PAD]", "[UNK]", "a", "snow", "##board", "##er", "##s", "'", "skate", "##ing", "k", "##k"]
+
+
+def test_words_are_put_together_of_wordpieces():
+    captions = ["A snowboarder snowboards .", "a skater's skateboard", "a kkk"]
+    found = Vocabulary.fit(captions, 1, PIECES)
+    # "skater" starts with a piece, but "##r" is none; pieces that no word needs are left out.
+    assert found.words[4:] == ["##board", "a", "##k", "##s", "snow", "##er", "'", "k", "skate"]
+    ids = found.encode("a snowboarder's zebra skates", 30)
+    assert [found.words[i] for i in ids] == [
+        *("<start>", "a", "snow", "##board", "##er", "'", "##s", "<unk>", "skate", "##s", "<end>"),
+    ]
+    assert found.lengths("a snowboarder's zebra skates") == [1, 3, 2, 1, 2]
+    assert found.encode("a snowboarder", 2).tolist() == ids[:3].tolist(), (
+        "what is kept of a caption is counted in pieces"
+    )
+    assert [found.knows(word) for word in ("snowskates", "kkkk", "skateboarding")] == [False, True, False]
+
+
+def test_wordpieces_are_spelled_as_words():
+    found = Vocabulary.fit(["snowboarder's skateboards a"], 1, PIECES)
+    assert found.decode(found.encode("a snowboarder's skateboards", 30)) == "a snowboarder's skateboards"
+    assert found.spell(found.encode("a snowboarder's skate", 30)) == ["a", "snowboarder", "'s", "skate"]
+    # A piece of the middle may come first, where a decoder likes it so.
+    number = {word: i for i, word in enumerate(found.words)}
+    assert found.decode([number["##board"], number["##er"], number["a"]]) == "boarder a"
+    again = Vocabulary.from_json(found.to_json(), "here")
+    assert (again.words, again.wordpieces) == (found.words, True)
+    assert "wordpieces" not in Vocabulary.fit(CAPTIONS, 1).to_json()
+
+
+def test_a_threshold_counts_wordpieces():
+    assert Vocabulary.fit(["a skateboard", "snowboards"], 2, PIECES).words[4:] == ["##board"]
+
+
 def test_a_caption_that_is_cut_gets_no_end():
     words = Vocabulary.fit(CAPTIONS, 1)
     assert words.encode("a dog runs", 3).tolist()[-1] == END  # exactly as long as allowed is not cut
