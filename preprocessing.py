@@ -18,6 +18,7 @@ import config as settings
 import datasets
 from config import Config, UserError
 from embedding_arrays import read_wordpieces
+from text import tokenize
 from vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -156,7 +157,18 @@ def main() -> None:
     for split in datasets.SPLITS:
         images = [record for record in dataset.records if record.split == split]
         print(f"{split:6}{len(images):7} images {sum(len(record.captions) for record in images):8} captions")
-    print(f"vocabulary: {len(vocabulary)} words and special tokens (seen {config.vocab_threshold}+ times in training)")
+    words = [
+        word
+        for record in dataset.records
+        if record.split == "dev"
+        for caption in record.captions
+        for word in tokenize(caption)
+    ]
+    unknown = sum(not vocabulary.knows(word) for word in words) / max(1, len(words))
+    print(
+        f"vocabulary: {len(vocabulary)} {config.vocabulary} and special tokens (seen {config.vocab_threshold}+ times in "
+        f"training); of dev's words {unknown:.1%} are unknown"
+    )
     print(
         f"features: {len(store.rows)} images x {store.regions} x {store.feature_size} {store.dtype} in {store.folder}"
         + (f"; {len(store.unreadable)} unreadable" if store.unreadable else "")

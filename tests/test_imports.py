@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "xmp": {"config"},
     "generator": {"config", "feature_store", "images", "text", "vocabulary"},
     "preprocessing": {
-        "config", "datasets", "download", "embedding_arrays", "encoders", "feature_store", "images", "vocabulary"
+        "config", "datasets", "download", "embedding_arrays", "encoders", "feature_store", "images", "text", "vocabulary"
     },
     "runs": {"config", "feature_store", "embedding_arrays", "vocabulary"},
     "bundles": {"config", "encoders", "vocabulary"},
