@@ -39,14 +39,15 @@ class Aligner:
         """An aligner around ``encoder`` with fresh towers."""
         return cls(config, vocabulary, encoder, build_towers(config, len(vocabulary), encoder.output_shape[-1]))
 
-    def embed_pixels(self, pixels: np.ndarray) -> np.ndarray:
-        """Unit vectors float32 ``(B, J)`` of RGB pixels ``(B, S, S, 3)`` from 0 to 255, extract_batch_size at a time."""
-        step, vectors = self.config.extract_batch_size, []
-        for start in range(0, len(pixels), step):
-            features = self.encoder.predict_on_batch(np.asarray(pixels[start : start + step], dtype="float32"))
+    def embed_pixels(self, pixels: np.ndarray, batch_size: int = 32) -> np.ndarray:
+        """Unit vectors float32 ``(B, J)`` of RGB pixels ``(B, S, S, 3)`` from 0 to 255, so many at a time."""
+        vectors = np.empty((len(pixels), self.config.joint_size), dtype=np.float32)
+        for start in range(0, len(pixels), batch_size):
+            batch = np.asarray(pixels[start : start + batch_size], dtype="float32")
+            features = np.asarray(self.encoder.predict_on_batch(batch))
             # Rounded as those of a feature store are.
-            vectors.append(self.embed_features(np.asarray(features).astype(self.config.feature_dtype)))
-        return np.concatenate(vectors)
+            vectors[start : start + batch_size] = self.embed_features(features.astype(self.config.feature_dtype))
+        return vectors
 
     def embed_features(self, features: np.ndarray | FeatureBatches) -> np.ndarray:
         """Unit vectors float32 ``(B, J)`` of features ``(B, R, D)``, or of all rows of a store's batches."""
@@ -65,7 +66,11 @@ class Aligner:
             ahead = load_ahead(pool, batches, lambda name: load_image(paths[name], size), size, batch_size)
             for batch, (pixels, reasons) in zip(batches, ahead, strict=True):
                 readable = [i for i in range(len(batch)) if i not in reasons]
-                yield batch, self.embed_pixels(pixels)[readable], {batch[i]: reason for i, reason in reasons.items()}
+                yield (
+                    batch,
+                    self.embed_pixels(pixels, batch_size)[readable],
+                    {batch[i]: reason for i, reason in reasons.items()},
+                )
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 ``(N, J)`` of captions."""

@@ -249,7 +249,7 @@ class TrainingSettings(BaseModel):
         1,
         ge=1,
         le=100,
-        description="beam size of the dev captions that each epoch is scored by and the best one chosen; 1: greedy",
+        description="beam size for captioning dev after each epoch; 1: greedy",
     )
     patience: int = Field(0, ge=0, description="epochs without improvement before training stops; 0: never")
     sample_captions: int = Field(3, ge=0, description="dev captions printed after each epoch")

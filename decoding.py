@@ -11,8 +11,8 @@ Beam search works in log-space and keeps live and finished hypotheses apart, as 
 https://arxiv.org/abs/1609.08144, section 7, ranked by log p / length^a. A hypothesis finishes when ``<end>`` is among the
 K best continuations of its image; an image is done when K hypotheses have finished that the best live one, ranked as if
 it ended here, does not beat; with a > 0 a longer one might yet overtake, as in all searches that stop like this. So
-one beam is greedy search, and with a = 0 as many beams as there are continuations to choose from are exhaustive search.
-The penalty is the plain power of the length that most captioners use, not theirs, ((5 + L) / 6)^a.
+one beam is greedy search, and with a = 0 and as many beams as there are continuations it is exhaustive. The penalty is the
+plain power of the length that most captioners use, not that of Wu et al., ((5 + L) / 6)^a.
 """
 
 from collections.abc import Callable
@@ -224,8 +224,8 @@ def beam_search(
     )
 
 
-def ban_undrawn(logits):
-    """``logits (N, T, V)`` of the words of captions as ``sample`` meets them: what it never draws there at ``BANNED``."""
+def ban_unsampled(logits):
+    """``logits (N, T, V)`` with what ``sample`` never draws at ``BANNED``: special tokens, and ``<end>`` as the first word."""
     places, words = ops.arange(ops.shape(logits)[1])[:, None], ops.arange(logits.shape[-1])
     return ops.where(ops.logical_and(places == 0, words == END), BANNED, ban_special(logits))
 

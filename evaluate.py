@@ -6,7 +6,7 @@
     python evaluate.py --model runs/A --model runs/B --output both         # an ensemble
     python evaluate.py --predictions FILE --split test                     # score captions from elsewhere
     python evaluate.py --compare FILE FILE --split test                    # do two captioners differ, or is it chance?
-    python evaluate.py --compare 'runs/a-*/FILE' 'runs/b-*/FILE'           # several seeds of each
+    python evaluate.py --compare "runs/a-*/FILE" "runs/b-*/FILE"           # several seeds of each
 
 Writes, per beam size, the predictions in COCO's format (a list of image_id, file_name, caption, and cider: the CIDEr-D of
 this caption) and all scores as JSON, and prints rows for a Markdown table. Of MS-COCO it writes the captions a second time
@@ -120,38 +120,47 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
 def comparison(first: Sequence[list[str]], second: Sequence[list[str]], records: list[ImageRecord]) -> str:
     """How the second captions of ``records`` differ from the first, as a Markdown table.
 
-    Each side is the captions of one captioner, or of several that are alike but for the seed of their training: then the
-    scores are those of all their captions together, each with the standard deviation over the captioners.
+    Each side is the captions of one captioner, or of as many as the other side that are alike but for their seed.
     """
     references = [[metrics.words(caption) for caption in record.captions] for record in records]
     a, b = (np.stack([metrics.image_statistics(captions, references) for captions in side]) for side in (first, second))
-    spread = {"a": metrics.spread(a), "b": metrics.spread(b)}
 
-    def shown(row: dict[str, Any], side: str) -> str:
-        deviation = spread[side].get(row["metric"])
-        return f"{row[side]:.2f}" if deviation is None else f"{row[side]:.2f} ± {deviation:.2f}"
+    def shown(row: dict[str, Any], side: int) -> str:
+        score = f"{row['ab'[side]]:.2f}"
+        return score if row["deviations"] is None else f"{score} ± {row['deviations'][side]:.2f}"
 
-    return markdown(
+    text = markdown(
         [
             {
                 "metric": TITLES[row["metric"]],
-                "A": shown(row, "a"),
-                "B": shown(row, "b"),
+                "A": shown(row, 0),
+                "B": shown(row, 1),
                 "B - A": f"{row['difference']:+.2f}",
                 "95% interval": "{:+.2f} to {:+.2f}".format(*row["interval"]),
                 "p": f"{row['p']:.4f}",
             }
-            for row in metrics.compare(a.mean(axis=0), b.mean(axis=0))
+            for row in metrics.compare(a, b)
         ]
     )
+    if len(first) > 1:
+        text += f"\nMeans of {len(first)} seeds ± their standard deviation. Interval and p are about images, these seeds given.\n"
+    return text
 
 
-def _named(pattern: str) -> list[Path]:
-    """The file of this name, or all that a pattern such as runs/mine-*/evaluation/predictions-test-beam3.json names."""
-    found = [Path(pattern)] if Path(pattern).is_file() else [Path(name) for name in sorted(glob(pattern))]
-    if not found:
-        raise UserError(f"--compare: no file is named {pattern!r}; give a file, or a quoted pattern that names several")
-    return found
+def _sides(patterns: Sequence[str]) -> list[list[Path]]:
+    """The files of each side: the one of that name, or all that a pattern such as runs/mine-*/FILE names. Raises UserError."""
+    sides = [[Path(name)] if Path(name).is_file() else [*map(Path, sorted(glob(name)))] for name in patterns]
+    for pattern, side in zip(patterns, sides, strict=True):
+        if not side:
+            raise UserError(
+                f"--compare: no file is named {pattern!r}; give a file, or a quoted pattern that names several"
+            )
+    if len(sides[0]) != len(sides[1]) or (len(sides[0]) > 1 and set(sides[0]) & set(sides[1])):
+        raise UserError(
+            f"--compare: {patterns[0]!r} names {len(sides[0])} files and {patterns[1]!r} {len(sides[1])}; give as many "
+            "seeds on either side, and none on both"
+        )
+    return sides
 
 
 def caption_split(captioner, records, stores, config: Config) -> tuple[list[str], float]:
@@ -249,8 +258,8 @@ def main() -> None:
     settings.settle_backend(typed.get("backend"))
 
     if args.compare:
+        sides = _sides(args.compare)
         records = load_dataset(Config().with_overrides(typed)).split(args.split)
-        sides = [_named(pattern) for pattern in args.compare]
         captions = [[read_predictions(path, records) for path in side] for side in sides]
         for letter, side in zip("AB", sides, strict=True):
             print(f"{letter}: {', '.join(map(str, side))}")
@@ -284,7 +293,10 @@ def main() -> None:
             for member in captioner.members
         ]
         stores = [each.store for each in prepared]
-        records = prepared[0].usable(args.split)
+        # An image that one member could not read is left out for all.
+        records = [
+            record for record in prepared[0].usable(args.split) if all(record.file_name in s.rows for s in stores)
+        ]
         training = _training_captions(dataset)
         folders = [model if model.is_dir() else model.parent for model in models]
         output = Path(args.output) if args.output else folders[0] / "evaluation"

@@ -48,8 +48,16 @@ class StoreKey:
 
 
 def digest_images(paths: Mapping[str, Path]) -> str:
-    """Digest of the images' names and file sizes, whatever their order: other pictures, another digest."""
-    lines = [f"{name}\t{paths[name].stat().st_size}" for name in sorted(paths)]
+    """Digest of the images' names and file sizes, whatever their order: other pictures, another digest.
+
+    Raises UserError for a file that is gone, or a link into nothing.
+    """
+    try:
+        lines = [f"{name}\t{paths[name].stat().st_size}" for name in sorted(paths)]
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: cannot be read ({error.strerror}); mend it, or take it out of the folder of images"
+        ) from None
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -235,7 +243,8 @@ def _run(folder, names, load, encode, image_size, batch_size, workers) -> dict[s
             for reason in reasons.values():
                 if isinstance(reason, UnreachableImage):  # the store would be without it for ever
                     raise UserError(
-                        f"{reason}; make the file readable or remove it from the data, then run the same command to continue"
+                        f"{reason}; make the file readable and run the same command to continue (without the file in the "
+                        "data, extraction begins anew)"
                     )
             encoded = np.asarray(encode(pixels), dtype=dtype)
             encoded[list(reasons)] = 0

@@ -1,5 +1,6 @@
 """Read pictures into fixed-size RGB arrays: the one pixel recipe of training and inference. Needs no Keras."""
 
+import errno
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -84,8 +85,9 @@ def open_picture(source: str | Path | BinaryIO, size: int) -> Image.Image:
             return to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more on damaged files.
         name = source if isinstance(source, (str, Path)) else getattr(source, "name", "the given image data")
-        passing = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno)
-        kind = UnreachableImage if passing else UnreadableImage
+        # Pillow's own OSErrors have no number, but for seeking to where a damaged file points.
+        of_system = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+        kind = UnreachableImage if of_system else UnreadableImage
         raise kind(f"{name}: cannot be read as a picture: {_reason(error)}") from None
 
 

@@ -11,6 +11,7 @@ replaced whole, after the rows it speaks of have reached the disk, so an index i
 interrupted holds fewer pictures, and the next update goes on from there.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -25,7 +26,7 @@ from feature_store import allocate, alone_with, write_atomically
 from images import UnreachableImage, UnreadableImage
 
 FORMAT = 1
-_AGAIN = (-1, -1)  # no file's stamp: a picture that has it is tried again by the next update
+_AGAIN = (-1, -1)  # a stamp that no file has, so that the next update tries the picture again
 _BLOCK = 1 << 24  # cosines at a time
 _CHUNK = 1024  # pictures between two versions of index.json
 
@@ -66,7 +67,7 @@ class ImageIndex:
 
         Their places in ``images``, int (Q, K), and cosines, float32 (Q, K); K is less than ``count`` where the index is.
         """
-        return closest(np.asarray(queries, dtype=np.float32), self.vectors, count)
+        return neighbours(np.asarray(queries, dtype=np.float32), self.vectors, count)
 
 
 def cosines(queries: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
@@ -79,7 +80,7 @@ def cosines(queries: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[slice, n
         yield chosen, queries[chosen] @ gallery.T
 
 
-def closest(queries: np.ndarray, gallery: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def neighbours(queries: np.ndarray, gallery: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The ``count`` of ``gallery`` (G, J) that are nearest each of unit vectors ``queries`` (Q, J), best first.
 
     Their rows, int (Q, K), and cosines (Q, K); K is less than ``count`` where G is.
@@ -95,8 +96,10 @@ def closest(queries: np.ndarray, gallery: np.ndarray, count: int) -> tuple[np.nd
 def nearest(similarities: np.ndarray, count: int) -> np.ndarray:
     """Of each row of ``similarities`` (Q, G) the ``count`` largest, as columns, largest first: int (Q, count), or (Q, G)."""
     count = min(count, similarities.shape[1])
+    similarities = np.where(np.isnan(similarities), -np.inf, similarities)  # what is no number comes last
     rest = similarities.shape[1] - count
-    found = np.argpartition(similarities, rest - 1, axis=1)[:, rest:] if rest else np.indices(similarities.shape)[1]
+    found = np.argpartition(similarities, rest - 1, axis=1)[:, rest:] if rest else np.arange(count)[None]
+    found = np.broadcast_to(found, (len(similarities), count))
     order = np.lexsort((found, -np.take_along_axis(similarities, found, axis=1)), axis=1)  # equals from left to right
     return np.take_along_axis(found, order, axis=1)
 
@@ -143,8 +146,10 @@ def _update(folder, model, source, paths, embed, dimension) -> ImageIndex:
         unreadable = {name: line for name, line in old.unreadable.items() if stamps.get(name) == line[:2]}
     known = {name for name, *_ in images} | set(unreadable)
     todo = sorted(set(stamps) - known)
-    if old and not todo and len(kept) == len(old.images) and len(unreadable) == len(old.unreadable):
-        return old
+    if old and len(kept) == len(old.images) and len(unreadable) + len(todo) == len(old.unreadable):
+        again = {name for name, line in old.unreadable.items() if line[:2] == _AGAIN}
+        if set(todo) <= again and not any(len(vectors) for _, vectors, _ in (embed(todo) if todo else ())):
+            return old
 
     version = old.version + 1 if old else 1
     path = _vectors(folder, version)
@@ -164,6 +169,7 @@ def _update(folder, model, source, paths, embed, dimension) -> ImageIndex:
         file.seek(offset)
         for start in range(0, len(kept), _CHUNK):
             file.write(np.ascontiguousarray(old.vectors[kept[start : start + _CHUNK]]).tobytes())
+        del old  # Windows removes no file that is mapped
         committed = 0
         try:
             for names, vectors, reasons in embed(todo) if todo else ():
@@ -180,7 +186,8 @@ def _update(folder, model, source, paths, embed, dimension) -> ImageIndex:
             commit()
     for other in folder.glob("vectors-*.npy"):
         if other != path:
-            other.unlink()
+            with contextlib.suppress(OSError):  # on Windows, where another process searches it
+                other.unlink()
     return ImageIndex(folder)
 
 

@@ -72,13 +72,16 @@ def prepare(
     mirror, the training images get a second store of mirrored ones. A ``split`` that is wanted alone gets a store of its
     own, unless there is one of all images.
     """
-    from encoders import build_encoder  # here: what is wrong with data or settings shows before Keras has loaded
+    # Here: what is wrong with data or settings shows before Keras has loaded.
+    from encoders import build_encoder
+    from feature_store import FeatureStore
 
     encoder = encoder or build_encoder(config)
-    records = dataset.records
-    if split and not (store_place(config, dataset.name, records, encoder)[0] / "index.json").exists():
-        records = dataset.split(split)
-    store = extract_features(config, dataset.name, records, encoder)
+    whole, key = store_location(config, dataset.name, dataset.records, encoder)
+    if split and (whole / "index.json").exists():
+        store = FeatureStore(whole, key)
+    else:
+        store = extract_features(config, dataset.name, dataset.split(split) if split else dataset.records, encoder)
     for name, reason in list(store.unreadable.items())[:5]:
         print(f"note: left out: {name}: {reason}", file=sys.stderr)
     if len(store.unreadable) > 5:
@@ -89,7 +92,7 @@ def prepare(
     return Prepared(dataset, encoder, store, mirrored)
 
 
-def store_place(
+def store_location(
     config: Config, name: str, records: Sequence[datasets.ImageRecord], encoder: "keras.Model", mirror: bool = False
 ) -> "tuple[Path, StoreKey]":
     """Where the features of ``records``' images lie, once they are extracted, and what decides them."""
@@ -121,7 +124,7 @@ def extract_features(
     from feature_store import extract
     from images import load_image
 
-    folder, key = store_place(config, name, records, encoder, mirror)
+    folder, key = store_location(config, name, records, encoder, mirror)
     paths = {record.file_name: record.path for record in records}
 
     def load(file_name):

@@ -13,7 +13,7 @@ import numpy as np
 
 from aligner import Aligner
 from images import load_image, open_source
-from index import ImageIndex, closest, cosines, nearest
+from index import ImageIndex, cosines, nearest, neighbours
 from metrics.retrieval import expected_ranks, retrieval
 from model import Captioner
 from reranking import BACKGROUND, COSINE_WEIGHTS, KINDS, judgements
@@ -35,8 +35,8 @@ class Ranking(NamedTuple):
     """How the towers rank a gallery of G for each of Q queries, and its first K, the candidates for another order.
 
     ``ranks`` float64 (Q,): where the first right one stands (``metrics.retrieval.expected_ranks``). ``candidates`` int
-    (Q, K) and their ``cosines`` (Q, K), best first. ``behind`` float64 (Q,): where the first right one stands after the
-    candidates, if it is none of them.
+    (Q, K) and their ``cosines`` (Q, K), best first. ``behind`` float64 (Q,): where the first right one stands when it is not
+    among the candidates.
     """
 
     ranks: np.ndarray
@@ -50,7 +50,7 @@ def rank(
 ) -> Ranking:
     """The ranking of unit vectors ``gallery`` (G, J) for ``queries`` (Q, J), with ``count`` candidates.
 
-    What is right is of the query's image: ``image_of_query`` int (Q,), ``image_of_item`` int (G,).
+    An item is right when it belongs to the query's image: ``image_of_query`` int (Q,), ``image_of_item`` int (G,).
     """
     count = min(count, len(gallery))
     found = Ranking(
@@ -69,7 +69,9 @@ def rank(
     return found
 
 
-def promoted(ranking: Ranking, judged: np.ndarray, image_of_query: np.ndarray, image_of_item: np.ndarray) -> np.ndarray:
+def reranked_ranks(
+    ranking: Ranking, judged: np.ndarray, image_of_query: np.ndarray, image_of_item: np.ndarray
+) -> np.ndarray:
     """The ranks (Q,) when the candidates come first, by their ``judged`` (Q, K), and then all others as before."""
     images = image_of_item[ranking.candidates]
     there = (images == image_of_query[:, None]).any(axis=1)
@@ -113,7 +115,7 @@ def score_reranked(
     def row(kind: str, weight: float) -> dict[str, Any]:
         sides = (of_image, of_captions, numbers, image_of), (of_caption, of_images, image_of, numbers)
         ranks = [
-            promoted(ranking, judged[kind].reshape(-1, count) + weight * ranking.cosines, queries, items)
+            reranked_ranks(ranking, judged[kind].reshape(-1, count) + weight * ranking.cosines, queries, items)
             for ranking, judged, queries, items in sides
         ]
         found = {"captioner": reranking.name, "candidates": count, "kind": kind, "cosine_weight": weight}
@@ -159,13 +161,14 @@ def search_captions(
     aligner: Aligner,
     texts: Sequence[str],
     best: int,
+    batch_size: int,
     reranking: Reranking | None = None,
 ) -> list[list[dict[str, Any]]]:
-    """For each of ``photos``, whose ``pixels`` (Q, S, S, 3) are given, the ``best`` of ``texts``, best first: ``caption``,
+    """For each of ``photos``, whose ``pixels`` (Q, S, S, 3) are given and encoded in batches, the ``best`` of ``texts``, best first: ``caption``,
     ``cosine`` and, as in ``search_images``, ``log_prob``. A gain is taken over the average of the photos.
     """
     count = max(best, reranking.candidates if reranking else 0)
-    found, similarities = closest(aligner.embed_pixels(pixels), aligner.embed_texts(texts), count)
+    found, similarities = neighbours(aligner.embed_pixels(pixels, batch_size), aligner.embed_texts(texts), count)
 
     def judge(candidates: np.ndarray) -> dict[str, np.ndarray]:
         features = _features(reranking.captioner, photos)

@@ -63,7 +63,7 @@ class SelfCriticalTrainer(CaptionTrainer):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         (targets, drawn, advantages), (logits, drawn_logits) = y, y_pred
         cross_entropy = super().compute_loss(x, targets, logits, sample_weight, training)
-        nll, _ = word_nll(decoding.ban_undrawn(drawn_logits), drawn)
+        nll, _ = word_nll(decoding.ban_unsampled(drawn_logits), drawn)
         mask = ops.cast(ops.not_equal(drawn, PAD), "float32")
         policy = ops.sum(ops.cast(advantages, "float32")[:, None] * nll * mask) / ops.sum(mask)
         return (1 - self.xe_share) * policy + self.xe_share * cross_entropy

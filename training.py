@@ -23,7 +23,7 @@ from encoders import let_learn
 from feature_store import FeatureStore
 from fine_tuning import PixelTrainer
 from generator import CaptionBatches, FeatureBatches, ImageBatches, PairBatches, PixelBatches
-from index import closest
+from index import neighbours
 from metrics.retrieval import CUTS, SIDES
 from model import Captioner
 from preprocessing import Prepared, extract_features
@@ -62,10 +62,9 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
 def _ramped(optimizer: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
     """``optimizer`` with a moving average of the weights that is useful from the first batches on.
 
-    On PyTorch an instance is of a class that updates all weights in one go; this extends that class.
-
     Its decay after t batches is min(ema_momentum, (1 + t) / (10 + t)); with a constant .999 the first weights, which are
-    random, would make most of the average for a thousand batches.
+    random, would make most of the average for a thousand batches. It extends the class that ``optimizer`` makes instances
+    of, which on PyTorch is another one, that updates all weights in one go.
     """
 
     class Ramped(type(optimizer())):
@@ -287,7 +286,7 @@ class AlignmentRecorder(Recorder):
         captions = self.captioner.embed_texts(self.texts)
         found = score(images, captions, self.image_of)
         scores = {f"{side}_r{cut}": found[side][f"r{cut}"] for side in SIDES for cut in CUTS}
-        nearest, _ = closest(images[: self.config.sample_captions], captions, 1)
+        nearest, _ = neighbours(images[: self.config.sample_captions], captions, 1)
         return {"val_loss": loss, "recall": found["recall"], **scores}, [self.texts[i] for i in nearest[:, 0]]
 
     def _save_best(self, epoch: int) -> None:

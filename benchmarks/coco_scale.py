@@ -116,8 +116,9 @@ def train(batches, words: int) -> None:
     from decoders import build_decoder
     from training import make_optimizer
 
-    trainer = CaptionTrainer(build_decoder(preset("coco-attention"), words, *SHAPE))
-    trainer.compile(optimizer=make_optimizer(preset("coco-attention"), len(batches)))
+    config = preset("coco-attention")
+    trainer = CaptionTrainer(build_decoder(config, words, *SHAPE), attention_penalty=config.attention_penalty)
+    trainer.compile(optimizer=make_optimizer(config, len(batches)))
     trainer.fit(batches, steps_per_epoch=min(TRAINED, len(batches)), verbose=0)
 
 

@@ -22,8 +22,10 @@ JUDGEMENTS = ("ExpertAnnotations.txt", "CrowdFlowerAnnotations.txt")
 def load(data_dir: Path) -> CaptionDataset:
     """Read Flickr8k, published zip files in ``data_dir`` included. Raises UserError: incomplete or broken files."""
     warts = Warts()
-    texts, images = find(data_dir, (*_TEXTS, *JUDGEMENTS), warts)
-    if _unzip(data_dir, {*texts, *images}):
+    texts, images = find(data_dir, _TEXTS, warts)
+    # The judgements are unpacked beside what is needed, and not for their own sake.
+    beside = set() if len(texts) < len(_TEXTS) else {*JUDGEMENTS}
+    if _unzip(data_dir, {*texts, *images, *beside}):
         warts.clear()
         texts, images = find(data_dir, _TEXTS, warts)
     absent = [name for name in _TEXTS if name not in texts] + ["Flicker8k_Dataset/*.jpg"] * (not images)

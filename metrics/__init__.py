@@ -15,7 +15,7 @@ from metrics.captions import Caption, words
 from metrics.consensus import Cider, cider, cider_d
 from metrics.diagnostics import FUNCTION_WORDS, by_reference_length, statistics
 from metrics.overlap import PROTOCOLS, bleu, rouge_l, sentence_bleu
-from metrics.significance import compare, image_statistics, intervals, spread, summary
+from metrics.significance import compare, image_statistics, intervals, summary
 
 __all__ = [
     "FUNCTION_WORDS",
@@ -31,7 +31,6 @@ __all__ = [
     "intervals",
     "rouge_l",
     "sentence_bleu",
-    "spread",
     "statistics",
     "summary",
     "words",

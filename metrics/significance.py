@@ -36,40 +36,43 @@ def intervals(statistics: np.ndarray, resamples: int = 2000, seed: int = 0) -> d
     return dict(zip(NAMES, _percentiles(_bootstrap(statistics, resamples, seed)), strict=True))
 
 
-def spread(statistics: np.ndarray) -> dict[str, float]:
-    """The standard deviation of each score over several captioners, name in ``NAMES`` to deviation; of one, nothing.
-
-    ``statistics``: the ``image_statistics`` of each, float64 (S, N, 12).
-    """
-    each = _scores(statistics.sum(axis=1), statistics.shape[1])
-    return dict(zip(NAMES, each.std(axis=0, ddof=1).tolist(), strict=True)) if len(each) > 1 else {}
-
-
 def compare(a: np.ndarray, b: np.ndarray, resamples: int = 10_000, seed: int = 0) -> list[dict[str, Any]]:
-    """Scores of two captioners on the same images, given their ``image_statistics``, and whether they differ.
+    """Scores of two captioners on the same images, given their ``image_statistics`` (N, 12), and whether they differ.
 
-    The mean of the ``image_statistics`` of several captioners stands for all their captions together, image by image.
+    Or of two ways of training, each with S seeds, (S, N, 12): then scores are means over the seeds. The seeds count as
+    given, interval and p are about images only.
 
-    One row for each of ``NAMES``: ``metric``, ``a``, ``b``, ``difference`` (b - a); ``interval``: the 95% interval of the
-    difference by the paired bootstrap (Koehn, 2004); ``p``: how often a difference at least as large comes about when
-    chance swaps the two captions of each image (approximate randomisation, two-sided; Riezler and Maxwell, 2005).
+    One row for each of ``NAMES``: ``metric``, ``a``, ``b``, ``difference`` (b - a); ``deviations``: the standard deviation of
+    a's and of b's seeds, None of one; ``interval``: the 95% interval of the difference by the paired bootstrap (Koehn,
+    2004); ``p``: how often a difference at least as large comes about when chance swaps the captions of each image, all
+    seeds' at once (approximate randomisation, two-sided; Riezler and Maxwell, 2005).
     """
-    count = len(a)
-    before, after = _scores(a.sum(axis=0), count), _scores(b.sum(axis=0), count)
-    # The same seed draws the same images for both.
-    spread = _percentiles(_bootstrap(b, resamples, seed) - _bootstrap(a, resamples, seed))
+    a, b = (each.reshape(-1, *each.shape[-2:]) for each in (a, b))
+    count = a.shape[1]
+    each_a, each_b = _scores(a.sum(axis=1), count), _scores(b.sum(axis=1), count)  # (S, 3)
+    before, after = each_a.mean(axis=0), each_b.mean(axis=0)
+    # The same seed draws the same images for all.
+    resampled = [_bootstrap(y, resamples, seed) - _bootstrap(x, resamples, seed) for x, y in zip(a, b, strict=True)]
+    bounds = _percentiles(np.mean(resampled, axis=0))
     rng = np.random.default_rng(seed)
     beyond = np.zeros(len(NAMES))
     for size in _chunks(resamples):
-        moved = rng.integers(0, 2, (size, count)).astype(float) @ (b - a)  # (size, 12)
-        swapped = _scores(b.sum(axis=0) - moved, count) - _scores(a.sum(axis=0) + moved, count)
-        beyond += (np.abs(swapped) >= np.abs(after - before) - 1e-9).sum(axis=0)
+        moved = np.tensordot(rng.integers(0, 2, (size, count)).astype(float), b - a, axes=(1, 1))  # (size, S, 12)
+        swapped = _scores(b.sum(axis=1) - moved, count) - _scores(a.sum(axis=1) + moved, count)  # (size, S, 3)
+        beyond += (np.abs(swapped.mean(axis=1)) >= np.abs(after - before) - 1e-9).sum(axis=0)
     p = (beyond + 1) / (resamples + 1)
+    deviations = np.transpose([each.std(axis=0, ddof=1) for each in (each_a, each_b)]) if len(a) > 1 else None
     return [
-        {"metric": name, "a": was, "b": now, "difference": now - was, "interval": interval, "p": chance}
-        for name, was, now, interval, chance in zip(
-            NAMES, before.tolist(), after.tolist(), spread, p.tolist(), strict=True
-        )
+        {
+            "metric": name,
+            "a": float(before[i]),
+            "b": float(after[i]),
+            "difference": float(after[i] - before[i]),
+            "deviations": deviations[i].tolist() if len(a) > 1 else None,
+            "interval": bounds[i],
+            "p": float(p[i]),
+        }
+        for i, name in enumerate(NAMES)
     ]
 
 

@@ -310,9 +310,8 @@ def test_the_bundle_holds_the_best_epoch(prepared, straight):
 
 def test_many_pictures_pass_the_encoder_in_batches(prepared, straight, monkeypatch):
     aligner = Aligner.load(straight.folder)
-    aligner.config = aligner.config.with_overrides({"extract_batch_size": 2})
     pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype("uint8")
-    expected = aligner.embed_pixels(pixels[:1])
+    expected = np.concatenate([aligner.embed_pixels(pixels[i : i + 1]) for i in range(5)])
     sizes, real = [], aligner.encoder.predict_on_batch
 
     def predict_on_batch(batch):
@@ -320,10 +319,10 @@ def test_many_pictures_pass_the_encoder_in_batches(prepared, straight, monkeypat
         return real(batch)
 
     monkeypatch.setattr(aligner.encoder, "predict_on_batch", predict_on_batch)
-    found = aligner.embed_pixels(pixels)
+    found = aligner.embed_pixels(pixels, batch_size=2)
     assert sizes == [2, 2, 1]
-    assert len(found) == 5
-    np.testing.assert_allclose(found[:1], expected, atol=1e-5)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert aligner.embed_pixels(pixels[:0]).shape == (0, found.shape[1])
 
 
 @pytest.mark.slow

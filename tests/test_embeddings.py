@@ -83,12 +83,12 @@ def test_no_logit_depends_on_a_later_word(decoder, kind):
 
 
 @pytest.mark.parametrize("trainable", [False, True])
-def test_nor_with_the_vectors_of_bert(decoder, trainable):
+def test_no_logit_depends_on_a_later_word_with_the_vectors_of_bert(decoder, trainable):
     assert not leaks(make(decoder, embed("bert-static", embedding_trainable=trainable)))
 
 
 @pytest.mark.parametrize("decoder", sorted(name for name in DECODERS if DECODERS[name].attends))
-def test_nor_with_an_output_of_its_own(decoder):
+def test_no_logit_depends_on_a_later_word_with_an_output_of_its_own(decoder):
     assert not leaks(make(decoder, embed("learned"), untied_output=True))
 
 

@@ -307,14 +307,21 @@ def test_comparison_of_two_files(tmp_path, run):
 def test_comparison_of_several_seeds(tmp_path, run):
     seeds = [RIGHT, [RIGHT[0], "a cow", "a cow"]]
     names = [predictions(tmp_path / f"a{number}.json", captions) for number, captions in enumerate(seeds)]
-    other = predictions(tmp_path / "b.json", RIGHT)
-    lines = run("--compare", tmp_path / "a?.json", other).splitlines()
-    assert lines[:2] == [f"A: {names[0]}, {names[1]}", f"B: {other}"]
+    others = [predictions(tmp_path / f"b{number}.json", RIGHT) for number in (0, 1)]
+    lines = run("--compare", tmp_path / "a?.json", tmp_path / "b?.json").splitlines()
+    assert lines[:2] == [f"A: {names[0]}, {names[1]}", f"B: {others[0]}, {others[1]}"]
     # 1000 and 333.33: each image counts with the mean of its two captions.
-    assert cells(lines[-1])[1:4] == ["666.67 ± 471.40", "1000.00", "+333.33"]
-    assert cells(lines[-1])[4] == "+0.00 to +500.00"
-    with pytest.raises(UserError, match=r"--compare: no file is named .*c\*\.json"):
-        run("--compare", tmp_path / "c*.json", other)
+    table = next(cells(line) for line in lines if "CIDEr" in line)
+    assert table[1:4] == ["666.67 ± 471.40", "1000.00 ± 0.00", "+333.33"]
+    assert table[4] == "+0.00 to +500.00"
+    assert lines[-1].startswith("Means of 2 seeds")
+    for second, complaint in (
+        ("c*.json", r"no file is named .*c\*\.json"),
+        ("b0.json", r"names 2 files and .* 1; give as many"),
+        ("?1.json", r"none on both"),
+    ):
+        with pytest.raises(UserError, match=f"--compare: .*{complaint}"):
+            run("--compare", tmp_path / "a?.json", tmp_path / second)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_a_file_that_the_system_does_not_give_now_is_not_left_out_for_ever(tmp_p
             raise UnreachableImage(f"{name}: cannot be read as a picture: Permission denied")
         return load(name)
 
-    with pytest.raises(UserError, match=rf"{NAMES[9]}: .*Permission denied; make the file readable or remove it"):
+    with pytest.raises(UserError, match=rf"{NAMES[9]}: .*Permission denied; make the file readable and run"):
         make(tmp_path / "store", load=refused)
     done = (tmp_path / "store" / "progress.bin").read_bytes()
     assert 1 in done

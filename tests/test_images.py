@@ -135,9 +135,10 @@ def jpeg_bytes() -> bytes:
         (b"these are words, not pixels", "no picture format"),
         (b"", "no picture format"),
         (jpeg_bytes()[:-400], "truncated"),
+        (b"II+\0\x08\0\0\0" + b"\xff" * 24, ""),  # a TIFF that points to nowhere, at which seeking fails
         (None, "No such file"),
     ],
-    ids=["text", "empty", "truncated", "missing"],
+    ids=["text", "empty", "truncated", "lost", "missing"],
 )
 def test_unreadable_files_are_named_with_the_reason(tmp_path, content, reason):
     path = tmp_path / "broken.jpg"

@@ -90,6 +90,8 @@ def test_nearest():
     rows = np.asarray([[0.1, 0.5, 0.5, 0.2], [0.4, 0.3, 0.2, 0.1]])
     assert nearest(rows, 3).tolist() == [[1, 2, 3], [0, 1, 2]]
     assert nearest(rows, 9).tolist() == [[1, 2, 3, 0], [0, 1, 2, 3]]
+    nan = np.asarray([[0.9, np.nan, 0.5, 0.1]])
+    assert nearest(nan, 2).tolist() == [[0, 2]], "what is no number comes last"
 
 
 def test_only_what_is_new_or_changed_is_embedded_again(tmp_path, photos):
@@ -137,8 +139,12 @@ def test_pictures_that_cannot_be_read_are_listed_and_not_tried_again(tmp_path, p
 def test_a_picture_that_the_system_did_not_give_is_tried_again(tmp_path, photos):
     found, _ = build(tmp_path, photos, refused="4.jpg")
     assert found.unreadable["4.jpg"][2] == "4.jpg: refused"
-    found, asked = build(tmp_path, photos)
+    # Nothing is written anew for a picture that still cannot be read.
+    found, asked = build(tmp_path, photos, refused="4.jpg")
     assert asked == ["4.jpg"]
+    assert files(tmp_path) == ["index.json", "vectors-1.npy"]
+    found, asked = build(tmp_path, photos)
+    assert set(asked) == {"4.jpg"}
     assert found.images == [*sorted(set(photos) - {"4.jpg"}), "4.jpg"]
 
 

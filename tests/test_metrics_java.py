@@ -94,6 +94,10 @@ def test_spice_may_look_into_the_classes_of_newer_javas(stand_in, monkeypatch):
     assert java.spice(["a dog"], [["a dog"]]) == (25, [25])
     assert seen[0].startswith("-Dmine=1 --add-opens=java.base/java.lang=ALL-UNNAMED ")
     assert os.environ["JDK_JAVA_OPTIONS"] == "-Dmine=1"
+    monkeypatch.delenv("JDK_JAVA_OPTIONS")
+    java.spice(["a dog"], [["a dog"]])
+    assert seen[1].startswith("--add-opens=")
+    assert "JDK_JAVA_OPTIONS" not in os.environ
 
 
 @pytest.mark.slow

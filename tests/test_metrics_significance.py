@@ -67,6 +67,25 @@ def test_a_captioner_does_not_differ_from_itself():
         assert row["p"] == 1
 
 
+def test_seeds_count_with_their_mean():
+    one, other, better = (
+        metrics.image_statistics(captions, REFERENCES) for captions in (BAD, worsened(BAD, 0.1), GOOD)
+    )
+    found = metrics.compare(np.stack([one, other]), np.stack([better, better]), resamples=500)
+    alone = [metrics.compare(each, better, resamples=500) for each in (one, other)]
+    for row, first, second in zip(found, *alone, strict=True):
+        assert row["a"] == pytest.approx((first["a"] + second["a"]) / 2)
+        assert row["difference"] == pytest.approx((first["difference"] + second["difference"]) / 2)
+        assert row["deviations"] == pytest.approx([abs(first["a"] - second["a"]) / 2**0.5, 0])
+        assert row["interval"][0] < row["difference"] < row["interval"][1]
+        assert first["deviations"] is None
+    # The same seed twice says no more than once.
+    twice = metrics.compare(np.stack([one, one]), np.stack([better, better]), resamples=500)
+    assert [(row["interval"], row["p"]) for row in twice] == [
+        (pytest.approx(row["interval"]), row["p"]) for row in alone[0]
+    ]
+
+
 def test_a_clear_difference_is_significant_and_changes_sign_with_the_order():
     good, bad = (metrics.image_statistics(captions, REFERENCES) for captions in (GOOD, BAD))
     forth, back = metrics.compare(bad, good, resamples=1000), metrics.compare(good, bad, resamples=1000)

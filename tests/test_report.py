@@ -16,11 +16,10 @@ import evaluate
 import report
 from config import Config
 from datasets import ImageRecord
-from feature_store import write_atomically
 from runs import Run
 
 NASTY = '"><img src=x onerror=alert(1)><script>alert(2)</script> & </title>'
-CONFIG = Config(decoder="merge", dropout=0.25)
+CONFIG = Config(decoder="merge", dropout=0.25, dev_beam_size=4)
 SIZES = {"regions": 1, "feature_size": 2048, "vocabulary_size": 2549}
 
 
@@ -179,7 +178,6 @@ def test_scores_settings_and_diagnostics(records, tmp_path):
 
 
 def test_curves_of_a_run(records, tmp_path):
-    write_atomically(tmp_path / "config.json", CONFIG.with_overrides({"dev_beam_size": 4}).to_json())
     Run(tmp_path).write_state(epochs=3, best_epoch=2, best_score=1.0)
     lines = [{"epoch": e, "nll": 4 - e, "val_nll": 4.5 - e, "bleu4": 10.0 * e, "seconds": 60.0} for e in (1, 2, 3)]
     lines[2]["val_nll"] = float("nan")

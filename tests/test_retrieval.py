@@ -5,7 +5,7 @@ import pytest
 
 import index
 from metrics.retrieval import expected_ranks, retrieval
-from retrieval import promoted, rank, score
+from retrieval import rank, reranked_ranks, score
 
 IMAGES, CAPTIONS, J = 12, 40, 3
 RNG = np.random.default_rng(2)
@@ -38,12 +38,12 @@ def test_candidates_come_first_and_the_others_stay_in_order(count):
         judged = RNG.integers(-3, 0, found.candidates.shape).astype(float)
         whole = cosines.astype(float)
         np.put_along_axis(whole, found.candidates, judged + 1000, axis=1)
-        np.testing.assert_array_equal(promoted(found, judged, ours, theirs), expected_ranks(whole, ours, theirs))
+        np.testing.assert_array_equal(reranked_ranks(found, judged, ours, theirs), expected_ranks(whole, ours, theirs))
 
 
 def test_closest_are_those_of_the_whole_matrix():
     cosines = VECTORS @ TEXTS.T
     for count in (1, 7, CAPTIONS, CAPTIONS + 1):
-        found, values = index.closest(VECTORS, TEXTS, count)
+        found, values = index.neighbours(VECTORS, TEXTS, count)
         np.testing.assert_array_equal(found, index.nearest(cosines, count))
         np.testing.assert_array_equal(values, np.take_along_axis(cosines, found, axis=1))

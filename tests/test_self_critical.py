@@ -3,7 +3,9 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
+import decoding
 from config import Config
 from decoders import build_decoder
 from generator import ImageBatches
@@ -107,6 +109,20 @@ def test_loss_weighs_what_was_drawn_by_its_advantage(make_store):
     policy = mean(drawn_logits, drawn, advantages, [PAD, START, UNK], [END])
     expected = 0.75 * policy + 0.25 * mean(logits, targets, [1] * 3, [], [])
     assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_greedy_baseline_is_under_the_rules_of_drawing(make_store):
+    greedy = critic(make_store, baseline="greedy", min_length=3, no_repeat_ngram=2).greedy
+    assert (greedy.options["min_length"], greedy.options["no_repeat_ngram"]) == (1, 0)
+
+
+def test_what_is_never_drawn_has_no_probability():
+    logits = np.random.default_rng(0).normal(size=(2, 3, V)).astype("float32")
+    tokens = np.asarray([[4, 5, PAD], [6, 4, PAD]], "int32")
+    found = ops.convert_to_numpy(ops.log_softmax(decoding.ban_unsampled(ops.convert_to_tensor(logits))))
+    for t in range(3):
+        drawn = decoding.log_probabilities(ops.convert_to_tensor(logits[:, t]), ops.convert_to_tensor(tokens), t, 1, 0)
+        np.testing.assert_allclose(np.exp(found[:, t]), np.exp(ops.convert_to_numpy(drawn)), atol=1e-6)
 
 
 @pytest.mark.parametrize("baseline", ["others", "greedy"])

@@ -159,8 +159,8 @@ def main() -> None:
     files, _ = find(Path(args.data_dir), JUDGEMENTS, Warts())
     if absent := [name for name in JUDGEMENTS if name not in files]:
         raise UserError(
-            f"{args.data_dir}: {' and '.join(absent)} not found. They are in Flickr8k_text.zip: put them there, or the zip; "
-            "where that has been unpacked without them, delete the folder unzipped-Flickr8k_text"
+            f"{args.data_dir}: {' and '.join(absent)} not found. They are in Flickr8k_text.zip: put them there, or "
+            "unpack it there by hand"
         )
     expert = read_judgements(files[JUDGEMENTS[0]], slice(0, 3), captions)
     crowd = read_judgements(files[JUDGEMENTS[1]], slice(0, 1), captions)
