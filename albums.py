@@ -1,6 +1,6 @@
 """Albums: a whole folder of pictures captioned into one file, batch by batch, and from there into the pictures' metadata.
 
-    captions.jsonl                 a line for each picture, in UTF-8; "image" is its path in the folder
+    captions.jsonl                 a line for each picture that the system gives, in UTF-8; "image" is its path in the folder
         {"image": "2019/sea.jpg", "captions": [{"caption": "two dogs run", "log_prob": -4.1, "score": -1.0}]}
         {"image": "2019/torn.jpg", "error": "photos/2019/torn.jpg: cannot be read as a picture: ..."}
     captions.jsonl.settings.json   the folder, the models and the decoding that all the lines are made with
