@@ -90,8 +90,8 @@ def caption_album(
     A batch of ``extract_batch_size`` pictures is decoded by ``workers`` threads while the one before it is encoded and the
     search is at the one before that.
     ``settings`` (see ``made_with``) must be those that the file was begun with. Unreadable pictures get a line too and
-    are reported on stderr; those whose file the system does not give get none, so that the next run tries again. Returns how many of ``names`` are unreadable. Raises UserError, also when the disk is full;
-    what is done stays.
+    are reported on stderr; those whose file the system does not give get none, so that the next run tries again.
+    Returns how many of ``names`` are unreadable. Raises UserError, also when the disk is full; what is done stays.
     """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -110,8 +110,10 @@ def spice(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]
 
 @contextlib.contextmanager
 def _open_modules() -> Iterator[None]:
-    """Let SPICE's serialiser look into Java's own classes, which Java 16 and later refuse unless told; Java 8 does not read
-    this variable."""
+    """Let SPICE's serialiser look into Java's own classes, which Java 16 and later refuse unless told.
+
+    Java 8 does not read this variable.
+    """
     before = os.environ.get("JDK_JAVA_OPTIONS")
     packages = ("lang", "math", "net", "text", "util", "util.concurrent")
     options = [f"--add-opens=java.base/java.{package}=ALL-UNNAMED" for package in packages]

@@ -135,7 +135,10 @@ def jpeg_bytes() -> bytes:
         (b"these are words, not pixels", "no picture format"),
         (b"", "no picture format"),
         (jpeg_bytes()[:-400], "truncated"),
-        (b"II+\0\x08\0\0\0" + b"\xff" * 7 + b"\x7f", "Invalid argument"),  # a TIFF that points to nowhere, at which seeking fails
+        (
+            b"II+\0\x08\0\0\0" + b"\xff" * 7 + b"\x7f",
+            "Invalid argument",
+        ),  # a TIFF that points to nowhere, at which seeking fails
         (None, "No such file"),
     ],
     ids=["text", "empty", "truncated", "lost", "missing"],
