@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -164,6 +165,33 @@ def write_metadata(
                 outcomes["failed" if isinstance(outcome, UnwritableMetadata) else outcome] += 1
             advance(len(group))
     return outcomes
+
+
+def coco_ids(names: Sequence[str]) -> dict[str, int]:
+    """The image ids of pictures that are named as MS-COCO names its own: the number at the end, COCO_test2014_000000000001.jpg.
+
+    Raises UserError for a name without a number, and for two pictures with one id.
+    """
+    ids: dict[str, int] = {}
+    for name in names:
+        number = re.search(r"(\d+)\.\w+$", name)
+        if not number:
+            raise UserError(f"--coco-results: {name} does not end in a number, which would be its image id in MS-COCO")
+        ids[name] = int(number[1])
+    if len(set(ids.values())) < len(ids):
+        twice = next(found for found, times in Counter(ids.values()).items() if times > 1)
+        raise UserError(
+            f"--coco-results: {twice} is the number of more than one picture; caption each part of COCO by itself"
+        )
+    return ids
+
+
+def coco_results(names: Sequence[str], output: Path) -> list[dict[str, Any]]:
+    """The best captions of the pictures ``names`` in ``output`` as COCO's evaluation server takes them, by image id."""
+    ids = coco_ids(names)
+    lines = (line for line in read_lines(output) if line["image"] in ids and line.get("captions"))
+    found = [{"image_id": ids[line["image"]], "caption": line["captions"][0]["caption"]} for line in lines]
+    return sorted(found, key=lambda entry: entry["image_id"])
 
 
 def read_lines(output: Path) -> Iterator[dict[str, Any]]:

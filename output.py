@@ -19,4 +19,4 @@ def write(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None

@@ -24,6 +24,7 @@ import config as settings
 from config import Config, UserError
 from figures import attention_maps, captioned, grid_side, read_picture, save
 from images import UnreadableImage, load_image, open_source, sources
+from output import write
 from text import tokenize
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ def main() -> int:
         help="caption the one folder IMAGE into this file of JSON lines; the same command goes on with what is missing",
     )
     parser.add_argument(
+        "--coco-results",
+        metavar="FILE",
+        help="with --output, of a folder of MS-COCO's images: write the captions as COCO's evaluation server takes them, too",
+    )
+    parser.add_argument(
         "--write-metadata",
         choices=["sidecar", "embed"],
         help="with --output: write the captions as XMP into files beside the pictures (photo.jpg.xmp), or into JPEG and PNG pictures themselves",
@@ -67,6 +73,8 @@ def main() -> int:
     settings.settle_backend(settings.typed_settings(args).get("backend"))
     # Listed now: a folder without pictures stops nothing midway.
     listed = albums.list_pictures(Path(args.images[0])) if args.output else list(sources(args.images))
+    if args.coco_results:
+        albums.coco_ids(listed)
     paths = list(map(Path, args.model or [settings.POCKET]))
     if args.attention and len(paths) > 1:
         raise UserError("--attention: shows where one captioner looks; give one --model")
@@ -123,8 +131,11 @@ def main() -> int:
 
 def _refuse_conflicts(args: Namespace) -> None:
     if not args.output:
-        if args.write_metadata:
-            raise UserError("--write-metadata: writes what --output has captioned; name an --output too")
+        for option in ("write_metadata", "coco_results"):
+            if getattr(args, option):
+                raise UserError(
+                    f"--{option.replace('_', '-')}: writes what --output has captioned; name an --output too"
+                )
     elif len(args.images) > 1:
         raise UserError(f"--output: captions one folder of pictures, and {len(args.images)} places are named")
     elif args.json or args.pictures or args.attention:
@@ -141,6 +152,8 @@ def _caption_album(
     made_with = albums.made_with(folder, models, config, args.best)
     unreadable = albums.caption_album(folder, names, output, made_with, captioner, config, args.best)
     print(f"{output}: {len(names) - unreadable:,} pictures with captions, {unreadable:,} unreadable")
+    if args.coco_results:
+        write(Path(args.coco_results), json.dumps(albums.coco_results(names, output)) + "\n")
     if not args.write_metadata:
         return 1 if unreadable else 0
     found = albums.write_metadata(

@@ -69,7 +69,7 @@ MAY_IMPORT = {
     "exporting": {"config", "exported", "images", "model", "runs"},
     "export": {"config", "exported", "exporting", "images", "model", "output", "runs"},
     "report": {"architecture", "config", "datasets", "figures", "images", "runs"},
-    "test": {"albums", "config", "ensemble", "figures", "images", "model", "text"},
+    "test": {"albums", "config", "ensemble", "figures", "images", "model", "output", "text"},
 }  # fmt: skip
 SCRIPTS = {"train", "evaluate", "retrieve", "test", "app", "export", "start"}
 # These import Keras, or a module that does, when they are imported themselves.

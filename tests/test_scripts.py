@@ -489,6 +489,16 @@ def test_a_folder_is_captioned_into_a_file_and_its_pictures(trained, data, tmp_p
     assert outcome.status == 1
     assert output.read_bytes() == before
     assert "12 captions inside their pictures, 1 beside them; 0 pictures kept" in outcome.out
+    refused(
+        *command, "--coco-results", tmp_path / "coco.json", mentions="--coco-results: 0 is the number of more than one"
+    )
+    (folder / "00.webp").rename(folder / "part_000012.webp")
+    assert script(*command, "--coco-results", tmp_path / "coco.json").status == 1
+    results = json.loads((tmp_path / "coco.json").read_text())
+    assert [sorted(entry) for entry in results] == [["caption", "image_id"]] * 13
+    assert [entry["image_id"] for entry in results] == [*range(13)]
+    lines = {entry["image"]: entry for entry in map(json.loads, output.read_text().splitlines())}
+    assert results[12]["caption"] == lines["part_000012.webp"]["captions"][0]["caption"]
     best = json.loads(before.splitlines()[0])
     with Image.open(folder / best["image"]) as image:
         assert best["captions"][0]["caption"].encode() in image.info["xmp"]
@@ -631,6 +641,7 @@ def test_test_names_what_is_wrong(data, trained, tmp_path):
     refused("test", picture.parent, *model, *output, "--json", mentions="--output: .*leave out --json")
     refused("test", tmp_path / "empty", *model, *output, mentions="empty: holds no pictures")
     refused("test", picture, *model, "--write-metadata", "embed", mentions="--write-metadata: .*name an --output")
+    refused("test", picture, *model, "--coco-results", "file", mentions="--coco-results: .*name an --output")
     refused("test", picture.parent, *model, *output, "--overwrite-descriptions", mentions="--overwrite-descriptions: ")
     assert not output[1].exists()
 
