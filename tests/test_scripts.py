@@ -489,21 +489,31 @@ def test_a_folder_is_captioned_into_a_file_and_its_pictures(trained, data, tmp_p
     assert outcome.status == 1
     assert output.read_bytes() == before
     assert "12 captions inside their pictures, 1 beside them; 0 pictures kept" in outcome.out
-    refused(
-        *command, "--coco-results", tmp_path / "coco.json", mentions="--coco-results: 0 is the number of more than one"
-    )
-    (folder / "00.webp").rename(folder / "part_000012.webp")
-    assert script(*command, "--coco-results", tmp_path / "coco.json").status == 1
-    results = json.loads((tmp_path / "coco.json").read_text())
-    assert [sorted(entry) for entry in results] == [["caption", "image_id"]] * 13
-    assert [entry["image_id"] for entry in results] == [*range(13)]
-    lines = {entry["image"]: entry for entry in map(json.loads, output.read_text().splitlines())}
-    assert results[12]["caption"] == lines["part_000012.webp"]["captions"][0]["caption"]
     best = json.loads(before.splitlines()[0])
     with Image.open(folder / best["image"]) as image:
         assert best["captions"][0]["caption"].encode() in image.info["xmp"]
     refused(*command, "--beam-size", "3", mentions="begun with other settings .beam_size was 2, now 3")
     assert output.read_bytes() == before
+
+
+def test_a_folder_of_coco_images_gets_what_its_server_takes(trained, data, tmp_path):
+    folder, output = tmp_path / "test2014", tmp_path / "captions.jsonl"
+    folder.mkdir()
+    for number in (3, 20, 1):
+        shutil.copyfile(data[0] / "pictures" / f"{number % 12:02}.png", folder / f"COCO_test2014_{number:012}.png")
+    command = ["test", folder, "--output", output, "--model", trained[0], "--coco-results", tmp_path / "coco.json"]
+    assert script(*command).status == 0
+    best = {
+        int(entry["image"][-16:-4]): entry["captions"][0]["caption"]
+        for entry in map(json.loads, output.read_text().splitlines())
+    }
+    assert json.loads((tmp_path / "coco.json").read_text()) == [
+        {"image_id": number, "caption": best[number]} for number in (1, 3, 20)
+    ]
+    (folder / "other-3.png").touch()
+    refused(*command, mentions="--coco-results: 3 is the number of more than one picture")
+    (folder / "other-3.png").rename(folder / "mine.png")
+    refused(*command, mentions=r"--coco-results: mine\.png does not end in a number")
 
 
 def test_the_pocket_captioner_is_the_default(data):
