@@ -276,6 +276,7 @@ _UNUSED: dict[str, tuple[str, ...]] = {
     "align": (
         *("decoder", *DECODER_SETTINGS, "embedding", *EMBEDDING_SETTINGS),
         *("label_smoothing", "attention_penalty", "dev_beam_size"),
+        *("beam_size", "length_penalty", "no_repeat_ngram", "min_length"),
     ),
 }
 

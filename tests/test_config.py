@@ -137,6 +137,7 @@ def test_a_bad_value_on_the_command_line_is_named(option, value):
         ({"stage": "align", "monitor": "recall", "decoder": "merge"}, "decoder"),
         ({"stage": "align", "monitor": "recall", "label_smoothing": 0.1}, "label_smoothing"),
         ({"stage": "align", "monitor": "recall", "dev_beam_size": 3}, "dev_beam_size"),
+        ({"stage": "align", "monitor": "recall", "length_penalty": 0.5}, "length_penalty"),
         ({"stage": "align", "monitor": "recall", "bert": "bert_large_en_uncased"}, "bert"),
         ({"stage": "align", "monitor": "recall", "margin": 0.1}, "margin"),
         ({"stage": "align", "monitor": "recall", "alignment_loss": "triplet", "temperature": 0.1}, "temperature"),

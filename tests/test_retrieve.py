@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_scripts import TINY, make_data, process, refused, script
+from test_scripts import TINY_ALIGNER, make_data, process, refused, script
 
 from config import Config
 
@@ -235,6 +235,7 @@ def test_retrieve_names_what_is_wrong(models, photos, tmp_path):
     refused("evaluate", "--model", aligned, mentions="of kind aligner, and one of kind captioner is wanted")
     refused("test", photos / "a.png", "--model", aligned, mentions="of kind aligner")
     (tmp_path / "file").write_text("")
+    refused(*images, "red", "--length-penalty", "0.5", mentions="length_penalty: stage=align does not use it")
     refused(*images, "red", "--index", tmp_path / "file", mentions="file: the index cannot be written")
     refused(*images, "red", "--pictures", tmp_path / "file", mentions="--pictures: .*file: cannot be written")
     refused(*model, "--output", tmp_path / "file", mentions="file/.*: cannot be written")
@@ -249,7 +250,7 @@ def test_each_backend_aligns_and_retrieves(data, models, tmp_path, backend):
     pytest.importorskip(backend)
     places = [*data[1], "--feature-dir", tmp_path / "features"]
     run = ["--run-dir", tmp_path, "--name", "run", "--backend", backend, "--epochs", "1"]
-    child = process("train", "--stage", "align", *places, *TINY, *run)
+    child = process("train", "--stage", "align", *places, *TINY_ALIGNER, *run)
     _, err = child.communicate(timeout=600)
     assert child.returncode == 0, err
     model = ["--model", tmp_path / "run", "--backend", backend]
