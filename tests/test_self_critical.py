@@ -128,7 +128,7 @@ def test_what_is_never_drawn_has_no_probability():
 @pytest.mark.parametrize("baseline", ["others", "greedy"])
 def test_rewards_rise(make_store, baseline):
     found = critic(make_store, baseline=baseline, samples=8, xe_share=0.0)
-    logs = [found.epoch(epoch) for epoch in range(25)]
+    logs = [found.epoch(epoch) for epoch in range(40)]
     assert logs[-1]["reward"] > 2 * logs[0]["reward"] > 0
     assert 0 < logs[0]["reward_share"] < 1
     assert all(np.isfinite(log["loss"]) and np.isfinite(log["nll"]) for log in logs)
