@@ -110,7 +110,7 @@ class Steps:
         return result
 
 
-def train(batches, words: int) -> None:
+def train(batches, words: int, steps: int) -> None:
     """Train the decoder of the preset coco-attention for a few batches."""
     from caption_trainer import CaptionTrainer
     from decoders import build_decoder
@@ -119,7 +119,7 @@ def train(batches, words: int) -> None:
     config = preset("coco-attention")
     trainer = CaptionTrainer(build_decoder(config, words, *SHAPE), attention_penalty=config.attention_penalty)
     trainer.compile(optimizer=make_optimizer(config, len(batches)))
-    trainer.fit(batches, steps_per_epoch=min(TRAINED, len(batches)), verbose=0)
+    trainer.fit(batches, steps_per_epoch=steps, verbose=0)
 
 
 def run_steps(scale: int) -> dict[str, Any]:
@@ -151,7 +151,8 @@ def run_steps(scale: int) -> dict[str, Any]:
             f"read {len(some)} of its {len(batches):,} batches",
             lambda: collections.deque(map(batches.__getitem__, some), 0),
         )
-        steps(f"train for {TRAINED} batches", lambda: train(batches, len(vocabulary)))
+        trained = TRAINED if scale <= SMALL else 1  # --quick
+        steps(f"train for {trained} batches", lambda: train(batches, len(vocabulary), trained))
     return {
         "images": len(paths),
         "captions": sum(len(record.captions) for record in dataset.records),
