@@ -151,7 +151,6 @@ DECODER_SETTINGS: dict[str, tuple[str, ...]] = {
 EMBEDDING_SETTINGS: dict[str, tuple[str, ...]] = {
     "embedding_file": ("file",),
     "embedding_trainable": ("bert-static", "file"),
-    "bert": ("bert-static", "bert-prefix"),
     "untied_output": ("learned",),
 }
 
@@ -330,10 +329,14 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
         for setting, readers in (("decoder", DECODER_SETTINGS), ("embedding", EMBEDDING_SETTINGS)):
             chosen = getattr(self, setting)
             for name, kinds in readers.items():
-                if name == "bert" and self.vocabulary == "wordpieces":
-                    continue
                 if chosen not in kinds and getattr(self, name) != DecoderSettings.model_fields[name].default:
                     raise ValueError(f"{name}: only {' and '.join(kinds)} read it, and {setting} is {chosen}")
+        reads_bert = self.vocabulary == "wordpieces" or self.embedding in ("bert-static", "bert-prefix")
+        if self.bert != DecoderSettings.model_fields["bert"].default and not reads_bert:
+            raise ValueError(
+                "bert: only embedding=bert-static, embedding=bert-prefix and vocabulary=wordpieces read it, and they are "
+                f"{self.embedding} and {self.vocabulary}"
+            )
         if self.embedding == "file" and not self.embedding_file:
             raise ValueError(
                 "embedding_file: embedding=file needs it (text in word2vec's, GloVe's or fastText's format)"
@@ -351,8 +354,6 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
                 if self.stage != stage and getattr(self, name) != Config.model_fields[name].default:
                     raise ValueError(f"{name}: only stage={stage} reads it, and stage is {self.stage}")
         for name in _UNUSED.get(self.stage, ()):
-            if name == "bert" and self.vocabulary == "wordpieces":
-                continue
             if getattr(self, name) != Config.model_fields[name].default:
                 raise ValueError(f"{name}: stage={self.stage} does not use it; leave it out")
         if (self.stage == "align") != (self.monitor == "recall"):
@@ -511,7 +512,7 @@ STAGES: dict[str, dict[str, Any]] = {
         "ema_decay": 0.99,
         "monitor": "cider",
     },
-    "align": {name: Config.model_fields[name].default for name in (*_UNUSED["align"], "learning_rate")} | _ALIGN,
+    "align": {name: Config.model_fields[name].default for name in (*_UNUSED["align"], "bert", "learning_rate")} | _ALIGN,
 }
 
 # What the encoder and the vocabulary of a captioner were made for, and what all its weights were.

@@ -77,10 +77,12 @@ def prepare(
     from feature_store import FeatureStore
 
     encoder = encoder or build_encoder(config)
-    whole, key = store_location(config, dataset.name, dataset.records, encoder)
-    if split and (whole / "index.json").exists():
-        store = FeatureStore(whole, key)
-    else:
+    store = None
+    if split:
+        whole, key = store_location(config, dataset.name, dataset.records, encoder)
+        if (whole / "index.json").exists():
+            store = FeatureStore(whole, key)
+    if store is None:
         store = extract_features(config, dataset.name, dataset.split(split) if split else dataset.records, encoder)
     for name, reason in list(store.unreadable.items())[:5]:
         print(f"note: left out: {name}: {reason}", file=sys.stderr)

@@ -53,13 +53,13 @@ def evaluate(aligner: "Aligner", config: Config, args: argparse.Namespace) -> No
     reranking = load_reranking(args, "gain")
     dataset = load_dataset(config)
     prepared = prepare(config, dataset, aligner.encoder, split=args.split)
-    stores = [prepared.store]
+    records = prepared.usable(args.split)
     if reranking:
         captioner = reranking.captioner
         theirs = captioner.config.with_overrides(settings.typed_settings(args))
-        stores.append(prepare(theirs, dataset, captioner.encoder, split=args.split).store)
-    # An image that the captioner's encoder could not read is left out.
-    records = [record for record in prepared.usable(args.split) if record.file_name in stores[-1].rows]
+        captioner_store = prepare(theirs, dataset, captioner.encoder, split=args.split).store
+        # An image that the captioner's encoder could not read is left out.
+        records = [record for record in records if record.file_name in captioner_store.rows]
     names = [record.file_name for record in records]
     texts = [text for record in records for text in record.captions]
     image_of = np.repeat(np.arange(len(records)), [len(record.captions) for record in records])
@@ -68,9 +68,9 @@ def evaluate(aligner: "Aligner", config: Config, args: argparse.Namespace) -> No
     vectors = aligner.embed_features(features)[: len(names)], aligner.embed_texts(texts)
     rows = [score(*vectors, image_of) | {"seconds": time.perf_counter() - began}]
     if reranking:
-        numbers = np.asarray([stores[1].rows[name] for name in names])
+        numbers = np.asarray([captioner_store.rows[name] for name in names])
         rows += score_reranked(
-            *vectors, image_of, texts, lambda images: stores[1].read(numbers[images]), reranking, args.choose
+            *vectors, image_of, texts, lambda images: captioner_store.read(numbers[images]), reranking, args.choose
         )
         if args.choose:
             best = max(rows[-len(COSINE_WEIGHTS) :], key=lambda row: row["recall"])["reranking"]
