@@ -512,7 +512,8 @@ STAGES: dict[str, dict[str, Any]] = {
         "ema_decay": 0.99,
         "monitor": "cider",
     },
-    "align": {name: Config.model_fields[name].default for name in (*_UNUSED["align"], "bert", "learning_rate")} | _ALIGN,
+    "align": {name: Config.model_fields[name].default for name in (*_UNUSED["align"], "bert", "learning_rate")}
+    | _ALIGN,
 }
 
 # What the encoder and the vocabulary of a captioner were made for, and what all its weights were.
