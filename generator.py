@@ -1,6 +1,7 @@
 """Batches for training: one whole caption per row, features read from the store as they are needed.
 
-What stays in memory is one int32 per caption word; features, shifted inputs and targets exist per batch only.
+What stays in memory is two bytes per caption word (four beyond 65,536 words), and some twenty per caption; features, shifted
+inputs and targets exist per batch only.
 """
 
 from array import array
@@ -62,9 +63,9 @@ class CaptionBatches(keras.utils.PyDataset):
             found = vocabulary.encode(caption, config.max_caption_length)
             tokens.extend(found)
             lengths.append(len(found))
-        self.tokens = np.asarray(tokens, dtype=np.int32)
-        self.rows = np.asarray([store.rows[name] for name, _ in captions], dtype=np.int64)
-        self.lengths = np.asarray(lengths, dtype=np.int64)
+        self.tokens = np.asarray(tokens, dtype=np.min_scalar_type(len(vocabulary)))
+        self.rows = np.asarray([store.rows[name] for name, _ in captions], dtype=np.int32)
+        self.lengths = np.asarray(lengths, dtype=np.int32)
         self.offsets = np.cumsum(self.lengths) - self.lengths
         # The row in the mirrored store, or -1 where the caption must keep its image.
         self.mirrored_rows = np.asarray(
@@ -72,7 +73,7 @@ class CaptionBatches(keras.utils.PyDataset):
                 mirrored.rows[name] if mirrored and _SIDES.isdisjoint(tokenize(caption)) else -1
                 for name, caption in captions
             ],
-            dtype=np.int64,
+            dtype=np.int32,
         )
         self.epoch = 0
         self._lay_out()
@@ -160,8 +161,7 @@ class PairBatches(CaptionBatches):
 
     def __getitem__(self, index: int):
         chosen = self.batches[index]
-        images = self.rows[chosen].astype("int32")
-        return ((self._read_features(chosen), self._read_tokens(chosen), images),)
+        return ((self._read_features(chosen), self._read_tokens(chosen), self.rows[chosen]),)
 
 
 class ImageBatches(CaptionBatches):

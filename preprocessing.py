@@ -10,7 +10,7 @@ names every wart found in the data. It can be interrupted at any moment and run 
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from feature_store import FeatureStore, StoreKey
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prepared:
     """All that training and evaluation start from."""
 
@@ -42,6 +42,11 @@ class Prepared:
         if not records:
             raise UserError(f"{self.store.folder}: not one image of the split {split!r} could be read")
         return records
+
+    def release(self, split: str) -> None:
+        """Let go of the images of a split and their captions, which by the half million weigh."""
+        kept = tuple(record for record in self.dataset.records if record.split != split)
+        self.dataset = replace(self.dataset, records=kept)
 
 
 def load_dataset(config: Config) -> datasets.CaptionDataset:

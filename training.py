@@ -338,6 +338,7 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
     losses = (config.label_smoothing, config.word_dropout, config.attention_penalty)
     if config.stage == "scst":
         train = ImageBatches(prepared.store, pairs("train"), vocabulary, config, mirrored=prepared.mirrored)
+        rewards = Rewards([(prepared.store.rows[name], text) for name, text in pairs("train")], vocabulary)
         trainer = SelfCriticalTrainer(captioner.decoder, config)
     elif config.stage == "finetune":
         paths = {record.file_name: record.path for record in prepared.usable("train")}
@@ -349,6 +350,7 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
     else:
         train = CaptionBatches(prepared.store, pairs("train"), vocabulary, config, mirrored=prepared.mirrored)
         trainer = CaptionTrainer(captioner.decoder, *losses)
+    prepared.release("train")  # the batches hold what training needs of them
     if config.stage == "finetune":
         optimizer = make_tuning_optimizer(config, len(train), let_learn(captioner.encoder, config.tuned_layers))
     else:
@@ -368,7 +370,6 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
         run.begin(config)
     try:
         if config.stage == "scst":
-            rewards = Rewards([(prepared.store.rows[name], text) for name, text in pairs("train")], vocabulary)
             _self_critical_epochs(SelfCritic(trainer, train, rewards, config), callbacks, epochs)
         else:
             trainer.fit(

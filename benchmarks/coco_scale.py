@@ -7,14 +7,16 @@ empty (the readers open none), and a feature store whose 25 GB of zeros are a sp
 what train.py does with them. Features are extracted once and are not part of this; nor is the disk, whose speed decides how
 fast real features come: a batch of a sparse file says only what the reading itself costs.
 Peak memory is that of the process during the step; where the system cannot count anew (other than Linux), since its start.
-The same with a sixteenth of the data says how training's memory grows with it.
-The bar: at most a minute of CPU time and 2 GB before the first batch.
+The same with a sixteenth of the data, and a decoder of as many words, says how training's memory grows with the data;
+TensorFlow's own share differs by a tenth from run to run, so both are run in turn, several times, and medians compared.
+The bar: at most a minute of CPU time and 2 GB before the first batch, and 5% more memory in training than the sixteenth.
 """
 
 import argparse
 import collections
 import importlib
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,20 +38,23 @@ from common import (
 )
 
 from config import Config, preset, run_script
+from datasets import ImageRecord
 from feature_store import FeatureStore, StoreKey, digest_images
 from preprocessing import fit_vocabulary, load_dataset
 
 TRAIN, VAL = 118_287, 5_000  # images of COCO 2017
 WORDS = 12_000  # different words; about 10,000 of COCO's occur five times
+DECODER_WORDS = WORDS + 2  # of the whole vocabulary: these, "a" and "'s"
 SHAPE = (49, 2048)
 SMALL = 16  # data that memory is compared with: a sixteenth, which is Flickr8k's size
 BATCHES = 50  # batches that are read with their features
 TRAINED = 20  # batches to train for
-BAR_SECONDS, BAR_BYTES = 60, 2e9
+REPEATS = 5
+BAR_SECONDS, BAR_BYTES, BAR_GROWTH = 60, 2e9, 0.05
 
 
-def write_coco(folder: Path, part: str, first_id: int, images: int) -> int:
-    """Write the captions file and the empty image files of ``part``. Returns the size of the captions file in bytes."""
+def write_coco(folder: Path, part: str, first_id: int, images: int) -> None:
+    """Write the captions file and the empty image files of ``part``."""
     ids = [first_id + 4 * i for i in range(images)]  # COCO's ids have gaps
     (folder / part).mkdir(parents=True)
     for image_id in ids:
@@ -75,11 +80,10 @@ def write_coco(folder: Path, part: str, first_id: int, images: int) -> int:
     path = folder / "annotations" / f"captions_{part}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"info": {}, "licenses": [], "images": listed, "annotations": annotations}))
-    return path.stat().st_size
 
 
-def sparse_store(folder: Path, names: list[str]) -> dict[str, int]:
-    """Lay out a finished store of zeros for the images ``names``. Returns the bytes of its features and of its index."""
+def sparse_store(folder: Path, names: list[str]) -> None:
+    """Lay out a finished store of zeros for the images ``names``."""
     folder.mkdir()
     shape = (len(names), *SHAPE)
     with open(folder / "features.npy", "wb") as file:
@@ -89,7 +93,6 @@ def sparse_store(folder: Path, names: list[str]) -> dict[str, int]:
     (folder / "key.json").write_text(json.dumps(asdict(key)))
     rows = {name: row for row, name in enumerate(sorted(names))}
     (folder / "index.json").write_text(json.dumps({"rows": rows, "unreadable": {}}, indent=0))
-    return {name: (folder / name).stat().st_size for name in ("features.npy", "index.json")}
 
 
 class Steps:
@@ -110,16 +113,37 @@ class Steps:
         return result
 
 
-def train(batches, words: int, steps: int) -> None:
+def train(batches, steps: int) -> None:
     """Train the decoder of the preset coco-attention for a few batches."""
     from caption_trainer import CaptionTrainer
     from decoders import build_decoder
     from training import make_optimizer
 
     config = preset("coco-attention")
-    trainer = CaptionTrainer(build_decoder(config, words, *SHAPE), attention_penalty=config.attention_penalty)
+    trainer = CaptionTrainer(build_decoder(config, DECODER_WORDS, *SHAPE), attention_penalty=config.attention_penalty)
     trainer.compile(optimizer=make_optimizer(config, len(batches)))
     trainer.fit(batches, steps_per_epoch=steps, verbose=0)
+
+
+def lay_out(folder: Path, steps: Steps) -> tuple[Any, list[ImageRecord], dict[str, Any]]:
+    """All that precedes the first batch. Returns the batches, the dev images, and the numbers of images, captions, words.
+
+    The rest stays behind, as in train.py.
+    """
+    config = Config(dataset="coco", data_dir=str(folder))
+    dataset = steps("read the captions files, list the images", lambda: load_dataset(config))
+    vocabulary = steps("fit the vocabulary", lambda: fit_vocabulary(config, dataset))
+    paths = {record.file_name: record.path for record in dataset.records}
+    steps("digest of names and sizes of the images", lambda: digest_images(paths))
+    sparse_store(folder / "store", list(paths))
+    store = steps("open the feature store", lambda: FeatureStore(folder / "store"))
+    generator = steps("import Keras", lambda: importlib.import_module("generator"))
+    captions = [(record.file_name, text) for record in dataset.split("train") for text in record.captions]
+    batches = steps(
+        "encode the training captions", lambda: generator.CaptionBatches(store, captions, vocabulary, config)
+    )
+    all_captions = sum(len(record.captions) for record in dataset.records)
+    return batches, dataset.split("dev"), {"images": len(paths), "captions": all_captions, "words": len(vocabulary)}
 
 
 def run_steps(scale: int) -> dict[str, Any]:
@@ -127,22 +151,9 @@ def run_steps(scale: int) -> dict[str, Any]:
     steps = Steps()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        sizes = {
-            f"captions_{part}.json": write_coco(folder, part, first_id, images // scale)
-            for part, first_id, images in (("train2017", 9, TRAIN), ("val2017", 139, VAL))
-        }
-        config = Config(dataset="coco", data_dir=temporary)
-        dataset = steps("read the captions files, list the images", lambda: load_dataset(config))
-        vocabulary = steps("fit the vocabulary", lambda: fit_vocabulary(config, dataset))
-        paths = {record.file_name: record.path for record in dataset.records}
-        steps("digest of names and sizes of the images", lambda: digest_images(paths))
-        sizes |= sparse_store(folder / "store", list(paths))
-        store = steps("open the feature store", lambda: FeatureStore(folder / "store"))
-        generator = steps("import Keras", lambda: importlib.import_module("generator"))
-        captions = [(record.file_name, text) for record in dataset.split("train") for text in record.captions]
-        batches = steps(
-            "encode the training captions", lambda: generator.CaptionBatches(store, captions, vocabulary, config)
-        )
+        for part, first_id, images in (("train2017", 9, TRAIN), ("val2017", 139, VAL)):
+            write_coco(folder, part, first_id, images // scale)
+        batches, _dev, counts = lay_out(folder, steps)
         before = {name: sum(step[name] for step in steps.found.values()) for name in ("seconds", "cpu_seconds")}
         before["peak"] = max(step["peak"] for step in steps.found.values())
         steps("lay out the batches of another epoch", lambda: batches.start_epoch(1))
@@ -152,15 +163,10 @@ def run_steps(scale: int) -> dict[str, Any]:
             lambda: collections.deque(map(batches.__getitem__, some), 0),
         )
         trained = TRAINED if scale <= SMALL else 1  # --quick
-        steps(f"train for {trained} batches", lambda: train(batches, len(vocabulary), trained))
-    return {
-        "images": len(paths),
-        "captions": sum(len(record.captions) for record in dataset.records),
-        "words": len(vocabulary),
-        "before_the_first_batch": before,
-        "steps": steps.found,
-        "file_bytes": sizes,
-    }
+        steps(f"train for {trained} batches", lambda: train(batches, trained))
+        files = [*folder.glob("annotations/*.json"), *folder.glob("store/[fi]*")]
+        sizes = {path.name: path.stat().st_size for path in files}
+    return {**counts, "before_the_first_batch": before, "steps": steps.found, "file_bytes": sizes}
 
 
 def main() -> None:
@@ -176,8 +182,9 @@ def main() -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         return json.loads(done.stdout.splitlines()[-1])
 
-    scale = 60 if args.quick else 1
-    small, whole = measure(SMALL * scale), measure(scale)
+    scale, repeats = (60, 1) if args.quick else (1, REPEATS)
+    runs = [[measure(scale * factor) for factor in (1, SMALL)] for _ in range(repeats)]
+    whole, small = runs[0]
     before = whole["before_the_first_batch"]
     print_table(
         ["", "seconds", "CPU seconds", "peak MB"],
@@ -187,20 +194,26 @@ def main() -> None:
         ],
     )
     print(", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in whole["file_bytes"].items()))
-    passed = before["cpu_seconds"] <= BAR_SECONDS and before["peak"] <= BAR_BYTES
+    quick = before["cpu_seconds"] <= BAR_SECONDS and before["peak"] <= BAR_BYTES
     print(
-        f"at most {BAR_SECONDS} CPU seconds and {BAR_BYTES / 1e6:,.0f} MB before the first batch: {verdict(args, passed)}"
+        f"at most {BAR_SECONDS} CPU seconds and {BAR_BYTES / 1e6:,.0f} MB before the first batch: {verdict(args, quick)}"
     )
-    peaks = [list(each["steps"].values())[-1]["peak"] for each in (small, whole)]
-    growth = peaks[1] / peaks[0] - 1
-    print(f"in training {peaks[1] / 1e6:,.0f} MB, with 1/{SMALL} of the data {peaks[0] / 1e6:,.0f} MB: {growth:+.1%}")
+    peaks = [[list(found["steps"].values())[-1]["peak"] for found in of_size] for of_size in zip(*runs, strict=True)]
+    middle, middle_small = map(statistics.median, peaks)
+    growth = middle / middle_small - 1
+    bounded = growth <= BAR_GROWTH
+    print(
+        f"in training {middle / 1e6:,.0f} MB, with 1/{SMALL} of the data {middle_small / 1e6:,.0f} MB: {growth:+.1%}, "
+        f"at most {BAR_GROWTH:+.0%} wanted: {verdict(args, bounded)}"
+    )
     write_results(
         args,
         "coco_scale",
         {
-            "bar": {"cpu_seconds": BAR_SECONDS, "bytes": BAR_BYTES},
-            "pass": passed,
+            "bar": {"cpu_seconds": BAR_SECONDS, "bytes": BAR_BYTES, "growth_in_training": BAR_GROWTH},
+            "pass": quick and bounded,
             "growth_in_training": growth,
+            "peaks_in_training": {"whole": peaks[0], f"1/{SMALL}": peaks[1]},
             **whole,
             f"with 1/{SMALL} of the data": small,
         },

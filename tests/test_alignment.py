@@ -1,5 +1,6 @@
 """The two towers: what they read, what the losses ask of them, and that training makes them find one another."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -263,7 +264,7 @@ def run_settings(folder: Path, **changes) -> Config:
 def train(prepared: Prepared, name: str, status: int = 0, run: Run | None = None, **changes) -> Run:
     config = run_settings(prepared.store.folder.parent, **changes)
     run = run or Run.create(config, fit_vocabulary(config, prepared.dataset), name)
-    assert fit(config, prepared, run.vocabulary(), run) == status
+    assert fit(config, replace(prepared), run.vocabulary(), run) == status
     return run
 
 

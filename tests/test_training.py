@@ -1,6 +1,7 @@
 """Training: what the loss counts, what the optimiser does, which epoch is kept, and that a resumed run is the same run."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,7 +87,8 @@ def start(prepared: Prepared, name: str, **changes) -> tuple[Config, Run]:
 
 
 def train(prepared: Prepared, config: Config, run: Run) -> int:
-    return fit(config, prepared, run.vocabulary(), run, Captioner.load(Path(config.init)) if config.init else None)
+    initial = Captioner.load(Path(config.init)) if config.init else None
+    return fit(config, replace(prepared), run.vocabulary(), run, initial)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +97,13 @@ def straight(prepared) -> Run:
     config, run = start(prepared, "straight")
     assert train(prepared, config, run) == 0
     return run
+
+
+def test_training_lets_go_of_the_images_that_its_batches_hold(prepared):
+    config, run = start(prepared, "released", epochs=1)
+    given = replace(prepared)
+    assert fit(config, given, run.vocabulary(), run) == 0
+    assert {record.split for record in given.dataset.records} == {"dev"}
 
 
 def results(run: Run) -> list[dict[str, float]]:
