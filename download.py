@@ -29,7 +29,8 @@ _PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses that are worth a
 
 _FLICKR8K = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
 _COCO = "http://images.cocodataset.org"
-# Addresses and checksums of what data sets are published as. COCO publishes no checksums; these are TensorFlow Datasets'.
+# Addresses and checksums of what data sets are published as. COCO and Karpathy publish no checksums; these are TensorFlow
+# Datasets'.
 ARCHIVES = {
     "flickr8k": {
         f"{_FLICKR8K}/Flickr8k_Dataset.zip": "md5:f18a1e2920de5bd84dae7cf08ec78978",
@@ -45,6 +46,9 @@ ARCHIVES = {
         f"{_COCO}/zips/val2017.zip": "sha256:4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
         f"{_COCO}/zips/train2017.zip": "sha256:69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
     },
+    "karpathy": {
+        "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip": "sha256:4cfd70132527b80933105e5829dc9034eaab9573482e2e680abbab6130244817",
+    },
 }
 
 
@@ -59,11 +63,14 @@ class _Broken(Exception):
 def fetch_archives(config: Config) -> None:
     """Fetch the archives of ``config.dataset`` into ``config.data_dir``; those that are there are verified, not fetched.
 
+    Karpathy's splits come to lie beside ``config.captions_file``.
+
     Raises UserError: a data set that is not in ARCHIVES, unreachable, a wrong checksum, a full disk.
     """
     published = ARCHIVES.get(f"coco{config.coco_year}" if config.dataset == "coco" else config.dataset)
     if not published:
-        raise UserError(f"--download: knows flickr8k and coco, and dataset is {config.dataset}")
+        raise UserError(f"--download: knows flickr8k, coco and karpathy, and dataset is {config.dataset}")
+    folder = Path(config.captions_file).parent if config.dataset == "karpathy" else Path(config.data_dir)
     wanted = published
     if config.download_urls:
         checksums = config.download_checksums or (None,) * len(config.download_urls)
@@ -73,11 +80,11 @@ def fetch_archives(config: Config) -> None:
         if not name.lower().endswith(".zip") or Path(name).name != name:
             raise UserError(f"download_urls: {url} must end in the name of a .zip file")
         try:
-            fetch(url, Path(config.data_dir, name), checksum)
+            fetch(url, folder / name, checksum)
         except DownloadError as error:
             raise UserError(
                 f"{error}\nTo go on without this address, put {' and '.join(map(_file_name, published))}, or what they "
-                f"contain, into {config.data_dir} by hand, or name another address with --download-urls."
+                f"contain, into {folder} by hand, or name another address with --download-urls."
             ) from None
 
 

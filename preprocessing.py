@@ -152,7 +152,9 @@ def extract_features(
 
 def main() -> None:
     parser = settings.make_parser(__doc__)
-    parser.add_argument("--download", action="store_true", help="fetch Flickr8k or MS-COCO into data_dir first")
+    parser.add_argument(
+        "--download", action="store_true", help="fetch Flickr8k, MS-COCO or Karpathy's split files first"
+    )
     args = parser.parse_args()
     config = settings.resolve(args)
     if args.download:

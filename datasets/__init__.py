@@ -13,7 +13,7 @@ from datasets.records import SPLITS, CaptionDataset, ImageRecord
 __all__ = ["SOURCES", "SPLITS", "CaptionDataset", "ImageRecord", "load"]
 
 # Where people get what ``preprocessing.py --download`` cannot fetch.
-SOURCES = {"flickr30k": flickr30k.SOURCE, "karpathy": karpathy.SOURCE}
+SOURCES = {"flickr30k": flickr30k.SOURCE}
 
 
 def load(config: Config) -> CaptionDataset:

@@ -17,12 +17,13 @@ from pydantic import FailFast
 
 from config import UserError
 from datasets.coco import image_folder
-from datasets.files import find, list_images, read_json
+from datasets.files import find, list_images, read_json, unzip
 from datasets.records import CaptionDataset, Warts, join
 
-SOURCE = (
-    "The split files are in caption_datasets.zip of https://cs.stanford.edu/people/karpathy/deepimagesent/; the images are "
-    "those of COCO (--dataset coco), Flickr8k (--dataset flickr8k) or Flickr30k (https://shannon.cs.illinois.edu/DenotationGraph/)"
+_ARCHIVE = "caption_datasets.zip"
+_SOURCE = (
+    f"dataset_coco.json, dataset_flickr8k.json and dataset_flickr30k.json are in {_ARCHIVE}, which python preprocessing.py "
+    "--dataset karpathy --captions-file FILE --download fetches to beside FILE; the images are those of the data set"
 )
 SPLITS = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
 
@@ -89,9 +90,15 @@ def load(data_dir: Path, captions_file: Path) -> CaptionDataset:
 
 
 def read(path: Path) -> list[_Image]:
-    """The images of a Karpathy file. Raises UserError: missing, another layout, an unknown split, an image listed twice."""
+    """The images of a Karpathy file, which is unpacked where only the published archive is there.
+
+    Raises UserError: missing, another layout, an unknown split, an image listed twice.
+    """
+    archive = path.with_name(_ARCHIVE)
+    if not path.exists() and archive.exists():
+        unzip(archive, path.parent, lambda member: path.name if member.name == path.name else None)
     if not path.is_file():
-        raise UserError(f"captions_file: there is no file {path}. {SOURCE}")
+        raise UserError(f"captions_file: there is no file {path}. {_SOURCE}")
     images = read_json(path, _File, _EXPECTED).images
     twice = [name for name, times in Counter(image.filename for image in images).items() if times > 1]
     if twice:

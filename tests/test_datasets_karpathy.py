@@ -149,6 +149,17 @@ def test_another_layout_is_named_with_what_was_expected(tmp_path, images, compla
         read(tmp_path, images)
 
 
+def test_the_published_archive_is_unpacked_where_the_file_is_missing(tmp_path):
+    write(tmp_path, {f"images/{name}.jpg": "" for name in "abcd"})
+    content = json.dumps({"images": flickr_images()})
+    pack(tmp_path / "caption_datasets.zip", {"dataset_coco.json": "{}", "dataset_flickr8k.json": content})
+    file = tmp_path / "dataset_flickr8k.json"
+    dataset = datasets.load(Config(dataset="karpathy", data_dir=str(tmp_path), captions_file=str(file)))
+    assert by_split(dataset) == {"train": [0, 1], "dev": [2], "test": [3]}
+    assert file.read_text() == content
+    assert not (tmp_path / "dataset_coco.json").exists(), "what nobody asked for stays packed"
+
+
 def test_a_missing_file_is_named_with_where_to_get_it(tmp_path):
     with pytest.raises(UserError, match=r"captions_file: there is no file .*absent\.json\. .*caption_datasets\.zip"):
         datasets.load(Config(dataset="karpathy", data_dir=str(tmp_path), captions_file=str(tmp_path / "absent.json")))

@@ -247,6 +247,17 @@ def test_published_archives_are_fetched_from_their_addresses_and_verified(tmp_pa
         assert [dest.name for _, dest, _ in asked] == wanted
 
 
+def test_karpathys_splits_are_fetched_to_beside_the_captions_file(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(download, "fetch", lambda *arguments: asked.append(arguments))
+    file = tmp_path / "splits" / "dataset_coco.json"
+    download.fetch_archives(Config(dataset="karpathy", captions_file=str(file), data_dir=str(tmp_path)))
+    [(url, dest, checksum)] = asked
+    assert url.endswith("/caption_datasets.zip")
+    assert dest == tmp_path / "splits" / "caption_datasets.zip"
+    assert re.fullmatch("sha256:[0-9a-f]{64}", checksum)
+
+
 def test_coco_is_fetched_and_read_as_any_other(server, tmp_path):
     """Another address may serve it; without a checksum the digest is printed, and a break is resumed."""
     server.drops = [6 * PIECE]
