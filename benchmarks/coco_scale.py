@@ -38,9 +38,8 @@ from common import (
 )
 
 from config import Config, preset, run_script
-from datasets import ImageRecord
 from feature_store import FeatureStore, StoreKey, digest_images
-from preprocessing import fit_vocabulary, load_dataset
+from preprocessing import Prepared, fit_vocabulary, load_dataset
 
 TRAIN, VAL = 118_287, 5_000  # images of COCO 2017
 WORDS = 12_000  # different words; about 10,000 of COCO's occur five times
@@ -125,10 +124,9 @@ def train(batches, steps: int) -> None:
     trainer.fit(batches, steps_per_epoch=steps, verbose=0)
 
 
-def lay_out(folder: Path, steps: Steps) -> tuple[Any, list[ImageRecord], dict[str, Any]]:
-    """All that precedes the first batch. Returns the batches, the dev images, and the numbers of images, captions, words.
-
-    The rest stays behind, as in train.py.
+def lay_out(folder: Path, steps: Steps) -> tuple[Any, Prepared, dict[str, Any]]:
+    """All that precedes the first batch. Returns the batches, the rest of the data, and the numbers of images, captions and
+    words.
     """
     config = Config(dataset="coco", data_dir=str(folder))
     dataset = steps("read the captions files, list the images", lambda: load_dataset(config))
@@ -143,7 +141,11 @@ def lay_out(folder: Path, steps: Steps) -> tuple[Any, list[ImageRecord], dict[st
         "encode the training captions", lambda: generator.CaptionBatches(store, captions, vocabulary, config)
     )
     all_captions = sum(len(record.captions) for record in dataset.records)
-    return batches, dataset.split("dev"), {"images": len(paths), "captions": all_captions, "words": len(vocabulary)}
+    return (
+        batches,
+        Prepared(dataset, None, store),
+        {"images": len(paths), "captions": all_captions, "words": len(vocabulary)},
+    )
 
 
 def run_steps(scale: int) -> dict[str, Any]:
@@ -153,7 +155,8 @@ def run_steps(scale: int) -> dict[str, Any]:
         folder = Path(temporary)
         for part, first_id, images in (("train2017", 9, TRAIN), ("val2017", 139, VAL)):
             write_coco(folder, part, first_id, images // scale)
-        batches, _dev, counts = lay_out(folder, steps)
+        batches, prepared, counts = lay_out(folder, steps)
+        prepared.release("train")  # as training does
         before = {name: sum(step[name] for step in steps.found.values()) for name in ("seconds", "cpu_seconds")}
         before["peak"] = max(step["peak"] for step in steps.found.values())
         steps("lay out the batches of another epoch", lambda: batches.start_epoch(1))
