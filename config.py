@@ -57,7 +57,7 @@ class DataSettings(BaseModel):
     )
     download_urls: tuple[str, ...] = Field(
         (),
-        description="where preprocessing.py --download finds the archives of flickr8k or coco (comma-separated) [empty: where they are published, see download.py]",
+        description="where preprocessing.py --download finds the archives of flickr8k, coco or karpathy (comma-separated) [empty: where they are published, see download.py]",
     )
     download_checksums: tuple[str, ...] = Field(
         (),
@@ -512,8 +512,7 @@ STAGES: dict[str, dict[str, Any]] = {
         "ema_decay": 0.99,
         "monitor": "cider",
     },
-    "align": {name: Config.model_fields[name].default for name in (*_UNUSED["align"], "bert", "learning_rate")}
-    | _ALIGN,
+    "align": {name: Config.model_fields[name].default for name in (*_UNUSED["align"], "learning_rate")} | _ALIGN,
 }
 
 # What the encoder and the vocabulary of a captioner were made for, and what all its weights were.
@@ -640,14 +639,22 @@ def resolve(args: argparse.Namespace) -> Config:
         settings = _over(settings, Path(typed["init"]) / "config.json")
         # What an earlier stage alone has read starts afresh.
         fresh = {name: Config.model_fields[name].default for names in STAGE_SETTINGS.values() for name in names}
-        trained, settings = settings, settings.with_overrides(fresh | STAGES.get(stage["stage"], {}) | stage)
+        trained, settings = settings, settings.with_overrides(fresh | _stage_changes(settings, stage["stage"]) | stage)
         if stage["stage"] != "align":
             _refuse_longer(trained, settings.with_overrides(typed))
     elif stage["stage"] != settings.stage:
-        settings = settings.with_overrides(STAGES.get(stage["stage"], {}) | stage)
+        settings = settings.with_overrides(_stage_changes(settings, stage["stage"]) | stage)
     settings = settings.with_overrides(typed)
     settle_backend(settings.backend)
     return settings
+
+
+def _stage_changes(settings: Config, stage: str) -> dict[str, Any]:
+    """What beginning ``stage`` changes in ``settings``: ``STAGES``, and the BERT of an embedding that is not used any more."""
+    changes = STAGES.get(stage, {})
+    if stage == "align" and settings.vocabulary != "wordpieces":
+        changes = changes | {"bert": Config.model_fields["bert"].default}
+    return changes
 
 
 def _over(settings: Config, path: Path) -> Config:

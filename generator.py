@@ -1,7 +1,7 @@
 """Batches for training: one whole caption per row, features read from the store as they are needed.
 
-What stays in memory is two bytes per caption word (four beyond 65,536 words), and some twenty per caption; features, shifted
-inputs and targets exist per batch only.
+What stays in memory is two bytes per caption word (four where the vocabulary is beyond 65,535), and some thirty per caption;
+features, shifted inputs and targets exist per batch only.
 """
 
 from array import array

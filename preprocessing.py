@@ -46,10 +46,10 @@ class Prepared:
         return records
 
     def release(self, split: str) -> None:
-        """Let go of the images of a split and their captions, which by the half million weigh."""
+        """Let go of the images of a split and their captions: half a million of them take 100 MB."""
         kept = tuple(record for record in self.dataset.records if record.split != split)
         self.dataset = replace(self.dataset, records=kept)
-        # Of the memory that is free now, and was while the captions were read, glibc would keep most to itself.
+        # glibc keeps freed memory to itself unless it is told otherwise.
         with contextlib.suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL("libc.so.6").malloc_trim(0)
 

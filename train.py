@@ -62,7 +62,7 @@ def main() -> int:
 
         initial = Captioner.load(Path(config.init))
     prepared = prepare(config, dataset, initial and initial.encoder, training=True)
-    del dataset  # of which fit releases a part
+    del dataset  # or fit could not let go of its training captions
     run = run or Run.create(config, vocabulary, args.name, pretrained)
     print(f"run folder: {run.folder}", flush=True)
 

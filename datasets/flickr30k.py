@@ -17,7 +17,8 @@ from datasets.records import CaptionDataset, Warts, draw_splits, join
 
 SOURCE = (
     "The images and captions of Flickr30k are given out on request at https://shannon.cs.illinois.edu/DenotationGraph/; "
-    "dataset_flickr30k.json, of its splits, comes with --dataset karpathy --captions-file FILE --download"
+    "dataset_flickr30k.json, its splits, is in caption_datasets.zip, which python preprocessing.py --dataset karpathy "
+    "--captions-file FILE --download fetches to beside FILE"
 )
 _TOKENS, _TABLE = "results_20130124.token", "results.csv"
 _HEADER = ["image_name", "comment_number", "comment"]

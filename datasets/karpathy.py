@@ -23,7 +23,8 @@ from datasets.records import CaptionDataset, Warts, join
 _ARCHIVE = "caption_datasets.zip"
 _SOURCE = (
     f"dataset_coco.json, dataset_flickr8k.json and dataset_flickr30k.json are in {_ARCHIVE}, which python preprocessing.py "
-    "--dataset karpathy --captions-file FILE --download fetches to beside FILE; the images are those of the data set"
+    "--dataset karpathy --captions-file FILE --download fetches to beside FILE. The images are those of the data set: "
+    "--dataset coco --download or --dataset flickr8k --download fetches them, and Flickr30k's are given out on request"
 )
 SPLITS = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
 
@@ -94,9 +95,13 @@ def read(path: Path) -> list[_Image]:
 
     Raises UserError: missing, another layout, an unknown split, an image listed twice.
     """
-    archive = path.with_name(_ARCHIVE)
-    if not path.exists() and archive.exists():
-        unzip(archive, path.parent, lambda member: path.name if member.name == path.name else None)
+    archive = path.parent / _ARCHIVE
+    if (
+        not path.exists()
+        and archive.exists()
+        and not unzip(archive, path.parent, lambda member: path.name if member.name == path.name else None)
+    ):
+        raise UserError(f"captions_file: there is neither a file {path} nor one of that name in {archive}")
     if not path.is_file():
         raise UserError(f"captions_file: there is no file {path}. {_SOURCE}")
     images = read_json(path, _File, _EXPECTED).images

@@ -301,6 +301,12 @@ def test_align_has_settings_of_its_own_over_a_preset_or_a_run(tmp_path):
     (tmp_path / "config.json").write_text(trained.to_json())
     settings = config.resolve(typed("--stage", "align", "--init", str(tmp_path), "--embedding-size", "7"))
     assert (settings.feature_grid, settings.decoder, settings.embedding_size) == (0, Config().decoder, 7)
+    for vocabulary, bert in (("wordpieces", "folder"), ("words", Config().bert)):
+        trained = Config(
+            decoder="attention", feature_grid=0, embedding="bert-static", bert="folder", vocabulary=vocabulary
+        )
+        (tmp_path / "config.json").write_text(trained.to_json())
+        assert config.resolve(typed("--stage", "align", "--init", str(tmp_path))).bert == bert
     with pytest.raises(UserError, match=r"--init: encoder, vocab_threshold cannot change"):
         config.resolve(
             typed("--stage", "align", "--init", str(tmp_path), "--encoder", "vgg16", "--vocab-threshold", "2")

@@ -158,8 +158,12 @@ def test_the_published_archive_is_unpacked_where_the_file_is_missing(tmp_path):
     assert by_split(dataset) == {"train": [0, 1], "dev": [2], "test": [3]}
     assert file.read_text() == content
     assert not (tmp_path / "dataset_coco.json").exists(), "what nobody asked for stays packed"
+    with pytest.raises(UserError, match=r"neither a file .*typo\.json nor one of that name in .*caption_datasets\.zip"):
+        datasets.load(Config(dataset="karpathy", data_dir=str(tmp_path), captions_file=str(tmp_path / "typo.json")))
 
 
 def test_a_missing_file_is_named_with_where_to_get_it(tmp_path):
+    with pytest.raises(UserError, match=r"captions_file: there is no file \."):
+        datasets.load(Config(dataset="karpathy", data_dir=str(tmp_path), captions_file="."))
     with pytest.raises(UserError, match=r"captions_file: there is no file .*absent\.json\. .*caption_datasets\.zip"):
         datasets.load(Config(dataset="karpathy", data_dir=str(tmp_path), captions_file=str(tmp_path / "absent.json")))

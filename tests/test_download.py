@@ -252,7 +252,13 @@ def test_karpathys_splits_are_fetched_to_beside_the_captions_file(tmp_path, monk
     monkeypatch.setattr(download, "fetch", lambda *arguments: asked.append(arguments))
     file = tmp_path / "splits" / "dataset_coco.json"
     download.fetch_archives(Config(dataset="karpathy", captions_file=str(file), data_dir=str(tmp_path)))
-    [(url, dest, checksum)] = asked
+    download.fetch_archives(
+        Config(
+            dataset="karpathy", captions_file=str(file), data_dir=str(tmp_path), download_urls=("http://mirror/k.zip",)
+        )
+    )
+    [(url, dest, checksum), mirrored] = asked
+    assert mirrored == ("http://mirror/k.zip", dest, None)
     assert url.endswith("/caption_datasets.zip")
     assert dest == tmp_path / "splits" / "caption_datasets.zip"
     assert re.fullmatch("sha256:[0-9a-f]{64}", checksum)

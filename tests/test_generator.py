@@ -92,6 +92,13 @@ def test_a_caption_that_is_cut_has_no_end(store):
     assert targets.tolist() == [WORDS.encode("w1 w2 w3 w4", 9)[1:-1].tolist()]
 
 
+@pytest.mark.parametrize("words", [255, 65_535, 70_000])
+def test_the_last_word_of_a_large_vocabulary_is_kept(store, words):
+    vocabulary = Vocabulary([f"w{i}" for i in range(words)])
+    batches = CaptionBatches(store, [("000.jpg", f"w0 w{words - 1}")], vocabulary, Config())
+    assert read(batches)[0][2].tolist() == [[4, words + 3, END]]
+
+
 def test_order_depends_on_seed_and_epoch_alone(store):
     captions = captions_of(300)
 
