@@ -29,7 +29,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--measure", nargs=2, metavar=("STORES", "EPOCHS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    names = ["merge", "attention"] if args.quick else list(REGIONS)
+    names = ["attention"] if args.quick else list(REGIONS)
     if args.measure:
         speeds = {}
         for name in names:
