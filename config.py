@@ -190,13 +190,13 @@ class TrainingSettings(BaseModel):
     )
     encoder_learning_rate: float = Field(1e-5, gt=0, description="peak learning rate of the encoder (finetune)")
     crop: float = Field(
-        0.7, gt=0, le=1, description="least share of a picture that a random crop keeps; 1: no crops (finetune)"
+        0.7, gt=0, le=1, description="least share of a picture that a random crop keeps; 1: all of it (finetune, crops)"
     )
     colour_jitter: float = Field(
         0.1,
         ge=0,
         lt=1,
-        description="most that brightness, contrast and saturation change at random, as a share; little, because captions name colours (finetune)",
+        description="most that brightness, contrast and saturation change at random, as a share; little, because captions name colours (finetune, crops)",
     )
     samples: int = Field(5, ge=2, le=100, description="captions drawn per image (scst)")
     baseline: Literal["others", "greedy"] = Field(
@@ -236,6 +236,12 @@ class TrainingSettings(BaseModel):
         False,
         description="train on mirrored images too, half of the time (from a second feature store while the encoder is frozen); captions that say left or right keep the image as it is",
     )
+    crops: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="train on so many random crops of every image too, each from a feature store of its own; with mirror every other one is mirrored. A caption meets the image or any of these, drawn anew in each epoch (frozen encoder)",
+    )
     epochs: int = Field(20, ge=1, description="passes over the training captions")
     batch_size: int = Field(
         64, ge=1, description="captions per batch; images, with all their captions, in finetune and scst"
@@ -264,13 +270,17 @@ class TrainingSettings(BaseModel):
 
 # Settings of one stage only.
 STAGE_SETTINGS: dict[str, tuple[str, ...]] = {
-    "finetune": ("tuned_layers", "encoder_learning_rate", "crop", "colour_jitter"),
+    "finetune": ("tuned_layers", "encoder_learning_rate"),
     "scst": ("samples", "baseline", "xe_share"),
     "align": tuple(AlignmentSettings.model_fields),
 }
 
+# Settings of random crops, which stage=finetune makes anew in every epoch, and other stages where crops asks for some.
+CROP_SETTINGS = ("crop", "colour_jitter")
+
 # Settings that a stage has no use for.
 _UNUSED: dict[str, tuple[str, ...]] = {
+    "finetune": ("crops",),
     "scst": ("attention_penalty", "accumulate"),
     "align": (
         *("decoder", *DECODER_SETTINGS, "embedding", *EMBEDDING_SETTINGS),
@@ -353,6 +363,9 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
             for name in names:
                 if self.stage != stage and getattr(self, name) != Config.model_fields[name].default:
                     raise ValueError(f"{name}: only stage={stage} reads it, and stage is {self.stage}")
+        for name in CROP_SETTINGS:
+            if self.stage != "finetune" and not self.crops and getattr(self, name) != Config.model_fields[name].default:
+                raise ValueError(f"{name}: only stage=finetune and crops read it, and crops is 0")
         for name in _UNUSED.get(self.stage, ()):
             if getattr(self, name) != Config.model_fields[name].default:
                 raise ValueError(f"{name}: stage={self.stage} does not use it; leave it out")
@@ -498,6 +511,7 @@ STAGES: dict[str, dict[str, Any]] = {
         "epochs": 6,
         "batch_size": 32,
         "accumulate": 1,
+        "crops": 0,
         "monitor": "cider",
     },
     "scst": {
@@ -638,7 +652,9 @@ def resolve(args: argparse.Namespace) -> Config:
         stage["init"] = typed["init"]
         settings = _over(settings, Path(typed["init"]) / "config.json")
         # What an earlier stage alone has read starts afresh.
-        fresh = {name: Config.model_fields[name].default for names in STAGE_SETTINGS.values() for name in names}
+        forgotten = [name for names in STAGE_SETTINGS.values() for name in names]
+        forgotten += [] if settings.crops else CROP_SETTINGS
+        fresh = {name: Config.model_fields[name].default for name in forgotten}
         trained, settings = settings, settings.with_overrides(fresh | _stage_changes(settings, stage["stage"]) | stage)
         if stage["stage"] != "align":
             _refuse_longer(trained, settings.with_overrides(typed))

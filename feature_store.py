@@ -111,6 +111,14 @@ class FeatureStore:
         return features[inverse]
 
 
+@dataclass(frozen=True)
+class View:
+    """A store of the training images as they look when cropped, mirrored or both."""
+
+    store: FeatureStore
+    mirrored: bool
+
+
 def _map_features(folder: Path) -> np.ndarray:
     """``features.npy`` as a read-only mapping. Raises OSError when it cannot be opened, ValueError when it is damaged."""
     try:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from config import Config
-from feature_store import FeatureStore
+from feature_store import FeatureStore, View
 from images import load_varied
 from text import tokenize
 from vocabulary import PAD, Vocabulary
@@ -46,15 +46,18 @@ class CaptionBatches(keras.utils.PyDataset):
         vocabulary: Vocabulary,
         config: Config,
         shuffle: bool = True,
-        mirrored: FeatureStore | None = None,
+        views: Sequence[View] = (),
     ):
         """``captions`` holds pairs (file name, caption); those of images that the store lacks are left out.
 
-        With a store of ``mirrored`` images every caption gets its image mirrored half of the time, unless it says left
-        or right.
+        In each epoch a caption meets its image as it is or in one of the ``views``, all equally likely, but in no mirrored
+        one when it says left or right. All views hold the same images in the same rows.
         """
         super().__init__(workers=config.workers, max_queue_size=8)
-        self.store, self.mirrored, self.shuffle = store, mirrored, shuffle
+        self.store, self.shuffle = store, shuffle
+        # Mirrored ones first, the image as it is last.
+        self.looks = [*(view.store for view in sorted(views, key=lambda view: not view.mirrored)), store]
+        self.mirrored_looks = sum(view.mirrored for view in views)
         self.batch_size, self.seed = config.batch_size, config.seed
         captions = [(name, caption) for name, caption in captions if name in store.rows]
         # All captions end to end; caption i is tokens[offsets[i] : offsets[i] + lengths[i]].
@@ -67,13 +70,10 @@ class CaptionBatches(keras.utils.PyDataset):
         self.rows = np.asarray([store.rows[name] for name, _ in captions], dtype=np.int32)
         self.lengths = np.asarray(lengths, dtype=np.int32)
         self.offsets = np.cumsum(self.lengths) - self.lengths
-        # The row in the mirrored store, or -1 where the caption must keep its image.
-        self.mirrored_rows = np.asarray(
-            [
-                mirrored.rows[name] if mirrored and _SIDES.isdisjoint(tokenize(caption)) else -1
-                for name, caption in captions
-            ],
-            dtype=np.int32,
+        # The row in the views, whose images are those of training alone.
+        self.view_rows = np.asarray([views[0].store.rows[name] for name, _ in captions] if views else [], np.int32)
+        self.names_side = np.asarray(
+            [self.mirrored_looks > 0 and not _SIDES.isdisjoint(tokenize(caption)) for _, caption in captions], bool
         )
         self.epoch = 0
         self._lay_out()
@@ -87,7 +87,12 @@ class CaptionBatches(keras.utils.PyDataset):
         if self.shuffle:
             rng.shuffle(self.batches)
         self._put_extremes_first()
-        self.is_mirrored = (self.mirrored_rows >= 0) & (rng.random(count) < 0.5)
+        self.look = self._draw_looks(rng, self.names_side)
+
+    def _draw_looks(self, rng: np.random.Generator, names_side: np.ndarray) -> np.ndarray:
+        """Which of ``looks`` each caption or image gets; never a mirrored one where ``names_side``."""
+        first = np.where(names_side, self.mirrored_looks, 0)
+        return first + (rng.random(len(names_side)) * (len(self.looks) - first)).astype(np.int64)
 
     def _cut(self, order: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
         """``order`` in batches, each of entries with about the same of ``lengths``: sorted within pools, then cut."""
@@ -133,11 +138,12 @@ class CaptionBatches(keras.utils.PyDataset):
         return tokens
 
     def _read_features(self, captions: np.ndarray) -> np.ndarray:
-        """Features ``(len(captions), R, D)`` of the captions' images, mirrored where that was drawn."""
-        features = self.store.read(self.rows[captions])
-        swap = self.is_mirrored[captions]
-        if swap.any():
-            features[swap] = self.mirrored.read(self.mirrored_rows[captions[swap]])
+        """Features ``(len(captions), R, D)`` of the captions' images, as they look in this epoch."""
+        looks = self.look[captions]
+        features = np.empty((len(captions), self.store.regions, self.store.feature_size), self.store.dtype)
+        for look in np.unique(looks):
+            store, chosen = self.looks[look], looks == look
+            features[chosen] = store.read((self.rows if store is self.store else self.view_rows)[captions[chosen]])
         return features
 
     @property
@@ -168,7 +174,7 @@ class ImageBatches(CaptionBatches):
     """Shuffled batches of whole images: ``(features (B, R, D), tokens (N, T + 1), image of each row int32 (N,), rows (B,))``.
 
     ``tokens`` int32 are all N captions of the B images from ``<start>`` on; ``rows`` are the images' rows in the store.
-    An image is mirrored for all its captions or for none.
+    An image looks the same for all its captions.
     """
 
     def _lay_out(self) -> None:
@@ -182,8 +188,8 @@ class ImageBatches(CaptionBatches):
             for batch in self._cut(rng.permutation(len(images)), longest)
         ]
         rng.shuffle(self.batches)
-        may = np.asarray([(self.mirrored_rows[group] >= 0).all() for group in groups])
-        self.is_mirrored = (may & (rng.random(len(images)) < 0.5))[self.image_of]
+        names_side = np.asarray([self.names_side[group].any() for group in groups])
+        self.look = self._draw_looks(rng, names_side)[self.image_of]
 
     def __getitem__(self, index: int):
         captions, tokens, image, rows = self._read_images(index)
@@ -210,8 +216,8 @@ class PixelBatches(ImageBatches):
         """``store`` tells which images can be read, ``paths`` (by file name) where they lie."""
         self.config = config
         self.paths = {store.rows[name]: path for name, path in paths.items() if name in store.rows}
-        # Any picture can be turned over here: none is missing among the mirrored ones.
-        super().__init__(store, captions, vocabulary, config, mirrored=store if config.mirror else None)
+        # Features are not read here: this is for drawing which pictures to mirror.
+        super().__init__(store, captions, vocabulary, config, views=[View(store, True)] * config.mirror)
 
     def _lay_out(self) -> None:
         super()._lay_out()
@@ -220,7 +226,7 @@ class PixelBatches(ImageBatches):
     def __getitem__(self, index: int):
         captions, tokens, image, rows = self._read_images(index)
         pixels = np.stack([self._load(row) for row in rows.tolist()])
-        swap = self.is_mirrored[captions]
+        swap = self.look[captions] < self.mirrored_looks
         pixels[swap] = pixels[swap, :, ::-1]
         return (pixels, tokens[:, :-1], image), tokens[:, 1:]
 

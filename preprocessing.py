@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 import config as settings
 import datasets
 from config import Config, UserError
@@ -26,7 +28,7 @@ from vocabulary import Vocabulary
 if TYPE_CHECKING:
     import keras
 
-    from feature_store import FeatureStore, StoreKey
+    from feature_store import FeatureStore, StoreKey, View
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Prepared:
     dataset: datasets.CaptionDataset
     encoder: "keras.Model"
     store: "FeatureStore"
-    mirrored: "FeatureStore | None" = None  # the same images, left and right swapped (setting mirror)
+    views: "Sequence[View]" = ()  # the training images mirrored and cropped (settings mirror and crops)
 
     def usable(self, split: str) -> list[datasets.ImageRecord]:
         """The images of a split whose features exist. Raises UserError when there are none."""
@@ -78,13 +80,13 @@ def prepare(
 ) -> Prepared:
     """Open the feature store of ``dataset``, extracting features where they are missing.
 
-    ``encoder`` replaces the one that ``config`` describes: that of a trained captioner. For ``training`` with the setting
-    mirror, the training images get a second store of mirrored ones. A ``split`` that is wanted alone gets a store of its
+    ``encoder`` replaces the one that ``config`` describes: that of a trained captioner. For ``training`` with the settings
+    mirror and crops, the training images get stores of their mirrored and cropped versions too. A ``split`` that is wanted alone gets a store of its
     own, unless there is one of all images.
     """
     # Here: what is wrong with data or settings shows before Keras has loaded.
     from encoders import build_encoder
-    from feature_store import FeatureStore
+    from feature_store import FeatureStore, View
 
     encoder = encoder or build_encoder(config)
     store = None
@@ -98,24 +100,33 @@ def prepare(
         print(f"note: left out: {name}: {reason}", file=sys.stderr)
     if len(store.unreadable) > 5:
         print(f"note: ... and {len(store.unreadable) - 5} more, listed in {store.folder}/index.json", file=sys.stderr)
-    mirrored = None
-    if training and config.mirror and config.stage != "finetune":
-        mirrored = extract_features(config, dataset.name, dataset.split("train"), encoder, mirror=True)
-    return Prepared(dataset, encoder, store, mirrored)
+    views = []
+    if training and config.stage != "finetune":
+        for crop in range(0 if config.mirror else 1, config.crops + 1):
+            mirror = config.mirror and crop % 2 == 0
+            found = extract_features(config, dataset.name, dataset.split("train"), encoder, mirror, crop)
+            views.append(View(found, mirror))
+    return Prepared(dataset, encoder, store, views)
 
 
 def store_location(
-    config: Config, name: str, records: Sequence[datasets.ImageRecord], encoder: "keras.Model", mirror: bool = False
+    config: Config,
+    name: str,
+    records: Sequence[datasets.ImageRecord],
+    encoder: "keras.Model",
+    mirror: bool = False,
+    crop: int = 0,
 ) -> "tuple[Path, StoreKey]":
     """Where the features of ``records``' images lie, once they are extracted, and what decides them."""
     from encoders import weights_digest
     from feature_store import StoreKey, digest_images
     from images import PREPROCESSING
 
+    varied = f"-crop-{crop}-keeps-{config.crop:g}-colour-{config.colour_jitter:g}" if crop else ""
     key = StoreKey(
         encoder=Path(config.encoder).name,
         weights=weights_digest(encoder),
-        preprocessing=PREPROCESSING + "-mirrored" * mirror,
+        preprocessing=PREPROCESSING + varied + "-mirrored" * mirror,
         image_size=config.image_size,
         feature_grid=config.feature_grid,
         dtype=config.feature_dtype,
@@ -125,22 +136,33 @@ def store_location(
 
 
 def extract_features(
-    config: Config, name: str, records: Sequence[datasets.ImageRecord], encoder: "keras.Model", mirror: bool = False
+    config: Config,
+    name: str,
+    records: Sequence[datasets.ImageRecord],
+    encoder: "keras.Model",
+    mirror: bool = False,
+    crop: int = 0,
 ) -> "FeatureStore":
-    """The store of the features of ``records``' images, as they are or with left and right swapped, made where missing.
+    """The store of the features of ``records``' images, made where it is missing.
 
-    It lies in feature_dir; ``name`` is the data set's.
+    With ``mirror`` left and right are swapped; ``crop`` is the number of a random crop, or 0 for whole images. The store
+    lies in feature_dir; ``name`` is the data set's.
     """
     import keras
 
     from feature_store import extract
-    from images import load_image
+    from images import load_image, load_varied
 
-    folder, key = store_location(config, name, records, encoder, mirror)
+    folder, key = store_location(config, name, records, encoder, mirror, crop)
     paths = {record.file_name: record.path for record in records}
 
     def load(file_name):
-        pixels = load_image(paths[file_name], config.image_size)
+        if crop:
+            # By name, so that the store is the same whatever other images there are and in whatever order they come.
+            rng = np.random.default_rng((crop, *file_name.encode()))
+            pixels = load_varied(paths[file_name], config.image_size, config.crop, config.colour_jitter, rng)
+        else:
+            pixels = load_image(paths[file_name], config.image_size)
         return pixels[:, ::-1] if mirror else pixels
 
     return extract(

@@ -339,7 +339,7 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
 
     losses = (config.label_smoothing, config.word_dropout, config.attention_penalty)
     if config.stage == "scst":
-        train = ImageBatches(prepared.store, pairs("train"), vocabulary, config, mirrored=prepared.mirrored)
+        train = ImageBatches(prepared.store, pairs("train"), vocabulary, config, views=prepared.views)
         rewards = Rewards([(prepared.store.rows[name], text) for name, text in pairs("train")], vocabulary)
         trainer = SelfCriticalTrainer(captioner.decoder, config)
     elif config.stage == "finetune":
@@ -347,10 +347,10 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
         train = PixelBatches(prepared.store, paths, pairs("train"), vocabulary, config)
         trainer = PixelTrainer(captioner.encoder, captioner.decoder, *losses)
     elif config.stage == "align":
-        train = PairBatches(prepared.store, pairs("train"), vocabulary, config, mirrored=prepared.mirrored)
+        train = PairBatches(prepared.store, pairs("train"), vocabulary, config, views=prepared.views)
         trainer = AlignmentTrainer(captioner.towers, config)
     else:
-        train = CaptionBatches(prepared.store, pairs("train"), vocabulary, config, mirrored=prepared.mirrored)
+        train = CaptionBatches(prepared.store, pairs("train"), vocabulary, config, views=prepared.views)
         trainer = CaptionTrainer(captioner.decoder, *losses)
     prepared.release("train")  # the batches hold what training needs of them
     if config.stage == "finetune":

@@ -13,7 +13,7 @@ from alignment import AlignmentTrainer, contrast
 from config import Config, UserError
 from datasets import CaptionDataset, ImageRecord
 from encoders import build_encoder
-from feature_store import StoreKey, extract
+from feature_store import StoreKey, View, extract
 from generator import PairBatches
 from model import Captioner
 from preprocessing import Prepared, fit_vocabulary
@@ -160,7 +160,7 @@ def test_batches_pair_captions_with_their_images(make_store):
     store, mirrored = make_store(names), make_store(names, folder="mirrored", shape=(2, 3))
     words = Vocabulary(["a", "b", "c", "left"])
     captions = [(name, text) for name in names for text in ("a", "a b c", "left b")]
-    batches = PairBatches(store, captions, words, settings(batch_size=4), mirrored=mirrored)
+    batches = PairBatches(store, captions, words, settings(batch_size=4), views=[View(mirrored, True)])
     assert sorted(len(batches[i][0][2]) for i in range(len(batches))) == [3, 4, 4, 4]
     lengths = sorted(batches.lengths[batch].tolist() for batch in batches.batches)
     assert lengths == [[3, 3, 3, 3], [3, 4, 4, 4], [4, 4, 5, 5], [5, 5, 5]]  # of about one length

@@ -248,6 +248,7 @@ def test_wordpieces_are_those_of_a_bert(changes):
         - {"attention_penalty", "attention_size", "heads", "layers"}
         - {"bert", "embedding_file", "embedding_trainable", "untied_output"}
         - {"stage", *(name for names in config.STAGE_SETTINGS.values() for name in names)}
+        - set(config.CROP_SETTINGS)
     ),
 )
 def test_a_trained_captioner_refuses_what_training_fixed(name):
@@ -271,6 +272,15 @@ def test_a_trained_captioner_refuses_what_training_fixed(name):
         config.resolve_trained(args, Config())
 
 
+@pytest.mark.parametrize("name", config.CROP_SETTINGS)
+def test_how_to_crop_is_refused_where_nothing_crops(name):
+    with pytest.raises(UserError, match=f"{name}: only stage=finetune and crops read it"):
+        Config().with_overrides({name: 0.5})
+    assert getattr(Config().with_overrides({name: 0.5, "crops": 1}), name) == 0.5
+    with pytest.raises(UserError, match="crops: stage=finetune does not use it"):
+        Config().with_overrides({"stage": "finetune", "init": "a run", "crops": 1})
+
+
 def test_init_brings_the_settings_of_its_run_and_the_stage_changes_them(tmp_path):
     trained = Config(embedding_size=8, label_smoothing=0.1, learning_rate=0.01, accumulate=2)
     (tmp_path / "config.json").write_text(trained.to_json())
@@ -282,6 +292,11 @@ def test_init_brings_the_settings_of_its_run_and_the_stage_changes_them(tmp_path
     (tmp_path / "config.json").write_text(tuned.to_json())
     settings = config.resolve(typed("--stage", "scst", "--init", str(tmp_path)))
     assert (settings.stage, settings.crop) == ("scst", Config().crop), "what only fine-tuning reads is forgotten"
+    cropped = trained.with_overrides({"crops": 2, "crop": 0.5})
+    (tmp_path / "config.json").write_text(cropped.to_json())
+    for stage, crops in (("scst", 2), ("finetune", 0)):
+        settings = config.resolve(typed("--stage", stage, "--init", str(tmp_path)))
+        assert (settings.crops, settings.crop) == (crops, 0.5), "both stages crop"
     with pytest.raises(UserError, match=r"--init: embedding_size, encoder cannot change"):
         config.resolve(typed("--init", str(tmp_path), "--embedding-size", "9", "--encoder", "vgg16"))
     with pytest.raises(UserError, match=r"--init: .* leave out --preset"):

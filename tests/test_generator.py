@@ -7,7 +7,8 @@ from keras import ops
 from PIL import Image
 
 from config import Config
-from generator import CaptionBatches, FeatureBatches, PixelBatches
+from feature_store import View
+from generator import CaptionBatches, FeatureBatches, ImageBatches, PixelBatches
 from vocabulary import END, PAD, START, Vocabulary
 
 WORDS = Vocabulary([f"w{i}" for i in range(500)])
@@ -158,35 +159,54 @@ def test_images_that_the_store_lacks_are_left_out(store):
     assert len(rows(read(make(store, captions)))) == 2
 
 
-class MirroredStore:
-    def __init__(self):
+class OtherStore:
+    """Another look at one image, which here is a number."""
+
+    def __init__(self, number: float):
+        self.number = number
         self.rows = {"002.jpg": 7}  # another row than in the store itself
 
     def read(self, rows):
         assert set(rows) == {7}
-        return np.full((len(rows), 2, 3), -1.0)
+        return np.full((len(rows), 2, 3), self.number)
 
 
-def test_mirrored_images_half_of_the_time_but_never_with_left_or_right(store):
-    mirrored = MirroredStore()
-    plain, other = store.read(np.array([store.rows["002.jpg"]]))[0], np.full((2, 3), -1.0)
-    captions = [("002.jpg", "w1 w2")] * 300 + [("002.jpg", "w3 left"), ("002.jpg", "w3 Right-hand .")] * 50
-    batches = CaptionBatches(store, captions, WORDS, Config(batch_size=16), mirrored=mirrored)
+@pytest.mark.parametrize("crops", [False, True])
+def test_all_looks_at_an_image_equally_often_but_no_mirrored_one_with_left_or_right(store, crops):
+    views = [View(OtherStore(-1), True)]
+    if crops:
+        views += [View(OtherStore(-2), False), View(OtherStore(-3), True)]
+    plain = store.read(np.array([store.rows["002.jpg"]]))[0]
+    captions = [("002.jpg", "w1 w2")] * 400 + [("002.jpg", "w3 left"), ("002.jpg", "w3 Right-hand .")] * 50
+    batches = CaptionBatches(store, captions, WORDS, Config(batch_size=16), views=views)
     drawn = []
     for epoch in (0, 1):
         batches.start_epoch(epoch)
         free, sided = [], []
         for features, _, targets in read(batches):
             for picture, words in zip(features, targets, strict=True):
-                assert np.array_equal(picture, plain) or np.array_equal(picture, other)
-                (sided if words[0] == WORDS.encode("w3", 9)[1] else free).append(np.array_equal(picture, other))
-        assert 0.35 < np.mean(free) < 0.65
-        assert len(sided) == 100
-        assert not any(sided)
-        drawn.append(batches.is_mirrored.copy())
+                look = 0 if np.array_equal(picture, plain) else picture[0, 0]
+                assert look == 0 or (picture == look).all()
+                (sided if words[0] == WORDS.encode("w3", 9)[1] else free).append(look)
+        for chosen, looks in ((free, [0, -1, -2, -3] if crops else [0, -1]), (sided, [0, -2] if crops else [0])):
+            found, times = np.unique(chosen, return_counts=True)
+            assert found.tolist() == sorted(looks)
+            assert np.abs(times / len(chosen) - 1 / len(looks)).max() < 0.15
+        drawn.append(batches.look.copy())
     assert (drawn[0] != drawn[1]).any()
     batches.start_epoch(0)
-    np.testing.assert_array_equal(batches.is_mirrored, drawn[0])
+    np.testing.assert_array_equal(batches.look, drawn[0])
+
+
+def test_an_image_looks_the_same_for_all_its_captions_in_a_batch(store):
+    views = [View(OtherStore(-1), True), View(OtherStore(-2), False)]
+    batches = ImageBatches(store, [("002.jpg", f"w{i}") for i in range(5)], WORDS, Config(batch_size=2), views=views)
+    looks = set()
+    for epoch in range(30):
+        batches.start_epoch(epoch)
+        assert len(set(batches.look.tolist())) == 1
+        looks.add(batches[0][0].tobytes())
+    assert len(looks) == 3
 
 
 def test_pixel_batches_vary_pictures_by_seed_and_epoch(store, tmp_path):

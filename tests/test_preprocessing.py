@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import layers
 from PIL import Image
 
@@ -10,23 +11,59 @@ from datasets import CaptionDataset, ImageRecord
 from preprocessing import prepare
 
 
-def test_a_split_wanted_alone_gets_its_own_store_unless_there_is_one_of_all(tmp_path):
+@pytest.fixture
+def toy(tmp_path):
+    """A data set of five pictures that are dark on the left, and settings with a small encoder for it."""
     images = keras.Input((None, None, 3))
     keras.Model(images, layers.Conv2D(5, 16, strides=16)(images)).save(tmp_path / "encoder.keras")
     records = []
     for i, split in enumerate(["train", "train", "dev", "test", ""]):
+        pixels = np.zeros((32, 32, 3), np.uint8)
+        pixels[:, 16:] = 40 * i, 255, 0
         path = tmp_path / f"{i}.png"
-        Image.new("RGB", (32, 32), (40 * i, 0, 0)).save(path)
+        Image.fromarray(pixels).save(path)
         records.append(ImageRecord(i, path.name, path, ("a picture",), split))
-    dataset = CaptionDataset("toy", tuple(records), ())
     config = Config(encoder=str(tmp_path / "encoder.keras"), image_size=32, feature_dir=str(tmp_path / "features"))
+    return CaptionDataset("toy", tuple(records), ()), config
 
+
+def test_a_split_wanted_alone_gets_its_own_store_unless_there_is_one_of_all(tmp_path, toy):
+    dataset, config = toy
     alone = prepare(config, dataset, split="val")
     assert list(alone.store.rows) == ["2.png"]
     assert [record.file_name for record in alone.usable("dev")] == ["2.png"]
     whole = prepare(config, dataset).store
-    assert list(whole.rows) == [record.file_name for record in records]
+    assert list(whole.rows) == [record.file_name for record in dataset.records]
     np.testing.assert_array_equal(alone.store.read(np.array([0])), whole.read(np.array([2])))
     assert prepare(config, dataset, split="dev").store.folder == whole.folder
     assert prepare(config, dataset, split="test").store.folder == whole.folder
     assert len(list((tmp_path / "features").iterdir())) == 2
+
+
+def test_training_images_are_mirrored_and_cropped_once(toy):
+    dataset, config = toy
+    config = config.with_overrides({"mirror": True, "crops": 3, "crop": 0.5})
+    prepared = prepare(config, dataset, training=True)
+    assert [view.mirrored for view in prepared.views] == [True, False, True, False]
+    assert all(list(view.store.rows) == ["0.png", "1.png"] for view in prepared.views)
+    looks = [view.store.read(np.array([0, 1])) for view in prepared.views]
+    assert len({look.tobytes() for look in looks}) == 4
+    assert not prepare(config, dataset).views, "views are for training"
+    mirrored, *_ = prepare(config.with_overrides({"crops": 0, "crop": 0.7}), dataset, training=True).views
+    assert mirrored.store.folder == prepared.views[0].store.folder, "whether there are crops too does not matter"
+    smaller = CaptionDataset("toy", dataset.records[1:], ())
+    again = prepare(config, smaller, training=True).views
+    for view, look in zip(again, looks, strict=True):
+        np.testing.assert_array_equal(view.store.read(np.array([0]))[0], look[1])
+    unmirrored = prepare(config.with_overrides({"mirror": False}), dataset, training=True).views
+    assert [view.mirrored for view in unmirrored] == [False] * 3
+    assert unmirrored[0].store.folder == prepared.views[1].store.folder
+
+
+def test_other_crops_have_other_stores(toy):
+    dataset, config = toy
+    folders = {
+        prepare(config.with_overrides(changes), dataset, training=True).views[0].store.folder
+        for changes in ({"crops": 1}, {"crops": 1, "crop": 0.5}, {"crops": 1, "colour_jitter": 0.2})
+    }
+    assert len(folders) == 3
