@@ -234,13 +234,13 @@ class TrainingSettings(BaseModel):
     accumulate: int = Field(1, ge=1, description="batches whose gradients make one update")
     mirror: bool = Field(
         False,
-        description="train on mirrored images too, half of the time (from a second feature store while the encoder is frozen); captions that say left or right keep the image as it is",
+        description="train on mirrored images too, half of the time (from feature stores of their own while the encoder is frozen); captions that say left or right never meet one",
     )
     crops: int = Field(
         0,
         ge=0,
         le=64,
-        description="train on so many random crops of every image too, each from a feature store of its own; with mirror every other one is mirrored. A caption meets the image or any of these, drawn anew in each epoch (frozen encoder)",
+        description="train on so many random crops of every training image too, the same for every seed, each with a feature store of its own; with mirror every other one is mirrored. A caption meets the image or any of these, drawn anew in each epoch (frozen encoder)",
     )
     epochs: int = Field(20, ge=1, description="passes over the training captions")
     batch_size: int = Field(
@@ -651,9 +651,9 @@ def resolve(args: argparse.Namespace) -> Config:
             raise UserError(f"--init: {', '.join(fixed)} cannot change now; the run's weights were made for its own")
         stage["init"] = typed["init"]
         settings = _over(settings, Path(typed["init"]) / "config.json")
-        # What an earlier stage alone has read starts afresh.
+        # What an earlier stage alone has read starts afresh; how crops are made stays while there are any.
         forgotten = [name for names in STAGE_SETTINGS.values() for name in names]
-        forgotten += [] if settings.crops else CROP_SETTINGS
+        forgotten += [] if settings.crops and str(typed.get("crops", "")) != "0" else CROP_SETTINGS
         fresh = {name: Config.model_fields[name].default for name in forgotten}
         trained, settings = settings, settings.with_overrides(fresh | _stage_changes(settings, stage["stage"]) | stage)
         if stage["stage"] != "align":

@@ -136,13 +136,14 @@ def extract(
     shape: tuple[int, int],
     batch_size: int,
     workers: int = 2,
+    label: str = "features",
 ) -> FeatureStore:
     """Make or finish the store in ``folder`` and open it.
 
     ``load(file_name)`` gives uint8 pixels ``(S, S, 3)`` or raises UnreadableImage; ``encode`` maps ``(B, S, S, 3)`` to
     features ``(B, R, D)`` with ``(R, D) = shape``. Images are decoded by ``workers`` threads while the encoder computes.
     An unreadable image gets a row of zeros and a line in ``index.json``. A resumed extraction keeps the batch size it
-    was begun with. Raises UserError when the disk is full, the folder cannot be written or the system does not give an
+    was begun with. ``label`` stands beside the progress bar. Raises UserError when the disk is full, the folder cannot be written or the system does not give an
     image's file; what is done stays.
     """
     if (folder / "index.json").exists():
@@ -153,7 +154,7 @@ def extract(
         with alone_with(folder):
             if not (folder / "index.json").exists():
                 batch_size = _begin(folder, key, batch_size, (len(names), *shape))
-                unreadable = _run(folder, names, load, encode, key.image_size, batch_size, workers)
+                unreadable = _run(folder, names, load, encode, key.image_size, batch_size, workers, label)
                 rows = {name: row for row, name in enumerate(names) if name not in unreadable}
                 write_atomically(folder / "index.json", json.dumps({"rows": rows, "unreadable": unreadable}, indent=0))
             (folder / "unreadable.jsonl").unlink(missing_ok=True)
@@ -223,7 +224,7 @@ def allocate(path: Path, dtype: str, shape: tuple[int, ...]) -> int:
     return offset
 
 
-def _run(folder, names, load, encode, image_size, batch_size, workers) -> dict[str, str]:
+def _run(folder, names, load, encode, image_size, batch_size, workers, label) -> dict[str, str]:
     """Extract the batches that are not done. Returns file name -> reason of all unreadable images."""
     done = bytearray((folder / "progress.bin").read_bytes())
     todo = [i for i, flag in enumerate(done) if not flag]
@@ -242,7 +243,7 @@ def _run(folder, names, load, encode, image_size, batch_size, workers) -> dict[s
         open(folder / "features.npy", "r+b") as features,
         open(folder / "progress.bin", "r+b") as progress,
         open(bad_lines, "a", encoding="utf-8") as bad,
-        tqdm(total=len(names), desc="features", unit="image", disable=hide_progress()) as bar,
+        tqdm(total=len(names), desc=label, unit="image", disable=hide_progress()) as bar,
     ):
         bar.update(sum(len(names[i * batch_size : (i + 1) * batch_size]) for i, flag in enumerate(done) if flag))
         batches = [names[i * batch_size : (i + 1) * batch_size] for i in todo]

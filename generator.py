@@ -51,7 +51,7 @@ class CaptionBatches(keras.utils.PyDataset):
         """``captions`` holds pairs (file name, caption); those of images that the store lacks are left out.
 
         In each epoch a caption meets its image as it is or in one of the ``views``, all equally likely, but in no mirrored
-        one when it says left or right. All views hold the same images in the same rows.
+        one when it says left or right. All views hold the training images that ``store`` holds, in the same rows.
         """
         super().__init__(workers=config.workers, max_queue_size=8)
         self.store, self.shuffle = store, shuffle
@@ -92,7 +92,7 @@ class CaptionBatches(keras.utils.PyDataset):
     def _draw_looks(self, rng: np.random.Generator, names_side: np.ndarray) -> np.ndarray:
         """Which of ``looks`` each caption or image gets; never a mirrored one where ``names_side``."""
         first = np.where(names_side, self.mirrored_looks, 0)
-        return first + (rng.random(len(names_side)) * (len(self.looks) - first)).astype(np.int64)
+        return (first + rng.random(len(names_side)) * (len(self.looks) - first)).astype(np.uint8)
 
     def _cut(self, order: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
         """``order`` in batches, each of entries with about the same of ``lengths``: sorted within pools, then cut."""
@@ -216,7 +216,7 @@ class PixelBatches(ImageBatches):
         """``store`` tells which images can be read, ``paths`` (by file name) where they lie."""
         self.config = config
         self.paths = {store.rows[name]: path for name, path in paths.items() if name in store.rows}
-        # Features are not read here: this is for drawing which pictures to mirror.
+        # The store stands in for a mirrored one, so that mirroring is drawn; the pictures themselves are turned below.
         super().__init__(store, captions, vocabulary, config, views=[View(store, True)] * config.mirror)
 
     def _lay_out(self) -> None:

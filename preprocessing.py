@@ -105,6 +105,12 @@ def prepare(
         for crop in range(0 if config.mirror else 1, config.crops + 1):
             mirror = config.mirror and crop % 2 == 0
             found = extract_features(config, dataset.name, dataset.split("train"), encoder, mirror, crop)
+            readable = (record.file_name for record in dataset.split("train") if record.file_name in store.rows)
+            if found.rows.keys() != set(readable):
+                raise UserError(
+                    f"{found.folder}: when it was made, other images could be read than for {store.folder}; "
+                    "delete both and run the same command"
+                )
             views.append(View(found, mirror))
     return Prepared(dataset, encoder, store, views)
 
@@ -174,6 +180,7 @@ def extract_features(
         shape=tuple(encoder.output_shape[1:]),
         batch_size=config.extract_batch_size,
         workers=config.workers,
+        label="features" + f" of crop {crop}" * (crop > 0) + " (mirrored)" * mirror,
     )
 
 

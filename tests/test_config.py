@@ -297,6 +297,8 @@ def test_init_brings_the_settings_of_its_run_and_the_stage_changes_them(tmp_path
     for stage, crops in (("scst", 2), ("finetune", 0)):
         settings = config.resolve(typed("--stage", stage, "--init", str(tmp_path)))
         assert (settings.crops, settings.crop) == (crops, 0.5), "both stages crop"
+    settings = config.resolve(typed("--stage", "scst", "--init", str(tmp_path), "--crops", "0"))
+    assert (settings.crops, settings.crop) == (0, Config().crop)
     with pytest.raises(UserError, match=r"--init: embedding_size, encoder cannot change"):
         config.resolve(typed("--init", str(tmp_path), "--embedding-size", "9", "--encoder", "vgg16"))
     with pytest.raises(UserError, match=r"--init: .* leave out --preset"):

@@ -200,13 +200,17 @@ def test_all_looks_at_an_image_equally_often_but_no_mirrored_one_with_left_or_ri
 
 def test_an_image_looks_the_same_for_all_its_captions_in_a_batch(store):
     views = [View(OtherStore(-1), True), View(OtherStore(-2), False)]
-    batches = ImageBatches(store, [("002.jpg", f"w{i}") for i in range(5)], WORDS, Config(batch_size=2), views=views)
-    looks = set()
+    views[0].store.rows["003.jpg"] = views[1].store.rows["003.jpg"] = 7
+    captions = [("002.jpg", f"w{i}") for i in range(5)] + [("003.jpg", "w6"), ("003.jpg", "w7 left")]
+    batches = ImageBatches(store, captions, WORDS, Config(batch_size=2), views=views)
+    looks = {name: set() for name in ("002.jpg", "003.jpg")}
     for epoch in range(30):
         batches.start_epoch(epoch)
-        assert len(set(batches.look.tolist())) == 1
-        looks.add(batches[0][0].tobytes())
-    assert len(looks) == 3
+        features, _, _, rows = batches[0]
+        assert [len(set(batches.look[batches.rows == row].tolist())) for row in rows] == [1, 1]
+        for name, found in looks.items():
+            found.add(features[rows.tolist().index(store.rows[name])].tobytes())
+    assert {name: len(found) for name, found in looks.items()} == {"002.jpg": 3, "003.jpg": 2}
 
 
 def test_pixel_batches_vary_pictures_by_seed_and_epoch(store, tmp_path):

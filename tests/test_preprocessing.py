@@ -6,16 +6,23 @@ import pytest
 from keras import layers
 from PIL import Image
 
-from config import Config
+from config import Config, UserError
 from datasets import CaptionDataset, ImageRecord
 from preprocessing import prepare
 
 
 @pytest.fixture
 def toy(tmp_path):
-    """A data set of five pictures that are dark on the left, and settings with a small encoder for it."""
+    """A data set of five pictures that are dark on the left, and settings with a small encoder for it.
+
+    Its first feature is how much brighter the right half is than the left, the others are random.
+    """
     images = keras.Input((None, None, 3))
-    keras.Model(images, layers.Conv2D(5, 16, strides=16)(images)).save(tmp_path / "encoder.keras")
+    encoder = keras.Model(images, layers.Conv2D(5, 32, strides=32)(images))
+    kernel, bias = encoder.get_weights()
+    kernel[..., 0] = np.where(np.arange(32) < 16, -1, 1)[None, :, None] / kernel[..., 0].size
+    encoder.set_weights([kernel, bias])
+    encoder.save(tmp_path / "encoder.keras")
     records = []
     for i, split in enumerate(["train", "train", "dev", "test", ""]):
         pixels = np.zeros((32, 32, 3), np.uint8)
@@ -48,6 +55,8 @@ def test_training_images_are_mirrored_and_cropped_once(toy):
     assert all(list(view.store.rows) == ["0.png", "1.png"] for view in prepared.views)
     looks = [view.store.read(np.array([0, 1])) for view in prepared.views]
     assert len({look.tobytes() for look in looks}) == 4
+    assert (prepared.store.read(np.array([0, 1]))[:, 0, 0] > 0).all()
+    assert [(look[:, 0, 0] > 0).tolist() for look in looks] == [[False] * 2, [True] * 2] * 2, "mirrored, as they are"
     assert not prepare(config, dataset).views, "views are for training"
     mirrored, *_ = prepare(config.with_overrides({"crops": 0, "crop": 0.7}), dataset, training=True).views
     assert mirrored.store.folder == prepared.views[0].store.folder, "whether there are crops too does not matter"
@@ -67,3 +76,13 @@ def test_other_crops_have_other_stores(toy):
         for changes in ({"crops": 1}, {"crops": 1, "crop": 0.5}, {"crops": 1, "colour_jitter": 0.2})
     }
     assert len(folders) == 3
+
+
+def test_views_of_other_images_are_refused(toy):
+    dataset, config = toy
+    config = config.with_overrides({"crops": 1})
+    folder = prepare(config, dataset, training=True).views[0].store.folder
+    index = folder / "index.json"
+    index.write_text('{"rows": {"0.png": 0}, "unreadable": {"1.png": "was broken then"}}')
+    with pytest.raises(UserError, match=f"{folder.name}: when it was made, other images could be read .* delete both"):
+        prepare(config, dataset, training=True)

@@ -18,7 +18,7 @@ from config import Config, UserError
 from datasets import CaptionDataset, ImageRecord
 from decoders import build_decoder
 from encoders import build_encoder
-from feature_store import StoreKey, extract
+from feature_store import StoreKey, View, extract
 from model import Caption, Captioner
 from preprocessing import Prepared, fit_vocabulary
 from runs import Run
@@ -104,6 +104,27 @@ def test_training_lets_go_of_the_images_that_its_batches_hold(prepared):
     given = replace(prepared)
     assert fit(config, given, run.vocabulary(), run) == 0
     assert {record.split for record in given.dataset.records} == {"dev"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "batches"), [("xe", "CaptionBatches"), ("scst", "ImageBatches"), ("align", "PairBatches")]
+)
+def test_each_stage_with_a_frozen_encoder_trains_on_all_views(prepared, straight, monkeypatch, stage, batches):
+    class Met(Exception):
+        pass
+
+    def meet(*_, views):
+        raise Met(views)
+
+    monkeypatch.setattr(training, batches, meet)
+    own = {"xe": {}, "scst": {"init": str(straight.folder)}, "align": {"monitor": "recall", "label_smoothing": 0.0}}[
+        stage
+    ]
+    config, run = start(prepared, f"views-{stage}", stage=stage, **own)
+    views = [View(prepared.store, True)]
+    with pytest.raises(Met) as met:
+        train(replace(prepared, views=views), config, run)
+    assert met.value.args == (views,)
 
 
 def results(run: Run) -> list[dict[str, float]]:
