@@ -109,7 +109,12 @@ def page(run_dir):
     models = ["--model", run_dir / "adaptive", "--model", run_dir / "merge"]
     command = [sys.executable, ROOT / "app.py", *models, "--port", "0"]
     server = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "CI": "1"}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "CI": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores Ctrl-C
     )
     errors: list[str] = []
     threading.Thread(target=lambda: errors.extend(server.stderr), daemon=True).start()
