@@ -143,8 +143,8 @@ def extract(
     ``load(file_name)`` gives uint8 pixels ``(S, S, 3)`` or raises UnreadableImage; ``encode`` maps ``(B, S, S, 3)`` to
     features ``(B, R, D)`` with ``(R, D) = shape``. Images are decoded by ``workers`` threads while the encoder computes.
     An unreadable image gets a row of zeros and a line in ``index.json``. A resumed extraction keeps the batch size it
-    was begun with. ``label`` stands beside the progress bar. Raises UserError when the disk is full, the folder cannot be written or the system does not give an
-    image's file; what is done stays.
+    was begun with. ``label`` stands beside the progress bar. Raises UserError when the disk is full, the folder cannot be
+    written or the system does not give an image's file; what is done stays.
     """
     if (folder / "index.json").exists():
         return FeatureStore(folder, key)

@@ -91,8 +91,8 @@ class CaptionBatches(keras.utils.PyDataset):
 
     def _draw_looks(self, rng: np.random.Generator, names_side: np.ndarray) -> np.ndarray:
         """Which of ``looks`` each caption or image gets; never a mirrored one where ``names_side``."""
-        first = np.where(names_side, self.mirrored_looks, 0)
-        return (first + rng.random(len(names_side)) * (len(self.looks) - first)).astype(np.uint8)
+        first = np.where(names_side, self.mirrored_looks, 0).astype(np.uint8)
+        return first + (rng.random(len(names_side)) * (len(self.looks) - first)).astype(np.uint8)
 
     def _cut(self, order: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
         """``order`` in batches, each of entries with about the same of ``lengths``: sorted within pools, then cut."""

@@ -13,7 +13,8 @@ from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 
 from config import UserError
 
-# Names the recipe of load_image, and of load_varied, in feature-store fingerprints: change the version whenever their pixels change.
+# Names the recipes of load_image and load_varied in feature-store fingerprints: change the version whenever their pixels
+# change.
 PREPROCESSING = "exif-rgb-squash-bicubic-v1"
 
 T = TypeVar("T")

@@ -13,6 +13,7 @@ import ctypes
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,14 @@ if TYPE_CHECKING:
     import keras
 
     from feature_store import FeatureStore, StoreKey, View
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the images of a feature store look: whole or a random crop, as they are or with left and right swapped."""
+
+    crop: int = 0  # its number, or 0 for whole images
+    mirrored: bool = False
 
 
 @dataclass
@@ -81,8 +90,8 @@ def prepare(
     """Open the feature store of ``dataset``, extracting features where they are missing.
 
     ``encoder`` replaces the one that ``config`` describes: that of a trained captioner. For ``training`` with the settings
-    mirror and crops, the training images get stores of their mirrored and cropped versions too. A ``split`` that is wanted alone gets a store of its
-    own, unless there is one of all images.
+    mirror and crops, the training images get stores of their mirrored and cropped versions too. A ``split`` that is wanted
+    alone gets a store of its own, unless there is one of all images.
     """
     # Here: what is wrong with data or settings shows before Keras has loaded.
     from encoders import build_encoder
@@ -95,50 +104,52 @@ def prepare(
         if (whole / "index.json").exists():
             store = FeatureStore(whole, key)
     if store is None:
-        store = extract_features(config, dataset.name, dataset.split(split) if split else dataset.records, encoder)
+        [store] = extract_features(config, dataset.name, dataset.split(split) if split else dataset.records, encoder)
     for name, reason in list(store.unreadable.items())[:5]:
         print(f"note: left out: {name}: {reason}", file=sys.stderr)
     if len(store.unreadable) > 5:
         print(f"note: ... and {len(store.unreadable) - 5} more, listed in {store.folder}/index.json", file=sys.stderr)
-    views = []
+    looks = []
     if training and config.stage != "finetune":
-        for crop in range(0 if config.mirror else 1, config.crops + 1):
-            mirror = config.mirror and crop % 2 == 0
-            found = extract_features(config, dataset.name, dataset.split("train"), encoder, mirror, crop)
-            readable = (record.file_name for record in dataset.split("train") if record.file_name in store.rows)
-            if found.rows.keys() != set(readable):
+        looks += [Look(mirrored=True)] * config.mirror
+        looks += [Look(crop, mirrored=config.mirror and crop % 2 == 0) for crop in range(1, config.crops + 1)]
+    views = []
+    if looks:
+        records = dataset.split("train")
+        readable = {record.file_name for record in records if record.file_name in store.rows}
+        stores = extract_features(config, dataset.name, records, encoder, looks)
+        for look, found in zip(looks, stores, strict=True):
+            if found.rows.keys() != readable:
                 raise UserError(
                     f"{found.folder}: when it was made, other images could be read than for {store.folder}; "
                     "delete both and run the same command"
                 )
-            views.append(View(found, mirror))
+            views.append(View(found, look.mirrored))
     return Prepared(dataset, encoder, store, views)
 
 
 def store_location(
-    config: Config,
-    name: str,
-    records: Sequence[datasets.ImageRecord],
-    encoder: "keras.Model",
-    mirror: bool = False,
-    crop: int = 0,
+    config: Config, name: str, records: Sequence[datasets.ImageRecord], encoder: "keras.Model"
 ) -> "tuple[Path, StoreKey]":
     """Where the features of ``records``' images lie, once they are extracted, and what decides them."""
     from encoders import weights_digest
     from feature_store import StoreKey, digest_images
     from images import PREPROCESSING
 
-    varied = f"-crop-{crop}-keeps-{config.crop:g}-colour-{config.colour_jitter:g}" if crop else ""
     key = StoreKey(
         encoder=Path(config.encoder).name,
         weights=weights_digest(encoder),
-        preprocessing=PREPROCESSING + varied + "-mirrored" * mirror,
+        preprocessing=PREPROCESSING,
         image_size=config.image_size,
         feature_grid=config.feature_grid,
         dtype=config.feature_dtype,
         images=digest_images({record.file_name: record.path for record in records}),
     )
-    return Path(config.feature_dir) / f"{name}-{key.encoder}-{key.fingerprint}", key
+    return _folder(config, name, key), key
+
+
+def _folder(config: Config, name: str, key: "StoreKey") -> Path:
+    return Path(config.feature_dir) / f"{name}-{key.encoder}-{key.fingerprint}"
 
 
 def extract_features(
@@ -146,42 +157,46 @@ def extract_features(
     name: str,
     records: Sequence[datasets.ImageRecord],
     encoder: "keras.Model",
-    mirror: bool = False,
-    crop: int = 0,
-) -> "FeatureStore":
-    """The store of the features of ``records``' images, made where it is missing.
+    looks: Sequence[Look] = (Look(),),
+) -> "list[FeatureStore]":
+    """The stores of the features of ``records``' images, one for each of ``looks``, made where they are missing.
 
-    With ``mirror`` left and right are swapped; ``crop`` is the number of a random crop, or 0 for whole images. The store
-    lies in feature_dir; ``name`` is the data set's.
+    They lie in feature_dir; ``name`` is the data set's.
     """
     import keras
 
     from feature_store import extract
     from images import load_image, load_varied
 
-    folder, key = store_location(config, name, records, encoder, mirror, crop)
+    _, plain = store_location(config, name, records, encoder)
     paths = {record.file_name: record.path for record in records}
 
-    def load(file_name):
-        if crop:
+    def load(file_name: str, look: Look) -> np.ndarray:
+        if look.crop:
             # By name, so that the store is the same whatever other images there are and in whatever order they come.
-            rng = np.random.default_rng((crop, *file_name.encode()))
+            rng = np.random.default_rng((look.crop, *file_name.encode()))
             pixels = load_varied(paths[file_name], config.image_size, config.crop, config.colour_jitter, rng)
         else:
             pixels = load_image(paths[file_name], config.image_size)
-        return pixels[:, ::-1] if mirror else pixels
+        return pixels[:, ::-1] if look.mirrored else pixels
 
-    return extract(
-        folder,
-        key,
-        list(paths),
-        load=load,
-        encode=lambda pixels: keras.ops.convert_to_numpy(encoder.predict_on_batch(pixels.astype("float32"))),
-        shape=tuple(encoder.output_shape[1:]),
-        batch_size=config.extract_batch_size,
-        workers=config.workers,
-        label="features" + f" of crop {crop}" * (crop > 0) + " (mirrored)" * mirror,
-    )
+    stores = []
+    for look in looks:
+        crop = f"-crop-{look.crop}-keeps-{config.crop:g}-colour-{config.colour_jitter:g}" if look.crop else ""
+        key = replace(plain, preprocessing=plain.preprocessing + crop + "-mirrored" * look.mirrored)
+        store = extract(
+            _folder(config, name, key),
+            key,
+            list(paths),
+            load=partial(load, look=look),
+            encode=lambda pixels: keras.ops.convert_to_numpy(encoder.predict_on_batch(pixels.astype("float32"))),
+            shape=tuple(encoder.output_shape[1:]),
+            batch_size=config.extract_batch_size,
+            workers=config.workers,
+            label="features" + f" of crop {look.crop}" * (look.crop > 0) + " (mirrored)" * look.mirrored,
+        )
+        stores.append(store)
+    return stores
 
 
 def main() -> None:

@@ -228,7 +228,8 @@ class Recorder(keras.callbacks.Callback):
             return
         with tempfile.TemporaryDirectory(dir=self.run.folder, prefix=".dev-") as folder:
             config = self.config.with_overrides({"feature_dir": folder})
-            yield self._dev_data(extract_features(config, self.dataset, self.dev, self.captioner.encoder))
+            [store] = extract_features(config, self.dataset, self.dev, self.captioner.encoder)
+            yield self._dev_data(store)
 
     def _caption_dev(self, features: FeatureBatches) -> list[str]:
         """The best caption of each dev image."""
