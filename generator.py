@@ -5,7 +5,7 @@ features, shifted inputs and targets exist per batch only.
 """
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -42,7 +42,7 @@ class CaptionBatches(keras.utils.PyDataset):
     def __init__(
         self,
         store: FeatureStore,
-        captions: Sequence[tuple[str, str]],
+        captions: Iterable[tuple[str, str]],
         vocabulary: Vocabulary,
         config: Config,
         shuffle: bool = True,
@@ -59,22 +59,22 @@ class CaptionBatches(keras.utils.PyDataset):
         self.looks = [*(view.store for view in sorted(views, key=lambda view: not view.mirrored)), store]
         self.mirrored_looks = sum(view.mirrored for view in views)
         self.batch_size, self.seed = config.batch_size, config.seed
-        captions = [(name, caption) for name, caption in captions if name in store.rows]
         # All captions end to end; caption i is tokens[offsets[i] : offsets[i] + lengths[i]].
-        tokens, lengths = array("i"), []
-        for _, caption in captions:
+        tokens, lengths, rows, view_rows, names_side = array("i"), array("i"), array("i"), array("i"), array("b")
+        for name, caption in captions:
+            if name not in store.rows:
+                continue
             found = vocabulary.encode(caption, config.max_caption_length)
             tokens.extend(found)
             lengths.append(len(found))
+            rows.append(store.rows[name])
+            if views:  # whose images are those of training alone
+                view_rows.append(views[0].store.rows[name])
+            names_side.append(self.mirrored_looks > 0 and not _SIDES.isdisjoint(tokenize(caption)))
         self.tokens = np.asarray(tokens, dtype=np.min_scalar_type(len(vocabulary)))
-        self.rows = np.asarray([store.rows[name] for name, _ in captions], dtype=np.int32)
-        self.lengths = np.asarray(lengths, dtype=np.int32)
+        self.rows, self.lengths, self.view_rows = (np.array(column, np.int32) for column in (rows, lengths, view_rows))
+        self.names_side = np.array(names_side, bool)
         self.offsets = np.cumsum(self.lengths) - self.lengths
-        # The row in the views, whose images are those of training alone.
-        self.view_rows = np.asarray([views[0].store.rows[name] for name, _ in captions] if views else [], np.int32)
-        self.names_side = np.asarray(
-            [self.mirrored_looks > 0 and not _SIDES.isdisjoint(tokenize(caption)) for _, caption in captions], bool
-        )
         self.epoch = 0
         self._lay_out()
 

@@ -334,24 +334,20 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
         learner, what = captioner.decoder, f"{config.decoder} decoder"
         if initial:
             learner.set_weights(initial.decoder.get_weights())
-
-    def pairs(split: str) -> list[tuple[str, str]]:
-        return [(record.file_name, text) for record in prepared.usable(split) for text in record.captions]
-
     losses = (config.label_smoothing, config.word_dropout, config.attention_penalty)
     if config.stage == "scst":
-        train = ImageBatches(prepared.store, pairs("train"), vocabulary, config, views=prepared.views)
-        rewards = Rewards([(prepared.store.rows[name], text) for name, text in pairs("train")], vocabulary)
+        train = ImageBatches(prepared.store, prepared.captions("train"), vocabulary, config, views=prepared.views)
+        rewards = Rewards([(prepared.store.rows[name], text) for name, text in prepared.captions("train")], vocabulary)
         trainer = SelfCriticalTrainer(captioner.decoder, config)
     elif config.stage == "finetune":
         paths = {record.file_name: record.path for record in prepared.usable("train")}
-        train = PixelBatches(prepared.store, paths, pairs("train"), vocabulary, config)
+        train = PixelBatches(prepared.store, paths, prepared.captions("train"), vocabulary, config)
         trainer = PixelTrainer(captioner.encoder, captioner.decoder, *losses)
     elif config.stage == "align":
-        train = PairBatches(prepared.store, pairs("train"), vocabulary, config, views=prepared.views)
+        train = PairBatches(prepared.store, prepared.captions("train"), vocabulary, config, views=prepared.views)
         trainer = AlignmentTrainer(captioner.towers, config)
     else:
-        train = CaptionBatches(prepared.store, pairs("train"), vocabulary, config, views=prepared.views)
+        train = CaptionBatches(prepared.store, prepared.captions("train"), vocabulary, config, views=prepared.views)
         trainer = CaptionTrainer(captioner.decoder, *losses)
     prepared.release("train")  # the batches hold what training needs of them
     if config.stage == "finetune":

@@ -52,8 +52,8 @@ REPEATS = 5
 BAR_SECONDS, BAR_BYTES, BAR_GROWTH = 60, 2e9, 0.05
 
 
-def write_coco(folder: Path, part: str, first_id: int, images: int) -> None:
-    """Write the captions file and the empty image files of ``part``."""
+def write_coco(folder: Path, part: str, first_id: int, images: int) -> list[str]:
+    """Write the captions file and the empty image files of ``part``. Returns the names of the images."""
     ids = [first_id + 4 * i for i in range(images)]  # COCO's ids have gaps
     (folder / part).mkdir(parents=True)
     for image_id in ids:
@@ -79,6 +79,7 @@ def write_coco(folder: Path, part: str, first_id: int, images: int) -> None:
     path = folder / "annotations" / f"captions_{part}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"info": {}, "licenses": [], "images": listed, "annotations": annotations}))
+    return [image["file_name"] for image in listed]
 
 
 def sparse_store(folder: Path, names: list[str]) -> None:
@@ -124,6 +125,14 @@ def train(batches, steps: int) -> None:
     trainer.fit(batches, steps_per_epoch=steps, verbose=0)
 
 
+def write_data(folder: Path, scale: int) -> None:
+    """Write 1 / ``scale`` of COCO, and its features, into ``folder``."""
+    names = []
+    for part, first_id, images in (("train2017", 9, TRAIN), ("val2017", 139, VAL)):
+        names += write_coco(folder, part, first_id, images // scale)
+    sparse_store(folder / "store", names)
+
+
 def lay_out(folder: Path, steps: Steps) -> tuple[Any, Prepared, dict[str, Any]]:
     """All that precedes the first batch. Returns the batches, the rest of the data, and the numbers of images, captions and
     words.
@@ -133,60 +142,55 @@ def lay_out(folder: Path, steps: Steps) -> tuple[Any, Prepared, dict[str, Any]]:
     vocabulary = steps("fit the vocabulary", lambda: fit_vocabulary(config, dataset))
     paths = {record.file_name: record.path for record in dataset.records}
     steps("digest of names and sizes of the images", lambda: digest_images(paths))
-    sparse_store(folder / "store", list(paths))
     store = steps("open the feature store", lambda: FeatureStore(folder / "store"))
     generator = steps("import Keras", lambda: importlib.import_module("generator"))
-    captions = [(record.file_name, text) for record in dataset.split("train") for text in record.captions]
+    prepared = Prepared(dataset, None, store)
     batches = steps(
-        "encode the training captions", lambda: generator.CaptionBatches(store, captions, vocabulary, config)
+        "encode the training captions",
+        lambda: generator.CaptionBatches(store, prepared.captions("train"), vocabulary, config),
     )
     all_captions = sum(len(record.captions) for record in dataset.records)
-    return (
-        batches,
-        Prepared(dataset, None, store),
-        {"images": len(paths), "captions": all_captions, "words": len(vocabulary)},
-    )
+    return batches, prepared, {"images": len(paths), "captions": all_captions, "words": len(vocabulary)}
 
 
-def run_steps(scale: int) -> dict[str, Any]:
-    """Make the files, 1 / ``scale`` of COCO, and time all that training does with them. In a process of its own."""
+def run_steps(folder: Path, trained: int) -> dict[str, Any]:
+    """Time all that training does with the data in ``folder``, to the end of so many batches. In a process of its own."""
     steps = Steps()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        for part, first_id, images in (("train2017", 9, TRAIN), ("val2017", 139, VAL)):
-            write_coco(folder, part, first_id, images // scale)
-        batches, prepared, counts = lay_out(folder, steps)
-        prepared.release("train")  # as training does
-        before = {name: sum(step[name] for step in steps.found.values()) for name in ("seconds", "cpu_seconds")}
-        before["peak"] = max(step["peak"] for step in steps.found.values())
-        steps("lay out the batches of another epoch", lambda: batches.start_epoch(1))
-        some = range(0, len(batches), -(-len(batches) // BATCHES))
-        steps(
-            f"read {len(some)} of its {len(batches):,} batches",
-            lambda: collections.deque(map(batches.__getitem__, some), 0),
-        )
-        trained = TRAINED if scale <= SMALL else 1  # --quick
-        steps(f"train for {trained} batches", lambda: train(batches, trained))
-        files = [*folder.glob("annotations/*.json"), folder / "store" / "features.npy", folder / "store" / "index.json"]
-        sizes = {path.name: path.stat().st_size for path in files}
+    batches, prepared, counts = lay_out(folder, steps)
+    steps("let go of the training captions", lambda: prepared.release("train"))
+    before = {name: sum(step[name] for step in steps.found.values()) for name in ("seconds", "cpu_seconds")}
+    before["peak"] = max(step["peak"] for step in steps.found.values())
+    steps("lay out the batches of another epoch", lambda: batches.start_epoch(1))
+    some = range(0, len(batches), -(-len(batches) // BATCHES))
+    steps(
+        f"read {len(some)} of its {len(batches):,} batches",
+        lambda: collections.deque(map(batches.__getitem__, some), 0),
+    )
+    steps(f"train for {trained} batches", lambda: train(batches, trained))
+    files = [*folder.glob("annotations/*.json"), folder / "store" / "features.npy", folder / "store" / "index.json"]
+    sizes = {path.name: path.stat().st_size for path in files}
     return {**counts, "before_the_first_batch": before, "steps": steps.found, "file_bytes": sizes}
 
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        print(json.dumps(run_steps(args.measure)))
+        print(json.dumps(run_steps(args.measure, 1 if args.quick else TRAINED)))
         return
 
-    def measure(scale: int) -> dict[str, Any]:
-        command = [sys.executable, __file__, "--measure", str(scale)]
+    def measure(folder: Path) -> dict[str, Any]:
+        command = [sys.executable, __file__, "--measure", str(folder), *["--quick"] * args.quick]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         return json.loads(done.stdout.splitlines()[-1])
 
     scale, repeats = (60, 1) if args.quick else (1, REPEATS)
-    runs = [[measure(scale * factor) for factor in (1, SMALL)] for _ in range(repeats)]
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = [Path(temporary, size) for size in ("whole", "part")]
+        for folder, factor in zip(folders, (1, SMALL), strict=True):
+            write_data(folder, scale * factor)
+        runs = [[measure(folder) for folder in folders] for _ in range(repeats)]
     whole, small = runs[0]
     before = whole["before_the_first_batch"]
     print_table(

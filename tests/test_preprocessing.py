@@ -47,6 +47,15 @@ def test_a_split_wanted_alone_gets_its_own_store_unless_there_is_one_of_all(tmp_
     assert len(list((tmp_path / "features").iterdir())) == 2
 
 
+def test_releasing_a_split_leaves_the_others_as_they_were(toy):
+    dataset, config = toy
+    odd = ImageRecord(9, "Ü 9.png", dataset.records[2].path, ("so", "Ünïque"), "dev")
+    dataset = CaptionDataset("toy", (*dataset.records, odd), ("a wart",), {"dev": "val2014"})
+    prepared = prepare(config, dataset)
+    prepared.release("train")
+    assert prepared.dataset == CaptionDataset("toy", dataset.records[2:], ("a wart",), {"dev": "val2014"})
+
+
 def test_training_images_are_mirrored_and_cropped_once(toy):
     dataset, config = toy
     config = config.with_overrides({"mirror": True, "crops": 3, "crop": 0.5})
