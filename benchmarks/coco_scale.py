@@ -8,7 +8,7 @@ what train.py does with them. Features are extracted once and are not part of th
 fast real features come: a batch of a sparse file says only what the reading itself costs.
 Peak memory is that of the process during the step; where the system cannot count anew (other than Linux), since its start.
 The same with a sixteenth of the data, and a decoder of as many words, says how training's memory grows with the data;
-TensorFlow's own share differs by a tenth from run to run, so both are run in turn, several times, and medians compared.
+TensorFlow's own share differs by a fifth from run to run, so both are run in turn, several times, and medians compared.
 The bar: at most a minute of CPU time and 2 GB before the first batch, and 5% more memory in training than the sixteenth.
 """
 
@@ -48,7 +48,7 @@ SHAPE = (49, 2048)
 SMALL = 16  # data that memory is compared with: a sixteenth, which is Flickr8k's size
 BATCHES = 50  # batches that are read with their features
 TRAINED = 20  # batches to train for
-REPEATS = 5
+REPEATS = 9
 BAR_SECONDS, BAR_BYTES, BAR_GROWTH = 60, 2e9, 0.05
 
 
