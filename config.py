@@ -204,7 +204,10 @@ class TrainingSettings(BaseModel):
         description="what a drawn caption's reward is measured against: the mean of the image's other ones, or the greedy caption (scst)",
     )
     xe_share: float = Field(
-        0.2, ge=0, le=1, description="share of cross-entropy in the loss, which keeps sentences whole (scst)"
+        0.2,
+        ge=0,
+        le=1,
+        description="share of cross-entropy in the loss, which keeps sentences whole; it is of one reference an image, drawn anew in each epoch (scst)",
     )
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="adam, adamw (weight decay) or sgd")
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
@@ -259,7 +262,10 @@ class TrainingSettings(BaseModel):
     patience: int = Field(0, ge=0, description="epochs without improvement before training stops; 0: never")
     sample_captions: int = Field(3, ge=0, description="dev captions printed after each epoch")
     tensorboard: bool = Field(True, description="write TensorBoard logs into the run folder")
-    mixed_precision: bool = Field(False, description="compute in float16 with float32 weights (GPU)")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="what training computes in; weights stay float32. bfloat16 suits CPUs and GPUs that have it, float16 suits GPUs (Keras scales the loss)",
+    )
     workers: int = Field(2, ge=1, description="threads that read batches")
     seed: int = Field(0, ge=0, description="seed of initial weights, shuffling and dropout")
     run_dir: str = Field("runs", description="folder that holds the run folders")
@@ -376,8 +382,8 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
                 raise ValueError(
                     f"{name}: only alignment_loss={loss} reads it, and alignment_loss is {self.alignment_loss}"
                 )
-        if self.mixed_precision and self.stage == "finetune":
-            raise ValueError("mixed_precision: stage=finetune computes in float32; leave it out")
+        if self.precision != "float32" and self.stage == "finetune":
+            raise ValueError("precision: stage=finetune computes in float32; leave it out")
         if self.attention_penalty and self.decoder not in ("attention", "transformer"):
             raise ValueError(f"attention_penalty: the decoder {self.decoder} has no attention that it could steer")
         if (
@@ -556,6 +562,8 @@ def _json_object(text: str, source: str) -> dict[str, Any]:
         raise UserError(f"{source}: not valid JSON: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{source}: expected a JSON object of settings, found {type(values).__name__}")
+    if isinstance(values.get("mixed_precision"), bool):  # of runs and bundles that an earlier release wrote
+        values = {"precision": "float16" if values.pop("mixed_precision") else "float32"} | values
     return values
 
 

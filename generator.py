@@ -148,8 +148,8 @@ class CaptionBatches(keras.utils.PyDataset):
 
     @property
     def words(self) -> int:
-        """Targets of an epoch: its words and ``<end>`` tokens."""
-        return int((self.lengths - 1).sum())
+        """Targets of this epoch: its words and ``<end>`` tokens."""
+        return int(sum((self.lengths[batch] - 1).sum() for batch in self.batches))
 
     @property
     def padding(self) -> float:
@@ -177,18 +177,23 @@ class ImageBatches(CaptionBatches):
     An image looks the same for all its captions.
     """
 
+    def _chosen(self, group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Those of an image's captions that this epoch holds."""
+        return group
+
     def _lay_out(self) -> None:
         rng = np.random.default_rng((self.seed, self.epoch))
         images, self.image_of = np.unique(self.rows, return_inverse=True)
         by_image = np.argsort(self.image_of, kind="stable")
         groups = np.split(by_image, np.flatnonzero(np.diff(self.image_of[by_image])) + 1)
+        names_side = np.asarray([self.names_side[group].any() for group in groups])
+        groups = [self._chosen(group, rng) for group in groups]
         longest = np.asarray([self.lengths[group].max() for group in groups])
         self.batches = [
             np.concatenate([groups[image] for image in batch])
             for batch in self._cut(rng.permutation(len(images)), longest)
         ]
         rng.shuffle(self.batches)
-        names_side = np.asarray([self.names_side[group].any() for group in groups])
         self.look = self._draw_looks(rng, names_side)[self.image_of]
 
     def __getitem__(self, index: int):
@@ -201,6 +206,13 @@ class ImageBatches(CaptionBatches):
         _, first, image = np.unique(self.image_of[chosen], return_index=True, return_inverse=True)
         captions = chosen[first]
         return captions, self._read_tokens(chosen), image.astype("int32"), self.rows[captions]
+
+
+class ReferenceBatches(ImageBatches):
+    """ImageBatches with one caption of each image, drawn anew in every epoch."""
+
+    def _chosen(self, group, rng):
+        return rng.choice(group, 1)
 
 
 class PixelBatches(ImageBatches):

@@ -19,7 +19,7 @@ import metrics
 from caption_trainer import CaptionTrainer, word_nll
 from config import Config, hide_progress
 from decoders import Decoder
-from generator import ImageBatches, round_width
+from generator import ReferenceBatches, round_width
 from model import Search
 from text import tokenize
 from vocabulary import END, PAD, START, Vocabulary
@@ -95,7 +95,7 @@ class Rewards:
 class SelfCritic:
     """Draws captions, has them rewarded and takes training steps."""
 
-    def __init__(self, trainer: SelfCriticalTrainer, batches: ImageBatches, rewards: Rewards, config: Config):
+    def __init__(self, trainer: SelfCriticalTrainer, batches: ReferenceBatches, rewards: Rewards, config: Config):
         self.trainer, self.batches, self.rewards, self.config = trainer, batches, rewards, config
         self.sampler = Sampler(trainer.decoder, config.max_caption_length)
         # Under the rules of drawing, not those of captioning.

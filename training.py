@@ -22,7 +22,7 @@ from config import Config, UserError, hide_progress, search_name
 from encoders import let_learn
 from feature_store import FeatureStore
 from fine_tuning import PixelTrainer
-from generator import CaptionBatches, FeatureBatches, ImageBatches, PairBatches, PixelBatches
+from generator import CaptionBatches, FeatureBatches, PairBatches, PixelBatches, ReferenceBatches
 from index import neighbours
 from metrics.retrieval import CUTS, SIDES
 from model import Captioner
@@ -186,7 +186,7 @@ class Recorder(keras.callbacks.Callback):
             raise UserError(
                 f"{self.run.folder}: in epoch {len(self.lines) + 1} the loss became {loss}; whole epochs that are kept: "
                 f"{len(self.lines)}. Train anew with a lower learning_rate, a longer warmup_steps or {clip}"
-                + (", or without mixed_precision" if self.config.mixed_precision else "")
+                + ("" if self.config.precision == "float32" else ", or with precision float32")
             )
 
     def _goodness(self, line: dict[str, float]) -> float:
@@ -323,8 +323,8 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
         raise UserError(
             f"{setting}: {run.folder} has its {state['epochs']} epochs already; ask for more with --{setting}"
         )
-    if config.mixed_precision:
-        keras.mixed_precision.set_dtype_policy("mixed_float16")
+    if config.precision != "float32":
+        keras.mixed_precision.set_dtype_policy(f"mixed_{config.precision}")
     keras.utils.set_random_seed(config.seed)
     if config.stage == "align":
         captioner, make_recorder = Aligner.untrained(config, vocabulary, prepared.encoder), AlignmentRecorder
@@ -336,7 +336,7 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
             learner.set_weights(initial.decoder.get_weights())
     losses = (config.label_smoothing, config.word_dropout, config.attention_penalty)
     if config.stage == "scst":
-        train = ImageBatches(prepared.store, prepared.captions("train"), vocabulary, config, views=prepared.views)
+        train = ReferenceBatches(prepared.store, prepared.captions("train"), vocabulary, config, views=prepared.views)
         rewards = Rewards([(prepared.store.rows[name], text) for name, text in prepared.captions("train")], vocabulary)
         trainer = SelfCriticalTrainer(captioner.decoder, config)
     elif config.stage == "finetune":

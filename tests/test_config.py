@@ -244,7 +244,7 @@ def test_wordpieces_are_those_of_a_bert(changes):
     "name",
     sorted(
         TRAINED_SETTINGS
-        - {"mirror", "mixed_precision", "tensorboard", "weight_decay"}
+        - {"mirror", "tensorboard", "weight_decay"}
         - {"attention_penalty", "attention_size", "heads", "layers"}
         - {"bert", "embedding_file", "embedding_trainable", "untied_output"}
         - {"stage", *(name for names in config.STAGE_SETTINGS.values() for name in names)}
@@ -264,6 +264,7 @@ def test_a_trained_captioner_refuses_what_training_fixed(name):
         "monitor": "loss",
         "word_dropout": "0.5",
         "optimizer": "sgd",
+        "precision": "bfloat16",
         "schedule": "cosine",
         "vocabulary": "wordpieces",
     }
@@ -410,3 +411,8 @@ def test_light_modules_leave_keras_alone():
     check = f"import sys, {modules}; print([m for m in ('keras', 'tensorflow', 'jax', 'torch') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("mixed", "precision"), [(False, "float32"), (True, "float16")])
+def test_settings_of_an_earlier_release_are_read(mixed, precision):
+    assert Config.from_json(json.dumps({"mixed_precision": mixed}), "old.json").precision == precision

@@ -8,7 +8,7 @@ from PIL import Image
 
 from config import Config
 from feature_store import View
-from generator import CaptionBatches, FeatureBatches, ImageBatches, PixelBatches
+from generator import CaptionBatches, FeatureBatches, ImageBatches, PixelBatches, ReferenceBatches
 from vocabulary import END, PAD, START, Vocabulary
 
 WORDS = Vocabulary([f"w{i}" for i in range(500)])
@@ -211,6 +211,28 @@ def test_an_image_looks_the_same_for_all_its_captions_in_a_batch(store):
         for name, found in looks.items():
             found.add(features[rows.tolist().index(store.rows[name])].tobytes())
     assert {name: len(found) for name, found in looks.items()} == {"002.jpg": 3, "003.jpg": 2}
+
+
+def test_reference_batches_hold_one_caption_of_each_image_another_in_other_epochs(store):
+    captions = captions_of(60, images=12)
+    batches = ReferenceBatches(store, captions, WORDS, Config(batch_size=5, seed=3))
+    epochs = []
+    for epoch in (0, 1, 0):
+        batches.start_epoch(epoch)
+        drawn = {}
+        for features, tokens, image, rows in (batches[i] for i in range(len(batches))):
+            assert len(features) == len(tokens) == len(rows)
+            assert sorted(image.tolist()) == list(range(len(rows)))
+            drawn |= {int(rows[place]): tokens[i].tolist() for i, place in enumerate(image)}
+        assert batches.words == sum(sum(token != PAD for token in row) - 1 for row in drawn.values())
+        epochs.append({row: [token for token in tokens if token != PAD] for row, tokens in drawn.items()})
+    assert epochs[0] == epochs[2] != epochs[1]
+    references = {}
+    for name, caption in captions:
+        references.setdefault(store.rows[name], []).append(WORDS.encode(caption, 30).tolist())
+    for epoch in epochs:
+        assert epoch.keys() == references.keys()
+        assert all(tokens in references[row] for row, tokens in epoch.items())
 
 
 def test_pixel_batches_vary_pictures_by_seed_and_epoch(store, tmp_path):

@@ -632,8 +632,9 @@ def test_a_run_cut_off_before_its_bundle_gets_it_on_resume(prepared):
     assert run.history() == history
 
 
-def test_mixed_precision(prepared):
-    config, run = start(prepared, "mixed", mixed_precision=True, epochs=1)
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_reduced_precision(prepared, precision):
+    config, run = start(prepared, precision, precision=precision, epochs=1)
     try:
         assert train(prepared, config, run) == 0
     finally:
