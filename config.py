@@ -264,7 +264,7 @@ class TrainingSettings(BaseModel):
     tensorboard: bool = Field(True, description="write TensorBoard logs into the run folder")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32",
-        description="what training computes in; weights stay float32. bfloat16 suits CPUs and GPUs that have it, float16 suits GPUs (Keras scales the loss)",
+        description="what the decoder or the towers compute in while they train; weights, encoder and captioning stay float32. bfloat16 suits CPUs and GPUs that have it, float16 suits GPUs (Keras scales the loss)",
     )
     workers: int = Field(2, ge=1, description="threads that read batches")
     seed: int = Field(0, ge=0, description="seed of initial weights, shuffling and dropout")
@@ -382,8 +382,6 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
                 raise ValueError(
                     f"{name}: only alignment_loss={loss} reads it, and alignment_loss is {self.alignment_loss}"
                 )
-        if self.precision != "float32" and self.stage == "finetune":
-            raise ValueError("precision: stage=finetune computes in float32; leave it out")
         if self.attention_penalty and self.decoder not in ("attention", "transformer"):
             raise ValueError(f"attention_penalty: the decoder {self.decoder} has no attention that it could steer")
         if (
