@@ -83,7 +83,7 @@ class CaptionBatches(keras.utils.PyDataset):
         rng = np.random.default_rng((self.seed, self.epoch))
         count = len(self.rows)
         order = rng.permutation(count) if self.shuffle else np.argsort(self.lengths, kind="stable")
-        self.batches = self._cut(order, self.lengths)
+        self.batches = self._cut(order, self.lengths, self.batch_size)
         if self.shuffle:
             rng.shuffle(self.batches)
         self._put_extremes_first()
@@ -94,13 +94,13 @@ class CaptionBatches(keras.utils.PyDataset):
         first = np.where(names_side, self.mirrored_looks, 0).astype(np.uint8)
         return first + (rng.random(len(names_side)) * (len(self.looks) - first)).astype(np.uint8)
 
-    def _cut(self, order: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-        """``order`` in batches, each of entries with about the same of ``lengths``: sorted within pools, then cut."""
-        batches, pool = [], self.batch_size * _POOL_BATCHES
+    def _cut(self, order: np.ndarray, lengths: np.ndarray, size: int) -> list[np.ndarray]:
+        """``order`` in batches of ``size`` entries with about the same of ``lengths``: sorted within pools, then cut."""
+        batches, pool = [], size * _POOL_BATCHES
         for start in range(0, len(order), pool):
             chunk = order[start : start + pool]
             chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
-            batches += [chunk[i : i + self.batch_size] for i in range(0, len(chunk), self.batch_size)]
+            batches += [chunk[i : i + size] for i in range(0, len(chunk), size)]
         return batches
 
     def _put_extremes_first(self) -> None:
@@ -177,6 +177,10 @@ class ImageBatches(CaptionBatches):
     An image looks the same for all its captions.
     """
 
+    @property
+    def images_per_batch(self) -> int:
+        return self.batch_size
+
     def _chosen(self, group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Those of an image's captions that this epoch holds."""
         return group
@@ -191,7 +195,7 @@ class ImageBatches(CaptionBatches):
         longest = np.asarray([self.lengths[group].max() for group in groups])
         self.batches = [
             np.concatenate([groups[image] for image in batch])
-            for batch in self._cut(rng.permutation(len(images)), longest)
+            for batch in self._cut(rng.permutation(len(images)), longest, self.images_per_batch)
         ]
         rng.shuffle(self.batches)
         self.look = self._draw_looks(rng, names_side)[self.image_of]
@@ -213,6 +217,26 @@ class ReferenceBatches(ImageBatches):
 
     def _chosen(self, group, rng):
         return rng.choice(group, 1)
+
+
+class GroupedBatches(ImageBatches):
+    """Batches ``((features (B, R, D), inputs, image of each row), targets)`` of whole images with all their captions.
+
+    For decoders that compute so much of an image alone that once for all its captions saves more than the padding costs.
+    ``inputs`` and ``targets`` int32 ``(N, T)``, N about ``batch_size`` captions; image of each row int32 ``(N,)``.
+    """
+
+    @property
+    def images_per_batch(self) -> int:
+        return max(1, round(self.batch_size * len(np.unique(self.rows)) / len(self.rows)))
+
+    def _lay_out(self) -> None:
+        super()._lay_out()
+        self._put_extremes_first()
+
+    def __getitem__(self, index: int):
+        captions, tokens, image, _ = self._read_images(index)
+        return (self._read_features(captions), tokens[:, :-1], image), tokens[:, 1:]
 
 
 class PixelBatches(ImageBatches):

@@ -19,10 +19,11 @@ from aligner import Aligner
 from alignment import AlignmentTrainer
 from caption_trainer import CaptionTrainer
 from config import Config, UserError, hide_progress, search_name
+from decoders import DECODERS
 from encoders import let_learn
 from feature_store import FeatureStore
 from fine_tuning import PixelTrainer
-from generator import CaptionBatches, FeatureBatches, PairBatches, PixelBatches, ReferenceBatches
+from generator import CaptionBatches, FeatureBatches, GroupedBatches, PairBatches, PixelBatches, ReferenceBatches
 from index import neighbours
 from metrics.retrieval import CUTS, SIDES
 from model import Captioner
@@ -116,6 +117,11 @@ def make_tuning_optimizer(
     return keras.optimizers.MultiOptimizer(
         lambda variable: encoder_optimizer if id(variable) in slow else decoder_optimizer
     )
+
+
+def batches_for(config: Config) -> type[CaptionBatches]:
+    """What teacher forcing on stored features reads: batches of whole images where the decoder gains by them."""
+    return GroupedBatches if DECODERS[config.decoder].by_image else CaptionBatches
 
 
 class Recorder(keras.callbacks.Callback):
@@ -347,7 +353,8 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
         train = PairBatches(prepared.store, prepared.captions("train"), vocabulary, config, views=prepared.views)
         trainer = AlignmentTrainer(captioner.towers, config)
     else:
-        train = CaptionBatches(prepared.store, prepared.captions("train"), vocabulary, config, views=prepared.views)
+        batches = batches_for(config)
+        train = batches(prepared.store, prepared.captions("train"), vocabulary, config, views=prepared.views)
         trainer = CaptionTrainer(captioner.decoder, *losses)
     prepared.release("train")  # the batches hold what training needs of them
     if config.stage == "finetune":

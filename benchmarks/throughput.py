@@ -40,11 +40,10 @@ def ours(
     """
     from caption_trainer import CaptionTrainer
     from decoders import build_decoder
-    from generator import CaptionBatches
-    from training import make_optimizer
+    from training import batches_for, make_optimizer
 
     vocabulary = synthetic_vocabulary()
-    batches = CaptionBatches(store, captions, vocabulary, config)
+    batches = batches_for(config)(store, captions, vocabulary, config)
     decoder = build_decoder(config, len(vocabulary), store.regions, store.feature_size, pretrained)
     trainer = CaptionTrainer(decoder)
     trainer.compile(optimizer=make_optimizer(config, len(batches)))

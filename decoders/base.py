@@ -25,6 +25,7 @@ class Decoder(keras.Model):
     """
 
     attends = False  # whether there is an ``attend``
+    by_image = False  # whether most of the work is on the image alone, so that its captions had better share a batch
 
     def __init__(
         self,

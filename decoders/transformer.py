@@ -92,6 +92,8 @@ class TransformerDecoder(RegionDecoder):
     cache of ``step`` holds.
     """
 
+    by_image = True
+
     def __init__(self, layers=2, heads=8, max_length=31, **sizes):
         super().__init__(**sizes)
         self.sizes |= {"layers": layers, "heads": heads, "max_length": max_length}

@@ -8,7 +8,7 @@ from PIL import Image
 
 from config import Config
 from feature_store import View
-from generator import CaptionBatches, FeatureBatches, ImageBatches, PixelBatches, ReferenceBatches
+from generator import CaptionBatches, FeatureBatches, GroupedBatches, ImageBatches, PixelBatches, ReferenceBatches
 from vocabulary import END, PAD, START, Vocabulary
 
 WORDS = Vocabulary([f"w{i}" for i in range(500)])
@@ -233,6 +233,30 @@ def test_reference_batches_hold_one_caption_of_each_image_another_in_other_epoch
     for epoch in epochs:
         assert epoch.keys() == references.keys()
         assert all(tokens in references[row] for row, tokens in epoch.items())
+
+
+def test_grouped_batches_hold_whole_images_and_about_as_many_captions_as_asked_for(store):
+    captions = captions_of(120)  # three of each of 40 images
+    batches = GroupedBatches(store, captions, WORDS, Config(batch_size=16))
+    met = []
+    for (features, inputs, image), targets in (batches[i] for i in range(len(batches))):
+        np.testing.assert_array_equal(inputs[:, 1:], np.where(inputs[:, 1:] == PAD, PAD, targets[:, :-1]))
+        assert len(inputs) == len(targets) == len(image) <= 16
+        for row in range(len(features)):
+            of_image = features[row].tobytes()
+            met += [
+                (of_image, tuple(token for token in tokens if token != PAD))
+                for tokens in targets[image == row].tolist()
+            ]
+            assert (image == row).sum() == 3
+    wanted = [
+        (store.read(np.array([store.rows[name]]))[0].tobytes(), tuple(WORDS.encode(caption, 30)[1:].tolist()))
+        for name, caption in captions
+    ]
+    assert sorted(met) == sorted(wanted)
+    widths = [batches[i][1].shape[1] for i in range(len(batches))]
+    assert widths[0] == max(widths)
+    assert widths[1] == min(widths)
 
 
 def test_pixel_batches_vary_pictures_by_seed_and_epoch(store, tmp_path):

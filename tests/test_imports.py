@@ -50,8 +50,8 @@ MAY_IMPORT = {
         "caption_trainer", "config", "decoders", "decoding", "generator", "metrics", "model", "text", "vocabulary"
     },
     "training": {
-        "aligner", "alignment", "caption_trainer", "config", "encoders", "feature_store", "fine_tuning", "generator",
-        "index", "metrics", "model", "preprocessing", "retrieval", "runs", "self_critical", "text", "vocabulary"
+        "aligner", "alignment", "caption_trainer", "config", "decoders", "encoders", "feature_store", "fine_tuning",
+        "generator", "index", "metrics", "model", "preprocessing", "retrieval", "runs", "self_critical", "text", "vocabulary"
     },
     "train": {"config", "download", "model", "preprocessing", "embedding_arrays", "runs", "training"},
     "evaluate": {

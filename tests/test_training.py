@@ -107,7 +107,7 @@ def test_training_lets_go_of_the_images_that_its_batches_hold(prepared):
 
 
 @pytest.mark.parametrize(
-    ("stage", "batches"), [("xe", "CaptionBatches"), ("scst", "ImageBatches"), ("align", "PairBatches")]
+    ("stage", "batches"), [("xe", "CaptionBatches"), ("scst", "ReferenceBatches"), ("align", "PairBatches")]
 )
 def test_each_stage_with_a_frozen_encoder_trains_on_all_views(prepared, straight, monkeypatch, stage, batches):
     class Met(Exception):
@@ -125,6 +125,24 @@ def test_each_stage_with_a_frozen_encoder_trains_on_all_views(prepared, straight
     with pytest.raises(Met) as met:
         train(replace(prepared, views=views), config, run)
     assert met.value.args == (views,)
+
+
+def test_a_decoder_that_works_by_image_trains_on_whole_images(prepared, monkeypatch):
+    config, run = start(
+        prepared, "grouped", decoder="transformer", feature_grid=0, heads=2, layers=1, batch_size=4, epochs=1
+    )
+    shapes = set()
+
+    class Spy(training.GroupedBatches):
+        def __getitem__(self, index):
+            (features, inputs, image), targets = super().__getitem__(index)
+            shapes.add((len(features), len(inputs), len(image), len(targets)))
+            return (features, inputs, image), targets
+
+    monkeypatch.setattr(training, "GroupedBatches", Spy)
+    assert train(prepared, config, run) == 0
+    assert shapes == {(2, 4, 4, 4)}
+    assert math.isfinite(run.history()[0]["val_nll"])
 
 
 def results(run: Run) -> list[dict[str, float]]:
