@@ -2,8 +2,9 @@
 
     python benchmarks/backends.py
 
-The same measurement as ours in throughput.py, in a process of its own per backend, each decoder in the sizes of its
-flickr8k preset: merge and inject over one vector, the others over 49 regions. There is no bar.
+The same measurement as ours in throughput.py, in a process of its own per backend and precision, each decoder in the sizes
+of its flickr8k preset: merge and inject over one vector, the others over 49 regions. The transformer also with its
+captions apart, each with an image of its own, as the other decoders train. There is no bar.
 """
 
 import argparse
@@ -18,25 +19,34 @@ from pathlib import Path
 from common import make_parser, make_store, print_table, random_features, synthetic_captions, write_results
 from throughput import FEATURE_SIZE, ours
 
-from config import preset, run_script
+from config import Config, preset, run_script
 from feature_store import FeatureStore
 
 TINY = {"embedding_size": 16, "hidden_size": 16}
+APART = "transformer, captions apart"
 REGIONS = {"merge": 1, "inject": 1, "attention": 49, "adaptive": 49, "transformer": 49}
 
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--measure", nargs=2, metavar=("STORES", "EPOCHS"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=3, metavar=("STORES", "EPOCHS", "PRECISION"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     names = ["attention"] if args.quick else list(REGIONS)
     if args.measure:
+        import keras
+
+        from generator import CaptionBatches
+
+        if args.measure[2] != Config().precision:
+            keras.mixed_precision.set_dtype_policy(f"mixed_{args.measure[2]}")
         speeds = {}
         for name in names:
             store = FeatureStore(Path(args.measure[0]) / str(REGIONS[name]))
             captions = synthetic_captions(len(store.rows))
             config = preset(f"flickr8k-{name}").with_overrides(TINY if args.quick else {})
             speeds[name] = ours(config, store, captions, int(args.measure[1]))
+            if name == "transformer":
+                speeds[APART] = ours(config, store, captions, int(args.measure[1]), batches_type=CaptionBatches)
         print(json.dumps(speeds))
         return
 
@@ -47,13 +57,20 @@ def main() -> None:
             shape = (regions, FEATURE_SIZE)
             make_store(Path(folder) / str(regions), random_features(shape), count, shape)
         for backend in ("tensorflow", "jax", "torch"):
-            if importlib.util.find_spec(backend):
-                command = [sys.executable, __file__, "--measure", folder, str(epochs), *["--quick"] * args.quick]
+            if not importlib.util.find_spec(backend):
+                continue
+            for precision in ("float32", "bfloat16"):
+                measure = ["--measure", folder, str(epochs), precision]
+                command = [sys.executable, __file__, *measure, *["--quick"] * args.quick]
                 environment = {**os.environ, "KERAS_BACKEND": backend}
                 done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-                found[backend] = json.loads(done.stdout.splitlines()[-1])
-    table = [[backend, *(f"{speeds[name]:,.0f}" for name in names)] for backend, speeds in found.items()]
-    print_table(["target words/s", *names], table)
+                found.setdefault(backend, {})[precision] = json.loads(done.stdout.splitlines()[-1])
+    table = [
+        [backend, precision, *(f"{speed:,.0f}" for speed in speeds.values())]
+        for backend, precisions in found.items()
+        for precision, speeds in precisions.items()
+    ]
+    print_table(["target words/s", "precision", *next(iter(next(iter(found.values())).values()))], table)
     write_results(args, "backends", {"words_per_second": found})
 
 

@@ -32,18 +32,23 @@ BAR = 20
 
 
 def ours(
-    config: Config, store: FeatureStore, captions: list[tuple[str, str]], epochs: int, pretrained: dict | None = None
+    config: Config,
+    store: FeatureStore,
+    captions: list[tuple[str, str]],
+    epochs: int,
+    pretrained: dict | None = None,
+    batches_type: type | None = None,
 ) -> float:
     """Target words per second of training on ``captions``; the first of ``epochs`` does not count.
 
-    ``pretrained``: the arrays of the word embedding, unless it is learned.
+    ``pretrained``: the arrays of the word embedding, unless it is learned. ``batches_type``: other batches than training takes.
     """
     from caption_trainer import CaptionTrainer
     from decoders import build_decoder
     from training import batches_for, make_optimizer
 
     vocabulary = synthetic_vocabulary()
-    batches = batches_for(config)(store, captions, vocabulary, config)
+    batches = (batches_type or batches_for(config))(store, captions, vocabulary, config)
     decoder = build_decoder(config, len(vocabulary), store.regions, store.feature_size, pretrained)
     trainer = CaptionTrainer(decoder)
     trainer.compile(optimizer=make_optimizer(config, len(batches)))

@@ -278,8 +278,9 @@ def test_config_round_trip(decoder, kind):
     np.testing.assert_array_equal(run(twin, features, tokens), run(made, features, tokens))
 
 
-def test_half_precision(kind):
-    keras.mixed_precision.set_dtype_policy("mixed_float16")
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_half_precision(kind, precision):
+    keras.mixed_precision.set_dtype_policy(f"mixed_{precision}")
     try:
         made = make("attention", embed(kind))
         features, tokens = batch()
