@@ -204,7 +204,7 @@ class TrainingSettings(BaseModel):
         description="what a drawn caption's reward is measured against: the mean of the image's other ones, or the greedy caption (scst)",
     )
     xe_share: float = Field(
-        0.2,
+        0.05,
         ge=0,
         le=1,
         description="share of cross-entropy in the loss, which keeps sentences whole; it is of one reference an image, drawn anew in each epoch (scst)",
@@ -519,7 +519,7 @@ STAGES: dict[str, dict[str, Any]] = {
         "monitor": "cider",
     },
     "scst": {
-        "learning_rate": 5e-5,
+        "learning_rate": 1e-4,
         "batch_size": 32,
         "warmup_steps": 0,
         "epochs": 10,
@@ -560,8 +560,17 @@ def _json_object(text: str, source: str) -> dict[str, Any]:
         raise UserError(f"{source}: not valid JSON: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{source}: expected a JSON object of settings, found {type(values).__name__}")
-    if isinstance(values.get("mixed_precision"), bool):  # of runs and bundles that an earlier release wrote
-        values = {"precision": "float16" if values.pop("mixed_precision") else "float32"} | values
+    return _modern(values)
+
+
+def _modern(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings as this release calls them, of runs and bundles that an earlier one wrote."""
+    if not isinstance(values.get("mixed_precision"), bool):
+        return values
+    values = dict(values)
+    values["precision"] = "float16" if values.pop("mixed_precision") else "float32"
+    if values.get("stage") != "scst":
+        values.pop("xe_share", None)  # its default of then
     return values
 
 

@@ -414,5 +414,8 @@ def test_light_modules_leave_keras_alone():
 
 
 @pytest.mark.parametrize(("mixed", "precision"), [(False, "float32"), (True, "float16")])
-def test_settings_of_an_earlier_release_are_read(mixed, precision):
-    assert Config.from_json(json.dumps({"mixed_precision": mixed}), "old.json").precision == precision
+@pytest.mark.parametrize(("stage", "share"), [("xe", Config().xe_share), ("scst", 0.2)])
+def test_settings_of_an_earlier_release_are_read(mixed, precision, stage, share):
+    old = {"mixed_precision": mixed, "xe_share": 0.2, "stage": stage, "init": "runs/a" if stage == "scst" else ""}
+    read = Config.from_json(json.dumps(old), "old.json")
+    assert (read.precision, read.xe_share) == (precision, share)
