@@ -25,8 +25,15 @@ from text import tokenize
 from vocabulary import END, PAD, START, Vocabulary
 
 
+# Draws are whole numbers below this: as floats, Keras would round them to the few bits of a reduced precision.
+_DRAWS = 2**24
+
+
 class Sampler(keras.Model):
-    """``(features (B, R, D), uniforms (B, S, L)) -> token ids (B, S, L)``, as a model so that ``predict`` compiles it."""
+    """``(features (B, R, D), draws (B, S, L)) -> token ids (B, S, L)``, as a model so that ``predict`` compiles it.
+
+    ``draws`` int32 below ``_DRAWS`` are what ``decoding.sample`` takes as ``uniforms``, times that.
+    """
 
     def __init__(self, decoder: Decoder, max_length: int):
         super().__init__()
@@ -34,7 +41,8 @@ class Sampler(keras.Model):
         self.built = True
 
     def call(self, inputs):
-        features, uniforms = inputs
+        features, draws = inputs
+        uniforms = ops.cast(draws, "float32") / _DRAWS
         return decoding.sample(self.decoder.step, self.decoder.init_state(features), uniforms, self.max_length)
 
 
@@ -130,8 +138,8 @@ class SelfCritic:
 
     def _draw(self, features: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
         shape = (len(features), self.config.samples, self.config.max_caption_length + 1)
-        uniforms = np.random.default_rng(seed).random(shape, dtype=np.float32)
-        return np.asarray(self.sampler.predict_on_batch((features, uniforms)))
+        draws = np.random.default_rng(seed).integers(_DRAWS, size=shape, dtype=np.int32)
+        return np.asarray(self.sampler.predict_on_batch((features, draws)))
 
     def _learn(self, features, tokens, image, drawn, advantages) -> float:
         """One training step on tokens ``(N, T + 1)`` and drawn ids and advantages ``(B, S, ...)``. Returns the loss."""

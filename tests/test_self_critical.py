@@ -142,3 +142,14 @@ def test_what_is_drawn_depends_on_seed_epoch_and_batch_alone(make_store):
     assert (drawn != one._draw(features, (0, 1, 3))).any()
     assert drawn.shape == (len(features), 5, 5)
     assert not np.isin(drawn, [START, UNK]).any()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_it_learns_in_reduced_precision(make_store, precision):
+    keras.mixed_precision.set_dtype_policy(f"mixed_{precision}")
+    try:
+        learner = critic(make_store, samples=8)
+        rewards = [learner.epoch(epoch)["reward"] for epoch in range(12)]
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
+    assert np.mean(rewards[-3:]) > np.mean(rewards[:3])
