@@ -247,7 +247,9 @@ class TrainingSettings(BaseModel):
     )
     epochs: int = Field(20, ge=1, description="passes over the training captions")
     batch_size: int = Field(
-        64, ge=1, description="captions per batch; images, with all their captions, in finetune and scst"
+        64,
+        ge=1,
+        description="captions per batch (about as many with the transformer, whose batches hold whole images); images, in finetune with all their captions, in scst",
     )
     monitor: Literal["bleu4", "cider", "loss", "recall"] = Field(
         "bleu4",
@@ -264,7 +266,7 @@ class TrainingSettings(BaseModel):
     tensorboard: bool = Field(True, description="write TensorBoard logs into the run folder")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32",
-        description="what the decoder or the towers compute in while they train; weights, encoder and captioning stay float32. bfloat16 suits CPUs and GPUs that have it, float16 suits GPUs (Keras scales the loss)",
+        description="what the decoder or the towers compute in while they train and are scored on dev; weights, encoder and what comes out of training stay float32. bfloat16 suits CPUs and GPUs that have it, float16 suits GPUs (Keras scales the loss)",
     )
     workers: int = Field(2, ge=1, description="threads that read batches")
     seed: int = Field(0, ge=0, description="seed of initial weights, shuffling and dropout")
@@ -565,12 +567,11 @@ def _json_object(text: str, source: str) -> dict[str, Any]:
 
 def _modern(values: dict[str, Any]) -> dict[str, Any]:
     """Settings as this release calls them, of runs and bundles that an earlier one wrote."""
-    if not isinstance(values.get("mixed_precision"), bool):
-        return values
     values = dict(values)
-    values["precision"] = "float16" if values.pop("mixed_precision") else "float32"
-    if values.get("stage") != "scst":
-        values.pop("xe_share", None)  # its default of then
+    if isinstance(values.get("mixed_precision"), bool) and "precision" not in values:
+        values["precision"] = "float16" if values.pop("mixed_precision") else "float32"
+    if values.get("xe_share") == 0.2 and values.get("stage") != "scst":  # its default of then
+        del values["xe_share"]
     return values
 
 

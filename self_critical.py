@@ -2,9 +2,9 @@
 
 Rennie et al. (2017), https://arxiv.org/abs/1612.00563, with CIDEr-D as reward. A drawn caption counts against a baseline:
 the greedy caption (as there) or the mean of the image's other drawn captions (Luo, 2020, https://arxiv.org/abs/2003.09971).
-``<end>`` is a word of both sides' n-grams, so that a caption cut short loses; and a share of cross-entropy with the
-references stays in the loss, or captions end in "on a".
-Legend: B images, S captions drawn per image, N reference captions of all B images, T and U tokens, V vocabulary.
+``<end>`` is a word of both sides' n-grams, so that a caption cut short loses; and a share of cross-entropy with a
+reference of each image stays in the loss, or captions end in "on a".
+Legend: B images, S captions drawn per image, N reference captions of them, T and U tokens, V vocabulary.
 """
 
 import time

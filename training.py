@@ -165,8 +165,9 @@ class Recorder(keras.callbacks.Callback):
         scores, samples = self._score_dev()
         self._check(scores["val_loss"])  # which the last step may have broken
         logs |= scores
-        # Of two optimisers the decoder's comes first, as its weights do.
-        optimizer = getattr(self.model.optimizer, "optimizers", [self.model.optimizer])[0]
+        # With float16 Keras wraps the optimiser; and of two the decoder's comes first, as its weights do.
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        optimizer = getattr(optimizer, "optimizers", [optimizer])[0]
         line = {
             "epoch": epoch + 1,
             **{name: float(logs[name]) for name in self.columns if name in logs},
@@ -368,7 +369,7 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
     recorder = make_recorder(config, prepared, captioner, run, train)
     callbacks = [recorder, *_tensorboard(config, run)]
     print(
-        f"{len(train.rows)} captions in {len(train)} batches ({train.padding:.0%} padding), {len(vocabulary)} words, "
+        f"{sum(map(len, train.batches))} captions in {len(train)} batches ({train.padding:.0%} padding), {len(vocabulary)} words, "
         f"{what} with {learner.count_params():,} weights"
     )
     epochs = range(state["epochs"], state["epochs"] if finished else config.epochs)

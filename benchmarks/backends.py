@@ -1,6 +1,7 @@
 """Training speed of each decoder on each installed Keras backend, in target words per second.
 
     python benchmarks/backends.py
+    python benchmarks/backends.py --only tensorflow
 
 The same measurement as ours in throughput.py, in a process of its own per backend and precision, each decoder in the sizes
 of its flickr8k preset: merge and inject over one vector, the others over 49 regions. The transformer also with its
@@ -30,8 +31,9 @@ REGIONS = {"merge": 1, "inject": 1, "attention": 49, "adaptive": 49, "transforme
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--measure", nargs=3, metavar=("STORES", "EPOCHS", "PRECISION"), help=argparse.SUPPRESS)
+    parser.add_argument("--only", help="measure this backend alone [default: all that are installed]")
     args = parser.parse_args()
-    names = ["attention"] if args.quick else list(REGIONS)
+    names = ["attention", "transformer"] if args.quick else list(REGIONS)
     if args.measure:
         import keras
 
@@ -57,7 +59,7 @@ def main() -> None:
             shape = (regions, FEATURE_SIZE)
             make_store(Path(folder) / str(regions), random_features(shape), count, shape)
         for backend in ("tensorflow", "jax", "torch"):
-            if not importlib.util.find_spec(backend):
+            if not importlib.util.find_spec(backend) or args.only not in (None, backend):
                 continue
             for precision in ("float32", "bfloat16"):
                 measure = ["--measure", folder, str(epochs), precision]
@@ -71,7 +73,7 @@ def main() -> None:
         for precision, speeds in precisions.items()
     ]
     print_table(["target words/s", "precision", *next(iter(next(iter(found.values())).values()))], table)
-    write_results(args, "backends", {"words_per_second": found})
+    write_results(args, f"backends-{args.only}" if args.only else "backends", {"words_per_second": found})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ TWINS = "inject or (adaptive and not paper) or distinct_ranked or logits_of_any_
 MODULES = [
     ["test_decoding.py", "-k", f"not ({TWINS})"],
     ["test_decoders.py", "test_decoder_equations.py", "-k", f"not ({BOOK_KEEPING} or {TWINS})"],
-    ["test_embeddings.py", "-k", "attention-bert-prefix or frozen or half_precision[bert-prefix]"],
+    ["test_embeddings.py", "-k", "attention-bert-prefix or frozen or half_precision[bert-prefix-float16]"],
     ["test_training.py", "-k", f"not ({BOOK_KEEPING})"],
     ["test_self_critical.py"],
     ["test_fine_tuning.py", "test_ensemble.py", "-k", "learns or rates or counts or averaged"],

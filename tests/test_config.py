@@ -419,3 +419,10 @@ def test_settings_of_an_earlier_release_are_read(mixed, precision, stage, share)
     old = {"mixed_precision": mixed, "xe_share": 0.2, "stage": stage, "init": "runs/a" if stage == "scst" else ""}
     read = Config.from_json(json.dumps(old), "old.json")
     assert (read.precision, read.xe_share) == (precision, share)
+
+
+def test_other_settings_of_an_earlier_release_are_refused_as_ever():
+    with pytest.raises(UserError, match="xe_share: only stage=scst reads it"):
+        Config.from_json(json.dumps({"mixed_precision": False, "xe_share": 0.5}), "old.json")
+    with pytest.raises(UserError, match="mixed_precision: there is no such setting"):
+        Config.from_json(json.dumps({"mixed_precision": True, "precision": "float32"}), "both.json")

@@ -121,6 +121,19 @@ def test_the_encoder_learns_and_the_bundle_holds_it(folder, dataset, first_run):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_the_encoder_learns_beside_a_decoder_in_reduced_precision(folder, dataset, first_run, precision):
+    try:
+        run = train(tuning(folder, first_run, precision=precision, epochs=1), dataset, precision)
+        assert keras.config.dtype_policy().name == f"mixed_{precision}"
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
+    assert np.isfinite(run.history()[0]["val_nll"])
+    before, after = kernels(Captioner.load(first_run.folder)), kernels(Captioner.load(run.folder))
+    assert np.any(after["second/kernel"] != before["second/kernel"])
+
+
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_as_if_nothing_had_been(folder, dataset, first_run, monkeypatch):
     config = tuning(folder, first_run)
     expected = train(config, dataset, "straight")

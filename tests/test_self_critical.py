@@ -8,7 +8,7 @@ from keras import ops
 import decoding
 from config import Config
 from decoders import build_decoder
-from generator import ImageBatches
+from generator import ReferenceBatches
 from self_critical import Rewards, SelfCritic, SelfCriticalTrainer
 from vocabulary import END, PAD, START, UNK, Vocabulary
 
@@ -38,7 +38,7 @@ def critic(make_store, **changes) -> SelfCritic:
         for i, name in enumerate(names)
         for text in (["dog runs", "dog dog runs"], ["cat sleeps", "cat"])[i % 2]
     ]
-    batches = ImageBatches(store, captions, WORDS, config)
+    batches = ReferenceBatches(store, captions, WORDS, config)
     rewards = Rewards([(store.rows[name], text) for name, text in captions], WORDS)
     trainer = SelfCriticalTrainer(build_decoder(config, V, 1, 5), config)
     trainer.compile(optimizer=keras.optimizers.Adam(0.02))
@@ -71,14 +71,14 @@ def test_rewards_are_of_words_also_where_wordpieces_are_drawn():
     assert found[0, 0] > found[0, 1]
 
 
-def test_batches_hold_whole_images_once_an_epoch(make_store):
+def test_batches_hold_each_image_once_an_epoch(make_store):
     batches = critic(make_store).batches
     for epoch in (0, 1):
         batches.start_epoch(epoch)
         seen = []
         for features, tokens, image, rows in (batches[i] for i in range(len(batches))):
             assert len(features) == len(rows) <= 6
-            assert len(tokens) == len(image) == 2 * len(rows)
+            assert len(tokens) == len(image) == len(rows)
             assert (tokens[:, 0] == START).all()
             np.testing.assert_array_equal(features, batches.store.read(rows))
             # Even rows of the store are dogs.
@@ -152,4 +152,4 @@ def test_it_learns_in_reduced_precision(make_store, precision):
         rewards = [learner.epoch(epoch)["reward"] for epoch in range(12)]
     finally:
         keras.mixed_precision.set_dtype_policy("float32")
-    assert np.mean(rewards[-3:]) > np.mean(rewards[:3])
+    assert np.mean(rewards[-3:]) > 1.5 * np.mean(rewards[:3])

@@ -655,6 +655,7 @@ def test_reduced_precision(prepared, precision):
     config, run = start(prepared, precision, precision=precision, epochs=1)
     try:
         assert train(prepared, config, run) == 0
+        assert keras.config.dtype_policy().name == f"mixed_{precision}"
     finally:
         keras.mixed_precision.set_dtype_policy("float32")
     assert math.isfinite(run.history()[0]["val_nll"])
