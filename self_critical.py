@@ -24,7 +24,6 @@ from model import Search
 from text import tokenize
 from vocabulary import END, PAD, START, Vocabulary
 
-
 # Draws are whole numbers below this: as floats, Keras would round them to the few bits of a reduced precision.
 _DRAWS = 2**24
 

@@ -107,7 +107,13 @@ def test_training_lets_go_of_the_images_that_its_batches_hold(prepared):
 
 
 @pytest.mark.parametrize(
-    ("stage", "batches"), [("xe", "CaptionBatches"), ("scst", "ReferenceBatches"), ("align", "PairBatches")]
+    ("stage", "batches"),
+    [
+        ("xe", "CaptionBatches"),
+        ("transformer", "GroupedBatches"),
+        ("scst", "ReferenceBatches"),
+        ("align", "PairBatches"),
+    ],
 )
 def test_each_stage_with_a_frozen_encoder_trains_on_all_views(prepared, straight, monkeypatch, stage, batches):
     class Met(Exception):
@@ -117,10 +123,13 @@ def test_each_stage_with_a_frozen_encoder_trains_on_all_views(prepared, straight
         raise Met(views)
 
     monkeypatch.setattr(training, batches, meet)
-    own = {"xe": {}, "scst": {"init": str(straight.folder)}, "align": {"monitor": "recall", "label_smoothing": 0.0}}[
-        stage
-    ]
-    config, run = start(prepared, f"views-{stage}", stage=stage, **own)
+    own = {
+        "xe": {"stage": "xe"},
+        "transformer": {"stage": "xe", "decoder": "transformer", "feature_grid": 0, "heads": 2},
+        "scst": {"stage": "scst", "init": str(straight.folder)},
+        "align": {"stage": "align", "monitor": "recall", "label_smoothing": 0.0},
+    }[stage]
+    config, run = start(prepared, f"views-{stage}", **own)
     views = [View(prepared.store, True)]
     with pytest.raises(Met) as met:
         train(replace(prepared, views=views), config, run)
