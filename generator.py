@@ -198,6 +198,7 @@ class ImageBatches(CaptionBatches):
             for batch in self._cut(rng.permutation(len(images)), longest, self.images_per_batch)
         ]
         rng.shuffle(self.batches)
+        self._put_extremes_first()
         self.look = self._draw_looks(rng, names_side)[self.image_of]
 
     def __getitem__(self, index: int):
@@ -237,10 +238,6 @@ class GroupedBatches(ImageBatches):
     def images_per_batch(self) -> int:
         return max(1, round(self.batch_size * len(np.unique(self.rows)) / len(self.rows)))
 
-    def _lay_out(self) -> None:
-        super()._lay_out()
-        self._put_extremes_first()
-
     def __getitem__(self, index: int):
         captions, tokens, image, _ = self._read_images(index)
         return (self._read_features(captions), tokens[:, :-1], image), tokens[:, 1:]
@@ -261,10 +258,6 @@ class PixelBatches(ImageBatches):
         self.paths = {store.rows[name]: path for name, path in paths.items() if name in store.rows}
         # The store stands in for a mirrored one, so that mirroring is drawn; the pictures themselves are turned below.
         super().__init__(store, captions, vocabulary, config, views=[View(store, True)] * config.mirror)
-
-    def _lay_out(self) -> None:
-        super()._lay_out()
-        self._put_extremes_first()
 
     def __getitem__(self, index: int):
         captions, tokens, image, rows = self._read_images(index)

@@ -3,9 +3,8 @@
     python benchmarks/products.py
 
 Profiles steps on batches of Flickr8k's proportions, each decoder in the sizes of its flickr8k preset, each caption
-with an image of its own, and adds up the time
-that kernels took, over all threads. On TensorFlow and PyTorch; on JAX XLA fuses products with what surrounds them, so that
-they have no time of their own. There is no bar.
+with an image of its own, and adds up the time that kernels took, over all threads. On TensorFlow and PyTorch; on JAX XLA
+fuses products with what surrounds them, so that they have no time of their own. There is no bar.
 """
 
 import tempfile
