@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from config import set_up_tensorflow
 from embedding_arrays import SPARE
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+set_up_tensorflow()
 ROOT = Path(__file__).parent.parent
 # Environment of processes that may run on JAX: each of their programs runs once or twice, so compiling must be quick.
 QUICK_TO_COMPILE = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}

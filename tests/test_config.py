@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import platform
 import runpy
 import subprocess
 import sys
@@ -404,6 +405,22 @@ def test_ctrl_c_ends_a_script_without_a_traceback(capsys):
         config.run_script(main)
     assert isinstance(left.value, SystemExit)
     assert left.value.code == 130
+
+
+@pytest.mark.parametrize(("machine", "kernels"), [("x86_64", "1"), ("AMD64", "1"), ("aarch64", None)])
+def test_scripts_turn_on_tensorflows_fast_kernels(monkeypatch, machine, kernels):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    seen = []
+    with pytest.raises(SystemExit):
+        config.run_script(lambda: seen.append(os.environ.get("TF_ENABLE_ONEDNN_OPTS")))
+    assert seen == [kernels]
+
+
+def test_what_the_user_says_of_these_kernels_stays(monkeypatch):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    config.set_up_tensorflow()
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0"
 
 
 def test_light_modules_leave_keras_alone():

@@ -1,0 +1,78 @@
+"""What TensorFlow's oneDNN kernels bring on this processor: pictures per second with them and without.
+
+    python benchmarks/onednn.py
+
+Encoders in batches of 32 pictures, and the pocket captioner's beam search of 3 over the features of noise. Processes with and
+without the kernels take turns, and the median counts. ``config.set_up_tensorflow`` turns them on for all scripts; by
+itself TensorFlow does so only where the processor has AVX-512's VNNI or better.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+from common import make_parser, print_table, write_results
+
+from config import POCKET, Config, run_script
+
+BATCH = 32
+ENCODERS = {"EfficientNet-Lite0": "efficientnet_lite0", "ResNet50": "resnet50"}
+SEARCH = "pocket, beam 3"
+
+
+def rates(batches: int) -> dict[str, float]:
+    """Pictures per second of each kind of work in this process, after a first batch that compiles."""
+    from encoders import build_encoder
+    from model import Captioner
+
+    pixels = np.random.default_rng(0).uniform(0, 255, (BATCH, 224, 224, 3)).astype("float32")
+    captioner = Captioner.load(POCKET)
+    config = captioner.config.with_overrides({"beam_size": 3})
+    features = captioner.encode(pixels)
+    work: dict[str, Callable[[], object]] = {}
+    for name, encoder in ENCODERS.items():
+        model = build_encoder(Config(encoder=encoder, encoder_weights="none", feature_grid=0))
+        work[name] = lambda model=model: model.predict_on_batch(pixels)
+    work[SEARCH] = lambda: captioner.caption(features, config)
+    found = {}
+    for name, batch in work.items():
+        batch()
+        began = time.perf_counter()
+        for _ in range(batches):
+            batch()
+        found[name] = batches * BATCH / (time.perf_counter() - began)
+    return found
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--measure", type=int, metavar="BATCHES", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(rates(args.measure)))
+        return
+    batches, rounds = (1, 1) if args.quick else (6, 3)
+    found: dict[str, list[dict[str, float]]] = {"0": [], "1": []}
+    for _ in range(rounds):
+        for setting, measured in found.items():
+            command = [sys.executable, __file__, "--measure", str(batches)]
+            environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": setting}
+            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+            measured.append(json.loads(done.stdout.splitlines()[-1]))
+    medians = {s: {name: median(run[name] for run in runs) for name in runs[0]} for s, runs in found.items()}
+    gain = {name: rate / medians["0"][name] for name, rate in medians["1"].items()}
+    print_table(
+        ["pictures/s", "without", "with", "ratio"],
+        [[name, f"{medians['0'][name]:.1f}", f"{medians['1'][name]:.1f}", f"{gain[name]:.2f}"] for name in gain],
+    )
+    write_results(args, "onednn", {"pictures_per_second": medians, "gain": gain, "runs": found})
+
+
+if __name__ == "__main__":
+    run_script(main)
