@@ -80,6 +80,8 @@ class CaptionTrainer(keras.Model):
         if self.attention_penalty and training:
             # Over a caption each region should get its even share of all looks, as far as there are enough of them.
             looks = ops.sum(ops.cast(weights, "float32") * mask[..., None], axis=1)  # (B, R)
-            share = ops.sum(mask, axis=1, keepdims=True) / weights.shape[-1]
-            loss = loss + self.attention_penalty * ops.mean(ops.square(share - looks))
+            words = ops.sum(mask, axis=1)
+            unequal = ops.mean(ops.square(words[:, None] / weights.shape[-1] - looks), axis=-1)
+            captions = ops.sum(ops.cast(words > 0, "float32"))  # all rows but those that only fill a batch up
+            loss = loss + self.attention_penalty * ops.sum(unequal) / captions
         return loss

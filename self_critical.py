@@ -110,8 +110,13 @@ class SelfCritic:
         self.greedy = Search(trainer.decoder, config.with_overrides(plain))
 
     def epoch(self, epoch: int) -> dict[str, float]:
-        """Train on each image once. Returns the epoch's mean loss and reward, and the share of time the reward took."""
+        """Train on each image once.
+
+        Returns the epoch's mean loss and reward, the share of time the reward took, and the words learned from, drawn ones and
+        those of references.
+        """
         batches, losses, means, reward_seconds = self.batches, [], [], 0.0
+        words = batches.words
         began = time.perf_counter()
         for index in tqdm(range(len(batches)), desc=f"epoch {epoch + 1}", unit="batch", disable=hide_progress()):
             features, tokens, image, rows = batches[index]
@@ -126,6 +131,7 @@ class SelfCritic:
                 drawn, reward, baseline = drawn[:, :-1], reward[:, :-1], reward[:, -1:]
             else:
                 baseline = (reward.sum(axis=1, keepdims=True) - reward) / (self.config.samples - 1)
+            words += int((drawn != PAD).sum())
             losses.append(self._learn(features, tokens, image, drawn, reward - baseline))
             means.append(reward.mean())
         return {
@@ -133,6 +139,7 @@ class SelfCritic:
             "nll": float(ops.convert_to_numpy(self.trainer.nll.result())),
             "reward": float(100 * np.mean(means)),
             "reward_share": reward_seconds / (time.perf_counter() - began),
+            "words": words,
         }
 
     def _draw(self, features: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:

@@ -172,7 +172,7 @@ class Recorder(keras.callbacks.Callback):
             "epoch": epoch + 1,
             **{name: float(logs[name]) for name in self.columns if name in logs},
             "learning_rate": float(ops.convert_to_numpy(optimizer.learning_rate)),
-            "words_per_second": self.batches.words / (trained - self.began),
+            "words_per_second": logs.get("words", self.batches.words) / (trained - self.began),
             "seconds": time.perf_counter() - self.began,
         }
         self.lines.append(line)

@@ -259,6 +259,24 @@ def test_grouped_batches_hold_whole_images_and_about_as_many_captions_as_asked_f
     assert widths[1] == min(widths)
 
 
+def test_on_jax_grouped_batches_come_in_few_sizes(store, monkeypatch):
+    captions = [pair for i, pair in enumerate(captions_of(200)) if i * i % 11 < 5]  # some images have fewer than others
+    plain = GroupedBatches(store, captions, WORDS, Config(batch_size=32))
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    filled = GroupedBatches(store, captions, WORDS, Config(batch_size=32))
+    assert len({len(plain[i][1]) for i in range(len(plain))}) > 2
+    for i in range(len(filled)):
+        (features, inputs, image), targets = filled[i]
+        (plain_features, plain_inputs, plain_image), plain_targets = plain[i]
+        count = len(plain_targets)
+        assert len(inputs) == len(image) == len(targets) == -(-count // 4) * 4
+        np.testing.assert_array_equal(features, plain_features)
+        for found, expected in ((inputs, plain_inputs), (image, plain_image), (targets, plain_targets)):
+            np.testing.assert_array_equal(found[:count], expected)
+        assert (inputs[count:] == PAD).all()
+        assert (targets[count:] == PAD).all()
+
+
 def test_pixel_batches_vary_pictures_by_seed_and_epoch(store, tmp_path):
     paths, captions = {}, []
     for i in range(6):

@@ -125,6 +125,13 @@ def test_what_is_never_drawn_has_no_probability():
         np.testing.assert_allclose(np.exp(found[:, t]), np.exp(ops.convert_to_numpy(drawn)), atol=1e-6)
 
 
+def test_an_epochs_words_are_those_drawn_and_those_of_references(make_store, monkeypatch):
+    learner, drawn = critic(make_store), []
+    draw = learner._draw
+    monkeypatch.setattr(learner, "_draw", lambda *args: drawn.append(draw(*args)) or drawn[-1])
+    assert learner.epoch(0)["words"] == learner.batches.words + sum((tokens != PAD).sum() for tokens in drawn)
+
+
 @pytest.mark.parametrize("baseline", ["others", "greedy"])
 def test_rewards_rise(make_store, baseline):
     found = critic(make_store, baseline=baseline, samples=8, xe_share=0.0)

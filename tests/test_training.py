@@ -350,6 +350,14 @@ def test_attention_penalty_asks_for_even_shares():
     assert penalty([0.5, 0.5], [0.5, 0.5], [0, 1]) == pytest.approx(0)
     assert penalty([1, 0], [0, 1], [0, 1]) == pytest.approx(0)
     assert penalty([1, 0], [1, 0], [0, 1]) == pytest.approx(3.0)
+    # A row of padding alone is no caption.
+    targets = np.asarray([[4, END, PAD], [PAD] * 3], "int32")
+    logits = np.zeros((2, 3, V), "float32")
+    weights = np.asarray([[[1, 0], [1, 0], [0, 1]], [[1, 0]] * 3], "float32")
+    losses = [
+        trainer.compute_loss(y=targets, y_pred=(logits, weights), training=training) for training in (True, False)
+    ]
+    assert float(losses[0]) - float(losses[1]) == pytest.approx(3.0)
 
 
 # Which epoch is kept -------------------------------------------------------------------------------------------------
@@ -514,9 +522,18 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(prepared, straight, mo
 
 
 @pytest.mark.slow
-def test_so_does_one_with_every_part_of_the_recipe(prepared, monkeypatch):
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"decoder": "attention"},
+        {"decoder": "transformer", "heads": 2, "layers": 1},  # whose batches hold whole images
+        {"decoder": "attention", "precision": "float16"},  # whose loss has a scale that changes
+    ],
+    ids=["attention", "transformer", "float16"],
+)
+def test_so_does_one_with_every_part_of_the_recipe(prepared, monkeypatch, request, kind):
     recipe = {
-        "decoder": "attention",
+        **kind,
         "feature_grid": 0,
         "optimizer": "adamw",
         "weight_decay": 0.01,
@@ -527,9 +544,13 @@ def test_so_does_one_with_every_part_of_the_recipe(prepared, monkeypatch):
         "monitor": "cider",
         "epochs": 2,
     }
-    config, expected = start(prepared, "recipe-straight", **recipe)
+    if "precision" in kind:
+        request.addfinalizer(lambda: keras.mixed_precision.set_dtype_policy("float32"))
+        del recipe["accumulate"]
+    name = request.node.callspec.id
+    config, expected = start(prepared, f"{name}-straight", **recipe)
     assert train(prepared, config, expected) == 0
-    config, run = start(prepared, "recipe-interrupted", **recipe)
+    config, run = start(prepared, f"{name}-interrupted", **recipe)
     interrupt_second_epoch(prepared, monkeypatch, config, run)
     assert train(prepared, config, run) == 0
     assert_same_run(run, expected, epochs=2)
