@@ -11,12 +11,13 @@ Extraction can be killed at any moment. A batch is marked done only after its ro
 batch always holds the same images, so the resumed result is byte for byte that of an undisturbed run.
 """
 
+import copy
 import errno
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -109,6 +110,14 @@ class FeatureStore:
                         f"{self.folder}: features.npy ends early; delete the store and run preprocessing.py"
                     )
         return features[inverse]
+
+    def without(self, names: Collection[str]) -> "FeatureStore":
+        """The same store, knowing no rows of these images. What stands in a row can be read as before."""
+        other = copy.copy(self)
+        kept = {name: row for name, row in self.rows.items() if name not in names}
+        # Made anew, so that what is kept does not hold on to memory among what goes, see preprocessing.py.
+        other.rows = json.loads(json.dumps(kept))
+        return other
 
 
 @dataclass(frozen=True)

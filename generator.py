@@ -54,9 +54,12 @@ class CaptionBatches(keras.utils.PyDataset):
         one when it says left or right. All views hold the training images that ``store`` holds, in the same rows.
         """
         super().__init__(workers=config.workers, max_queue_size=8)
-        self.store, self.shuffle = store, shuffle
+        self.shuffle = shuffle
+        # Rows are all that is read from here on, and the names of COCO's images would take 15 MB.
+        self.store = store.without(store.rows)
         # Mirrored ones first, the image as it is last.
-        self.looks = [*(view.store for view in sorted(views, key=lambda view: not view.mirrored)), store]
+        views = sorted(views, key=lambda view: not view.mirrored)
+        self.looks = [*(view.store.without(view.store.rows) for view in views), self.store]
         self.mirrored_looks = sum(view.mirrored for view in views)
         self.batch_size, self.seed = config.batch_size, config.seed
         # All captions end to end; caption i is tokens[offsets[i] : offsets[i] + lengths[i]].

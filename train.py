@@ -48,11 +48,12 @@ def main() -> int:
 
             print(f"{folder}: Flickr8k is not there yet; downloading it", file=sys.stderr)
             download.fetch_archives(config)
-    dataset = load_dataset(config)
+    if not run:
+        Run.check(config, args.name)
+    dataset = load_dataset(config, for_training=True)
     source = run or (Run.open(config.init) if config.init else None)
     vocabulary = source.vocabulary() if source else fit_vocabulary(config, dataset)
     if not run:
-        Run.check(config, args.name)
         # Before the features, which take long.
         inherited = source and config.embedding != "learned"
         pretrained = source.pretrained() if inherited else load_pretrained(config, vocabulary.words)

@@ -14,7 +14,6 @@ The bar: at most a minute of CPU time and 2 GB before the first batch, and 5% mo
 
 import argparse
 import collections
-import importlib
 import json
 import statistics
 import subprocess
@@ -138,16 +137,19 @@ def lay_out(folder: Path, steps: Steps) -> tuple[Any, Prepared, dict[str, Any]]:
     words.
     """
     config = Config(dataset="coco", data_dir=str(folder))
-    dataset = steps("read the captions files, list the images", lambda: load_dataset(config))
+    dataset = steps(
+        "read the captions files, list the images, import Keras", lambda: load_dataset(config, for_training=True)
+    )
     vocabulary = steps("fit the vocabulary", lambda: fit_vocabulary(config, dataset))
     paths = {record.file_name: record.path for record in dataset.records}
     steps("digest of names and sizes of the images", lambda: digest_images(paths))
     store = steps("open the feature store", lambda: FeatureStore(folder / "store"))
-    generator = steps("import Keras", lambda: importlib.import_module("generator"))
+    from generator import CaptionBatches  # here, because it brings in Keras
+
     prepared = Prepared(dataset, None, store)
     batches = steps(
         "encode the training captions",
-        lambda: generator.CaptionBatches(store, prepared.captions("train"), vocabulary, config),
+        lambda: CaptionBatches(store, prepared.captions("train"), vocabulary, config),
     )
     all_captions = sum(len(record.captions) for record in dataset.records)
     return batches, prepared, {"images": len(paths), "captions": all_captions, "words": len(vocabulary)}

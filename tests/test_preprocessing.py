@@ -8,7 +8,7 @@ from PIL import Image
 
 from config import Config, UserError
 from datasets import CaptionDataset, ImageRecord
-from preprocessing import prepare
+from preprocessing import load_dataset, prepare
 
 
 @pytest.fixture
@@ -52,8 +52,23 @@ def test_releasing_a_split_leaves_the_others_as_they_were(toy):
     odd = ImageRecord(9, "Ü 9.png", dataset.records[2].path, ("so", "Ünïque"), "dev")
     dataset = CaptionDataset("toy", (*dataset.records, odd), ("a wart",), {"dev": "val2014"})
     prepared = prepare(config, dataset)
+    whole = prepared.store
     prepared.release("train")
     assert prepared.dataset == CaptionDataset("toy", dataset.records[2:], ("a wart",), {"dev": "val2014"})
+    assert prepared.store.rows == {
+        name: whole.rows[name] for name in ("2.png", "3.png", "Ü 9.png") if name in whole.rows
+    }
+    assert "0.png" in whole.rows, "what others hold stays as it is"
+    every = np.arange(len(whole.rows))
+    np.testing.assert_array_equal(prepared.store.read(every), whole.read(every))
+
+
+def test_data_for_training_is_the_same_data(tmp_path):
+    Image.new("RGB", (40, 32)).save(tmp_path / "Ü 1.png")
+    Image.new("RGB", (40, 32)).save(tmp_path / "2.png")
+    (tmp_path / "captions.csv").write_text("image,caption,split\nÜ 1.png,Ünïque,train\nÜ 1.png,so,train\n2.png,a,dev\n")
+    config = Config(dataset="folder", data_dir=str(tmp_path), captions_file=str(tmp_path / "captions.csv"))
+    assert load_dataset(config, for_training=True) == load_dataset(config)
 
 
 def test_training_images_are_mirrored_and_cropped_once(toy):
