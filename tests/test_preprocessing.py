@@ -55,9 +55,7 @@ def test_releasing_a_split_leaves_the_others_as_they_were(toy):
     whole = prepared.store
     prepared.release("train")
     assert prepared.dataset == CaptionDataset("toy", dataset.records[2:], ("a wart",), {"dev": "val2014"})
-    assert prepared.store.rows == {
-        name: whole.rows[name] for name in ("2.png", "3.png", "Ü 9.png") if name in whole.rows
-    }
+    assert prepared.store.rows == {name: row for name, row in whole.rows.items() if name not in ("0.png", "1.png")}
     assert "0.png" in whole.rows, "what others hold stays as it is"
     every = np.arange(len(whole.rows))
     np.testing.assert_array_equal(prepared.store.read(every), whole.read(every))
