@@ -156,7 +156,7 @@ class CaptionBatches(keras.utils.PyDataset):
 
     @property
     def padding(self) -> float:
-        """Share of this epoch's target positions that hold padding."""
+        """Share of this epoch's target positions that hold padding, but for rows that only fill a batch up."""
         positions = sum(len(batch) * self._width(batch) for batch in self.batches)
         return 1 - self.words / positions
 
@@ -215,6 +215,13 @@ class ImageBatches(CaptionBatches):
         captions = chosen[first]
         return captions, self._read_tokens(chosen), image.astype("int32"), self.rows[captions]
 
+    def _fill_up(self, tokens: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """On JAX, which compiles anew for every number of captions too, few of these: by rows of padding, of the first image."""
+        if keras.backend.backend() != "jax":
+            return tokens, image
+        missing = -len(tokens) % max(1, self.batch_size // 8)
+        return np.pad(tokens, ((0, missing), (0, 0)), constant_values=PAD), np.pad(image, (0, missing))
+
 
 class ReferenceBatches(ImageBatches):
     """ImageBatches with one caption of each image, drawn anew in every epoch.
@@ -234,9 +241,8 @@ class GroupedBatches(ImageBatches):
     """Batches ``((features (B, R, D), inputs, image of each row), targets)`` of whole images with all their captions.
 
     For decoders that compute so much of an image alone that once for all its captions saves more than the padding costs.
-    ``inputs`` and ``targets`` int32 ``(N, T)``, N about ``batch_size`` captions; image of each row int32 ``(N,)``. On JAX,
-    which compiles anew for every N too, rows of nothing but ``<pad>``, of the first image, make it a multiple of an eighth of
-    ``batch_size``.
+    ``inputs`` and ``targets`` int32 ``(N, T)``, N about ``batch_size`` captions; image of each row int32 ``(N,)``. On JAX rows
+    of nothing but ``<pad>`` may follow.
     """
 
     @property
@@ -245,9 +251,7 @@ class GroupedBatches(ImageBatches):
 
     def __getitem__(self, index: int):
         captions, tokens, image, _ = self._read_images(index)
-        if keras.backend.backend() == "jax":
-            missing = -len(tokens) % max(1, self.batch_size // 8)
-            tokens, image = np.pad(tokens, ((0, missing), (0, 0)), constant_values=PAD), np.pad(image, (0, missing))
+        tokens, image = self._fill_up(tokens, image)
         return (self._read_features(captions), tokens[:, :-1], image), tokens[:, 1:]
 
 
@@ -255,7 +259,7 @@ class PixelBatches(ImageBatches):
     """Batches ``((pixels, inputs, image of each row), targets)`` of whole images, for an encoder that learns too.
 
     ``pixels`` uint8 ``(B, S, S, 3)``, RGB 0-255, cropped, coloured and mirrored anew in every epoch; ``inputs`` and
-    ``targets`` int32 ``(N, T)``; image of each row int32 ``(N,)``.
+    ``targets`` int32 ``(N, T)``; image of each row int32 ``(N,)``. On JAX rows of nothing but ``<pad>`` may follow.
     """
 
     def __init__(
@@ -272,6 +276,7 @@ class PixelBatches(ImageBatches):
         pixels = np.stack([self._load(row) for row in rows.tolist()])
         swap = self.look[captions] < self.mirrored_looks
         pixels[swap] = pixels[swap, :, ::-1]
+        tokens, image = self._fill_up(tokens, image)
         return (pixels, tokens[:, :-1], image), tokens[:, 1:]
 
     def _load(self, row: int) -> np.ndarray:

@@ -12,8 +12,8 @@ import contextlib
 import ctypes
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,28 +64,32 @@ class Prepared:
     def release(self, split: str) -> None:
         """Let go of the images of a split, their captions and where their features lie: half a million captions take 150 MB."""
         gone = {record.file_name for record in self.dataset.records if record.split == split}
-        written = _write_down(record for record in self.dataset.records if record.split != split)
+        others = tuple(record for record in self.dataset.records if record.split != split)
+        aside = put_aside(replace(self.dataset, records=others))
+        del others
         self.dataset = replace(self.dataset, records=())
         self.store = self.store.without(gone)
         self.views = [replace(view, store=view.store.without(gone)) for view in self.views]
         del gone
-        self.dataset = replace(self.dataset, records=_made_anew(written))
+        self.dataset = aside()
+        del aside
         _return_memory()
 
 
-# Python gives memory back by the megabyte, and only where all of it is free. So what is to stay among much that goes is
-# written down, and made anew once everything has gone; one by one, or what is parsed in between leaves gaps.
+def put_aside(dataset: datasets.CaptionDataset) -> Callable[[], datasets.CaptionDataset]:
+    """Write ``dataset`` down; what is returned makes it anew.
 
+    Python gives memory back by the megabyte, and only where all of it is free. So what is to stay among much that goes is
+    made anew once everything has gone, and what is to go behind what comes first: else that settles in its gaps. One record
+    after the other, or what is parsed in between leaves gaps too.
+    """
+    written = [json.dumps((r.image_id, r.file_name, str(r.path), r.captions, r.split)) for r in dataset.records]
+    bare = replace(dataset, records=())
 
-def _write_down(records: Iterable[datasets.ImageRecord]) -> list[str]:
-    return [json.dumps(astuple(record), default=str) for record in records]
-
-
-def _made_anew(written: list[str]) -> tuple[datasets.ImageRecord, ...]:
     def make(image_id: int, name: str, path: str, captions: list[str], split: str) -> datasets.ImageRecord:
-        return datasets.ImageRecord(image_id, name, Path(path), tuple(captions), split)
+        return datasets.ImageRecord(image_id, name, Path(path), tuple(captions), sys.intern(split))
 
-    return tuple(make(*json.loads(line)) for line in written)
+    return lambda: replace(bare, records=tuple(make(*json.loads(line)) for line in written))
 
 
 def _return_memory() -> None:
@@ -94,20 +98,9 @@ def _return_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def load_dataset(config: Config, for_training: bool = False) -> datasets.CaptionDataset:
-    """The data set that ``config`` names, its warts printed on stderr.
-
-    ``for_training`` brings in Keras too, once the data is read and found good, and puts the records behind it: else Keras
-    settles in the gaps between them, and of COCO's a third would hold on to their memory when they go (``Prepared.release``).
-    """
+def load_dataset(config: Config) -> datasets.CaptionDataset:
+    """The data set that ``config`` names, its warts printed on stderr."""
     dataset = datasets.load(config)
-    if for_training:
-        written = _write_down(dataset.records)
-        dataset = replace(dataset, records=())
-        import keras  # noqa: F401
-
-        dataset = replace(dataset, records=_made_anew(written))
-        del written
     _return_memory()  # of COCO's captions files, which took 180 MB
     for warning in dataset.warnings:
         print(f"note: {warning}", file=sys.stderr)

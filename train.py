@@ -16,7 +16,7 @@ from pathlib import Path
 import config as settings
 from config import Config, UserError
 from embedding_arrays import load_pretrained
-from preprocessing import fit_vocabulary, load_dataset, prepare
+from preprocessing import fit_vocabulary, load_dataset, prepare, put_aside
 from runs import Run
 
 # What may change when a run goes on: where things lie, and how long it goes on. A cosine schedule stretches to new epochs.
@@ -48,19 +48,23 @@ def main() -> int:
 
             print(f"{folder}: Flickr8k is not there yet; downloading it", file=sys.stderr)
             download.fetch_archives(config)
-    if not run:
-        Run.check(config, args.name)
-    dataset = load_dataset(config, for_training=True)
+    dataset = load_dataset(config)
     source = run or (Run.open(config.init) if config.init else None)
     vocabulary = source.vocabulary() if source else fit_vocabulary(config, dataset)
     if not run:
+        Run.check(config, args.name)
         # Before the features, which take long.
         inherited = source and config.embedding != "learned"
         pretrained = source.pretrained() if inherited else load_pretrained(config, vocabulary.words)
+    # Keras comes before the records, of which COCO's would else hold on to a third of their memory when fit lets them go.
+    aside = put_aside(dataset)
+    del dataset
+    from model import Captioner  # here, because it brings in Keras, which reads KERAS_BACKEND when it is imported
+
+    dataset = aside()
+    del aside
     initial = None
     if config.init:
-        from model import Captioner  # here, because it brings in Keras, which reads KERAS_BACKEND when it is imported
-
         initial = Captioner.load(Path(config.init))
     prepared = prepare(config, dataset, initial and initial.encoder, training=True)
     del dataset  # or fit could not let go of its training captions

@@ -172,7 +172,7 @@ class Recorder(keras.callbacks.Callback):
             "epoch": epoch + 1,
             **{name: float(logs[name]) for name in self.columns if name in logs},
             "learning_rate": float(ops.convert_to_numpy(optimizer.learning_rate)),
-            "words_per_second": logs.get("words", self.batches.words) / (trained - self.began),
+            "words_per_second": logs.pop("words", self.batches.words) / (trained - self.began),
             "seconds": time.perf_counter() - self.began,
         }
         self.lines.append(line)
@@ -347,8 +347,13 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
         rewards = Rewards([(prepared.store.rows[name], text) for name, text in prepared.captions("train")], vocabulary)
         trainer = SelfCriticalTrainer(captioner.decoder, config)
     elif config.stage == "finetune":
-        paths = {record.file_name: record.path for record in prepared.usable("train")}
-        train = PixelBatches(prepared.store, paths, prepared.captions("train"), vocabulary, config)
+        train = PixelBatches(
+            prepared.store,
+            {record.file_name: record.path for record in prepared.usable("train")},
+            prepared.captions("train"),
+            vocabulary,
+            config,
+        )
         trainer = PixelTrainer(captioner.encoder, captioner.decoder, *losses)
     elif config.stage == "align":
         train = PairBatches(prepared.store, prepared.captions("train"), vocabulary, config, views=prepared.views)

@@ -14,6 +14,7 @@ The bar: at most a minute of CPU time and 2 GB before the first batch, and 5% mo
 
 import argparse
 import collections
+import importlib
 import json
 import statistics
 import subprocess
@@ -38,7 +39,7 @@ from common import (
 
 from config import Config, preset, run_script
 from feature_store import FeatureStore, StoreKey, digest_images
-from preprocessing import Prepared, fit_vocabulary, load_dataset
+from preprocessing import Prepared, fit_vocabulary, load_dataset, put_aside
 
 TRAIN, VAL = 118_287, 5_000  # images of COCO 2017
 WORDS = 12_000  # different words; about 10,000 of COCO's occur five times
@@ -137,19 +138,20 @@ def lay_out(folder: Path, steps: Steps) -> tuple[Any, Prepared, dict[str, Any]]:
     words.
     """
     config = Config(dataset="coco", data_dir=str(folder))
-    dataset = steps(
-        "read the captions files, list the images, import Keras", lambda: load_dataset(config, for_training=True)
-    )
+    dataset = steps("read the captions files, list the images", lambda: load_dataset(config))
     vocabulary = steps("fit the vocabulary", lambda: fit_vocabulary(config, dataset))
+    aside = steps("put the data aside", lambda: put_aside(dataset))
+    del dataset
+    generator = steps("import Keras", lambda: importlib.import_module("generator"))
+    dataset = steps("make the data anew", aside)
+    del aside
     paths = {record.file_name: record.path for record in dataset.records}
     steps("digest of names and sizes of the images", lambda: digest_images(paths))
     store = steps("open the feature store", lambda: FeatureStore(folder / "store"))
-    from generator import CaptionBatches  # here, because it brings in Keras
-
     prepared = Prepared(dataset, None, store)
     batches = steps(
         "encode the training captions",
-        lambda: CaptionBatches(store, prepared.captions("train"), vocabulary, config),
+        lambda: generator.CaptionBatches(store, prepared.captions("train"), vocabulary, config),
     )
     all_captions = sum(len(record.captions) for record in dataset.records)
     return batches, prepared, {"images": len(paths), "captions": all_captions, "words": len(vocabulary)}

@@ -57,12 +57,13 @@ def main() -> None:
     if args.measure:
         print(json.dumps(rates(args.measure)))
         return
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     batches, rounds = (1, 1) if args.quick else (6, 3)
     found: dict[str, list[dict[str, float]]] = {"0": [], "1": []}
     for _ in range(rounds):
         for setting, measured in found.items():
             command = [sys.executable, __file__, "--measure", str(batches)]
-            environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": setting}
+            environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": setting}
             done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
             measured.append(json.loads(done.stdout.splitlines()[-1]))
     medians = {s: {name: median(run[name] for run in runs) for name in runs[0]} for s, runs in found.items()}

@@ -159,6 +159,12 @@ def test_images_that_the_store_lacks_are_left_out(store):
     assert len(rows(read(make(store, captions)))) == 2
 
 
+def test_batches_keep_no_names(store):
+    batches = CaptionBatches(store, captions_of(9), WORDS, Config(), views=[View(store, True)])
+    assert [look.rows for look in batches.looks] == [{}, {}]
+    assert store.rows
+
+
 class OtherStore:
     """Another look at one image, which here is a number."""
 
@@ -245,13 +251,14 @@ def test_grouped_batches_hold_whole_images_and_about_as_many_captions_as_asked_f
     for (features, inputs, image), targets in (batches[i] for i in range(len(batches))):
         np.testing.assert_array_equal(inputs[:, 1:], np.where(inputs[:, 1:] == PAD, PAD, targets[:, :-1]))
         assert len(inputs) == len(targets) == len(image) <= 16
+        assert (np.bincount(image[targets[:, 0] != PAD]) == 3).all()
         for row in range(len(features)):
             of_image = features[row].tobytes()
             met += [
                 (of_image, tuple(token for token in tokens if token != PAD))
                 for tokens in targets[image == row].tolist()
             ]
-            assert (image == row).sum() == 3
+    met = [(picture, words) for picture, words in met if words]  # on JAX some rows only fill a batch up
     wanted = [
         (store.read(np.array([store.rows[name]]))[0].tobytes(), tuple(WORDS.encode(caption, 30)[1:].tolist()))
         for name, caption in captions
@@ -264,13 +271,15 @@ def test_grouped_batches_hold_whole_images_and_about_as_many_captions_as_asked_f
 
 def test_on_jax_grouped_batches_come_in_few_sizes(store, monkeypatch):
     captions = [pair for i, pair in enumerate(captions_of(200)) if i * i % 11 < 5]  # some images have fewer than others
-    plain = GroupedBatches(store, captions, WORDS, Config(batch_size=32))
+    batches = GroupedBatches(store, captions, WORDS, Config(batch_size=32))
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    plain = [batches[i] for i in range(len(batches))]
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    filled = GroupedBatches(store, captions, WORDS, Config(batch_size=32))
-    assert len({len(plain[i][1]) for i in range(len(plain))}) > 2
-    for i in range(len(filled)):
-        (features, inputs, image), targets = filled[i]
-        (plain_features, plain_inputs, plain_image), plain_targets = plain[i]
+    filled = [batches[i] for i in range(len(batches))]
+    assert len({len(targets) for _, targets in plain}) > 2
+    for batch, plain_batch in zip(filled, plain, strict=True):
+        (features, inputs, image), targets = batch
+        (plain_features, plain_inputs, plain_image), plain_targets = plain_batch
         count = len(plain_targets)
         assert len(inputs) == len(image) == len(targets) == -(-count // 4) * 4
         np.testing.assert_array_equal(features, plain_features)

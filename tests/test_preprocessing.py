@@ -1,5 +1,7 @@
 """Preparing: which images have their features extracted, and into which store."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 
 from config import Config, UserError
 from datasets import CaptionDataset, ImageRecord
-from preprocessing import load_dataset, prepare
+from preprocessing import prepare, put_aside
 
 
 @pytest.fixture
@@ -51,22 +53,23 @@ def test_releasing_a_split_leaves_the_others_as_they_were(toy):
     dataset, config = toy
     odd = ImageRecord(9, "Ü 9.png", dataset.records[2].path, ("so", "Ünïque"), "dev")
     dataset = CaptionDataset("toy", (*dataset.records, odd), ("a wart",), {"dev": "val2014"})
-    prepared = prepare(config, dataset)
-    whole = prepared.store
+    prepared = prepare(config.with_overrides({"mirror": True}), dataset, training=True)
+    whole, mirrored = prepared.store, prepared.views[0]
     prepared.release("train")
     assert prepared.dataset == CaptionDataset("toy", dataset.records[2:], ("a wart",), {"dev": "val2014"})
     assert prepared.store.rows == {name: row for name, row in whole.rows.items() if name not in ("0.png", "1.png")}
+    assert [(view.store.rows, view.mirrored) for view in prepared.views] == [({}, True)]
     assert "0.png" in whole.rows, "what others hold stays as it is"
+    assert "0.png" in mirrored.store.rows
     every = np.arange(len(whole.rows))
     np.testing.assert_array_equal(prepared.store.read(every), whole.read(every))
 
 
-def test_data_for_training_is_the_same_data(tmp_path):
-    Image.new("RGB", (40, 32)).save(tmp_path / "Ü 1.png")
-    Image.new("RGB", (40, 32)).save(tmp_path / "2.png")
-    (tmp_path / "captions.csv").write_text("image,caption,split\nÜ 1.png,Ünïque,train\nÜ 1.png,so,train\n2.png,a,dev\n")
-    config = Config(dataset="folder", data_dir=str(tmp_path), captions_file=str(tmp_path / "captions.csv"))
-    assert load_dataset(config, for_training=True) == load_dataset(config)
+def test_data_put_aside_comes_back_as_it_was(toy):
+    dataset, _ = toy
+    odd = ImageRecord(7, "\udce4 9.png", Path("Ü") / "\udce4 9.png", ("so", "Ünïque \U0001f40e"), "")
+    dataset = CaptionDataset("toy", (*dataset.records, odd), ("a wart",), {"dev": "val2014"})
+    assert put_aside(dataset)() == dataset
 
 
 def test_training_images_are_mirrored_and_cropped_once(toy):

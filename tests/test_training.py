@@ -1,5 +1,6 @@
 """Training: what the loss counts, what the optimiser does, which epoch is kept, and that a resumed run is the same run."""
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import training
 from caption_trainer import CaptionTrainer
 from config import Config, UserError
 from datasets import CaptionDataset, ImageRecord
-from decoders import build_decoder
+from decoders import DECODERS, build_decoder
 from encoders import build_encoder
 from feature_store import StoreKey, View, extract
 from model import Caption, Captioner
@@ -360,6 +361,28 @@ def test_attention_penalty_asks_for_even_shares():
     assert float(losses[0]) - float(losses[1]) == pytest.approx(3.0)
 
 
+@pytest.mark.parametrize("name", ["attention", "adaptive", "transformer"])
+def test_rows_that_only_fill_a_batch_up_change_nothing(name):
+    sizes = {"layers": 1, "heads": 2, "max_length": 9} if name == "transformer" else {}
+    learner = DECODERS[name](
+        vocabulary_size=V, regions=3, feature_size=4, embedding_size=6, hidden_size=6, dropout=0.0, **sizes
+    )
+    trainer = CaptionTrainer(learner, 0.1, attention_penalty=0.5 if name != "adaptive" else 0.0)
+    trainer.compile(optimizer="sgd")
+    features = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
+    tokens = np.asarray([[1, 4, 5, END], [1, 5, END, PAD], [1, 4, END, PAD]], "int32")
+    rows = np.asarray([0, 0, 1], "int32")
+
+    def losses(tokens, rows):
+        trainer.reset_metrics()
+        inputs = [ops.convert_to_tensor(part) for part in (features, tokens[:, :-1], rows)]
+        loss = trainer.compute_loss(y=tokens[:, 1:], y_pred=trainer(inputs, training=True), training=True)
+        return float(loss), float(trainer.nll.result())
+
+    filled = losses(np.pad(tokens, ((0, 2), (0, 0)), constant_values=PAD), np.pad(rows, (0, 2)))
+    assert filled == pytest.approx(losses(tokens, rows), rel=1e-5)
+
+
 # Which epoch is kept -------------------------------------------------------------------------------------------------
 
 
@@ -457,6 +480,21 @@ def test_scores_that_differ_in_the_seventh_digit_pick_the_same_epoch_after_a_res
     assert states[0] == states[1]
 
 
+@pytest.mark.parametrize(("logs", "words"), [({}, 8), ({"words": 800}, 800)])
+def test_words_per_second_are_those_of_the_batches_or_of_the_epoch_itself(prepared, monkeypatch, logs, words):
+    config, run = start(prepared, f"words-{words}")
+    model = FakeModel()
+    captioner = SimpleNamespace(caption=model.caption, decoder=model, vocabulary=run.vocabulary())
+    recorder = Recorder(config, prepared, captioner, run, SimpleNamespace(words=8, start_epoch=lambda epoch: None))
+    recorder.set_model(model)
+    monkeypatch.setattr(training.time, "perf_counter", itertools.count(step=2).__next__)
+    recorder.on_epoch_begin(0)
+    logs = {"loss": 1.0, "nll": 1.0, **logs}
+    recorder.on_epoch_end(0, logs)
+    assert run.history()[0]["words_per_second"] == words / 2
+    assert "words" not in logs, "which TensorBoard would draw"
+
+
 @pytest.mark.parametrize("where", ["write_history", "write_state", "draw_curves"])
 def test_a_crash_while_saving_leaves_a_run_that_goes_on(prepared, monkeypatch, where):
     config, run = start(prepared, f"crash-{where}", epochs=3)
@@ -546,7 +584,6 @@ def test_so_does_one_with_every_part_of_the_recipe(prepared, monkeypatch, reques
     }
     if "precision" in kind:
         request.addfinalizer(lambda: keras.mixed_precision.set_dtype_policy("float32"))
-        del recipe["accumulate"]
     name = request.node.callspec.id
     config, expected = start(prepared, f"{name}-straight", **recipe)
     assert train(prepared, config, expected) == 0
