@@ -10,6 +10,7 @@ names every wart found in the data. It can be interrupted at any moment and run 
 
 import contextlib
 import ctypes
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -80,16 +81,19 @@ def put_aside(dataset: datasets.CaptionDataset) -> Callable[[], datasets.Caption
     """Write ``dataset`` down; what is returned makes it anew.
 
     Python gives memory back by the megabyte, and only where all of it is free. So what is to stay among much that goes is
-    made anew once everything has gone, and what is to go behind what comes first: else that settles in its gaps. One record
-    after the other, or what is parsed in between leaves gaps too.
+    made anew once everything has gone, and what is to go behind what comes first: else that settles in its gaps. For the same
+    reason all is written into one piece, and read one record after the other.
     """
-    written = [json.dumps((r.image_id, r.file_name, str(r.path), r.captions, r.split)) for r in dataset.records]
+    written = bytearray()
+    for record in dataset.records:
+        parts = (record.image_id, record.file_name, str(record.path), record.captions, record.split)
+        written += json.dumps(parts).encode() + b"\n"
     bare = replace(dataset, records=())
 
     def make(image_id: int, name: str, path: str, captions: list[str], split: str) -> datasets.ImageRecord:
         return datasets.ImageRecord(image_id, name, Path(path), tuple(captions), sys.intern(split))
 
-    return lambda: replace(bare, records=tuple(make(*json.loads(line)) for line in written))
+    return lambda: replace(bare, records=tuple(make(*json.loads(line)) for line in io.BytesIO(written)))
 
 
 def _return_memory() -> None:
