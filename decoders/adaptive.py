@@ -80,13 +80,16 @@ class AdaptiveDecoder(RegionDecoder):
 
     def init_state(self, features):
         image = self._look(features)
+        # Subtracted in ``step``: a sum of three TensorFlow would turn into one over a temporary variable, which the last pass
+        # of a search's loop leaves behind; with many rows the next batch then fails on it (tensorflow/tensorflow#23780).
+        image["minus_gates"] = -image.pop("gates")
         zeros = ops.zeros_like(image["values"][:, 0])
         embedding = self.embedding.init_state(ops.shape(features)[0])
         return {"image": image, "embedding": embedding, "hidden": zeros, "cell": zeros}
 
     def step(self, token_ids, state):
         word, embedding = self.embedding.step(token_ids, state["embedding"])
-        gates = self.word_gates(word) + state["image"]["gates"]
+        gates = self.word_gates(word) - state["image"]["minus_gates"]
         hidden, cell, sentinel = self._advance(gates, state["hidden"], state["cell"])
         logits, _ = self._attend(hidden[:, None], sentinel[:, None], state["image"])
         return logits[:, 0], {**state, "embedding": embedding, "hidden": hidden, "cell": cell}
