@@ -28,7 +28,9 @@ class ImageTower(keras.Model):
         self.norm = layers.LayerNormalization(center=False, scale=False, name="norm")
         self.scores = layers.Dense(HEADS, kernel_initializer="zeros", use_bias=False, name="scores")
         self.dropout = layers.Dropout(dropout)
-        self.dense = layers.EinsumDense("bkd,kdj->bkj", (HEADS, joint_size // HEADS), bias_axes="kj", name="joint")
+        self.dense = layers.EinsumDense(
+            "bkd,kdj->bkj", (HEADS, joint_size // HEADS), bias_axes="kj", name="image_joint"
+        )
         self.norm.build((None, None, feature_size))
         self.scores.build((None, None, feature_size))
         self.dense.build((None, HEADS, feature_size))
@@ -82,7 +84,7 @@ class RecurrentTower(keras.Model):
             for name in ("forwards", "backwards")[: 1 + both_ways]
         ]
         self.dropout = layers.Dropout(dropout)
-        self.dense = layers.Dense(joint_size, name="joint")
+        self.dense = layers.Dense(joint_size, name="text_joint")
         self.embedding.build((None,))
         for reader in self.readers:
             reader.build((None, None, embedding_size))

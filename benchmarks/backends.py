@@ -11,13 +11,18 @@ captions apart, each with an image of its own, as the other decoders train. Ther
 import argparse
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from common import make_parser, make_store, print_table, random_features, synthetic_captions, write_results
+from common import (
+    make_parser,
+    make_store,
+    measure_apart,
+    print_table,
+    random_features,
+    synthetic_captions,
+    write_results,
+)
 from throughput import FEATURE_SIZE, ours
 
 from config import Config, preset, run_script
@@ -62,11 +67,8 @@ def main() -> None:
             if not importlib.util.find_spec(backend) or args.only not in (None, backend):
                 continue
             for precision in ("float32", "bfloat16"):
-                measure = ["--measure", folder, str(epochs), precision]
-                command = [sys.executable, __file__, *measure, *["--quick"] * args.quick]
-                environment = {**os.environ, "KERAS_BACKEND": backend}
-                done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-                found.setdefault(backend, {})[precision] = json.loads(done.stdout.splitlines()[-1])
+                speeds = measure_apart(__file__, folder, epochs, precision, quick=args.quick, KERAS_BACKEND=backend)
+                found.setdefault(backend, {})[precision] = speeds
     table = [
         [backend, precision, *(f"{speed:,.0f}" for speed in speeds.values())]
         for backend, precisions in found.items()

@@ -17,8 +17,6 @@ import collections
 import importlib
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,6 +27,7 @@ from typing import Any
 import numpy as np
 from common import (
     make_parser,
+    measure_apart,
     peak_memory,
     print_table,
     reset_peak_memory,
@@ -184,17 +183,12 @@ def main() -> None:
         print(json.dumps(run_steps(args.measure, 1 if args.quick else TRAINED)))
         return
 
-    def measure(folder: Path) -> dict[str, Any]:
-        command = [sys.executable, __file__, "--measure", str(folder), *["--quick"] * args.quick]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        return json.loads(done.stdout.splitlines()[-1])
-
     scale, repeats = (60, 1) if args.quick else (1, REPEATS)
     with tempfile.TemporaryDirectory() as temporary:
         folders = [Path(temporary, size) for size in ("whole", "part")]
         for folder, factor in zip(folders, (1, SMALL), strict=True):
             write_data(folder, scale * factor)
-        runs = [[measure(folder) for folder in folders] for _ in range(repeats)]
+        runs = [[measure_apart(__file__, folder, quick=args.quick) for folder in folders] for _ in range(repeats)]
     whole, small = runs[0]
     before = whole["before_the_first_batch"]
     print_table(

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -112,6 +113,13 @@ def reset_peak_memory() -> None:
     """Let ``peak_memory`` count from now on, where the system can."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def measure_apart(script: str, *arguments: Any, quick: bool = False, **environment: str) -> Any:
+    """What ``script --measure ARGUMENTS`` prints last, as JSON, run in a process of its own with ``environment`` over ours."""
+    command = [sys.executable, script, "--measure", *map(str, arguments), *["--quick"] * quick]
+    done = subprocess.run(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def print_table(header: list[str], rows: list[list[Any]]) -> None:

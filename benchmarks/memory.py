@@ -13,8 +13,6 @@ The bar: 16x costs at most 5% more than 1x.
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from common import (
     image_name,
     make_parser,
     make_store,
+    measure_apart,
     peak_memory,
     print_table,
     random_features,
@@ -87,13 +86,6 @@ def train_classic(folder: Path, epochs: int) -> dict[str, float]:
 SYSTEMS = {"ours": train_ours, "classic": train_classic}
 
 
-def measure(system: str, folder: Path, epochs: int) -> dict[str, float]:
-    """Run one of SYSTEMS in a process of its own."""
-    command = [sys.executable, __file__, "--measure", system, str(folder), str(epochs)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--megabytes", type=float, default=60, help="features in the 1x store [default: 60]")
@@ -120,7 +112,7 @@ def main() -> None:
                 if system == "classic" and size + 2e9 > args.cap_gb * 1e9:
                     print(f"classic, {factor}x: not run, it would need over {args.cap_gb:g} GB (--cap-gb)")
                     continue
-                result = measure(system, Path(folder), FACTORS[-1] // factor)
+                result = measure_apart(__file__, system, folder, FACTORS[-1] // factor)
                 found[system][f"{factor}x"] = {"features": size, "captions": 5 * images * factor, **result}
                 growth = result["peak"] / found[system]["1x"]["peak"] - 1
                 found[system][f"{factor}x"]["growth"] = growth

@@ -10,14 +10,12 @@ itself TensorFlow does so only where the processor has AVX-512's VNNI or better.
 import argparse
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from statistics import median
 
 import numpy as np
-from common import make_parser, print_table, write_results
+from common import make_parser, measure_apart, print_table, write_results
 
 from config import POCKET, Config, run_script
 
@@ -62,10 +60,7 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {"0": [], "1": []}
     for _ in range(rounds):
         for setting, measured in found.items():
-            command = [sys.executable, __file__, "--measure", str(batches)]
-            environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": setting}
-            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-            measured.append(json.loads(done.stdout.splitlines()[-1]))
+            measured.append(measure_apart(__file__, batches, TF_ENABLE_ONEDNN_OPTS=setting))
     medians = {s: {name: median(run[name] for run in runs) for name in runs[0]} for s, runs in found.items()}
     gain = {name: rate / medians["0"][name] for name, rate in medians["1"].items()}
     print_table(

@@ -21,9 +21,10 @@ class Attention(layers.Layer):
         self.query = layers.Dense(size, name="query")
         self.key_value = layers.Dense(2 * size, name="key_value")
         self.merge = layers.Dense(size, name="merge")
+
+    def build(self, shape):
         for layer in (self.query, self.key_value, self.merge):
-            layer.build((None, None, size))
-        self.built = True
+            layer.build(shape)
 
     def call(self, x, keys_values, allowed=None):
         """``(output (B, T, H), weights (B, heads, T, S))`` of ``x (B, T, H)`` over ``keys_values (B, S, 2 H)``.
@@ -46,7 +47,11 @@ class Attention(layers.Layer):
 
 
 class Block(layers.Layer):
-    """Pre-norm blocks of one layer: self-attention, attention to the regions (decoder only), feed-forward."""
+    """Pre-norm blocks of one layer: self-attention, attention to the regions (decoder only), feed-forward.
+
+    What it holds is built in ``build``, under the layer's own name: PyTorch clears the gradients of variables by their
+    paths, so no two may share one.
+    """
 
     def __init__(self, size, heads, dropout, cross, **kwargs):
         super().__init__(**kwargs)
@@ -56,16 +61,18 @@ class Block(layers.Layer):
         self.feed_in = layers.Dense(4 * size, activation="gelu", name="feed_in")
         self.feed_out = layers.Dense(size, name="feed_out")
         self.dropout = layers.Dropout(dropout)
-        norms = [self.self_norm, self.feed_norm]
+        self.cross = cross
         if cross:
             self.cross_norm = layers.LayerNormalization(name="cross_norm")
             self.cross_attention = Attention(size, heads, name="cross_attention")
-            norms.append(self.cross_norm)
-        for norm in norms:
-            norm.build((None, None, size))
-        self.feed_in.build((None, None, size))
-        self.feed_out.build((None, None, 4 * size))
-        self.built = True
+
+    def build(self, shape):
+        for layer in (self.self_norm, self.self_attention, self.feed_norm, self.feed_in):
+            layer.build(shape)
+        self.feed_out.build((*shape[:-1], 4 * shape[-1]))
+        if self.cross:
+            self.cross_norm.build(shape)
+            self.cross_attention.build(shape)
 
     def call(self, x, own=None, allowed=None, regions=None, training=None):
         """``(x (B, T, H), weights over the regions or None)``.
@@ -104,6 +111,8 @@ class TransformerDecoder(RegionDecoder):
         self.encoder_norm = keras.layers.LayerNormalization(name="encoder_norm")
         self.decoder_norm = keras.layers.LayerNormalization(name="decoder_norm")
         self.word_dense.build((None, None, self.sizes["embedding_size"]))
+        for block in (*self.encoder_blocks, *self.decoder_blocks):
+            block.build((None, None, hidden_size))
         self.encoder_norm.build((None, None, hidden_size))
         self.decoder_norm.build((None, None, hidden_size))
         self.readout.build((None, None, hidden_size))

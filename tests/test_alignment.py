@@ -61,6 +61,12 @@ def test_both_towers_give_unit_vectors():
         np.testing.assert_allclose((vectors**2).sum(axis=1), 1, rtol=1e-5)
 
 
+def test_no_two_weights_share_a_path():
+    """Else PyTorch would not clear the gradients of one of them."""
+    paths = [variable.path for variable in towers(text_encoder="bigru").trainable_variables]
+    assert len(set(paths)) == len(paths)
+
+
 @pytest.mark.parametrize("text_encoder", ["gru", "bigru"])
 def test_padding_changes_no_caption(text_encoder):
     tower = towers(text_encoder=text_encoder).text

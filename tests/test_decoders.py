@@ -56,6 +56,12 @@ def test_logits(name):
     np.testing.assert_allclose(half, ops.convert_to_numpy(logits), atol=1e-2)
 
 
+def test_no_two_weights_share_a_path(name):
+    """Else PyTorch would not clear the gradients of one of them."""
+    paths = [variable.path for variable in make(name).trainable_variables]
+    assert len(set(paths)) == len(paths)
+
+
 def test_an_untrained_decoder_knows_nothing(name):
     """The loss starts near that of guessing, log V."""
     features, tokens = batch(rows=64)

@@ -17,7 +17,7 @@ import training
 from caption_trainer import CaptionTrainer
 from config import Config, UserError
 from datasets import CaptionDataset, ImageRecord
-from decoders import DECODERS, build_decoder
+from decoders import build_decoder
 from encoders import build_encoder
 from feature_store import StoreKey, View, extract
 from model import Caption, Captioner
@@ -363,13 +363,11 @@ def test_attention_penalty_asks_for_even_shares():
 
 @pytest.mark.parametrize("name", ["attention", "adaptive", "transformer"])
 def test_rows_that_only_fill_a_batch_up_change_nothing(name):
-    sizes = {"layers": 1, "heads": 2, "max_length": 9} if name == "transformer" else {}
-    learner = DECODERS[name](
-        vocabulary_size=V, regions=3, feature_size=4, embedding_size=6, hidden_size=6, dropout=0.0, **sizes
-    )
+    sizes = {"layers": 1, "heads": 2} if name == "transformer" else {}
+    learner = decoder(decoder=name, feature_grid=0, hidden_size=6, **sizes)
     trainer = CaptionTrainer(learner, 0.1, attention_penalty=0.5 if name != "adaptive" else 0.0)
     trainer.compile(optimizer="sgd")
-    features = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
+    features = np.random.default_rng(0).normal(size=(2, 2, 3)).astype("float32")
     tokens = np.asarray([[1, 4, 5, END], [1, 5, END, PAD], [1, 4, END, PAD]], "int32")
     rows = np.asarray([0, 0, 1], "int32")
 
@@ -412,14 +410,20 @@ class FakeModel:
 CIDER = [20.0, 40.0, 50.0, 30.0, 60.0, 0.0, 0.0, 0.0, 0.0]
 
 
-def record(prepared, monkeypatch, config: Config, run: Run, bleu: list[float], nll: list[float]) -> FakeModel:
-    """Let Recorder see epochs with these dev scores, from where ``run`` stands."""
+def fake_recorder(prepared, config: Config, run: Run, start_epoch) -> Recorder:
+    """A Recorder of a FakeModel, whose batches hold 8 words."""
     model = FakeModel()
     captioner = SimpleNamespace(caption=model.caption, decoder=model, vocabulary=run.vocabulary())
-    laid_out = []
-    batches = SimpleNamespace(words=8, start_epoch=laid_out.append)
-    recorder = Recorder(config, prepared, captioner, run, batches)
+    recorder = Recorder(config, prepared, captioner, run, SimpleNamespace(words=8, start_epoch=start_epoch))
     recorder.set_model(model)
+    return recorder
+
+
+def record(prepared, monkeypatch, config: Config, run: Run, bleu: list[float], nll: list[float]) -> FakeModel:
+    """Let Recorder see epochs with these dev scores, from where ``run`` stands."""
+    laid_out = []
+    recorder = fake_recorder(prepared, config, run, laid_out.append)
+    model = recorder.model
     for epoch in range(run.state()["epochs"], len(bleu)):
         monkeypatch.setattr(training.metrics, "bleu", lambda *_, value=bleu[epoch]: [0, 0, 0, value])
         monkeypatch.setattr(training.metrics.Cider, "score", lambda *_, value=CIDER[epoch]: np.full(4, value))
@@ -483,10 +487,7 @@ def test_scores_that_differ_in_the_seventh_digit_pick_the_same_epoch_after_a_res
 @pytest.mark.parametrize(("logs", "words"), [({}, 8), ({"words": 800}, 800)])
 def test_words_per_second_are_those_of_the_batches_or_of_the_epoch_itself(prepared, monkeypatch, logs, words):
     config, run = start(prepared, f"words-{words}")
-    model = FakeModel()
-    captioner = SimpleNamespace(caption=model.caption, decoder=model, vocabulary=run.vocabulary())
-    recorder = Recorder(config, prepared, captioner, run, SimpleNamespace(words=8, start_epoch=lambda epoch: None))
-    recorder.set_model(model)
+    recorder = fake_recorder(prepared, config, run, lambda epoch: None)
     monkeypatch.setattr(training.time, "perf_counter", itertools.count(step=2).__next__)
     recorder.on_epoch_begin(0)
     logs = {"loss": 1.0, "nll": 1.0, **logs}
@@ -565,7 +566,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(prepared, straight, mo
     [
         {"decoder": "attention"},
         {"decoder": "transformer", "heads": 2, "layers": 1},  # whose batches hold whole images
-        {"decoder": "attention", "precision": "float16"},  # whose loss has a scale that changes
+        {"decoder": "attention", "precision": "float16"},  # whose optimiser is one around another
     ],
     ids=["attention", "transformer", "float16"],
 )
