@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--measure", nargs=3, metavar=("STORES", "EPOCHS", "PRECISION"), help=argparse.SUPPRESS)
     parser.add_argument("--only", help="measure this backend alone [default: all that are installed]")
     args = parser.parse_args()
-    names = ["attention", "transformer"] if args.quick else list(REGIONS)
+    names = ["transformer"] if args.quick else list(REGIONS)
     if args.measure:
         import keras
 

@@ -24,7 +24,7 @@ ENCODERS = {"EfficientNet-Lite0": "efficientnet_lite0", "ResNet50": "resnet50"}
 SEARCH = "pocket, beam 3"
 
 
-def rates(batches: int) -> dict[str, float]:
+def rates(batches: int, encoders: list[str]) -> dict[str, float]:
     """Pictures per second of each kind of work in this process, after a first batch that compiles."""
     from encoders import build_encoder
     from model import Captioner
@@ -34,8 +34,8 @@ def rates(batches: int) -> dict[str, float]:
     config = captioner.config.with_overrides({"beam_size": 3})
     features = captioner.encode(pixels)
     work: dict[str, Callable[[], object]] = {}
-    for name, encoder in ENCODERS.items():
-        model = build_encoder(Config(encoder=encoder, encoder_weights="none", feature_grid=0))
+    for name in encoders:
+        model = build_encoder(Config(encoder=ENCODERS[name], encoder_weights="none", feature_grid=0))
         work[name] = lambda model=model: model.predict_on_batch(pixels)
     work[SEARCH] = lambda: captioner.caption(features, config)
     found = {}
@@ -53,14 +53,14 @@ def main() -> None:
     parser.add_argument("--measure", type=int, metavar="BATCHES", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        print(json.dumps(rates(args.measure)))
+        print(json.dumps(rates(args.measure, list(ENCODERS)[: 1 if args.quick else None])))
         return
     os.environ["KERAS_BACKEND"] = "tensorflow"
     batches, rounds = (1, 1) if args.quick else (6, 3)
     found: dict[str, list[dict[str, float]]] = {"0": [], "1": []}
     for _ in range(rounds):
         for setting, measured in found.items():
-            measured.append(measure_apart(__file__, batches, TF_ENABLE_ONEDNN_OPTS=setting))
+            measured.append(measure_apart(__file__, batches, quick=args.quick, TF_ENABLE_ONEDNN_OPTS=setting))
     medians = {s: {name: median(run[name] for run in runs) for name in runs[0]} for s, runs in found.items()}
     gain = {name: rate / medians["0"][name] for name, rate in medians["1"].items()}
     print_table(

@@ -565,10 +565,10 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(prepared, straight, mo
     "kind",
     [
         {"decoder": "attention"},
-        {"decoder": "transformer", "heads": 2, "layers": 1},  # whose batches hold whole images
-        {"decoder": "attention", "precision": "float16"},  # whose optimiser is one around another
+        # Whose batches hold whole images, and whose optimiser is one around another.
+        {"decoder": "transformer", "heads": 2, "layers": 1, "precision": "float16"},
     ],
-    ids=["attention", "transformer", "float16"],
+    ids=["attention", "transformer-float16"],
 )
 def test_so_does_one_with_every_part_of_the_recipe(prepared, monkeypatch, request, kind):
     recipe = {
