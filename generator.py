@@ -271,6 +271,10 @@ class PixelBatches(ImageBatches):
         # The store stands in for a mirrored one, so that mirroring is drawn; the pictures themselves are turned below.
         super().__init__(store, captions, vocabulary, config, views=[View(store, True)] * config.mirror)
 
+    def _width(self, batch):
+        # On JAX all are as wide as the longest caption: to compile encoder and decoder once more costs more than padding.
+        return super()._width(slice(None) if keras.backend.backend() == "jax" else batch)
+
     def __getitem__(self, index: int):
         captions, tokens, image, rows = self._read_images(index)
         pixels = np.stack([self._load(row) for row in rows.tolist()])
