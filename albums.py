@@ -56,8 +56,8 @@ def list_pictures(folder: Path) -> list[str]:
     return names
 
 
-def made_with(folder: Path, models: Sequence[Path], config: Config, best: int) -> dict[str, Any]:
-    """All that decides what an album's lines say: its folder, ``models`` (bundles or run folders) and the decoding."""
+def made_with(folder: Path, models: Sequence[Path], config: Config, best: int, views: int = 1) -> dict[str, Any]:
+    """All that decides what an album's lines say: its folder, ``models`` (bundles or run folders), views and the decoding."""
     digests = []
     for path in models:
         with open(path / "captioner.zip" if path.is_dir() else path, "rb") as bundle:
@@ -67,6 +67,7 @@ def made_with(folder: Path, models: Sequence[Path], config: Config, best: int) -
         "models": digests,
         "preprocessing": PREPROCESSING,
         "best": best,
+        "views": views,
         **config.decoding(),
     }
 
@@ -218,7 +219,7 @@ def _begin(output: Path, settings: dict[str, Any]) -> None:
         write_atomically(beside, json.dumps(settings, indent=2))
         return
     try:
-        begun = json.loads(beside.read_text(encoding="utf-8"))
+        begun = {"views": 1} | json.loads(beside.read_text(encoding="utf-8"))  # which old files do not name
         changes = [
             f"{name} was {begun.get(name)}, now {value}" for name, value in settings.items() if begun.get(name) != value
         ]

@@ -649,6 +649,17 @@ def make_parser(description: str, trained: bool = False) -> argparse.ArgumentPar
     return parser
 
 
+def add_views(parser: argparse.ArgumentParser) -> None:
+    """Offer ``--views``, of ``images.view``, to a script that captions with trained captioners."""
+    parser.add_argument(
+        "--views",
+        type=int,
+        choices=[1, 2, 4],
+        default=1,
+        help="looks at each picture whose predictions are averaged: 2, it and its mirror image; 4, the middle of both too. Takes that many times as long [default: 1]",
+    )
+
+
 def resolve(args: argparse.Namespace) -> Config:
     """Defaults, then preset, then file, then command line, each over the one before; init replaces the first three.
 

@@ -1,4 +1,4 @@
-"""Several captioners as one: at every step the probabilities of the next word are averaged.
+"""Several captioners as one, or one that looks several times: at every step the next word's probabilities are averaged.
 
 Legend: B images, R regions, D feature size, V vocabulary size.
 """
@@ -14,6 +14,7 @@ from config import Config, UserError
 from decoders import Decoder
 from encoders import weights_digest
 from generator import FeatureBatches
+from images import view
 from model import Caption, Captioner
 
 
@@ -56,29 +57,35 @@ class EnsembleBatches(keras.utils.PyDataset):
 
 
 class Ensemble(Captioner):
-    """Captioners that decode together; settings and vocabulary are those of the first."""
+    """Captioners that decode together; settings and vocabulary are those of the first.
 
-    def __init__(self, members: Sequence[Captioner]):
-        """Raises UserError when the members' vocabularies or image sizes differ."""
-        first = members[0]
-        for member in members[1:]:
+    Each of the given ones is a member once for each of the views (see ``images.view``): ``members[i]`` looks at pictures in
+    the way ``views[i]``.
+    """
+
+    def __init__(self, captioners: Sequence[Captioner], views: int = 1):
+        """Raises UserError when the captioners' vocabularies or image sizes differ."""
+        first = captioners[0]
+        for member in captioners[1:]:
             if member.vocabulary.words != first.vocabulary.words:
                 raise UserError("--model: these captioners know different words, so they cannot decode together")
             if member.config.image_size != first.config.image_size:
                 raise UserError("--model: these captioners take images of different sizes (image_size)")
+        members = [member for member in captioners for _ in range(views)]
         super().__init__(
             first.config, first.vocabulary, first.encoder, EnsembleDecoder([member.decoder for member in members])
         )
-        self.members = list(members)
-        self._digests = [weights_digest(member.encoder) + str(member.config.feature_grid) for member in members]
+        self.members, self.views = members, [*range(views)] * len(captioners)
+        digests = [weights_digest(member.encoder) + str(member.config.feature_grid) for member in captioners]
+        self._looks = [(digest, number) for digest in digests for number in range(views)]
 
     def encode(self, pixels: np.ndarray) -> tuple[np.ndarray, ...]:
         """The features of each member, of RGB pixels ``(B, S, S, 3)``; equal encoders run once."""
-        found: dict[str, np.ndarray] = {}
-        for digest, member in zip(self._digests, self.members, strict=True):
-            if digest not in found:
-                found[digest] = member.encode(pixels)
-        return tuple(found[digest] for digest in self._digests)
+        found: dict[tuple[str, int], np.ndarray] = {}
+        for look, member in zip(self._looks, self.members, strict=True):
+            if look not in found:
+                found[look] = member.encode(np.stack([view(picture, look[1]) for picture in pixels]))
+        return tuple(found[look] for look in self._looks)
 
     def caption(
         self, features: tuple[np.ndarray, ...] | EnsembleBatches, config: Config | None = None
@@ -89,7 +96,7 @@ class Ensemble(Captioner):
         return super().caption(features, config)
 
 
-def load_captioners(paths: Sequence[Path]) -> Captioner:
-    """The captioner of one bundle or run folder, or the ensemble of several. Raises UserError."""
+def load_captioners(paths: Sequence[Path], views: int = 1) -> Captioner:
+    """The captioner of one bundle or run folder, or the ensemble of several, or of several views. Raises UserError."""
     captioners = [Captioner.load(path) for path in paths]
-    return Ensemble(captioners) if len(captioners) > 1 else captioners[0]
+    return Ensemble(captioners, views) if len(captioners) * views > 1 else captioners[0]

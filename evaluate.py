@@ -4,6 +4,7 @@
     python evaluate.py --model runs/NAME --split test --report             # and a page to look at, report.html
     python evaluate.py --model runs/NAME --split dev --protocol seed       # the one historical comparison
     python evaluate.py --model runs/A --model runs/B --output both         # an ensemble
+    python evaluate.py --model runs/NAME --views 4 --output four-views     # an average of four looks at each image
     python evaluate.py --predictions FILE --split test                     # score captions from elsewhere
     python evaluate.py --compare FILE FILE --split test                    # do two captioners differ, or is it chance?
     python evaluate.py --compare "runs/a-*/FILE" "runs/b-*/FILE"           # several seeds of each
@@ -219,6 +220,7 @@ def main() -> None:
         metavar="FILE",
         help="test whether the captions of two files differ in their scores; a quoted pattern names those of several seeds",
     )
+    settings.add_views(parser)
     parser.add_argument("--split", default="dev", help="train, dev or test [default: dev]")
     parser.add_argument("--beam-sizes", metavar="SIZES", help="comma-separated; 1 is greedy [default: 1 and beam_size]")
     parser.add_argument("--protocol", choices=metrics.PROTOCOLS, default="coco", help="see metrics/ [default: coco]")
@@ -254,6 +256,11 @@ def main() -> None:
         raise UserError("--report: shows the coco scores of a model; give --model RUN and leave out --protocol")
     if len(args.model or []) > 1 and (args.report or not args.output):
         raise UserError("--model: an ensemble has no run folder; name an --output, and leave out --report")
+    if args.views > 1 and (args.report or not args.model or not args.output):
+        raise UserError(
+            "--views: captions of several views are no part of a run's own evaluation; give a --model, name an --output, "
+            "and leave out --report"
+        )
     typed = settings.typed_settings(args)
     settings.settle_backend(typed.get("backend"))
 
@@ -282,15 +289,15 @@ def main() -> None:
         from runs import Run, describe
 
         models = [Path(path) for path in args.model]
-        captioner = load_captioners(models)
+        captioner = load_captioners(models, args.views)
         config = settings.resolve_trained(args, captioner.config)
         sizes = args.beam_sizes.split(",") if args.beam_sizes else sorted({1, config.beam_size})
         searches = [config.with_overrides({"beam_size": size}, "--beam-sizes") for size in sizes]
         dataset = load_dataset(config)
         dataset.split(args.split)  # a wrong name shows before features are extracted
         prepared = [
-            prepare(member.config.with_overrides(typed), dataset, member.encoder, split=args.split)
-            for member in captioner.members
+            prepare(member.config.with_overrides(typed), dataset, member.encoder, split=args.split, view=view)
+            for member, view in zip(captioner.members, captioner.views, strict=True)
         ]
         stores = [each.store for each in prepared]
         # An image that one member could not read is left out for all.
@@ -300,7 +307,7 @@ def main() -> None:
         training = _training_captions(dataset)
         folders = [model if model.is_dir() else model.parent for model in models]
         output = Path(args.output) if args.output else folders[0] / "evaluation"
-        name = " + ".join(map(name_of, models))
+        name = " + ".join(map(name_of, models)) + (f", {args.views} views" if args.views > 1 else "")
         rows, predictions = [], []
         attended = next((search for search in searches if search.beam_size == 1), searches[0])
         for search in searches:
@@ -318,6 +325,7 @@ def main() -> None:
                     "split": args.split,
                     "protocol": args.protocol,
                     "decoding": settings.search_name(search.beam_size),
+                    "views": args.views,
                     **scores,
                     "decoding_seconds": seconds,
                     "settings": search.model_dump(),

@@ -71,6 +71,20 @@ def load_varied(
     return np.array(image)
 
 
+def view(pixels: np.ndarray, number: int) -> np.ndarray:
+    """A picture looked at in one of four ways, for captioning with an average of several.
+
+    ``pixels`` uint8 ``(S, S, 3)``. 0: as they are, 1: with left and right swapped, 2: the middle 85% of both sides,
+    enlarged to ``S``, 3: that swapped.
+    """
+    if number >= 2:
+        size = len(pixels)
+        margin = 0.075 * size
+        box = (margin, margin, size - margin, size - margin)
+        pixels = np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC, box=box))
+    return pixels[:, ::-1] if number % 2 else pixels
+
+
 def open_picture(source: str | Path | BinaryIO, size: int) -> Image.Image:
     """Decode a picture that is to be shrunk to ``size`` pixels: upright, RGB, in its own proportions.
 

@@ -36,10 +36,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Look:
-    """How the images of a feature store look: whole or a random crop, as they are or with left and right swapped."""
+    """How the images of a feature store look: whole or a random crop, as they are or with left and right swapped.
+
+    Or one of the ways in which they are looked at for captioning (see ``images.view``).
+    """
 
     crop: int = 0  # its number, or 0 for whole images
     mirrored: bool = False
+    view: int = 0
 
 
 @dataclass
@@ -124,12 +128,14 @@ def prepare(
     encoder: "keras.Model | None" = None,
     training: bool = False,
     split: str = "",
+    view: int = 0,
 ) -> Prepared:
     """Open the feature store of ``dataset``, extracting features where they are missing.
 
     ``encoder`` replaces the one that ``config`` describes: that of a trained captioner. For ``training`` with the settings
     mirror and crops, the training images get stores of their mirrored and cropped versions too. A ``split`` that is wanted
-    alone gets a store of its own, unless there is one of all images.
+    alone gets a store of its own, unless there is one of all images. ``view``: the images are looked at in this way (see
+    ``images.view``).
     """
     # Here: what is wrong with data or settings shows before Keras has loaded.
     from encoders import build_encoder
@@ -137,12 +143,13 @@ def prepare(
 
     encoder = encoder or build_encoder(config)
     store = None
-    if split:
+    if split and not view:
         whole, key = store_location(config, dataset.name, dataset.records, encoder)
         if (whole / "index.json").exists():
             store = FeatureStore(whole, key)
     if store is None:
-        [store] = extract_features(config, dataset.name, dataset.split(split) if split else dataset.records, encoder)
+        records = dataset.split(split) if split else dataset.records
+        [store] = extract_features(config, dataset.name, records, encoder, [Look(view=view)])
     for name, reason in list(store.unreadable.items())[:5]:
         print(f"note: left out: {name}: {reason}", file=sys.stderr)
     if len(store.unreadable) > 5:
@@ -204,7 +211,7 @@ def extract_features(
     import keras
 
     from feature_store import extract
-    from images import load_image, load_varied
+    from images import load_image, load_varied, view
 
     _, plain = store_location(config, name, records, encoder)
     paths = {record.file_name: record.path for record in records}
@@ -215,13 +222,14 @@ def extract_features(
             rng = np.random.default_rng((look.crop, *file_name.encode()))
             pixels = load_varied(paths[file_name], config.image_size, config.crop, config.colour_jitter, rng)
         else:
-            pixels = load_image(paths[file_name], config.image_size)
+            pixels = view(load_image(paths[file_name], config.image_size), look.view)
         return pixels[:, ::-1] if look.mirrored else pixels
 
     stores = []
     for look in looks:
         crop = f"-crop-{look.crop}-keeps-{config.crop:g}-colour-{config.colour_jitter:g}" if look.crop else ""
-        key = replace(plain, preprocessing=plain.preprocessing + crop + "-mirrored" * look.mirrored)
+        seen = f"-view-{look.view}" if look.view else ""
+        key = replace(plain, preprocessing=plain.preprocessing + crop + seen + "-mirrored" * look.mirrored)
         store = extract(
             _folder(config, name, key),
             key,
@@ -231,7 +239,10 @@ def extract_features(
             shape=tuple(encoder.output_shape[1:]),
             batch_size=config.extract_batch_size,
             workers=config.workers,
-            label="features" + f" of crop {look.crop}" * (look.crop > 0) + " (mirrored)" * look.mirrored,
+            label="features"
+            + f" of crop {look.crop}" * (look.crop > 0)
+            + f" of view {look.view + 1}" * (look.view > 0)
+            + " (mirrored)" * look.mirrored,
         )
         stores.append(store)
     return stores

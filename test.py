@@ -40,6 +40,7 @@ def main() -> int:
         action="append",
         help="a run folder or a captioner.zip; several, each after a --model of its own, decode as an ensemble [default: pretrained/pocket.zip]",
     )
+    settings.add_views(parser)
     parser.add_argument("--best", type=int, default=1, metavar="K", help="captions per picture, at most beam_size")
     parser.add_argument("--json", action="store_true", help="print one JSON object per picture")
     parser.add_argument("--pictures", metavar="DIR", help="write each picture with its captions into this folder")
@@ -76,12 +77,12 @@ def main() -> int:
     if args.coco_results:
         albums.coco_ids(listed)
     paths = list(map(Path, args.model or [settings.POCKET]))
-    if args.attention and len(paths) > 1:
-        raise UserError("--attention: shows where one captioner looks; give one --model")
+    if args.attention and len(paths) * args.views > 1:
+        raise UserError("--attention: shows where one captioner looks; give one --model, and leave out --views")
 
     from ensemble import load_captioners
 
-    captioner = load_captioners(paths)
+    captioner = load_captioners(paths, args.views)
     config = settings.resolve_trained(args, captioner.config)
     if not 1 <= args.best <= config.beam_size:
         raise UserError(f"--best: {args.best} captions need a --beam-size of at least that; it is {config.beam_size}")
@@ -149,7 +150,7 @@ def _caption_album(
 ) -> int:
     """Caption a folder into a file and, if asked to, from there into the pictures' metadata. Returns the exit status."""
     folder, output = Path(args.images[0]), Path(args.output)
-    made_with = albums.made_with(folder, models, config, args.best)
+    made_with = albums.made_with(folder, models, config, args.best, args.views)
     unreadable = albums.caption_album(folder, names, output, made_with, captioner, config, args.best)
     print(f"{output}: {len(names) - unreadable:,} pictures with captions, {unreadable:,} unreadable")
     if args.coco_results:

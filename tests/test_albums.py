@@ -261,6 +261,15 @@ def test_lines_made_with_other_settings_are_not_mixed(tmp_path, name):
     assert captions_of(output) == wanted(folder)
 
 
+def test_a_file_from_before_there_were_views_is_of_one(tmp_path):
+    folder = make_pictures(tmp_path / "album", 2)
+    output = tmp_path / "captions.jsonl"
+    caption(folder, output)
+    caption(folder, output, settings=SETTINGS | {"views": 1})
+    with pytest.raises(UserError, match="views was 1, now 4"):
+        caption(folder, output, settings=SETTINGS | {"views": 4})
+
+
 def test_files_that_are_no_albums_are_left_alone(tmp_path):
     folder = make_pictures(tmp_path / "album", 2)
     for name in ("1.png", "captions.jsonl"):
@@ -326,6 +335,7 @@ def test_what_decides_the_captions_is_told_apart(tmp_path):
         made_with(tmp_path, [tmp_path / "other.zip"], CONFIG, 1),
         made_with(tmp_path, [*models, tmp_path / "other.zip"], CONFIG, 1),
         made_with(tmp_path, models, CONFIG, 2),
+        made_with(tmp_path, models, CONFIG, 1, views=2),
         *(
             made_with(tmp_path, models, CONFIG.with_overrides({name: value}), 1)
             for name, value in {

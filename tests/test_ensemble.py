@@ -70,6 +70,24 @@ def test_probabilities_are_averaged_over_decoders_of_every_kind(encoder_file):
     assert len(ensemble.caption(features, ensemble.config.with_overrides({"beam_size": 2}))) == 3
 
 
+def test_several_views_average_what_is_said_of_each(encoder_file):
+    members = [member(encoder_file, 1, decoder="attention", feature_grid=0), member(encoder_file, 2)]
+    ensemble = Ensemble(members, views=2)
+    assert ensemble.views == [0, 1, 0, 1]
+    mirrored = pixels()[:, :, ::-1]
+    features = [made.encode(shown) for made in members for shown in (pixels(), mirrored)]
+    for found, expected in zip(ensemble.encode(pixels()), features, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    tokens = ops.convert_to_tensor(np.asarray([1, 1, 1], "int32"))
+    logits, _ = ensemble.decoder.step(tokens, ensemble.decoder.init_state(ensemble.encode(pixels())))
+    of_each = []
+    for made, part in zip([members[0], members[0], members[1], members[1]], features, strict=True):
+        alone, _ = made.decoder.step(tokens, made.decoder.init_state(ops.convert_to_tensor(part)))
+        of_each.append(ops.convert_to_numpy(ops.softmax(alone)))
+    np.testing.assert_allclose(np.exp(ops.convert_to_numpy(logits)), np.mean(of_each, axis=0), atol=1e-5)
+    assert len(Ensemble(members[:1], views=2).caption((*features[:2],))) == 3
+
+
 def test_batches_of_several_stores_caption_like_arrays(encoder_file, make_store):
     members = [member(encoder_file, 1), member(encoder_file, 2, decoder="attention", feature_grid=0)]
     names = [f"{i}.jpg" for i in range(5)]

@@ -75,6 +75,19 @@ def test_colours_change_a_little_and_by_the_seed():
     assert 92 < min(means) < 102 < 110 < max(means) < 120
 
 
+def test_views_are_the_picture_its_middle_and_both_mirrored():
+    pixels = images.load_image(plane(), 40)
+    plain, mirrored, middle, both = (images.view(pixels, number) for number in range(4))
+    np.testing.assert_array_equal(plain, pixels)
+    np.testing.assert_array_equal(mirrored, pixels[:, ::-1])
+    np.testing.assert_array_equal(both, middle[:, ::-1])
+    assert middle.shape == pixels.shape
+    # Red runs from 0 to 255 over the whole picture, so over its middle from 7.5% to 92.5% of that; green downwards.
+    row, column = middle[20, :, 0].astype(float), middle[:, 20, 1].astype(float)
+    for line in (row, column):
+        np.testing.assert_allclose(line[[1, 38]], 255 * np.interp([1.5, 38.5], [0, 40], [0.075, 0.925]), atol=4)
+
+
 def test_exif_orientation_is_applied():
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side: turn a quarter clockwise to view

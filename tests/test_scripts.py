@@ -314,6 +314,36 @@ def test_several_models_decode_as_one(data, trained, tmp_path):
     assert "give one --model" in refused.err
 
 
+def test_several_views_decode_as_one(data, attentive, tmp_path):
+    """What evaluate reads from stores is what test.py sees in the picture."""
+    options = ["--model", attentive, "--views", "4", "--beam-size", "2"]
+    outcome = script("evaluate", *options, "--split", "test", "--beam-sizes", "2", "--output", tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert f"| {attentive.name}, 4 views | test | 2 | coco | beam 2 |" in outcome.out
+    assert json.loads((tmp_path / "scores-test-coco.json").read_text())[0]["views"] == 4
+    made = [json.loads(path.read_text())["preprocessing"] for path in (data[0] / "untrained").glob("*/key.json")]
+    assert {"view-1", "view-2", "view-3"} <= {name[-6:] for name in made}
+    predictions = json.loads((tmp_path / "predictions-test-beam2.json").read_text())
+    said = [f"{data[0] / 'pictures' / p['file_name']}: {p['caption']}\n" for p in predictions]
+    assert script("test", *[line.split(": ")[0] for line in said], *options).out == "".join(said)
+    from images import load_image, view
+    from model import Captioner
+    from preprocessing import load_dataset, prepare
+
+    captioner = Captioner.load(attentive)
+    names = [p["file_name"] for p in predictions]
+    dataset = load_dataset(captioner.config)
+    for number in range(4):
+        store = prepare(captioner.config, dataset, captioner.encoder, split="test", view=number).store
+        pixels = [view(load_image(data[0] / "pictures" / name, 64), number) for name in names]
+        expected = captioner.encode(np.stack(pixels))
+        found = store.read(np.asarray([store.rows[name] for name in names]))
+        np.testing.assert_allclose(found.astype("float32"), expected.astype("float32"), atol=2e-3)
+    refused("evaluate", *options, "--split", "test", mentions="--views: .*name an --output")
+    refused("evaluate", *options, "--output", tmp_path, "--report", mentions="--views: .*leave out --report")
+    refused("test", "x.png", *options, "--attention", tmp_path / "maps", mentions="leave out --views")
+
+
 def test_evaluate_reports_on_a_run(trained, tmp_path):
     options = ["--model", trained[0], "--split", "test", "--beam-sizes", "1,2", "--output", tmp_path]
     assert script("evaluate", *options, "--report").status == 0
