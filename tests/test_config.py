@@ -443,3 +443,11 @@ def test_other_settings_of_an_earlier_release_are_refused_as_ever():
         Config.from_json(json.dumps({"mixed_precision": False, "xe_share": 0.5}), "old.json")
     with pytest.raises(UserError, match="mixed_precision: there is no such setting"):
         Config.from_json(json.dumps({"mixed_precision": True, "precision": "float32"}), "both.json")
+
+
+def test_help_names_what_a_stage_has_for_default(capsys):
+    with pytest.raises(SystemExit):
+        config.make_parser("").parse_args(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "peak learning rate [default: 0.001; stage=finetune: 0.0005; stage=scst: 0.0001]" in text
+    assert "peak learning rate of the encoder (finetune) [default: 0.0003]" in text
