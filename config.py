@@ -668,9 +668,9 @@ def add_views(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--views",
         type=int,
-        choices=[1, 2, 4],
+        choices=[1, 4],
         default=1,
-        help="looks at each picture whose predictions are averaged: 2, it and its mirror image; 4, the middle of both too. Takes that many times as long [default: 1]",
+        help="4: average what is predicted from four looks at each picture, the whole, its middle, and both mirrored, which takes four times as long [default: 1]",
     )
 
 
