@@ -219,7 +219,8 @@ def _begin(output: Path, settings: dict[str, Any]) -> None:
         write_atomically(beside, json.dumps(settings, indent=2))
         return
     try:
-        begun = {"views": 1} | json.loads(beside.read_text(encoding="utf-8"))  # which old files do not name
+        begun = json.loads(beside.read_text(encoding="utf-8"))
+        begun.setdefault("views", 1)  # which files of before there were views do not name
         changes = [
             f"{name} was {begun.get(name)}, now {value}" for name, value in settings.items() if begun.get(name) != value
         ]

@@ -185,11 +185,11 @@ class TrainingSettings(BaseModel):
         description="run folder whose captioner and settings training starts from; align takes its encoder and vocabulary",
     )
     tuned_layers: int = Field(
-        29,
+        0,
         ge=0,
         description="encoder layers that learn, counted from its output, of those with a kernel (ResNet50: 10 are its last stage, 29 the last two); 0: all (finetune)",
     )
-    encoder_learning_rate: float = Field(1e-5, gt=0, description="peak learning rate of the encoder (finetune)")
+    encoder_learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of the encoder (finetune)")
     crop: float = Field(
         0.7, gt=0, le=1, description="least share of a picture that a random crop keeps; 1: all of it (finetune, crops)"
     )
@@ -512,10 +512,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # What a stage changes in the settings that it starts from: those of a run (init) or, for align alone, of a preset.
 STAGES: dict[str, dict[str, Any]] = {
-    # Chosen on dev with ResNet50 and attention: the decoder learns as fast as it did at first, and every layer of the encoder.
+    # Chosen on dev with ResNet50 and attention: all layers of the encoder learn, and the decoder as fast as it did at first.
     "finetune": {
-        "tuned_layers": 0,
-        "encoder_learning_rate": 3e-4,
         "learning_rate": 5e-4,
         "warmup_steps": 50,
         "ema_decay": 0.99,
@@ -577,6 +575,9 @@ def _modern(values: dict[str, Any]) -> dict[str, Any]:
         values["precision"] = "float16" if values.pop("mixed_precision") else "float32"
     if values.get("xe_share") == 0.2 and values.get("stage") != "scst":  # its default of then
         del values["xe_share"]
+    for name, default in (("tuned_layers", 29), ("encoder_learning_rate", 1e-5)):  # likewise
+        if values.get(name) == default and values.get("stage") != "finetune":
+            del values[name]
     return values
 
 
@@ -629,11 +630,12 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 def _shown_default(name: str) -> str:
     """The default of a setting as the help shows it, with those of the stages that have another."""
     default = Config.model_fields[name].default
-    values = {stage: changes[name] for stage, changes in STAGES.items() if changes.get(name, default) != default}
-    if only := [stage for stage, names in STAGE_SETTINGS.items() if name in names and stage in values]:
-        return str(values[only[0]])
+    own = "".join(
+        f"; stage={stage}: {changes[name]}"
+        for stage, changes in STAGES.items()
+        if changes.get(name, default) != default
+    )
     default = ",".join(default) if isinstance(default, tuple) else default
-    own = "".join(f"; stage={stage}: {value}" for stage, value in values.items())
     return f"{default if default not in ('', None) else 'unset'}{own}"
 
 

@@ -1,7 +1,7 @@
 """Fine-tuning: the encoder learns with the decoder, from pixels.
 
 A second stage, after the decoder has learned on fixed features (as Xu et al., 2015, and Lu et al., 2017, do it): the
-encoder's last layers get gradients too, at a learning rate of their own. Each picture is encoded once for all its captions.
+encoder, or its last layers, gets gradients too, at a learning rate of its own. Each picture is encoded once for all its captions.
 Legend: B images, S pixels per side, R regions, D feature size, N captions of all B images, T tokens.
 """
 

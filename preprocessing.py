@@ -150,10 +150,11 @@ def prepare(
     if store is None:
         records = dataset.split(split) if split else dataset.records
         [store] = extract_features(config, dataset.name, records, encoder, [Look(view=view)])
-    for name, reason in list(store.unreadable.items())[:5]:
+    shown = {} if view else store.unreadable  # the same for all views
+    for name, reason in list(shown.items())[:5]:
         print(f"note: left out: {name}: {reason}", file=sys.stderr)
-    if len(store.unreadable) > 5:
-        print(f"note: ... and {len(store.unreadable) - 5} more, listed in {store.folder}/index.json", file=sys.stderr)
+    if len(shown) > 5:
+        print(f"note: ... and {len(shown) - 5} more, listed in {store.folder}/index.json", file=sys.stderr)
     looks = []
     if training and config.stage != "finetune":
         looks += [Look(mirrored=True)] * config.mirror

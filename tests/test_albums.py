@@ -281,9 +281,10 @@ def test_files_that_are_no_albums_are_left_alone(tmp_path):
         with pytest.raises(UserError, match=rf"{name} exists, but {name}\.settings\.json.* name another file"):
             caption(folder, output)
         assert output.read_bytes() == before
-    Path(f"{output}.settings.json").write_text("[")
-    with pytest.raises(UserError, match=r"settings\.json: damaged"):
-        caption(folder, output)
+    for damaged in ("[", "[]", "3"):
+        Path(f"{output}.settings.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"settings\.json: damaged"):
+            caption(folder, output)
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "{}", '{"image": 3}', '{"image": "a", "captions": ["b"]}'])

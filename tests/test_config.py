@@ -301,6 +301,10 @@ def test_init_brings_the_settings_of_its_run_and_the_stage_changes_them(tmp_path
         assert (settings.crops, settings.crop) == (crops, 0.5), "both stages crop"
     settings = config.resolve(typed("--stage", "scst", "--init", str(tmp_path), "--crops", "0"))
     assert (settings.crops, settings.crop) == (0, Config().crop)
+    (tmp_path / "config.json").write_text(trained.to_json())
+    settings = config.resolve(typed("--stage", "finetune", "--init", str(tmp_path), "--epochs", "3"))
+    assert (settings.tuned_layers, settings.encoder_learning_rate, settings.learning_rate) == (0, 3e-4, 5e-4)
+    assert (settings.batch_size, settings.ema_decay, settings.epochs) == (60, 0.99, 3)
     with pytest.raises(UserError, match=r"--init: embedding_size, encoder cannot change"):
         config.resolve(typed("--init", str(tmp_path), "--embedding-size", "9", "--encoder", "vgg16"))
     with pytest.raises(UserError, match=r"--init: .* leave out --preset"):
@@ -436,6 +440,14 @@ def test_settings_of_an_earlier_release_are_read(mixed, precision, stage, share)
     old = {"mixed_precision": mixed, "xe_share": 0.2, "stage": stage, "init": "runs/a" if stage == "scst" else ""}
     read = Config.from_json(json.dumps(old), "old.json")
     assert (read.precision, read.xe_share) == (precision, share)
+
+
+@pytest.mark.parametrize("stage", ["xe", "scst", "finetune"])
+def test_what_fine_tuning_had_for_defaults_is_kept_where_it_was_read(stage):
+    old = {"tuned_layers": 29, "encoder_learning_rate": 1e-5, "stage": stage, "init": "" if stage == "xe" else "runs/a"}
+    read = Config.from_json(json.dumps(old), "old.json")
+    expected = (29, 1e-5) if stage == "finetune" else (Config().tuned_layers, Config().encoder_learning_rate)
+    assert (read.tuned_layers, read.encoder_learning_rate) == expected
 
 
 def test_other_settings_of_an_earlier_release_are_refused_as_ever():

@@ -327,6 +327,20 @@ def test_pixel_batches_vary_pictures_by_seed_and_epoch(store, tmp_path):
     assert all(picture[:, 0, 0].mean() > picture[:, -1, 0].mean() for picture in epoch(0, mirror=False))
 
 
+@pytest.mark.parametrize("backend", ["jax", "tensorflow"])
+def test_pixel_batches_are_of_one_shape_on_jax_which_compiles_each(store, tmp_path, monkeypatch, backend):
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    captions = [(f"{i:03}.jpg", "w1 " * (1 + 2 * i)) for i in range(6)]
+    paths = {name: tmp_path / "picture.png" for name, _ in captions}
+    Image.new("RGB", (32, 32)).save(tmp_path / "picture.png")
+    config = Config(stage="finetune", init="a run", batch_size=2, image_size=32)
+    batches = PixelBatches(store, paths, captions, WORDS, config)
+    shapes = {
+        tuple(part.shape for part in (*inputs, targets)) for inputs, targets in map(batches.__getitem__, range(3))
+    }
+    assert len(shapes) == (1 if backend == "jax" else 3)
+
+
 class Listener(keras.Model):
     """Notes the batches that reach ``fit``'s training step."""
 

@@ -339,6 +339,12 @@ def test_several_views_decode_as_one(data, attentive, tmp_path):
         expected = captioner.encode(np.stack(pixels))
         found = store.read(np.asarray([store.rows[name] for name in names]))
         np.testing.assert_allclose(found.astype("float32"), expected.astype("float32"), atol=2e-3)
+    album = ["test", data[0] / "pictures", "--output", tmp_path / "captions.jsonl", *options[:2], "--beam-size", "2"]
+    assert script(*album, "--views", "4").status == 0
+    lines = map(json.loads, (tmp_path / "captions.jsonl").read_text().splitlines())
+    found = {line["image"]: line["captions"][0]["caption"] for line in lines}
+    assert {p["file_name"]: p["caption"] for p in predictions}.items() <= found.items()
+    refused(*album, mentions="begun with other settings .views was 4, now 1")
     refused("evaluate", *options, "--split", "test", mentions="--views: .*name an --output")
     refused("evaluate", *options, "--output", tmp_path, "--report", mentions="--views: .*leave out --report")
     refused("test", "x.png", *options, "--attention", tmp_path / "maps", mentions="leave out --views")
