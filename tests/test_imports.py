@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "bundles": {"config", "encoders", "vocabulary"},
     "model": {"bundles", "config", "decoders", "decoding", "generator", "embedding_arrays", "vocabulary"},
     "albums": {"config", "feature_store", "images", "model", "xmp"},
-    "ensemble": {"config", "decoders", "encoders", "generator", "model"},
+    "ensemble": {"config", "decoders", "encoders", "generator", "images", "model"},
     "caption_trainer": {"decoders", "vocabulary"},
     "fine_tuning": {"caption_trainer"},
     "towers": {"config", "vocabulary"},
