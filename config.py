@@ -568,15 +568,21 @@ def _json_object(text: str, source: str) -> dict[str, Any]:
     return _modern(values)
 
 
+# Settings of one stage that have another default now. Other stages, which do not read them, wrote the one of then.
+_FORMER_DEFAULTS = {
+    "xe_share": ("scst", 0.2),
+    "tuned_layers": ("finetune", 29),
+    "encoder_learning_rate": ("finetune", 1e-5),
+}
+
+
 def _modern(values: dict[str, Any]) -> dict[str, Any]:
     """Settings as this release calls them, of runs and bundles that an earlier one wrote."""
     values = dict(values)
     if isinstance(values.get("mixed_precision"), bool) and "precision" not in values:
         values["precision"] = "float16" if values.pop("mixed_precision") else "float32"
-    if values.get("xe_share") == 0.2 and values.get("stage") != "scst":  # its default of then
-        del values["xe_share"]
-    for name, default in (("tuned_layers", 29), ("encoder_learning_rate", 1e-5)):  # likewise
-        if values.get(name) == default and values.get("stage") != "finetune":
+    for name, (stage, default) in _FORMER_DEFAULTS.items():
+        if values.get(name) == default and values.get("stage") != stage:
             del values[name]
     return values
 

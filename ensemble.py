@@ -59,8 +59,8 @@ class EnsembleBatches(keras.utils.PyDataset):
 class Ensemble(Captioner):
     """Captioners that decode together; settings and vocabulary are those of the first.
 
-    Each of the given ones is a member once for each of the views (see ``images.view``): ``members[i]`` looks at pictures in
-    the way ``views[i]``.
+    Each of the ``members`` has a decoder and features here for each of the views (see ``images.view``), of which ``views``
+    has the numbers.
     """
 
     def __init__(self, captioners: Sequence[Captioner], views: int = 1):
@@ -71,21 +71,20 @@ class Ensemble(Captioner):
                 raise UserError("--model: these captioners know different words, so they cannot decode together")
             if member.config.image_size != first.config.image_size:
                 raise UserError("--model: these captioners take images of different sizes (image_size)")
-        members = [member for member in captioners for _ in range(views)]
-        super().__init__(
-            first.config, first.vocabulary, first.encoder, EnsembleDecoder([member.decoder for member in members])
-        )
-        self.members, self.views = members, [*range(views)] * len(captioners)
-        digests = [weights_digest(member.encoder) + str(member.config.feature_grid) for member in captioners]
-        self._looks = [(digest, number) for digest in digests for number in range(views)]
+        decoders = [member.decoder for member in captioners for _ in range(views)]
+        super().__init__(first.config, first.vocabulary, first.encoder, EnsembleDecoder(decoders))
+        self.members, self.views = list(captioners), [*range(views)] * len(captioners)
+        self._digests = [weights_digest(member.encoder) + str(member.config.feature_grid) for member in captioners]
 
     def encode(self, pixels: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The features of each member, of RGB pixels ``(B, S, S, 3)``; equal encoders run once."""
-        found: dict[tuple[str, int], np.ndarray] = {}
-        for look, member in zip(self._looks, self.members, strict=True):
-            if look not in found:
-                found[look] = member.encode(np.stack([view(picture, look[1]) for picture in pixels]))
-        return tuple(found[look] for look in self._looks)
+        """The features of each member's views, of RGB pixels ``(B, S, S, 3)``; equal encoders run once."""
+        numbers = range(1, max(self.views) + 1)
+        seen = [pixels, *(np.stack([view(picture, number) for picture in pixels]) for number in numbers)]
+        found: dict[str, list[np.ndarray]] = {}
+        for digest, member in zip(self._digests, self.members, strict=True):
+            if digest not in found:
+                found[digest] = [member.encode(each) for each in seen]
+        return tuple(features for digest in self._digests for features in found[digest])
 
     def caption(
         self, features: tuple[np.ndarray, ...] | EnsembleBatches, config: Config | None = None

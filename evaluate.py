@@ -296,10 +296,10 @@ def main() -> None:
         dataset = load_dataset(config)
         dataset.split(args.split)  # a wrong name shows before features are extracted
         prepared = [
-            prepare(member.config.with_overrides(typed), dataset, member.encoder, split=args.split, view=view)
-            for member, view in zip(captioner.members, captioner.views, strict=True)
+            prepare(member.config.with_overrides(typed), dataset, member.encoder, split=args.split, ways=args.views)
+            for member in captioner.members
         ]
-        stores = [each.store for each in prepared]
+        stores = [store for each in prepared for store in (each.store, *(view.store for view in each.views))]
         # An image that one member could not read is left out for all.
         records = [
             record for record in prepared[0].usable(args.split) if all(record.file_name in s.rows for s in stores)

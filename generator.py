@@ -180,6 +180,10 @@ class ImageBatches(CaptionBatches):
     An image looks the same for all its captions.
     """
 
+    def _full_width(self) -> int:
+        """What ``_width`` is where all batches are as wide as the longest caption."""
+        return round_width(int(self.lengths.max()) - 1)
+
     @property
     def images_per_batch(self) -> int:
         return self.batch_size
@@ -231,7 +235,7 @@ class ReferenceBatches(ImageBatches):
     """
 
     def _width(self, batch):
-        return round_width(int(self.lengths.max()) - 1)
+        return self._full_width()
 
     def _chosen(self, group, rng):
         return rng.choice(group, 1)
@@ -273,7 +277,7 @@ class PixelBatches(ImageBatches):
 
     def _width(self, batch):
         # On JAX all are as wide as the longest caption: to compile encoder and decoder once more costs more than padding.
-        return super()._width(slice(None) if keras.backend.backend() == "jax" else batch)
+        return self._full_width() if keras.backend.backend() == "jax" else super()._width(batch)
 
     def __getitem__(self, index: int):
         captions, tokens, image, rows = self._read_images(index)

@@ -17,6 +17,10 @@ from config import UserError
 # change.
 PREPROCESSING = "exif-rgb-squash-bicubic-v1"
 
+# The ways of ``view``.
+VIEWS = ("whole", "mirrored", "middle", "middle-mirrored")
+MIRRORED = VIEWS.index("mirrored")
+
 T = TypeVar("T")
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -72,10 +76,10 @@ def load_varied(
 
 
 def view(pixels: np.ndarray, number: int) -> np.ndarray:
-    """A picture looked at in one of four ways, for captioning with an average of several.
+    """A picture looked at in one of four ways: mirrored for training, in all of them for captioning with an average.
 
-    ``pixels`` uint8 ``(S, S, 3)``. 0: as they are, 1: with left and right swapped, 2: the middle 85% of both sides,
-    enlarged to ``S``, 3: that swapped.
+    ``pixels`` uint8 ``(S, S, 3)``; ``number`` is that of one of ``VIEWS``. Mirrored: left and right swapped. Middle: 85% of
+    both sides, enlarged to ``S``.
     """
     if number >= 2:
         size = len(pixels)

@@ -68,7 +68,7 @@ class Captioner:
 
     def __init__(self, config: Config, vocabulary: Vocabulary, encoder: keras.Model, decoder: Decoder):
         self.config, self.vocabulary, self.encoder, self.decoder = config, vocabulary, encoder, decoder
-        self.members, self.views = [self], [0]  # an ensemble has several
+        self.members = [self]  # an ensemble has several
         self._searches: dict[tuple, Search] = {}
 
     @classmethod

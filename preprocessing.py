@@ -36,13 +36,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Look:
-    """How the images of a feature store look: whole or a random crop, as they are or with left and right swapped.
-
-    Or one of the ways in which they are looked at for captioning (see ``images.view``).
-    """
+    """How the images of a feature store look: whole or a random crop, in one of the ways of ``images.view``."""
 
     crop: int = 0  # its number, or 0 for whole images
-    mirrored: bool = False
     view: int = 0
 
 
@@ -53,7 +49,8 @@ class Prepared:
     dataset: datasets.CaptionDataset
     encoder: "keras.Model"
     store: "FeatureStore"
-    views: "Sequence[View]" = ()  # the training images mirrored and cropped (settings mirror and crops)
+    # The training images mirrored and cropped (settings mirror and crops), or those of a split in further ways.
+    views: "Sequence[View]" = ()
 
     def usable(self, split: str) -> list[datasets.ImageRecord]:
         """The images of a split whose features exist. Raises UserError when there are none."""
@@ -128,40 +125,40 @@ def prepare(
     encoder: "keras.Model | None" = None,
     training: bool = False,
     split: str = "",
-    view: int = 0,
+    ways: int = 1,
 ) -> Prepared:
     """Open the feature store of ``dataset``, extracting features where they are missing.
 
     ``encoder`` replaces the one that ``config`` describes: that of a trained captioner. For ``training`` with the settings
     mirror and crops, the training images get stores of their mirrored and cropped versions too. A ``split`` that is wanted
-    alone gets a store of its own, unless there is one of all images. ``view``: the images are looked at in this way (see
-    ``images.view``).
+    alone gets a store of its own, unless there is one of all images. ``ways``: in so many of those of ``images.view`` the
+    images of the split are looked at.
     """
     # Here: what is wrong with data or settings shows before Keras has loaded.
     from encoders import build_encoder
     from feature_store import FeatureStore, View
+    from images import MIRRORED
 
     encoder = encoder or build_encoder(config)
     store = None
-    if split and not view:
+    if split:
         whole, key = store_location(config, dataset.name, dataset.records, encoder)
         if (whole / "index.json").exists():
             store = FeatureStore(whole, key)
     if store is None:
         records = dataset.split(split) if split else dataset.records
-        [store] = extract_features(config, dataset.name, records, encoder, [Look(view=view)])
-    shown = {} if view else store.unreadable  # the same for all views
-    for name, reason in list(shown.items())[:5]:
+        [store] = extract_features(config, dataset.name, records, encoder)
+    for name, reason in list(store.unreadable.items())[:5]:
         print(f"note: left out: {name}: {reason}", file=sys.stderr)
-    if len(shown) > 5:
-        print(f"note: ... and {len(shown) - 5} more, listed in {store.folder}/index.json", file=sys.stderr)
-    looks = []
+    if len(store.unreadable) > 5:
+        print(f"note: ... and {len(store.unreadable) - 5} more, listed in {store.folder}/index.json", file=sys.stderr)
+    looks = [Look(view=way) for way in range(1, ways)]
     if training and config.stage != "finetune":
-        looks += [Look(mirrored=True)] * config.mirror
-        looks += [Look(crop, mirrored=config.mirror and crop % 2 == 0) for crop in range(1, config.crops + 1)]
+        looks += [Look(view=MIRRORED)] * config.mirror
+        looks += [Look(n, MIRRORED if config.mirror and n % 2 == 0 else 0) for n in range(1, config.crops + 1)]
     views = []
     if looks:
-        records = dataset.split("train")
+        records = dataset.split(split or "train")
         readable = {record.file_name for record in records if record.file_name in store.rows}
         stores = extract_features(config, dataset.name, records, encoder, looks)
         for look, found in zip(looks, stores, strict=True):
@@ -170,7 +167,7 @@ def prepare(
                     f"{found.folder}: when it was made, other images could be read than for {store.folder}; "
                     "delete both and run the same command"
                 )
-            views.append(View(found, look.mirrored))
+            views.append(View(found, look.view == MIRRORED))
     return Prepared(dataset, encoder, store, views)
 
 
@@ -212,7 +209,7 @@ def extract_features(
     import keras
 
     from feature_store import extract
-    from images import load_image, load_varied, view
+    from images import VIEWS, load_image, load_varied, view
 
     _, plain = store_location(config, name, records, encoder)
     paths = {record.file_name: record.path for record in records}
@@ -223,14 +220,14 @@ def extract_features(
             rng = np.random.default_rng((look.crop, *file_name.encode()))
             pixels = load_varied(paths[file_name], config.image_size, config.crop, config.colour_jitter, rng)
         else:
-            pixels = view(load_image(paths[file_name], config.image_size), look.view)
-        return pixels[:, ::-1] if look.mirrored else pixels
+            pixels = load_image(paths[file_name], config.image_size)
+        return view(pixels, look.view)
 
     stores = []
     for look in looks:
         crop = f"-crop-{look.crop}-keeps-{config.crop:g}-colour-{config.colour_jitter:g}" if look.crop else ""
-        seen = f"-view-{look.view}" if look.view else ""
-        key = replace(plain, preprocessing=plain.preprocessing + crop + seen + "-mirrored" * look.mirrored)
+        seen = f"-{VIEWS[look.view]}" if look.view else ""
+        key = replace(plain, preprocessing=plain.preprocessing + crop + seen)
         store = extract(
             _folder(config, name, key),
             key,
@@ -240,10 +237,7 @@ def extract_features(
             shape=tuple(encoder.output_shape[1:]),
             batch_size=config.extract_batch_size,
             workers=config.workers,
-            label="features"
-            + f" of crop {look.crop}" * (look.crop > 0)
-            + f" of view {look.view + 1}" * (look.view > 0)
-            + " (mirrored)" * look.mirrored,
+            label="features" + f" of crop {look.crop}" * (look.crop > 0) + f" ({VIEWS[look.view]})" * (look.view > 0),
         )
         stores.append(store)
     return stores

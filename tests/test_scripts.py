@@ -25,6 +25,7 @@ from conftest import QUICK_TO_COMPILE, ROOT
 from PIL import Image
 
 from config import Config
+from images import PREPROCESSING, load_image, view
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (128, 128, 128)}
 TINY = ["--image-size", "32", "--embedding-size", "8", "--hidden-size", "8", "--vocab-threshold", "1"]
@@ -322,19 +323,18 @@ def test_several_views_decode_as_one(data, attentive, tmp_path):
     assert f"| {attentive.name}, 4 views | test | 2 | coco | beam 2 |" in outcome.out
     assert json.loads((tmp_path / "scores-test-coco.json").read_text())[0]["views"] == 4
     made = [json.loads(path.read_text())["preprocessing"] for path in (data[0] / "untrained").glob("*/key.json")]
-    assert {"view-1", "view-2", "view-3"} <= {name[-6:] for name in made}
+    assert {f"{PREPROCESSING}-{name}" for name in ("mirrored", "middle", "middle-mirrored")} <= set(made)
     predictions = json.loads((tmp_path / "predictions-test-beam2.json").read_text())
     said = [f"{data[0] / 'pictures' / p['file_name']}: {p['caption']}\n" for p in predictions]
     assert script("test", *[line.split(": ")[0] for line in said], *options).out == "".join(said)
-    from images import load_image, view
     from model import Captioner
     from preprocessing import load_dataset, prepare
 
     captioner = Captioner.load(attentive)
     names = [p["file_name"] for p in predictions]
     dataset = load_dataset(captioner.config)
-    for number in range(4):
-        store = prepare(captioner.config, dataset, captioner.encoder, split="test", view=number).store
+    whole = prepare(captioner.config, dataset, captioner.encoder, split="test", ways=4)
+    for number, store in enumerate([whole.store, *(each.store for each in whole.views)]):
         pixels = [view(load_image(data[0] / "pictures" / name, 64), number) for name in names]
         expected = captioner.encode(np.stack(pixels))
         found = store.read(np.asarray([store.rows[name] for name in names]))
