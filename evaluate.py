@@ -94,7 +94,7 @@ def _shuffled(captions: list) -> list:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The scores as a Markdown table."""
-    text = markdown([_cells(row) for row in rows])
+    text = markdown([cells(row) for row in rows])
     for row in rows:
         if "demo" in row:
             shares = ", ".join(f"{name.replace('_', ' ')} {value:.1%}" for name, value in row["demo"].items())
@@ -102,7 +102,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return text
 
 
-def _cells(row: dict[str, Any]) -> dict[str, str]:
+def cells(row: dict[str, Any]) -> dict[str, str]:
     """The columns of the table and what ``row`` puts there."""
     cells = {name: row[name] for name in ("captioner", "split")}
     cells |= {"images": str(row["captions"]), "protocol": row["protocol"], "decoding": row["decoding"]}

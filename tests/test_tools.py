@@ -1,4 +1,4 @@
-"""The tools that tables of the README come from."""
+"""The tools that tables of docs/results.md come from."""
 
 import sys
 

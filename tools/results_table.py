@@ -1,0 +1,109 @@
+"""The table of captioners in docs/results.md and the figure beside it, from the files of scores in results/.
+
+    python tools/results_table.py
+
+Rewrites the table and ``docs/results.svg``, nothing else. A test sees that the table, and the README's shorter one, agree
+with the files.
+"""
+
+import json
+import re
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from config import UserError, run_script
+from evaluate import cells
+from output import markdown, write
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE, FIGURE = ROOT / "docs" / "results.md", ROOT / "docs" / "results.svg"
+BEGIN, END = "<!-- tools/results_table.py writes this table -->\n", "<!-- the table ends -->\n"
+
+# What captioners are called there, and their folders in results/.
+CAPTIONERS = {
+    "merge": "flickr8k-merge",
+    "inject": "flickr8k-inject",
+    "adaptive": "flickr8k-adaptive",
+    "attention": "flickr8k-attention",
+    "attention, self-critical": "flickr8k-attention-scst",
+    "attention, four crops": "flickr8k-attention-crops",
+    "attention, four crops (seed 1)": "flickr8k-attention-crops-1",
+    "attention, four crops, self-critical": "flickr8k-attention-crops-scst",
+    "attention, fine-tuned": "flickr8k-attention-tuned",
+    "attention, fine-tuned (seed 1)": "flickr8k-attention-tuned-1",
+    "attention, fine-tuned, self-critical (seed 1)": "flickr8k-attention-tuned-1-scst",
+    "the same, four looks": "flickr8k-attention-tuned-1-scst/four-views",
+    "EfficientNet-Lite0, self-critical": "pocket-frozen",
+    "EfficientNet-Lite0, six crops, self-critical": "pocket-crops",
+    "EfficientNet-Lite0, fine-tuned": "pocket-finetuned",
+    "pocket: fine-tuned, self-critical": "pocket",
+    "pocket, four looks": "pocket/four-views",
+    "ensemble of two": "ensemble-of-two",
+    "ensemble of four": "ensemble",
+    "ensemble of four with fine-tuned ones": "ensemble-tuned",
+    "the same ensemble, four looks": "ensemble-tuned/four-views",
+}
+LEFT_OUT = {"captioner", "split", "images", "protocol", "novel"}
+INTERVALS = {"CIDEr": "CIDEr (95% interval)"}
+
+
+def scores(folder: str) -> list[dict[str, Any]]:
+    """The scores on test of the captioner whose files are in ``folder`` of results/, one entry per decoding."""
+    return json.loads((ROOT / "results" / folder / "scores-test-coco.json").read_text(encoding="utf-8"))
+
+
+def table() -> str:
+    """The Markdown table, a row per captioner and decoding."""
+    rows = [(name, cells(row)) for name, folder in CAPTIONERS.items() for row in scores(folder)]
+    return markdown(
+        [
+            {"captioner": name}
+            | {INTERVALS.get(title, title): cell for title, cell in row.items() if title not in LEFT_OUT}
+            for name, row in rows
+        ]
+    )
+
+
+def draw(path: Path) -> None:
+    """CIDEr of each captioner with its 95% interval, from greedy (light) to the widest beam (dark), as SVG."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams["svg.hashsalt"] = "captions"  # equal scores give equal files
+    figure, axes = plt.subplots(figsize=(9, 0.34 * len(CAPTIONERS) + 1), layout="constrained")
+    shades = {"greedy": "#9ecae1", "beam 3": "#4292c6", "beam 5": "#084594"}
+    for place, folder in enumerate(CAPTIONERS.values()):
+        for row in scores(folder):
+            shift = 0.22 * (list(shades).index(row["decoding"]) - 1)
+            axes.plot(row["intervals"]["cider_d"], [place + shift] * 2, color=shades[row["decoding"]], linewidth=1.5)
+            axes.plot(row["cider_d"], place + shift, "o", color=shades[row["decoding"]], markersize=4)
+    for name, shade in shades.items():
+        axes.plot([], [], "o-", color=shade, markersize=4, linewidth=1.5, label=name)
+    axes.set_yticks(range(len(CAPTIONERS)), list(CAPTIONERS))
+    axes.invert_yaxis()
+    axes.grid(axis="x", color="#dddddd")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("CIDEr on Flickr8k's test images, with 95% intervals over the images")
+    axes.legend(loc="lower left", frameon=False)
+    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def main() -> None:
+    ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter).parse_args()
+    parts = re.split(f"({re.escape(BEGIN)}|{re.escape(END)})", PAGE.read_text(encoding="utf-8"))
+    if parts[1::2] != [BEGIN, END]:
+        raise UserError(f"{PAGE}: the lines {BEGIN.strip()} and {END.strip()} must stand in it once, in this order")
+    parts[2] = table()
+    write(PAGE, "".join(parts))
+    draw(FIGURE)
+
+
+if __name__ == "__main__":
+    run_script(main)
