@@ -19,6 +19,7 @@ import numpy as np
 import bundles
 from config import Config
 from encoders import weights_digest
+from folding import FoldedEncoder
 from generator import FeatureBatches
 from images import PREPROCESSING, UnreadableImage, load_ahead, load_image
 from towers import build_towers
@@ -33,6 +34,7 @@ class Aligner:
 
     def __init__(self, config: Config, vocabulary: Vocabulary, encoder: keras.Model, towers: keras.Model):
         self.config, self.vocabulary, self.encoder, self.towers = config, vocabulary, encoder, towers
+        self._encode = FoldedEncoder(encoder)
 
     @classmethod
     def untrained(cls, config: Config, vocabulary: Vocabulary, encoder: keras.Model) -> "Aligner":
@@ -43,10 +45,9 @@ class Aligner:
         """Unit vectors float32 ``(B, J)`` of RGB pixels ``(B, S, S, 3)`` from 0 to 255, so many at a time."""
         vectors = np.empty((len(pixels), self.config.joint_size), dtype=np.float32)
         for start in range(0, len(pixels), batch_size):
-            batch = np.asarray(pixels[start : start + batch_size], dtype="float32")
-            features = np.asarray(self.encoder.predict_on_batch(batch))
             # Rounded as those of a feature store are.
-            vectors[start : start + batch_size] = self.embed_features(features.astype(self.config.feature_dtype))
+            features = self._encode(pixels[start : start + batch_size]).astype(self.config.feature_dtype)
+            vectors[start : start + batch_size] = self.embed_features(features)
         return vectors
 
     def embed_features(self, features: np.ndarray | FeatureBatches) -> np.ndarray:

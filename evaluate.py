@@ -32,11 +32,9 @@ import metrics
 from config import Config, UserError
 from datasets import CaptionDataset, ImageRecord
 from metrics import java
-from output import markdown, write
+from output import TITLES, markdown, score_cells, write
 from predictions import read_predictions
 from preprocessing import load_dataset, prepare
-
-TITLES = {"bleu4": "BLEU-4", "meteor": "METEOR", "rouge_l": "ROUGE-L", "cider_d": "CIDEr", "spice": "SPICE"}
 
 
 def score(
@@ -94,28 +92,12 @@ def _shuffled(captions: list) -> list:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The scores as a Markdown table."""
-    text = markdown([cells(row) for row in rows])
+    text = markdown([score_cells(row) for row in rows])
     for row in rows:
         if "demo" in row:
             shares = ", ".join(f"{name.replace('_', ' ')} {value:.1%}" for name, value in row["demo"].items())
             text += f"\n{row['decoding']}: {shares}; shuffled: all right {row['shuffled_demo']['all_right']:.1%}\n"
     return text
-
-
-def cells(row: dict[str, Any]) -> dict[str, str]:
-    """The columns of the table and what ``row`` puts there."""
-    cells = {name: row[name] for name in ("captioner", "split")}
-    cells |= {"images": str(row["captions"]), "protocol": row["protocol"], "decoding": row["decoding"]}
-    cells |= {f"B{n}": f"{value:.2f}" for n, value in enumerate(row["bleu"], 1)}
-    cells |= {title: f"{row[name]:.2f}" for name, title in TITLES.items() if name in row}
-    if "cider_d" in row:
-        low, high = row["intervals"]["cider_d"]
-        cells["CIDEr"] += f" ({low:.1f}-{high:.1f})"
-        cells["shuffled CIDEr"] = f"{row['shuffled_cider_d']:.2f}"
-    else:
-        cells["shuffled B4"] = f"{row['shuffled_bleu'][3]:.2f}"
-    cells |= {"distinct": f"{row['distinct']:.0%}", "novel": f"{row['novel']:.0%}" if "novel" in row else "-"}
-    return cells | {"words": f"{row['mean_length']:.1f}", "dangling": f"{row['dangling']:.1%}"}
 
 
 def comparison(first: Sequence[list[str]], second: Sequence[list[str]], records: list[ImageRecord]) -> str:

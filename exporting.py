@@ -20,6 +20,7 @@ from keras import ops
 
 from config import Config, UserError
 from exported import FORMAT, KINDS, Exported
+from folding import fold
 from images import PREPROCESSING
 from model import Captioner, Search
 from runs import package_versions
@@ -28,14 +29,14 @@ from runs import package_versions
 OPSET = 18
 
 
-def whole_graph(captioner: Captioner, search: Search) -> Callable[[Any], dict[str, Any]]:
-    """Encoder and search as one function of tensors.
+def whole_graph(captioner: Captioner, encoder: keras.Model, search: Search) -> Callable[[Any], dict[str, Any]]:
+    """``encoder``, that of the captioner folded, and search as one function of tensors.
 
     uint8 RGB pixels ``(B, S, S, 3)`` -> ``tokens`` int32 ``(B, K, L)``, ``log_probs`` and ``scores`` float32 ``(B, K)``.
     """
 
     def graph(pixels):
-        features = captioner.encoder(ops.cast(pixels, "float32"), training=False)
+        features = encoder(ops.cast(pixels, "float32"), training=False)
         # Rounded as Captioner.encode does, since that is what the decoder has learned from.
         features = ops.cast(ops.cast(features, captioner.config.feature_dtype), "float32")
         return dict(zip(("tokens", "log_probs", "scores"), search.call(features), strict=True))
@@ -83,9 +84,10 @@ def _traced(captioner: Captioner, config: Config, batch: int | None):
 
     size = captioner.config.image_size
     module, search = tf.Module(), Search(captioner.decoder, config)
-    module.weights = [weight.value for part in (captioner.encoder, search) for weight in part.variables]
+    encoder, _ = fold(captioner.encoder)
+    module.weights = [weight.value for part in (encoder, search) for weight in part.variables]
     pixels = tf.TensorSpec((batch, size, size, 3), tf.uint8, name="pixels")
-    module.serve = tf.function(whole_graph(captioner, search), input_signature=[pixels])
+    module.serve = tf.function(whole_graph(captioner, encoder, search), input_signature=[pixels])
     return module
 
 

@@ -19,6 +19,7 @@ import decoding
 from config import Config, UserError
 from decoders import Decoder, build_decoder
 from embedding_arrays import load_arrays, save_arrays
+from folding import FoldedEncoder
 from generator import FeatureBatches
 from vocabulary import PAD, Vocabulary
 
@@ -69,6 +70,7 @@ class Captioner:
     def __init__(self, config: Config, vocabulary: Vocabulary, encoder: keras.Model, decoder: Decoder):
         self.config, self.vocabulary, self.encoder, self.decoder = config, vocabulary, encoder, decoder
         self.members = [self]  # an ensemble has several
+        self._encode = FoldedEncoder(encoder)
         self._searches: dict[tuple, Search] = {}
 
     @classmethod
@@ -84,9 +86,11 @@ class Captioner:
         return cls(config, vocabulary, encoder, decoder)
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """Features ``(B, R, D)`` in the run's feature dtype, of RGB pixels ``(B, S, S, 3)`` from 0 to 255."""
-        features = self.encoder.predict_on_batch(np.asarray(pixels, dtype="float32"))
-        return np.asarray(features).astype(self.config.feature_dtype)
+        """Features ``(B, R, D)`` in the run's feature dtype, of RGB pixels ``(B, S, S, 3)`` from 0 to 255.
+
+        By the encoder as it was at the first call.
+        """
+        return self._encode(pixels).astype(self.config.feature_dtype)
 
     def caption(self, features: np.ndarray | FeatureBatches, config: Config | None = None) -> list[list[Caption]]:
         """The ``beam_size`` best captions of each row of ``features``, best first; one with greedy search.

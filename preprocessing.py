@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import keras
 
     from feature_store import FeatureStore, StoreKey, View
+    from folding import FoldedEncoder
 
 
 @dataclass(frozen=True)
@@ -201,18 +202,19 @@ def extract_features(
     records: Sequence[datasets.ImageRecord],
     encoder: "keras.Model",
     looks: Sequence[Look] = (Look(),),
+    encode: "FoldedEncoder | None" = None,
 ) -> "list[FeatureStore]":
     """The stores of the features of ``records``' images, one for each of ``looks``, made where they are missing.
 
-    They lie in feature_dir; ``name`` is the data set's.
+    They lie in feature_dir; ``name`` is the data set's. ``encode`` is what ``encoder`` computes with, by default folded anew.
     """
-    import keras
-
     from feature_store import extract
+    from folding import FoldedEncoder
     from images import VIEWS, load_image, load_varied, view
 
     _, plain = store_location(config, name, records, encoder)
     paths = {record.file_name: record.path for record in records}
+    encode = encode or FoldedEncoder(encoder)
 
     def load(file_name: str, look: Look) -> np.ndarray:
         if look.crop:
@@ -233,7 +235,7 @@ def extract_features(
             key,
             list(paths),
             load=partial(load, look=look),
-            encode=lambda pixels: keras.ops.convert_to_numpy(encoder.predict_on_batch(pixels.astype("float32"))),
+            encode=encode,
             shape=tuple(encoder.output_shape[1:]),
             batch_size=config.extract_batch_size,
             workers=config.workers,

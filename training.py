@@ -23,6 +23,7 @@ from decoders import DECODERS
 from encoders import let_learn
 from feature_store import FeatureStore
 from fine_tuning import PixelTrainer
+from folding import FoldedEncoder
 from generator import CaptionBatches, FeatureBatches, GroupedBatches, PairBatches, PixelBatches, ReferenceBatches
 from index import neighbours
 from metrics.retrieval import CUTS, SIDES
@@ -139,6 +140,7 @@ class Recorder(keras.callbacks.Callback):
         self.config, self.captioner, self.run, self.batches = config, captioner, run, batches
         self.dataset, self.dev = prepared.dataset.name, prepared.usable("dev")
         self._read_dev(prepared.store)
+        self.encode = FoldedEncoder(captioner.encoder)  # of dev, where the encoder learns
         self.lines = run.history()[: run.state()["epochs"]]
         self.average = keras.callbacks.SwapEMAWeights() if config.ema_decay else keras.callbacks.Callback()
 
@@ -235,7 +237,8 @@ class Recorder(keras.callbacks.Callback):
             return
         with tempfile.TemporaryDirectory(dir=self.run.folder, prefix=".dev-") as folder:
             config = self.config.with_overrides({"feature_dir": folder})
-            [store] = extract_features(config, self.dataset, self.dev, self.captioner.encoder)
+            self.encode.renew()
+            [store] = extract_features(config, self.dataset, self.dev, self.captioner.encoder, encode=self.encode)
             yield self._dev_data(store)
 
     def _caption_dev(self, features: FeatureBatches) -> list[str]:

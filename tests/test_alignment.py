@@ -319,13 +319,13 @@ def test_many_pictures_pass_the_encoder_in_batches(prepared, straight, monkeypat
     aligner = Aligner.load(straight.folder)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype("uint8")
     expected = np.concatenate([aligner.embed_pixels(pixels[i : i + 1]) for i in range(5)])
-    sizes, real = [], aligner.encoder.predict_on_batch
+    sizes, real = [], aligner._encode
 
-    def predict_on_batch(batch):
+    def encode(batch):
         sizes.append(len(batch))
         return real(batch)
 
-    monkeypatch.setattr(aligner.encoder, "predict_on_batch", predict_on_batch)
+    monkeypatch.setattr(aligner, "_encode", encode)
     found = aligner.embed_pixels(pixels, batch_size=2)
     assert sizes == [2, 2, 1]
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -27,6 +27,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
         "folder",
         "app",
         "onednn",
+        "folding",
     ],
 )
 def test_a_quick_run_prints_a_table_and_writes_json(name, tmp_path, request):

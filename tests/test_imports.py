@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "download": {"config"},
     "datasets": {"config", "datasets", "demo", "images"},
     "encoders": {"config"},
+    "folding": set(),
     "embedding_arrays": {"config"},
     "embeddings": {"config", "embeddings", "embedding_arrays"},
     "decoders": {"config", "decoders", "embeddings"},
@@ -30,17 +31,18 @@ MAY_IMPORT = {
     "xmp": {"config"},
     "generator": {"config", "feature_store", "images", "text", "vocabulary"},
     "preprocessing": {
-        "config", "datasets", "download", "embedding_arrays", "encoders", "feature_store", "images", "text", "vocabulary"
+        "config", "datasets", "download", "embedding_arrays", "encoders", "feature_store", "folding", "images", "text",
+        "vocabulary"
     },
     "runs": {"config", "feature_store", "embedding_arrays", "vocabulary"},
     "bundles": {"config", "encoders", "vocabulary"},
-    "model": {"bundles", "config", "decoders", "decoding", "generator", "embedding_arrays", "vocabulary"},
+    "model": {"bundles", "config", "decoders", "decoding", "folding", "generator", "embedding_arrays", "vocabulary"},
     "albums": {"config", "feature_store", "images", "model", "xmp"},
     "ensemble": {"config", "decoders", "encoders", "generator", "images", "model"},
     "caption_trainer": {"decoders", "vocabulary"},
     "fine_tuning": {"caption_trainer"},
     "towers": {"config", "vocabulary"},
-    "aligner": {"bundles", "config", "encoders", "generator", "images", "towers", "vocabulary"},
+    "aligner": {"bundles", "config", "encoders", "folding", "generator", "images", "towers", "vocabulary"},
     "alignment": {"caption_trainer", "config", "towers"},
     "index": {"config", "feature_store", "images"},
     "output": {"config", "feature_store"},
@@ -51,7 +53,7 @@ MAY_IMPORT = {
     },
     "training": {
         "aligner", "alignment", "caption_trainer", "config", "decoders", "encoders", "feature_store", "fine_tuning",
-        "generator", "index", "metrics", "model", "preprocessing", "retrieval", "runs", "self_critical", "text", "vocabulary"
+        "folding", "generator", "index", "metrics", "model", "preprocessing", "retrieval", "runs", "self_critical", "text", "vocabulary"
     },
     "train": {"config", "download", "model", "preprocessing", "embedding_arrays", "runs", "training"},
     "evaluate": {
@@ -66,7 +68,7 @@ MAY_IMPORT = {
     "api": {"config", "images", "serving", "text"},
     "app": {"api", "bundles", "config", "decoders", "model", "serving"},
     "exported": {"config", "vocabulary"},
-    "exporting": {"config", "exported", "images", "model", "runs"},
+    "exporting": {"config", "exported", "folding", "images", "model", "runs"},
     "export": {"config", "exported", "exporting", "images", "model", "output", "runs"},
     "report": {"architecture", "config", "datasets", "figures", "images", "runs"},
     "test": {"albums", "config", "ensemble", "figures", "images", "model", "output", "text"},
@@ -75,6 +77,7 @@ SCRIPTS = {"train", "evaluate", "retrieve", "test", "app", "export", "start"}
 # These import Keras, or a module that does, when they are imported themselves.
 HEAVY = {
     "encoders",
+    "folding",
     "embeddings",
     "decoders",
     "decoding",

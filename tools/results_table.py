@@ -15,8 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from config import UserError, run_script
-from evaluate import cells
-from output import markdown, write
+from output import markdown, score_cells, write
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, FIGURE = ROOT / "docs" / "results.md", ROOT / "docs" / "results.svg"
@@ -57,7 +56,7 @@ def scores(folder: str) -> list[dict[str, Any]]:
 
 def table() -> str:
     """The Markdown table, a row per captioner and decoding."""
-    rows = [(name, cells(row)) for name, folder in CAPTIONERS.items() for row in scores(folder)]
+    rows = [(name, score_cells(row)) for name, folder in CAPTIONERS.items() for row in scores(folder)]
     return markdown(
         [
             {"captioner": name}
