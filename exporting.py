@@ -30,7 +30,7 @@ OPSET = 18
 
 
 def whole_graph(captioner: Captioner, encoder: keras.Model, search: Search) -> Callable[[Any], dict[str, Any]]:
-    """``encoder``, that of the captioner folded, and search as one function of tensors.
+    """Encoder and search as one function of tensors. ``encoder`` is the captioner's own, folded.
 
     uint8 RGB pixels ``(B, S, S, 3)`` -> ``tokens`` int32 ``(B, K, L)``, ``log_probs`` and ``scores`` float32 ``(B, K)``.
     """

@@ -6,7 +6,8 @@ https://arxiv.org/abs/1712.05877, equation 14). Keras keeps the two apart, and T
 bias and ReLU into one kernel, cannot do so through Keras' batch norm. ``benchmarks/folding.py`` measures what it brings.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -24,86 +25,84 @@ class FoldedEncoder:
 
     def __init__(self, encoder: keras.Model):
         self._encoder = encoder
-        self._folded: keras.Model | None = None
+        self._folded: tuple[keras.Model, Callable[[], None]] | None = None
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         if self._folded is None:
-            self._folded, self._renew = fold(self._encoder)
-        return np.asarray(self._folded.predict_on_batch(np.asarray(pixels, dtype="float32")))
+            self._folded = fold(self._encoder)
+        return np.asarray(self._folded[0].predict_on_batch(np.asarray(pixels, dtype="float32")))
 
     def renew(self) -> None:
         """Take over the encoder's weights of now, without compiling anew."""
         if self._folded is not None:
-            self._renew()
+            self._folded[1]()
 
 
 def fold(model: keras.Model) -> tuple[keras.Model, Callable[[], None]]:
-    """A copy of ``model``, for inference, without those batch norms that can be folded into a convolution.
+    """``model`` for inference, without those batch norms that can be folded into a convolution, and how to renew it.
 
-    Its outputs are the same up to rounding. What cannot be folded stays: a batch norm elsewhere than right behind a
-    convolution, behind one with an activation or whose output something else reads too, in reduced precision, or shared.
-    The function that comes with it takes over the weights that ``model`` has when it is called.
+    Its outputs are the same up to rounding. Merged convolutions are new; the function that comes with them merges the
+    weights that ``model`` has when it is called. All other layers are those of ``model`` themselves. Such stay: batch norms
+    elsewhere than right behind a convolution, behind one with an activation or whose output something else reads too, in
+    reduced precision, and in layers that are used more than once.
     """
-    norms = _norms(model)
-    dropped = {id(norm) for norm in norms.values()}
-    copies: dict[int, tuple[Any, Any]] = {}
+    pairs = {id(convolution): (convolution, norm) for convolution, norm in _foldable(model)}
+    dropped = {id(norm) for _, norm in pairs.values()}
+    merged = {}
 
-    def copy(layer):
+    def replace(layer):
         if id(layer) in dropped:
-            return _Nothing()
-        config = layer.get_config()
-        if id(layer) in norms:
-            config["use_bias"] = True
-        made = layer.__class__.from_config(config)
-        copies[id(layer)] = layer, made
-        return made
+            return _Identity(dtype=layer.dtype_policy, autocast=False)
+        if id(layer) not in pairs:
+            return layer
+        merged[id(layer)] = layer.__class__.from_config({**layer.get_config(), "use_bias": True})
+        return merged[id(layer)]
 
-    def take_over() -> None:
-        for key, (layer, made) in copies.items():
-            if key in norms:
-                kernel, bias = _merged(layer, norms[key])
-                made.kernel.assign(kernel)
-                made.bias.assign(bias)
-            elif getattr(layer, "weights", None):  # operations have none
-                made.set_weights(layer.get_weights())
+    def renew() -> None:
+        for key, pair in pairs.items():
+            kernel, bias = _merged(*pair)
+            merged[key].kernel.assign(kernel)
+            merged[key].bias.assign(bias)
 
-    folded = keras.models.clone_model(model, clone_function=copy, recursive=True)
-    take_over()
-    return folded, take_over
+    folded = keras.models.clone_model(model, clone_function=replace, recursive=True)
+    renew()
+    return folded, renew
 
 
-class _Nothing(layers.Layer):
-    """Stands where a batch norm was, and takes what that was called with."""
+class _Identity(layers.Layer):
+    """Stands where a batch norm was, and is called as that was, which Keras' own Identity may not be."""
 
     def call(self, inputs, training=None, mask=None):
         return inputs
 
 
-def _norms(model: keras.Model) -> dict[int, layers.BatchNormalization]:
-    """The batch norm that can be folded into a convolution, by the convolution's ``id``, in ``model`` and models within."""
-    operations = getattr(model, "operations", model.layers)
-    found = {}
-    for operation in operations:
-        if isinstance(operation, keras.Model):
-            found |= _norms(operation)
-    # All that reads a tensor; the model's outputs are read outside. A subclassed model tells nothing of its inside.
-    readers: dict[int, list] = {id(tensor): [None] for tensor in keras.tree.flatten(getattr(model, "outputs", []))}
-    for operation in operations:
-        for node in operation._inbound_nodes:
-            for tensor in node.input_tensors:
-                readers.setdefault(id(tensor), []).append(operation)
-    for operation in operations:
-        if type(operation) not in _FOLDABLE or len(operation._inbound_nodes) != 1:
+def _foldable(model: keras.Model) -> Iterator[tuple[Any, layers.BatchNormalization]]:
+    """Each convolution of ``model``, or of models within, into which the batch norm behind it can be folded."""
+    models = {id(part): part for part in model._flatten_layers() if isinstance(part, keras.Model)}
+    # A subclassed model tells nothing of its inside; a Sequential keeps its graph in a functional one.
+    graphs = [getattr(part, "_functional", None) or part for part in models.values()]
+    graphs = [graph for graph in graphs if hasattr(graph, "_nodes_by_depth")]
+    nodes = {id(node): node for graph in graphs for level in graph._nodes_by_depth.values() for node in level}
+    uses = Counter(id(node.operation) for node in nodes.values())
+    # All that reads a tensor; None is whatever reads the outputs of a model.
+    readers: dict[int, list[Any]] = {}
+    for graph in graphs:
+        for tensor in keras.tree.flatten(graph.outputs):
+            readers.setdefault(id(tensor), []).append(None)
+    for node in nodes.values():
+        for tensor in node.input_tensors:
+            readers.setdefault(id(tensor), []).append(node.operation)
+    for node in nodes.values():
+        convolution = node.operation
+        if type(convolution) not in _FOLDABLE:
             continue
-        norm, *others = readers.get(id(operation.output), [None])
-        if type(norm) is not layers.BatchNormalization or others or len(norm._inbound_nodes) != 1:
+        norm, *others = readers.get(id(node.outputs[0]), [None])
+        if type(norm) is not layers.BatchNormalization or others or uses[id(convolution)] > 1 or uses[id(norm)] > 1:
             continue
-        plain = operation.activation is keras.activations.linear and operation.data_format == "channels_last"
-        exact = operation.compute_dtype == norm.compute_dtype == "float32"
-        infers = not norm._inbound_nodes[0].arguments.kwargs.get("training")
-        if plain and exact and infers and norm.axis in (-1, 3):
-            found[id(operation)] = norm
-    return found
+        plain = convolution.activation is keras.activations.linear and not getattr(convolution, "lora_enabled", False)
+        last = convolution.data_format == "channels_last" and norm.axis in (-1, 3)
+        if plain and last and convolution.compute_dtype == norm.compute_dtype == "float32":
+            yield convolution, norm
 
 
 def _merged(convolution, norm: layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:

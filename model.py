@@ -88,7 +88,7 @@ class Captioner:
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """Features ``(B, R, D)`` in the run's feature dtype, of RGB pixels ``(B, S, S, 3)`` from 0 to 255.
 
-        By the encoder as it was at the first call.
+        The encoder's weights must not change after the first call.
         """
         return self._encode(pixels).astype(self.config.feature_dtype)
 

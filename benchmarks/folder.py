@@ -6,9 +6,9 @@ Makes JPEGs of the size of Flickr8k's (500 x 375 pixels, about 130 kB) and capti
 of 3 as ``test.py FOLDER --output`` does, lines synced to the disk. Beside it each of its three parts alone, on as many
 batches: files into pixels, pixels into features, features into captions. All take turns after a first batch that compiles; the
 median counts.
-The bar: the folder at no less than 80% of the pictures per second of the bare encoder, the Keras model's own
-``predict_on_batch``. The captioner computes with that model folded (``folding.py``), which is faster; the share of its
-speed is printed too.
+The bar: the folder at no less than 80% of the pictures per second of the bare encoder, which is the Keras model's own
+``predict_on_batch``. The captioner computes with that model folded (``folding.py``), which is faster, so the bar is easier
+than it was when there was no folding. The share of the folded encoder's speed is printed too, and the folder without.
 """
 
 import itertools
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import numpy as np
 from common import image_name, make_parser, print_table, verdict, write_results
@@ -59,8 +60,14 @@ def main() -> None:
         features = captioner.encode(pixels)
         turns = itertools.count()
 
-        def album(names: list[str]) -> None:
+        def album(names: list[str], captioner=captioner) -> None:
             caption_album(folder, names, Path(temporary, f"{next(turns)}.jsonl"), {}, captioner, config)
+
+        def encode(pixels: np.ndarray) -> np.ndarray:
+            features = captioner.encoder.predict_on_batch(np.asarray(pixels, dtype="float32"))
+            return np.asarray(features).astype(config.feature_dtype)
+
+        unfolded = SimpleNamespace(encode=encode, caption=captioner.caption)
 
         parts: dict[str, Callable[[], object]] = {
             "reading alone": lambda: [*pool.map(lambda name: load_image(folder / name, config.image_size), names)],
@@ -68,10 +75,11 @@ def main() -> None:
             "folded encoder": lambda: [captioner.encode(pixels) for _ in range(batches)],
             "search alone": lambda: [captioner.caption(features, config) for _ in range(batches)],
             "folder": lambda: album(names),
+            "folder, not folded": lambda: album(names, unfolded),
         }
         seconds: dict[str, list[float]] = {name: [] for name in parts}
         album(names[:size])  # compiles
-        captioner.encoder.predict_on_batch(pixels)
+        album(names[:size], unfolded)
         for _ in range(rounds):
             for name, work in parts.items():
                 began = time.perf_counter()

@@ -28,6 +28,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
         "app",
         "onednn",
         "folding",
+        "first_caption",
     ],
 )
 def test_a_quick_run_prints_a_table_and_writes_json(name, tmp_path, request):

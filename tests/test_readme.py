@@ -11,11 +11,14 @@ from tools import results_table
 
 PAGES = [
     "README.md",
+    "CHANGELOG.md",
     "docs/results.md",
     "docs/speed.md",
     "docs/exports.md",
     "pretrained/README.md",
     "results/README.md",
+    "benchmarks/README.md",
+    "weights/README.md",
 ]
 
 
@@ -25,24 +28,23 @@ def text(page: str) -> str:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
-    for link, source in re.findall(r"\]\((?!https?:)([\w./-]+)\)|src=\"([^\"]+)\"", text(page)):
-        assert ((ROOT / page).parent / (link or source)).exists(), link or source
+    prose = re.sub(r"```.*?```|^    .*?$", "", text(page), flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"\]\((?!https?:)([^)]+)\)|src=\"([^\"]+)\"", prose)
+    assert found or page != "README.md"
+    for link, source in found:
+        path, _, heading = (link or source).partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link or source
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], link
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_options_and_presets_exist(page):
-    names = (
-        "preprocessing",
-        "train",
-        "evaluate",
-        "retrieve",
-        "test",
-        "app",
-        "export",
-        "config",
-        "tools/human_judgements",
+    scripts = "".join(
+        path.read_text() for folder in (".", "tools", "benchmarks") for path in (ROOT / folder).glob("*.py")
     )
-    scripts = "".join((ROOT / f"{name}.py").read_text() for name in names)
     for option in set(re.findall(r"--([a-z][a-z0-9-]+)", text(page))) - {"help", "no-deps"}:  # of pip
         assert option.replace("-", "_") in Config.model_fields or f'"--{option}"' in scripts, option
     for preset in re.findall(r"--preset ([\w-]+)", text(page)):
@@ -52,6 +54,7 @@ def test_options_and_presets_exist(page):
 def test_the_table_of_captioners_is_that_of_the_score_files():
     rows = results_table.table()
     assert results_table.BEGIN + rows + results_table.END in text("docs/results.md")
+    assert results_table.digest() in text("docs/results.svg")
     # The README's rows are some of these, without the last columns.
     known = ["|".join(row.split("|")[:10]) + "|" for row in rows.splitlines()]
     section = text("README.md").split("## Results")[1].split("\n## ")[0]

@@ -1,0 +1,59 @@
+"""Seconds to a first caption, from the start of ``python test.py photo.jpg`` to its end, and to a second in the same process.
+
+    python benchmarks/first_caption.py
+
+Starts the command again and again with the pocket captioner and its own settings, on one photograph; the first start, which
+reads Python's and TensorFlow's files from the disk, does not count. The second caption is timed inside one process: file,
+encoder and search. The bars: ten seconds, and 0.3.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from common import ROOT, make_parser, print_table, verdict, write_results
+from folder import make_photographs
+
+from config import POCKET, run_script
+
+BARS = {"first": 10.0, "second": 0.3}
+
+
+def main() -> None:
+    args = make_parser(__doc__).parse_args()
+    rounds = 1 if args.quick else 7
+    seconds: dict[str, list[float]] = {"first": [], "second": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "photographs")
+        make_photographs(folder, rounds + 1)
+        pictures = sorted(folder.iterdir())
+        for turn in range(rounds + 1):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, ROOT / "test.py", pictures[0]], check=True, capture_output=True)
+            if turn:
+                seconds["first"].append(time.perf_counter() - began)
+
+        from images import load_image
+        from model import Captioner
+
+        captioner = Captioner.load(POCKET)
+        for turn, picture in enumerate(pictures):
+            began = time.perf_counter()
+            captioner.caption(captioner.encode(load_image(picture, captioner.config.image_size)[None]))
+            if turn:
+                seconds["second"].append(time.perf_counter() - began)
+    found = {name: median(times) for name, times in seconds.items()}
+    passes = all(found[name] <= bar for name, bar in BARS.items())
+    print_table(
+        ["caption", "median", "slowest", "bar"],
+        [[name, f"{found[name]:.2f} s", f"{max(seconds[name]):.2f} s", f"{bar:g} s"] for name, bar in BARS.items()],
+    )
+    print(verdict(args, passes))
+    write_results(args, "first_caption", {"bars": BARS, "median": found, "seconds": seconds, "pass": passes})
+
+
+if __name__ == "__main__":
+    run_script(main)
