@@ -140,7 +140,8 @@ class Recorder(keras.callbacks.Callback):
         self.config, self.captioner, self.run, self.batches = config, captioner, run, batches
         self.dataset, self.dev = prepared.dataset.name, prepared.usable("dev")
         self._read_dev(prepared.store)
-        self.encode = FoldedEncoder(captioner.encoder)  # of dev, where the encoder learns
+        if config.stage == "finetune":
+            self.encode = FoldedEncoder(captioner.encoder)  # of dev
         self.lines = run.history()[: run.state()["epochs"]]
         self.average = keras.callbacks.SwapEMAWeights() if config.ema_decay else keras.callbacks.Callback()
 

@@ -27,6 +27,7 @@ CAPTIONERS = {
     "merge": "flickr8k-merge",
     "inject": "flickr8k-inject",
     "adaptive": "flickr8k-adaptive",
+    "transformer": "flickr8k-transformer",
     "attention": "flickr8k-attention",
     "attention, self-critical": "flickr8k-attention-scst",
     "attention, four crops": "flickr8k-attention-crops",
