@@ -38,6 +38,8 @@ def mixed_model() -> keras.Model:
     x = layers.BatchNormalization(name="kept_activated")(layers.Conv2D(8, 1, activation="relu")(x))
     seen_twice = layers.Conv2D(8, 1)(x)
     x = layers.Add()([layers.BatchNormalization(name="kept_seen_twice")(seen_twice), seen_twice])
+    seen_before = layers.Conv2D(8, 1)(x)
+    x = layers.Add()([layers.BatchNormalization(name="kept_before")(seen_before), layers.ReLU()(seen_before * 2)])
     x = layers.BatchNormalization(name="kept_sum")(x)
     shared = layers.Conv2D(8, 1)
     x = layers.Add()([layers.BatchNormalization(name="kept_shared")(shared(x)), shared(x * 2)])
