@@ -20,7 +20,7 @@ _FOLDABLE = (layers.Conv2D, layers.DepthwiseConv2D)
 class FoldedEncoder:
     """An encoder for inference: pixels ``(B, S, S, 3)`` from 0 to 255 -> float32 NumPy features ``(B, R, D)``.
 
-    It is folded at the first call; what its weights become after that is seen after ``renew()``.
+    It is folded at the first call; once its weights change after that, ``renew()`` must be called.
     """
 
     def __init__(self, encoder: keras.Model):

@@ -138,9 +138,11 @@ def prepare(
     # Here: what is wrong with data or settings shows before Keras has loaded.
     from encoders import build_encoder
     from feature_store import FeatureStore, View
+    from folding import FoldedEncoder
     from images import MIRRORED
 
     encoder = encoder or build_encoder(config)
+    encode = FoldedEncoder(encoder)
     store = None
     if split:
         whole, key = store_location(config, dataset.name, dataset.records, encoder)
@@ -148,7 +150,7 @@ def prepare(
             store = FeatureStore(whole, key)
     if store is None:
         records = dataset.split(split) if split else dataset.records
-        [store] = extract_features(config, dataset.name, records, encoder)
+        [store] = extract_features(config, dataset.name, records, encoder, encode)
     for name, reason in list(store.unreadable.items())[:5]:
         print(f"note: left out: {name}: {reason}", file=sys.stderr)
     if len(store.unreadable) > 5:
@@ -161,7 +163,7 @@ def prepare(
     if looks:
         records = dataset.split(split or "train")
         readable = {record.file_name for record in records if record.file_name in store.rows}
-        stores = extract_features(config, dataset.name, records, encoder, looks)
+        stores = extract_features(config, dataset.name, records, encoder, encode, looks)
         for look, found in zip(looks, stores, strict=True):
             if found.rows.keys() != readable:
                 raise UserError(
@@ -201,20 +203,18 @@ def extract_features(
     name: str,
     records: Sequence[datasets.ImageRecord],
     encoder: "keras.Model",
+    encode: "FoldedEncoder",
     looks: Sequence[Look] = (Look(),),
-    encode: "FoldedEncoder | None" = None,
 ) -> "list[FeatureStore]":
     """The stores of the features of ``records``' images, one for each of ``looks``, made where they are missing.
 
-    They lie in feature_dir; ``name`` is the data set's. ``encode`` is what ``encoder`` computes with, by default folded anew.
+    They lie in feature_dir; ``name`` is the data set's. ``encode`` is ``encoder`` folded, which computes them.
     """
     from feature_store import extract
-    from folding import FoldedEncoder
     from images import VIEWS, load_image, load_varied, view
 
     _, plain = store_location(config, name, records, encoder)
     paths = {record.file_name: record.path for record in records}
-    encode = encode or FoldedEncoder(encoder)
 
     def load(file_name: str, look: Look) -> np.ndarray:
         if look.crop:

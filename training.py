@@ -239,7 +239,7 @@ class Recorder(keras.callbacks.Callback):
         with tempfile.TemporaryDirectory(dir=self.run.folder, prefix=".dev-") as folder:
             config = self.config.with_overrides({"feature_dir": folder})
             self.encode.renew()
-            [store] = extract_features(config, self.dataset, self.dev, self.captioner.encoder, encode=self.encode)
+            [store] = extract_features(config, self.dataset, self.dev, self.captioner.encoder, self.encode)
             yield self._dev_data(store)
 
     def _caption_dev(self, features: FeatureBatches) -> list[str]:

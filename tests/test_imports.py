@@ -53,7 +53,8 @@ MAY_IMPORT = {
     },
     "training": {
         "aligner", "alignment", "caption_trainer", "config", "decoders", "encoders", "feature_store", "fine_tuning",
-        "folding", "generator", "index", "metrics", "model", "preprocessing", "retrieval", "runs", "self_critical", "text", "vocabulary"
+        "folding", "generator", "index", "metrics", "model", "preprocessing", "retrieval", "runs", "self_critical", "text",
+        "vocabulary"
     },
     "train": {"config", "download", "model", "preprocessing", "embedding_arrays", "runs", "training"},
     "evaluate": {
