@@ -131,10 +131,9 @@ def caption_album(
                     unreadable += len(reasons)
                     advance(len(batch))
     except OSError as error:
-        advice = "free some space, then " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise UserError(
-            f"--output: {output}: cannot be written: {error.strerror}; {advice}run the same command to go on"
-        ) from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free some space, then run the same command to go on" if full else "choose a file that you may write"
+        raise UserError(f"--output: {output}: cannot be written: {error.strerror}; {advice}") from None
     return unreadable
 
 

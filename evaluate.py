@@ -32,7 +32,7 @@ import metrics
 from config import Config, UserError
 from datasets import CaptionDataset, ImageRecord
 from metrics import java
-from output import TITLES, markdown, score_cells, write
+from output import TITLES, blocked, markdown, score_cells, write
 from predictions import read_predictions
 from preprocessing import load_dataset, prepare
 
@@ -91,13 +91,26 @@ def _shuffled(captions: list) -> list:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The scores as a Markdown table."""
-    text = markdown([score_cells(row) for row in rows])
+    """The scores as a Markdown table, and below it what else gives a bad captioner away."""
+    text = markdown([score_cells(row) for row in rows]) + "\n"
     for row in rows:
+        text += f"{row['decoding']}: {_signs(row)}\n"
         if "demo" in row:
             shares = ", ".join(f"{name.replace('_', ' ')} {value:.1%}" for name, value in row["demo"].items())
             text += f"\n{row['decoding']}: {shares}; shuffled: all right {row['shuffled_demo']['all_right']:.1%}\n"
     return text
+
+
+def _signs(row: dict[str, Any]) -> str:
+    signs = [f"commonest caption {row['most_common']:.1%}", f"a word twice in a row {row['repeats']:.1%}"]
+    for n, name in ((2, "bigrams"), (3, "trigrams")):
+        signs.append(f"repeated {name} {row[f'repeated_{name}']:.1%}{blocked(row, n)}")
+    if groups := row.get("cider_d_by_reference_length"):
+        lengths = ", ".join(f"{group['score']:.1f} of {group['reference_length']:.1f} words" for group in groups)
+        signs.append(f"CIDEr by length of the references {lengths}")
+    if looks := row.get("attention"):
+        signs.append(f"attention's entropy {looks['entropy']:.2f} of {looks['maximum_entropy']:.2f} bits")
+    return "; ".join(signs)
 
 
 def comparison(first: Sequence[list[str]], second: Sequence[list[str]], records: list[ImageRecord]) -> str:

@@ -1,13 +1,15 @@
 """Write a trained captioner, encoder and search in one graph, for where it will run: TensorFlow, ONNX Runtime or LiteRT.
 
     pip install -r requirements-export.txt
+    python export.py --output exported/                       # the captioner that comes with this repository
     python export.py --model runs/NAME --output exported/
     python export.py --model runs/NAME --output exported/ --format onnx --beam-size 1 --int8
     python export.py --model runs/NAME --output exported/ --check photos/     # the same captions? how fast?
 
 Leaves exported/savedmodel, exported/onnx and exported/litert, with --int8 also onnx-int8 and litert-int8. docs/exports.md
 shows how to call each from Python without Keras. --check captions pictures with the original and with each export, one at
-a time; then the exit status is 1 when best captions differ in an export that is not int8.
+a time; then the exit status is 1 when best captions differ in an export that is not int8. It leaves each export's captions
+in predictions.json beside it, and with the pictures of a split, evaluate.py --predictions says what they score.
 """
 
 import importlib.util
@@ -35,7 +37,12 @@ INT8_KINDS = ("onnx", "litert")
 
 def main() -> int:
     parser = settings.make_parser(__doc__, trained=True)
-    parser.add_argument("--model", required=True, metavar="RUN", help="a run folder or a captioner.zip")
+    parser.add_argument(
+        "--model",
+        default=settings.POCKET,
+        metavar="RUN",
+        help="a run folder or a captioner.zip [default: pretrained/pocket.zip]",
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="each export becomes a folder in this one")
     parser.add_argument("--format", nargs="+", choices=KINDS, default=tuple(KINDS), help="[default: all of them]")
     parser.add_argument("--int8", action="store_true", help="write onnx and litert with weights of 8 bits too")
@@ -59,6 +66,9 @@ def main() -> int:
         )
     settings.settle_backend("tensorflow")
     listed = list(sources(args.check or []))
+    for source in listed:
+        if not source.startswith(("http://", "https://")) and not Path(source).exists():
+            raise UserError(f"--check: {source}: there is no such picture")
 
     folders = [Path(args.output, f"{kind}-int8" if int8 else kind) for kind, int8 in wanted]
     refuse(formats, folders, args.overwrite)
@@ -88,7 +98,10 @@ def refuse(kinds: Iterable[str], folders: Sequence[Path], overwrite: bool) -> No
 
 
 def _check(captioner: "Captioner", config: Config, exports: list[Exported], listed: list[str]) -> int:
-    """Compare the exports with the captioner, print the table and write each export's check.json. Returns the exit status."""
+    """Compare the exports with the captioner, print the table, write each export's check.json and predictions.json.
+
+    Returns the exit status.
+    """
 
     def original(pixels: np.ndarray) -> list[str]:
         return [caption.text for caption in captioner.caption(captioner.encode(pixels[None]), config)[0]]
@@ -106,6 +119,8 @@ def _check(captioner: "Captioner", config: Config, exports: list[Exported], list
     ]
     broken = False
     for exported, report in zip(exports, reports, strict=True):
+        entries = [{"image_id": Path(name).name, "caption": text} for name, text in report.pop("captions")]
+        write(exported.folder / "predictions.json", json.dumps(entries, indent=0, ensure_ascii=False) + "\n")
         write(
             exported.folder / "check.json",
             json.dumps({**report, "original": about, **describe(config)}, indent=2) + "\n",

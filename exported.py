@@ -6,6 +6,7 @@ What ``exporting`` writes is a folder with
     vocabulary.json                       {"words": [...]}: all words in id order, <pad> <start> <end> <unk> first
     export.json                           inputs, outputs, the pixel recipe, decoding settings, versions, sha256 of the rest
     check.json                            how its captions and times compare with the original's, once that was checked
+    predictions.json                      the captions of that check, as evaluate.py --predictions reads them
 
 ``docs/exports.md`` shows how to do the same from scratch.
 """
@@ -120,12 +121,13 @@ def compare(
 
     Every captioner sees a picture before the next picture comes, so that other work on the machine slows all alike. Gives a
     report on the original, ``{"pictures", "seconds"}``, and one on each export, ``{"same", "same_beams", "seconds",
-    "different"}``: how many best captions and how many whole beams are the original's, the median time of a picture after a
-    warm-up with the first one, and where the best captions differ. Raises UserError without pictures.
+    "different", "captions"}``: how many best captions and how many whole beams are the original's, the median time of a
+    picture after a warm-up with the first one, where the best captions differ, and all of them, ``(name, caption)``. Raises
+    UserError without pictures.
     """
     captioners = [original, *(exported.captions for exported in exports)]
     seconds: list[list[float]] = [[] for _ in captioners]
-    reports = [{"same": 0, "same_beams": 0, "seconds": 0.0, "different": []} for _ in captioners[1:]]
+    reports = [{"same": 0, "same_beams": 0, "seconds": 0.0, "different": [], "captions": []} for _ in captioners[1:]]
     for name, pixels in pictures:
         if not seconds[0]:
             for captioner in captioners:
@@ -138,6 +140,7 @@ def compare(
         for report, captions in zip(reports, found[1:], strict=True):
             report["same_beams"] += captions == found[0]
             report["same"] += captions[0] == found[0][0]
+            report["captions"].append((name, captions[0]))
             if captions[0] != found[0][0]:
                 report["different"].append({"image": name, "original": found[0][0], "exported": captions[0]})
     if not seconds[0]:

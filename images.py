@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -23,7 +24,11 @@ MIRRORED = VIEWS.index("mirrored")
 
 T = TypeVar("T")
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+# Pillow warns at half of the pixels that it refuses; such a picture of one's own is no reason to.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+# Of pictures in a folder. Those that Pillow cannot read, as phones write, are among them so that they are reported.
+SUFFIXES = {".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 # A picture from the web may not be larger than this many bytes.
 _MAX_DOWNLOAD = 50 << 20
@@ -107,7 +112,7 @@ def open_picture(source: str | Path | BinaryIO, size: int) -> Image.Image:
         # Pillow's own OSErrors have no number, but for seeking to where a damaged file points.
         of_system = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
         kind = UnreachableImage if of_system else UnreadableImage
-        raise kind(f"{name}: cannot be read as a picture: {_reason(error)}") from None
+        raise kind(f"{name}: cannot be read as a picture: {_reason(error, str(name))}") from None
 
 
 def load_ahead(
@@ -157,7 +162,8 @@ def find_images(folder: str | Path) -> list[Path]:
 def image_names(folder: str | Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[str]:
     """The paths of all picture files below ``folder``, by suffix, relative to it and with slashes.
 
-    Hidden files and folders (such as the waste bins of photo programs) are left out, links to folders are not followed.
+    Hidden files and folders (such as the waste bins of photo programs) are left out, links to folders are not followed,
+    and links that lead nowhere are named.
     ``on_error`` is told of subfolders that cannot be listed. Raises UserError when there is no such folder.
     """
     if not os.path.isdir(folder):
@@ -169,7 +175,7 @@ def image_names(folder: str | Path, on_error: Callable[[OSError], None] | None =
             if (
                 not name.startswith(".")
                 and os.path.splitext(name)[1].lower() in SUFFIXES
-                and os.path.isfile(os.path.join(parent, name))
+                and (os.path.isfile(path := os.path.join(parent, name)) or os.path.islink(path))
             ):
                 yield (below / name).as_posix()
 
@@ -210,15 +216,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """RGB of a picture in any mode: transparency over white, 16-bit greyscale by its high byte."""
     if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow's own conversion would clip at 255
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F" and np.asarray(image).max() <= 1:
+        raise ValueError("its pixels are fractions of one, which would all be black; save it with 8 bits a channel")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, name: str) -> str:
     if isinstance(error, UnidentifiedImageError):
+        if name.lower().endswith((".heic", ".heif")):
+            return "Pillow does not know HEIC; convert it to JPEG"
         return "no picture format that Pillow knows"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} megapixels; make it smaller"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

@@ -29,7 +29,13 @@ def score_cells(row: dict[str, Any]) -> dict[str, str]:
     else:
         cells["shuffled B4"] = f"{row['shuffled_bleu'][3]:.2f}"
     cells |= {"distinct": f"{row['distinct']:.0%}", "novel": f"{row['novel']:.0%}" if "novel" in row else "-"}
-    return cells | {"words": f"{row['mean_length']:.1f}", "dangling": f"{row['dangling']:.1%}"}
+    cells |= {"vocabulary": f"{row['vocabulary']:,}", "words": f"{row['mean_length']:.1f}"}
+    return cells | {"dangling": f"{row['dangling']:.1%}"}
+
+
+def blocked(row: dict[str, Any], n: int) -> str:
+    """What to say beside the share of captions that repeat ``n`` words: whether decoding let them."""
+    return " (blocked in decoding)" if 0 < row.get("settings", {}).get("no_repeat_ngram", 0) <= n else ""
 
 
 def write(path: Path, text: str) -> None:

@@ -31,6 +31,7 @@ def read_predictions(path: Path, records: list[ImageRecord]) -> list[str]:
     missing, others = set(wanted) - set(found), set(found) - set(wanted)
     if missing or others:
         raise UserError(
-            f"{path}: its images are not those of the split: {len(missing)} missing, {len(others)} not in the split"
+            f"{path}: its images are not those of the {records[0].split or 'named'} split: {len(missing)} missing, "
+            f"{len(others)} not in the split; name the --split that it is of"
         )
     return [found[image] for image in wanted]

@@ -24,6 +24,7 @@ from config import Config, search_name
 from datasets import ImageRecord
 from figures import read_picture
 from images import UnreadableImage
+from output import blocked
 from runs import Run
 
 MAX_IMAGES = 1000
@@ -43,6 +44,7 @@ DIAGNOSTICS = {
     "shuffled_cider_d": ("CIDEr when each image gets its neighbour's caption", "{:.1f}"),
     "decoding_seconds": ("seconds to caption all, with compilation", "{:.1f}"),
 }
+WORDS_REPEATED = {"repeated_bigrams": 2, "repeated_trigrams": 3}
 
 
 def report(
@@ -134,7 +136,7 @@ def _by_length(rows: Sequence[dict[str, Any]]) -> str:
 
 def _diagnostics(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
-        [title, *(form.format(row[name]) for row in rows)]
+        [title, *(form.format(row[name]) + blocked(row, WORDS_REPEATED.get(name, 0)) for row in rows)]
         for name, (title, form) in DIAGNOSTICS.items()
         if name in rows[0]
     ]
@@ -332,7 +334,7 @@ nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem } a { color: var(--c0) }
 .wide { overflow-x: auto; margin: .5rem 0 1.5rem } .wide > svg { min-width: 50rem; width: 100%; display: block }
 table { border-collapse: collapse; min-width: 20rem } caption { text-align: left; padding-bottom: .3rem }
 th, td { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; overflow-wrap: anywhere }
-th { font-weight: normal } thead th { color: var(--soft); font-size: .85rem } small { white-space: nowrap }
+th { font-weight: normal } tbody th { overflow-wrap: normal } thead th { color: var(--soft); font-size: .85rem } small { white-space: nowrap }
 meter { width: 6rem }
 .charts { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)) }
 .chart { width: 100%; background: var(--panel); border-radius: 8px; font: 12px system-ui, sans-serif }

@@ -112,10 +112,10 @@ class SelfCritic:
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train on each image once.
 
-        Returns the epoch's mean loss and reward, the share of time the reward took, and the words learned from, drawn ones and
-        those of references.
+        Returns the epoch's mean loss and reward, the references' mean nll per word, the share of time the reward took, and the
+        words learned from, drawn ones and those of references.
         """
-        batches, losses, means, reward_seconds = self.batches, [], [], 0.0
+        batches, losses, nlls, weights, means, reward_seconds = self.batches, [], [], [], [], 0.0
         words = batches.words
         began = time.perf_counter()
         for index in tqdm(range(len(batches)), desc=f"epoch {epoch + 1}", unit="batch", disable=hide_progress()):
@@ -132,11 +132,14 @@ class SelfCritic:
             else:
                 baseline = (reward.sum(axis=1, keepdims=True) - reward) / (self.config.samples - 1)
             words += int((drawn != PAD).sum())
-            losses.append(self._learn(features, tokens, image, drawn, reward - baseline))
+            loss, nll = self._learn(features, tokens, image, drawn, reward - baseline)
+            losses.append(loss)
+            nlls.append(nll)
+            weights.append((tokens[:, 1:] != PAD).sum())
             means.append(reward.mean())
         return {
             "loss": float(np.mean(losses)),
-            "nll": float(ops.convert_to_numpy(self.trainer.nll.result())),
+            "nll": float(np.average(nlls, weights=weights)),
             "reward": float(100 * np.mean(means)),
             "reward_share": reward_seconds / (time.perf_counter() - began),
             "words": words,
@@ -147,8 +150,11 @@ class SelfCritic:
         draws = np.random.default_rng(seed).integers(_DRAWS, size=shape, dtype=np.int32)
         return np.asarray(self.sampler.predict_on_batch((features, draws)))
 
-    def _learn(self, features, tokens, image, drawn, advantages) -> float:
-        """One training step on tokens ``(N, T + 1)`` and drawn ids and advantages ``(B, S, ...)``. Returns the loss."""
+    def _learn(self, features, tokens, image, drawn, advantages) -> tuple[float, float]:
+        """One training step on tokens ``(N, T + 1)`` and drawn ids and advantages ``(B, S, ...)``.
+
+        Returns the loss, and the nll of this batch's references: Keras begins its metrics anew with each batch.
+        """
         drawn = drawn.reshape(-1, drawn.shape[-1])
         longest = int((drawn != PAD).sum(axis=1).max())
         # Coarsely, because two widths vary here and each pair of them is compiled or traced anew.
@@ -157,4 +163,5 @@ class SelfCritic:
         shifted[:, 1 : longest + 1] = drawn[:, :longest]
         inputs = (features, tokens[:, :-1], image, shifted[:, :-1])
         targets = (tokens[:, 1:], shifted[:, 1:], advantages.reshape(-1).astype("float32"))
-        return float(np.ravel(self.trainer.train_on_batch(inputs, targets))[0])
+        logs = self.trainer.train_on_batch(inputs, targets, return_dict=True)
+        return float(logs["loss"]), float(logs["nll"])

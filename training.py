@@ -428,7 +428,6 @@ def _self_critical_epochs(critic: SelfCritic, callbacks: list, epochs: range) ->
     listeners.on_train_begin()
     for epoch in epochs:
         listeners.on_epoch_begin(epoch)
-        trainer.reset_metrics()
         listeners.on_epoch_end(epoch, critic.epoch(epoch))
         if trainer.stop_training:
             break

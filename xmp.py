@@ -57,7 +57,7 @@ def write_caption(
     """Make ``caption`` the description of ``picture``, in ``photo.jpg.xmp`` beside it or, with ``embed``, inside it.
 
     Files that cannot take it get it beside them: formats other than JPEG and PNG, signed files (C2PA), and JPEGs that
-    a longer packet would break. A description that is not ours is kept, wherever it stands (XMP inside or beside the
+    a longer packet would break, and write-protected ones. A description that is not ours is kept, wherever it stands (XMP inside or beside the
     picture, IPTC, PNG text), unless ``overwrite``; that leaves IPTC and PNG text as they are. Files are replaced whole or
     not at all; a picture keeps its modification time. Safe to repeat: nothing is written where the caption stands already.
 
@@ -69,6 +69,7 @@ def write_caption(
         packets = [sidecar.packet, inside.packet if inside else b"", *_read_with_pillow(picture)]
         if not overwrite and any(packet is None or _Packet(packet).is_foreign for packet in packets):
             return "kept"
+        embed = embed and not _protected(picture)
         for slot, path in ((inside if embed else None, picture), (sidecar, beside)):
             if slot is None:
                 continue
@@ -334,9 +335,16 @@ def _read_with_pillow(picture: Path) -> Iterator[bytes | None]:
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
+def _protected(path: Path) -> bool:
+    """Whether nobody, or not we, may write to the file, which renaming another over it would not ask."""
+    return not path.stat().st_mode & 0o222 or not os.access(path, os.W_OK)
+
+
 def _put(path: Path, slot: _Slot, packet: bytes, keep_times: bool) -> None:
     """Replace the file by one with ``packet`` in ``slot``: a hidden neighbour is completed first and then renamed."""
     path = path.resolve()  # a link stays one
+    if path.exists() and _protected(path):
+        raise PermissionError(errno.EACCES, f"{path.name} is write-protected")
     temporary = path.with_name(f".captioning-{uuid.uuid4().hex}.tmp")
     try:
         with open(path, "rb") if path.exists() else io.BytesIO() as source, open(temporary, "xb") as target:

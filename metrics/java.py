@@ -19,6 +19,13 @@ from metrics.captions import Caption, words
 
 TOOLS = ("meteor", "spice", "tokenizer")
 
+# What of pycocoevalcap each tool needs. It comes with the package, all but SPICE's models.
+_FILES = {
+    "meteor": ("meteor/meteor-1.5.jar", "meteor/data/paraphrase-en.gz"),
+    "spice": ("spice/spice-1.0.jar",),
+    "tokenizer": ("tokenizer/stanford-corenlp-3.4.1.jar",),
+}
+
 # What pycocoevalcap removes of the Stanford tokens.
 _PUNCTUATION = {
     "''",
@@ -54,6 +61,11 @@ def require(tool: str) -> Path:
             "apt install default-jre-headless; elsewhere: adoptium.net)"
         ) from None
     folder = Path(next(iter(package.submodule_search_locations)))
+    for name in _FILES[tool]:
+        if not (folder / name).exists():
+            raise UserError(
+                f"{tool}: {folder / name} is missing; pip install --force-reinstall --no-deps -r requirements-metrics.txt"
+            )
     if tool == "spice" and not (folder / "spice/lib/stanford-corenlp-3.6.0-models.jar").exists():
         raise UserError(
             f"spice: the Stanford CoreNLP 3.6.0 models are not in {folder / 'spice/lib'}; fetch them once, about 400 MB: "
@@ -71,7 +83,7 @@ def tokenize(captions: Sequence[str]) -> list[list[str]]:
     done = subprocess.run(command, cwd=folder, input=lines.encode(), capture_output=True)
     found = done.stdout.decode(errors="replace").split("\n")[:-1]
     if done.returncode or len(found) != len(captions):
-        raise UserError(f"tokenizer: the Stanford tokeniser failed: {_last_line(done.stderr)}")
+        raise UserError(f"tokenizer: the Stanford tokeniser failed: {_reason(done.stderr)}")
     return [[word for word in line.split() if word not in _PUNCTUATION] for line in found]
 
 
@@ -89,7 +101,7 @@ def meteor(predictions: Sequence[Caption], references: Sequence[Sequence[Caption
         program.meteor_p.kill()
         with contextlib.suppress(OSError):
             program.meteor_p.stdin.close()
-        raise UserError(f"meteor: the Java program failed: {_last_line(program.meteor_p.stderr.read())}") from None
+        raise UserError(f"meteor: the Java program failed: {_reason(program.meteor_p.stderr.read())}") from None
     return 100 * total, 100 * np.array(scores)
 
 
@@ -138,5 +150,6 @@ def _as_coco(
     )
 
 
-def _last_line(stderr: bytes) -> str:
-    return (stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+def _reason(stderr: bytes) -> str:
+    """What Java said before its stack trace."""
+    return (stderr.decode(errors="replace").strip().splitlines() or ["no message"])[0]

@@ -238,6 +238,7 @@ def test_the_page_in_a_browser(page, pictures, browser):
     assert [len(all_of("li.caption", card)) for card in cards] == [3, 3, 0]
     assert [len(all_of(".caption", card)) for card in cards] == [4, 4, 0]  # the greedy one too
     assert "three.jpg: not a picture of a kind that is read here" in cards[2].text
+    assert not cards[2].find_element(By.CSS_SELECTOR, ".again").is_displayed()
     assert cards[0].find_element(By.CSS_SELECTOR, "img").get_attribute("alt") == all_of(".words", cards[0])[0].text
     assert browser.find_element(By.ID, "status").text == "3 pictures"
 

@@ -19,9 +19,11 @@ import export
 import exported
 import exporting
 from config import Config, UserError
+from datasets import ImageRecord
 from exported import KINDS, Exported, compare
 from images import load_image
 from model import Captioner
+from predictions import read_predictions
 from vocabulary import Vocabulary
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are made under TensorFlow")
@@ -225,12 +227,13 @@ def test_compare_counts_captions_and_beams_and_names_what_differs():
     assert [(report["same"], report["same_beams"]) for report in (same, near, far)] == [(2, 2), (2, 1), (1, 1)]
     assert same["different"] == near["different"] == []
     assert far["different"] == [{"image": "y.jpg", "original": "a man", "exported": "a boy"}]
+    assert far["captions"] == [("x.jpg", "a dog"), ("y.jpg", "a boy")]
     with pytest.raises(UserError, match="none of the pictures"):
         compare(original.captions, [], [])
 
 
 def test_the_script_writes_checks_and_tells(merged, tmp_path, monkeypatch):
-    _, folder = merged
+    captioner, folder = merged
     (tmp_path / "pictures").mkdir()
     for i, picture in enumerate(pixels(3)):
         Image.fromarray(picture).save(tmp_path / "pictures" / f"{i}.png")
@@ -243,6 +246,12 @@ def test_the_script_writes_checks_and_tells(merged, tmp_path, monkeypatch):
     assert "torn.png: cannot be read" in done.err
     check = json.loads((tmp_path / "out" / "savedmodel" / "check.json").read_text())
     assert (check["same"], check["original"]["pictures"], check["different"]) == (3, 3, [])
+    assert "captions" not in check
+    # As evaluate.py reads them: by the images' file names.
+    records = [ImageRecord(i, f"{i}.png", tmp_path, (), "dev") for i in range(3)]
+    found = read_predictions(tmp_path / "out" / "savedmodel" / "predictions.json", records)
+    beam = captioner.caption(captioner.encode(pixels(3)), captioner.config.with_overrides({"beam_size": 2}))
+    assert found == [captions[0].text for captions in beam]
     assert json.loads((tmp_path / "out" / "savedmodel" / "export.json").read_text())["decoding"]["beam_size"] == 2
     refused("export", *options, mentions="exists already; .* say --overwrite")
     monkeypatch.setattr(Exported, "captions", lambda self, picture: ["something else"])
@@ -258,5 +267,7 @@ def test_the_script_refuses_what_cannot_be(merged, tmp_path):
         "export", *options, "--backend", "jax", mentions="--backend: exports are made under TensorFlow.*leave it out"
     )
     refused("export", *options, "--int8", mentions="--int8: is of the formats onnx and litert")
+    refused("export", *options, "--check", tmp_path / "gone.jpg", mentions=r"--check: .*gone\.jpg: there is no such")
+    assert not (tmp_path / "out").exists()
     refused("export", *options, "--hidden-size", "9", mentions="hidden_size: the model was trained with 8")
     assert not (tmp_path / "out").exists()

@@ -169,7 +169,7 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path, content, reason):
 def test_decompression_bomb_is_refused(tmp_path, monkeypatch):
     halves(100, 100).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(UserError, match=r"bomb.png.*decompression bomb"):
+    with pytest.raises(UserError, match=r"bomb.png.*more than 0 megapixels; make it smaller"):
         images.load_image(tmp_path / "bomb.png", 16)
 
 
@@ -179,6 +179,25 @@ def test_find_images_is_sorted_recursive_and_by_suffix(tmp_path):
     for name in ("b.PNG", "deep/a.jpeg", "a.jpg", "notes.txt", "._a.jpg", ".trash/c.jpg"):
         (tmp_path / name).touch()
     assert images.find_images(tmp_path) == [tmp_path / name for name in ("a.jpg", "b.PNG", "deep/a.jpeg")]
+
+
+def test_what_cannot_be_read_is_found_all_the_same(tmp_path):
+    (tmp_path / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "lost.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    lost, phone = images.find_images(tmp_path)
+    with pytest.raises(images.UnreachableImage, match=r"lost\.jpg: .*No such file"):
+        images.load_image(lost, 16)
+    with pytest.raises(images.UnreadableImage, match=r"phone\.HEIC: .*convert it to JPEG"):
+        images.load_image(phone, 16)
+
+
+def test_pixels_that_are_fractions_are_not_taken_for_black(tmp_path):
+    grey = np.full((20, 20), 0.5, "float32")
+    Image.fromarray(grey).save(tmp_path / "fractions.tif")
+    with pytest.raises(images.UnreadableImage, match=r"fractions\.tif: .*8 bits"):
+        images.load_image(tmp_path / "fractions.tif", 16)
+    Image.fromarray(grey * 200).save(tmp_path / "bytes.tif")
+    assert (images.load_image(tmp_path / "bytes.tif", 16) == 100).all()
 
 
 def test_find_images_names_a_missing_folder(tmp_path):

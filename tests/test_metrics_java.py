@@ -4,6 +4,8 @@ import os
 import shutil
 import sys
 from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,14 +18,16 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in fo
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    """``stand_in(script)`` makes ``java`` a shell script, and pycocoevalcap an empty folder. Returns the folder."""
+    """``stand_in(script)`` makes ``java`` a shell script, and pycocoevalcap a folder of empty files. Returns the folder."""
 
     def make(script: str | None):
         monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin" if script else str(tmp_path / "nowhere"))
         if script:
             (tmp_path / "java").write_text(f"#!/bin/sh\n{script}\n")
             (tmp_path / "java").chmod(0o755)
-        (tmp_path / "package" / "tokenizer").mkdir(parents=True)
+        for name in chain(*java._FILES.values()):
+            (tmp_path / "package" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "package" / name).touch()
         spec = SimpleNamespace(submodule_search_locations=[str(tmp_path / "package")])
         monkeypatch.setattr(java, "find_spec", lambda name: spec)
         return tmp_path / "package"
@@ -45,11 +49,19 @@ def test_a_missing_java_is_named(stand_in, script):
         java.require("meteor")
 
 
+@pytest.mark.parametrize("tool", java.TOOLS)
+def test_a_missing_file_of_the_package_is_named(stand_in, tool):
+    folder, name = stand_in("exit 0"), java._FILES[tool][-1]
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=rf"^{tool}: .*{Path(name).name} is missing; pip install --force-reinstall"):
+        java.require(tool)
+
+
 def test_the_models_that_spice_downloads_are_named(stand_in):
     folder = stand_in("exit 0")
     with pytest.raises(UserError, match=r"^spice: .*CoreNLP.*get_stanford_models"):
         java.require("spice")
-    (folder / "spice/lib").mkdir(parents=True)
+    (folder / "spice/lib").mkdir()
     (folder / "spice/lib/stanford-corenlp-3.6.0-models.jar").write_text("")
     assert java.require("spice") == folder
 
@@ -72,7 +84,7 @@ def test_a_tokeniser_that_fails_is_reported(stand_in, script):
 
 @pytest.mark.skipif(not find_spec("pycocoevalcap"), reason="needs requirements-metrics.txt")
 def test_a_meteor_that_fails_is_reported_and_does_not_hang(stand_in):
-    stand_in('if [ "$1" != -version ]; then echo out of memory >&2; exit 1; fi')
+    stand_in('if [ "$1" != -version ]; then echo out of memory >&2; echo " at Main" >&2; exit 1; fi')
     with pytest.raises(UserError, match=r"^meteor: .*failed: out of memory"):
         java.meteor(["a dog"], [["a dog"]])
 

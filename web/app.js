@@ -5,7 +5,7 @@ const TRIES = 6;           // when the server is busy
 const STEP = 700;          // milliseconds a word is shown when they are shown one after another
 
 const $ = (id) => document.getElementById(id);
-const entries = [];        // {file, url, card, answer, abort}, in the order they are shown
+const entries = [];        // {file, url, card, answer, abort, refused}, in the order they are shown
 const waiting = [];        // those that are to be captioned
 let running = 0;
 let about;                 // what GET /api/models says
@@ -84,7 +84,7 @@ function add(files) {
 
 function makeEntry(file) {
   const card = $("card").content.firstElementChild.cloneNode(true);
-  const entry = { file, card, url: URL.createObjectURL(file), name: file.name || "picture" };
+  const entry = { file, card, url: URL.createObjectURL(file), name: file.name || "picture", refused: false };
   const image = card.querySelector("img");
   image.addEventListener("error", () => card.querySelector(".picture").classList.add("unseeable"));
   image.addEventListener("load", () => fit(entry));
@@ -93,6 +93,7 @@ function makeEntry(file) {
   card.querySelector("h3").textContent = entry.name;
   card.querySelector(".remove").setAttribute("aria-label", `Remove ${entry.name}`);
   card.querySelector(".download").setAttribute("aria-label", `Download JSON of ${entry.name}`);
+  playLabel(entry, "Word by word");
   card.querySelector(".remove").addEventListener("click", () => {
     const next = card.nextElementSibling ?? card.previousElementSibling;
     remove(entry);
@@ -144,7 +145,7 @@ async function photograph() {
 
 // Captions out
 
-const captionAll = () => entries.forEach(caption);
+const captionAll = () => entries.filter(({ refused }) => !refused).forEach(caption);
 
 function caption(entry) {
   entry.abort?.abort();
@@ -173,12 +174,14 @@ async function ask(entry, signal) {
   form.append("image", entry.file, entry.name);
   try {
     if (entry.file.size > about.limits.bytes) {
+      entry.refused = true;
       throw new Error(`${entry.name}: more than ${about.limits.bytes >> 20} MiB; take a smaller copy of the picture`);
     }
     for (let tries = 1; ; tries++) {
       const response = await fetch(`api/captions?${settings}`, { method: "POST", body: form, signal });
       const answer = await response.json();
       if (response.ok) return show(entry, answer);
+      entry.refused = ["too_large", "wrong_type", "unreadable"].includes(answer.error?.code);  // under any settings
       if (response.status !== 503 || tries === TRIES) throw new Error(answer.error.message);
       state(entry, "many people are asking; waiting …");
       await new Promise((resolve) => {
@@ -202,7 +205,7 @@ function state(entry, text, problem = false) {
   const line = entry.card.querySelector(".state");
   line.textContent = text;
   line.classList.toggle("problem", problem);
-  entry.card.querySelector(".again").hidden = !problem;
+  entry.card.querySelector(".again").hidden = !problem || entry.refused;
   if (problem) {
     entry.card.removeAttribute("aria-busy");
     entry.card.querySelector(".download").hidden = entry.card.querySelector(".play").hidden = true;
@@ -349,15 +352,21 @@ function play(entry) {
   let i = 0;
   const step = () => (i < buttons.length ? look(entry, buttons[i++].look) : stop(entry));
   entry.player = setInterval(step, STEP);
-  entry.card.querySelector(".play").textContent = "Stop";
+  playLabel(entry, "Stop");
   step();
+}
+
+function playLabel(entry, text) {
+  const button = entry.card.querySelector(".play");
+  button.textContent = text;
+  button.setAttribute("aria-label", `${text}: ${entry.name}`);
 }
 
 function stop(entry) {
   if (!entry.player) return;
   clearInterval(entry.player);
   entry.player = null;
-  entry.card.querySelector(".play").textContent = "Word by word";
+  playLabel(entry, "Word by word");
   look(entry, null);
 }
 
