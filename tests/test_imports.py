@@ -71,7 +71,7 @@ MAY_IMPORT = {
     "exported": {"config", "vocabulary"},
     "exporting": {"config", "exported", "folding", "images", "model", "runs"},
     "export": {"config", "exported", "exporting", "images", "model", "output", "runs"},
-    "report": {"architecture", "config", "datasets", "figures", "images", "runs"},
+    "report": {"architecture", "config", "datasets", "figures", "images", "output", "runs"},
     "test": {"albums", "config", "ensemble", "figures", "images", "model", "output", "text"},
 }  # fmt: skip
 SCRIPTS = {"train", "evaluate", "retrieve", "test", "app", "export", "start"}
