@@ -131,8 +131,11 @@ def caption_album(
                     unreadable += len(reasons)
                     advance(len(batch))
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "free some space, then run the same command to go on" if full else "choose a file that you may write"
+        advice = "run the same command to go on"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = f"free some space, then {advice}"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR):
+            advice = "choose a file that can be written"
         raise UserError(f"--output: {output}: cannot be written: {error.strerror}; {advice}") from None
     return unreadable
 

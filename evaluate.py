@@ -92,9 +92,9 @@ def _shuffled(captions: list) -> list:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The scores as a Markdown table, and below it what else gives a bad captioner away."""
-    text = markdown([score_cells(row) for row in rows]) + "\n"
+    text = markdown([score_cells(row) for row in rows])
     for row in rows:
-        text += f"{row['decoding']}: {_signs(row)}\n"
+        text += f"\n{row['decoding']}: {_signs(row)}\n"
         if "demo" in row:
             shares = ", ".join(f"{name.replace('_', ' ')} {value:.1%}" for name, value in row["demo"].items())
             text += f"\n{row['decoding']}: {shares}; shuffled: all right {row['shuffled_demo']['all_right']:.1%}\n"

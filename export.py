@@ -9,7 +9,8 @@
 Leaves exported/savedmodel, exported/onnx and exported/litert, with --int8 also onnx-int8 and litert-int8. docs/exports.md
 shows how to call each from Python without Keras. --check captions pictures with the original and with each export, one at
 a time; then the exit status is 1 when best captions differ in an export that is not int8. It leaves each export's captions
-in predictions.json beside it, and with the pictures of a split, evaluate.py --predictions says what they score.
+in predictions.json beside it, by the pictures' file names; with all pictures of a split, evaluate.py --predictions scores
+them.
 """
 
 import importlib.util
@@ -65,10 +66,10 @@ def main() -> int:
             "--backend: exports are made under TensorFlow, where a captioner of any backend is the same; leave it out"
         )
     settings.settle_backend("tensorflow")
-    listed = list(sources(args.check or []))
-    for source in listed:
+    for source in args.check or []:
         if not source.startswith(("http://", "https://")) and not Path(source).exists():
             raise UserError(f"--check: {source}: there is no such picture")
+    listed = list(sources(args.check or []))
 
     folders = [Path(args.output, f"{kind}-int8" if int8 else kind) for kind, int8 in wanted]
     refuse(formats, folders, args.overwrite)

@@ -27,8 +27,9 @@ T = TypeVar("T")
 # Pillow warns at half of the pixels that it refuses; such a picture of one's own is no reason to.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
-# Of pictures in a folder. Those that Pillow cannot read, as phones write, are among them so that they are reported.
-SUFFIXES = {".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+SUFFIXES = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+# Of pictures that phones write and Pillow cannot read: found in folders, so that they are reported.
+_UNREADABLE = {".heic", ".heif"}
 
 # A picture from the web may not be larger than this many bytes.
 _MAX_DOWNLOAD = 50 << 20
@@ -174,7 +175,7 @@ def image_names(folder: str | Path, on_error: Callable[[OSError], None] | None =
         for name in sorted(files):
             if (
                 not name.startswith(".")
-                and os.path.splitext(name)[1].lower() in SUFFIXES
+                and os.path.splitext(name)[1].lower() in SUFFIXES | _UNREADABLE
                 and (os.path.isfile(path := os.path.join(parent, name)) or os.path.islink(path))
             ):
                 yield (below / name).as_posix()
@@ -216,7 +217,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """RGB of a picture in any mode: transparency over white, 16-bit greyscale by its high byte."""
     if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow's own conversion would clip at 255
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "F" and np.asarray(image).max() <= 1:
+    if image.mode == "F" and 0 < np.nanmax(np.asarray(image)) <= 1:
         raise ValueError("its pixels are fractions of one, which would all be black; save it with 8 bits a channel")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -226,7 +227,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _reason(error: Exception, name: str) -> str:
     if isinstance(error, UnidentifiedImageError):
-        if name.lower().endswith((".heic", ".heif")):
+        if os.path.splitext(name)[1].lower() in _UNREADABLE:
             return "Pillow does not know HEIC; convert it to JPEG"
         return "no picture format that Pillow knows"
     if isinstance(error, Image.DecompressionBombError):

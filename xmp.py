@@ -57,9 +57,10 @@ def write_caption(
     """Make ``caption`` the description of ``picture``, in ``photo.jpg.xmp`` beside it or, with ``embed``, inside it.
 
     Files that cannot take it get it beside them: formats other than JPEG and PNG, signed files (C2PA), and JPEGs that
-    a longer packet would break, and write-protected ones. A description that is not ours is kept, wherever it stands (XMP inside or beside the
+    a longer packet would break. A description that is not ours is kept, wherever it stands (XMP inside or beside the
     picture, IPTC, PNG text), unless ``overwrite``; that leaves IPTC and PNG text as they are. Files are replaced whole or
-    not at all; a picture keeps its modification time. Safe to repeat: nothing is written where the caption stands already.
+    not at all, write-protected ones never; a picture keeps its modification time. Safe to repeat: nothing is written where
+    the caption stands already.
 
     Returns where the caption now is. Raises UnwritableMetadata, and UserError when the disk is full or read-only.
     """
@@ -69,7 +70,6 @@ def write_caption(
         packets = [sidecar.packet, inside.packet if inside else b"", *_read_with_pillow(picture)]
         if not overwrite and any(packet is None or _Packet(packet).is_foreign for packet in packets):
             return "kept"
-        embed = embed and not _protected(picture)
         for slot, path in ((inside if embed else None, picture), (sidecar, beside)):
             if slot is None:
                 continue

@@ -151,5 +151,6 @@ def _as_coco(
 
 
 def _reason(stderr: bytes) -> str:
-    """What Java said before its stack trace."""
-    return (stderr.decode(errors="replace").strip().splitlines() or ["no message"])[0]
+    """What Java said was wrong: the line that names an error, which a stack trace follows, or else the last one."""
+    lines = stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+    return next((line for line in lines if "Exception" in line or "Error" in line), lines[-1])

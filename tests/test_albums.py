@@ -318,7 +318,7 @@ def test_a_full_disk_is_a_message_and_the_same_command_goes_on(tmp_path, monkeyp
 
 def test_an_output_that_cannot_be_written_is_named(tmp_path):
     folder = make_pictures(tmp_path / "album", 2)
-    with pytest.raises(UserError, match=r"--output: .*album: cannot be written"):
+    with pytest.raises(UserError, match=r"--output: .*album: cannot be written: .*; choose a file that can"):
         caption(folder, folder)
 
 

@@ -167,7 +167,8 @@ def test_table_is_markdown_with_a_row_for_each_search():
     other = {"bleu": [60.04, 50.0, 40.0, 30.567], "cider_d": 53.705, "novel": 0.875, "meteor": 20.126}
     intervals = {"cider_d": [50.449, 57.0]}
     text = evaluate.table([row(decoding="greedy", novel=1, meteor=9), row(**other, intervals=intervals)])
-    lines = text.splitlines()[:4]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 4
     assert len({line.count("|") for line in lines}) == 1
     assert dict(zip(cells(lines[0]), cells(lines[3]), strict=True)) == {
         "captioner": "run-1",
@@ -198,7 +199,7 @@ def test_what_gives_a_bad_captioner_away_is_below_the_table():
     text = evaluate.table(
         [row(**bad, attention=looks), row(decoding="greedy", settings={"no_repeat_ngram": 3}), row("seed")]
     )
-    first, second, third = text.splitlines()[-3:]
+    first, second, third = text.splitlines()[-5::2]
     assert first == (
         "beam 3: commonest caption 75.0%; a word twice in a row 50.0%; repeated bigrams 25.0%; repeated trigrams 0.0%; "
         "CIDEr by length of the references 80.5 of 8.3 words, 40.0 of 12.2 words; attention's entropy 2.50 of 5.61 bits"

@@ -169,7 +169,7 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path, content, reason):
 def test_decompression_bomb_is_refused(tmp_path, monkeypatch):
     halves(100, 100).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(UserError, match=r"bomb.png.*more than 0 megapixels; make it smaller"):
+    with pytest.raises(UserError, match=r"bomb.png.*megapixels; make it smaller"):
         images.load_image(tmp_path / "bomb.png", 16)
 
 
@@ -183,7 +183,10 @@ def test_find_images_is_sorted_recursive_and_by_suffix(tmp_path):
 
 def test_what_cannot_be_read_is_found_all_the_same(tmp_path):
     (tmp_path / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
-    (tmp_path / "lost.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    try:
+        (tmp_path / "lost.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    except OSError:
+        pytest.skip("Windows without the right to make links")
     lost, phone = images.find_images(tmp_path)
     with pytest.raises(images.UnreachableImage, match=r"lost\.jpg: .*No such file"):
         images.load_image(lost, 16)
@@ -194,8 +197,14 @@ def test_what_cannot_be_read_is_found_all_the_same(tmp_path):
 def test_pixels_that_are_fractions_are_not_taken_for_black(tmp_path):
     grey = np.full((20, 20), 0.5, "float32")
     Image.fromarray(grey).save(tmp_path / "fractions.tif")
-    with pytest.raises(images.UnreadableImage, match=r"fractions\.tif: .*8 bits"):
-        images.load_image(tmp_path / "fractions.tif", 16)
+    grey[0, 0] = np.nan
+    Image.fromarray(grey).save(tmp_path / "holes.tif")
+    for name in ("fractions.tif", "holes.tif"):
+        with pytest.raises(images.UnreadableImage, match=rf"{name}: .*8 bits"):
+            images.load_image(tmp_path / name, 16)
+    grey[0, 0] = 0.5
+    Image.fromarray(grey * 0).save(tmp_path / "black.tif")
+    assert not images.load_image(tmp_path / "black.tif", 16).any()
     Image.fromarray(grey * 200).save(tmp_path / "bytes.tif")
     assert (images.load_image(tmp_path / "bytes.tif", 16) == 100).all()
 

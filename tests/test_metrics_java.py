@@ -84,8 +84,10 @@ def test_a_tokeniser_that_fails_is_reported(stand_in, script):
 
 @pytest.mark.skipif(not find_spec("pycocoevalcap"), reason="needs requirements-metrics.txt")
 def test_a_meteor_that_fails_is_reported_and_does_not_hang(stand_in):
-    stand_in('if [ "$1" != -version ]; then echo out of memory >&2; echo " at Main" >&2; exit 1; fi')
-    with pytest.raises(UserError, match=r"^meteor: .*failed: out of memory"):
+    stand_in(
+        'if [ "$1" != -version ]; then echo Picked up >&2; echo Error: out of memory >&2; echo " at Main" >&2; exit 1; fi'
+    )
+    with pytest.raises(UserError, match=r"^meteor: .*failed: Error: out of memory"):
         java.meteor(["a dog"], [["a dog"]])
 
 

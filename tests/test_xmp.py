@@ -254,17 +254,18 @@ def test_a_damaged_sidecar_is_named_and_left_alone(tmp_path):
     assert sidecar_of(picture).read_bytes() == DARKTABLE[:-20]
 
 
-def test_what_is_write_protected_stays_as_it_is(tmp_path):
+@pytest.mark.parametrize("embed", [True, False])
+def test_what_is_write_protected_stays_as_it_is(tmp_path, embed):
     picture = plain(tmp_path / "a.jpg")
-    before = picture.read_bytes()
-    picture.chmod(0o444)
-    assert write_caption(picture, "a dog", embed=True) == "sidecar"
-    assert picture.read_bytes() == before
-    beside = sidecar_of(picture).read_bytes()
-    sidecar_of(picture).chmod(0o444)
-    with pytest.raises(UnwritableMetadata, match=r"a\.jpg\.xmp is write-protected"):
-        write_caption(picture, "a cat")
-    assert sidecar_of(picture).read_bytes() == beside
+    written = picture if embed else sidecar_of(picture)
+    outcome = write_caption(picture, "a dog", embed=embed)
+    before = written.read_bytes()
+    written.chmod(0o444)
+    assert write_caption(picture, "a dog", embed=embed) == outcome  # where it stands already
+    with pytest.raises(UnwritableMetadata, match=rf"{written.name} is write-protected"):
+        write_caption(picture, "a cat", embed=embed)
+    assert written.read_bytes() == before
+    assert sidecar_of(picture).exists() != embed  # no second description beside the first
 
 
 # Inside the picture ---------------------------------------------------------------------------------------------------
