@@ -103,8 +103,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def _signs(row: dict[str, Any]) -> str:
     signs = [f"commonest caption {row['most_common']:.1%}", f"a word twice in a row {row['repeats']:.1%}"]
-    for n, name in ((2, "bigrams"), (3, "trigrams")):
-        signs.append(f"repeated {name} {row[f'repeated_{name}']:.1%}{blocked(row, n)}")
+    for name in ("repeated_bigrams", "repeated_trigrams"):
+        signs.append(f"{name.replace('_', ' ')} {row[name]:.1%}{blocked(row, name)}")
     if groups := row.get("cider_d_by_reference_length"):
         lengths = ", ".join(f"{group['score']:.1f} of {group['reference_length']:.1f} words" for group in groups)
         signs.append(f"CIDEr by length of the references {lengths}")

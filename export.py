@@ -26,7 +26,7 @@ from tqdm import tqdm
 import config as settings
 from config import Config, UserError
 from exported import KINDS, Exported, compare
-from images import UnreadableImage, load_image, open_source, sources
+from images import UnreadableImage, is_address, load_image, open_source, sources
 from output import markdown, write
 from runs import describe
 
@@ -67,7 +67,7 @@ def main() -> int:
         )
     settings.settle_backend("tensorflow")
     for source in args.check or []:
-        if not source.startswith(("http://", "https://")) and not Path(source).exists():
+        if not is_address(source) and not Path(source).exists():
             raise UserError(f"--check: {source}: there is no such picture")
     listed = list(sources(args.check or []))
 

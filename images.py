@@ -30,6 +30,7 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 SUFFIXES = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 # Of pictures that phones write and Pillow cannot read: found in folders, so that they are reported.
 _UNREADABLE = {".heic", ".heif"}
+_FOUND = SUFFIXES | _UNREADABLE
 
 # A picture from the web may not be larger than this many bytes.
 _MAX_DOWNLOAD = 50 << 20
@@ -175,16 +176,21 @@ def image_names(folder: str | Path, on_error: Callable[[OSError], None] | None =
         for name in sorted(files):
             if (
                 not name.startswith(".")
-                and os.path.splitext(name)[1].lower() in SUFFIXES | _UNREADABLE
+                and os.path.splitext(name)[1].lower() in _FOUND
                 and (os.path.isfile(path := os.path.join(parent, name)) or os.path.islink(path))
             ):
                 yield (below / name).as_posix()
 
 
+def is_address(source: str) -> bool:
+    """Whether this names a picture on the web rather than a file."""
+    return source.startswith(("http://", "https://"))
+
+
 def sources(arguments: list[str]) -> Iterator[str]:
     """The pictures that the arguments name: folders give all the pictures below them. Raises UserError for none."""
     for argument in arguments:
-        if not argument.startswith(("http://", "https://")) and Path(argument).is_dir():
+        if not is_address(argument) and Path(argument).is_dir():
             found = find_images(argument)
             if not found:
                 raise UserError(f"{argument}: holds no pictures (by suffix: {', '.join(sorted(SUFFIXES))})")
@@ -195,7 +201,7 @@ def sources(arguments: list[str]) -> Iterator[str]:
 
 def open_source(source: str) -> str | io.BytesIO:
     """What Pillow can open: the path itself, or the bytes behind a web address. Raises UnreadableImage."""
-    if not source.startswith(("http://", "https://")):
+    if not is_address(source):
         return source
     import requests
     import urllib3

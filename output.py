@@ -33,9 +33,10 @@ def score_cells(row: dict[str, Any]) -> dict[str, str]:
     return cells | {"dangling": f"{row['dangling']:.1%}"}
 
 
-def blocked(row: dict[str, Any], n: int) -> str:
-    """What to say beside the share of captions that repeat ``n`` words: whether decoding let them."""
-    return " (blocked in decoding)" if 0 < row.get("settings", {}).get("no_repeat_ngram", 0) <= n else ""
+def blocked(row: dict[str, Any], name: str) -> str:
+    """What to say beside the diagnostic ``name``: that decoding blocks what it counts, or nothing."""
+    longest = {"repeated_bigrams": 2, "repeated_trigrams": 3}.get(name, 0)
+    return " (blocked in decoding)" if 0 < row.get("settings", {}).get("no_repeat_ngram", 0) <= longest else ""
 
 
 def write(path: Path, text: str) -> None:

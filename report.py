@@ -44,7 +44,6 @@ DIAGNOSTICS = {
     "shuffled_cider_d": ("CIDEr when each image gets its neighbour's caption", "{:.1f}"),
     "decoding_seconds": ("seconds to caption all, with compilation", "{:.1f}"),
 }
-WORDS_REPEATED = {"repeated_bigrams": 2, "repeated_trigrams": 3}
 
 
 def report(
@@ -136,7 +135,7 @@ def _by_length(rows: Sequence[dict[str, Any]]) -> str:
 
 def _diagnostics(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
-        [title, *(form.format(row[name]) + blocked(row, WORDS_REPEATED.get(name, 0)) for row in rows)]
+        [title, *(form.format(row[name]) + blocked(row, name) for row in rows)]
         for name, (title, form) in DIAGNOSTICS.items()
         if name in rows[0]
     ]

@@ -115,7 +115,7 @@ class SelfCritic:
         Returns the epoch's mean loss and reward, the references' mean nll per word, the share of time the reward took, and the
         words learned from, drawn ones and those of references.
         """
-        batches, losses, nlls, weights, means, reward_seconds = self.batches, [], [], [], [], 0.0
+        batches, steps, reward_seconds = self.batches, [], 0.0
         words = batches.words
         began = time.perf_counter()
         for index in tqdm(range(len(batches)), desc=f"epoch {epoch + 1}", unit="batch", disable=hide_progress()):
@@ -132,15 +132,13 @@ class SelfCritic:
             else:
                 baseline = (reward.sum(axis=1, keepdims=True) - reward) / (self.config.samples - 1)
             words += int((drawn != PAD).sum())
-            loss, nll = self._learn(features, tokens, image, drawn, reward - baseline)
-            losses.append(loss)
-            nlls.append(nll)
-            weights.append((tokens[:, 1:] != PAD).sum())
-            means.append(reward.mean())
+            learned = self._learn(features, tokens, image, drawn, reward - baseline)
+            steps.append((*learned, (tokens[:, 1:] != PAD).sum(), reward.mean()))
+        loss, nll, references, rewards = np.asarray(steps, "float64").T
         return {
-            "loss": float(np.mean(losses)),
-            "nll": float(np.average(nlls, weights=weights)),
-            "reward": float(100 * np.mean(means)),
+            "loss": float(loss.mean()),
+            "nll": float(np.average(nll, weights=references)),
+            "reward": float(100 * rewards.mean()),
             "reward_share": reward_seconds / (time.perf_counter() - began),
             "words": words,
         }

@@ -151,7 +151,7 @@ def test_rewards_rise(make_store, baseline):
     logs = [found.epoch(epoch) for epoch in range(40)]
     assert logs[-1]["reward"] > 2 * logs[0]["reward"] > 0
     assert 0 < logs[0]["reward_share"] < 1
-    assert all(np.isfinite(log["loss"]) for log in logs)
+    assert all(np.isfinite(log["loss"]) and np.isfinite(log["nll"]) for log in logs)
 
 
 def test_what_is_drawn_depends_on_seed_epoch_and_batch_alone(make_store):

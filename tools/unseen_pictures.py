@@ -53,9 +53,8 @@ def alter(folder: Path) -> None:
             folder / "astronaut-sideways.jpg", quality=95, exif=exif
         )
     with Image.open(folder / "china.jpg") as image:
-        image.crop((0, image.height // 2, image.width, image.height // 2 + image.width // 8)).save(
-            folder / "china-strip.png"
-        )
+        top = image.height // 2
+        image.crop((0, top, image.width, top + image.width // 8)).save(folder / "china-strip.png")
 
 
 def main() -> None:
@@ -73,9 +72,10 @@ def main() -> None:
         try:
             with ZipFile(found[0]) as wheel:
                 for name in names:
-                    with Image.open(io.BytesIO(wheel.read(name))) as image:
+                    data = wheel.read(name)
+                    with Image.open(io.BytesIO(data)) as image:
                         image.load()
-                    (args.pictures / Path(name).name).write_bytes(wheel.read(name))
+                    (args.pictures / Path(name).name).write_bytes(data)
         except (BadZipFile, KeyError, OSError) as error:
             raise UserError(f"{found[0]}: {error}; take the versions above") from None
     alter(args.pictures)
