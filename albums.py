@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 # Seconds between two reports of progress where there is no terminal.
 _REPORT_EVERY = 60
+# What files from before there was such a setting do not name.
+_FORMER_SETTINGS = {"views": 1, "consensus": False}
 
 
 def list_pictures(folder: Path) -> list[str]:
@@ -222,7 +224,8 @@ def _begin(output: Path, settings: dict[str, Any]) -> None:
         return
     try:
         begun = json.loads(beside.read_text(encoding="utf-8"))
-        begun.setdefault("views", 1)  # which files of before there were views do not name
+        for name, value in _FORMER_SETTINGS.items():
+            begun.setdefault(name, value)
         changes = [
             f"{name} was {begun.get(name)}, now {value}" for name, value in settings.items() if begun.get(name) != value
         ]

@@ -57,7 +57,10 @@ class CaptionAnswer(BaseModel):
 
     caption: str
     log_prob: float = Field(description="natural log of its probability")
-    score: float = Field(description="log_prob / length^length_penalty, what the beam is ranked by; <end> counts")
+    score: float = Field(
+        description="what the captions are ranked by: log_prob / length^length_penalty, where <end> counts; of a model that "
+        "decides by consensus, the agreement with the others, from 0 to 1"
+    )
     attention: AttentionAnswer | None = None
 
 

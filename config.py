@@ -294,7 +294,7 @@ _UNUSED: dict[str, tuple[str, ...]] = {
     "align": (
         *("decoder", *DECODER_SETTINGS, "embedding", *EMBEDDING_SETTINGS),
         *("label_smoothing", "attention_penalty", "dev_beam_size"),
-        *("beam_size", "length_penalty", "no_repeat_ngram", "min_length"),
+        *("beam_size", "length_penalty", "no_repeat_ngram", "min_length", "consensus"),
     ),
 }
 
@@ -308,6 +308,9 @@ class DecodingSettings(BaseModel):
     )
     no_repeat_ngram: int = Field(0, ge=0, le=10, description="n-grams of this size never repeat; 0: no blocking")
     min_length: int = Field(1, ge=1, description="words before a caption may end")
+    consensus: bool = Field(
+        False, description="rank a beam's captions by how much each is like all of them; wants a beam_size of 20"
+    )
     decode_batch_size: int = Field(100, ge=1, description="images captioned at once")
 
 
@@ -399,6 +402,15 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
     def with_overrides(self, overrides: dict[str, Any], source: str = "the command line") -> "Config":
         """A copy with ``overrides`` (values may be strings, as typed). Raises UserError naming each bad setting."""
         return _validated({**self.model_dump(), **overrides}, source)
+
+    @property
+    def votes(self) -> bool:
+        """Whether consensus decides: of two captions the more probable one would win anyway."""
+        return self.consensus and self.beam_size > 2
+
+    def dev_search(self) -> "Config":
+        """The settings by which training captions dev."""
+        return self.with_overrides({"beam_size": self.dev_beam_size})
 
     def decoding(self) -> dict[str, Any]:
         """The settings that decide which captions come out of a search, by name."""
@@ -553,9 +565,10 @@ TRAINED_SETTINGS = (
 )
 
 
-def search_name(beam_size: int) -> str:
-    """What a search with this beam size is called in tables and logs."""
-    return "greedy" if beam_size == 1 else f"beam {beam_size}"
+def search_name(config: Config) -> str:
+    """What the search with these settings is called in tables and logs."""
+    name = "greedy" if config.beam_size == 1 else f"beam {config.beam_size}"
+    return f"{name}, consensus" if config.votes else name
 
 
 def _json_object(text: str, source: str) -> dict[str, Any]:
@@ -743,6 +756,11 @@ def resolve_trained(args: argparse.Namespace, trained: Config) -> Config:
         if was != wanted:
             raise UserError(f"{name}: the model was trained with {was!r}; {wanted!r} needs a training of its own")
     _refuse_longer(trained, settings)
+    if settings.consensus and not settings.votes:
+        raise UserError(
+            f"consensus: needs captions to choose from, and beam_size is {settings.beam_size}; give --beam-size 20 (3 at "
+            "least), or --no-consensus"
+        )
     return settings
 
 

@@ -5,6 +5,7 @@
     python evaluate.py --model runs/NAME --split dev --protocol seed       # the one historical comparison
     python evaluate.py --model runs/A --model runs/B --output both         # an ensemble
     python evaluate.py --model runs/NAME --views 4 --output four-views     # an average of four looks at each image
+    python evaluate.py --model runs/NAME --beam-sizes 20 --consensus       # the caption most like the others of its beam
     python evaluate.py --predictions FILE --split test                     # score captions from elsewhere
     python evaluate.py --compare FILE FILE --split test                    # do two captioners differ, or is it chance?
     python evaluate.py --compare "runs/a-*/FILE" "runs/b-*/FILE"           # several seeds of each
@@ -288,6 +289,8 @@ def main() -> None:
         config = settings.resolve_trained(args, captioner.config)
         sizes = args.beam_sizes.split(",") if args.beam_sizes else sorted({1, config.beam_size})
         searches = [config.with_overrides({"beam_size": size}, "--beam-sizes") for size in sizes]
+        if config.consensus and not any(search.votes for search in searches):
+            raise UserError("consensus: needs captions to choose from; give --beam-sizes 20 (3 at least)")
         dataset = load_dataset(config)
         dataset.split(args.split)  # a wrong name shows before features are extracted
         prepared = [
@@ -310,16 +313,17 @@ def main() -> None:
             scores, cider = score(captions, records, args.protocol, config, training, tools)
             if search is attended and captioner.decoder.attends:
                 scores["attention"] = attention_statistics(captioner, records, stores[0], captions, search)
-            _write_predictions(output, f"{args.split}-beam{search.beam_size}", records, captions, cider)
+            label = f"{args.split}-beam{search.beam_size}" + ("-consensus" if search.votes else "")
+            _write_predictions(output, label, records, captions, cider)
             if subset := dataset.coco_subsets.get(records[0].split):
-                _write_coco(output, subset, f"{name}-{args.split}-beam{search.beam_size}", records, captions)
+                _write_coco(output, subset, f"{name}-{label}", records, captions)
             predictions.append((captions, cider))
             rows.append(
                 {
                     "captioner": name,
                     "split": args.split,
                     "protocol": args.protocol,
-                    "decoding": settings.search_name(search.beam_size),
+                    "decoding": settings.search_name(search),
                     "views": args.views,
                     **scores,
                     "decoding_seconds": seconds,

@@ -26,7 +26,7 @@ from vocabulary import PAD, Vocabulary
 
 @dataclass(frozen=True)
 class Caption:
-    """One caption of an image. ``log_prob``: natural log of its probability; ``score``: what the search ranked it by."""
+    """One caption of an image. ``log_prob``: natural log of its probability; ``score``: what it was ranked by."""
 
     text: str
     log_prob: float
@@ -40,6 +40,7 @@ class Search(keras.Model):
         super().__init__()
         self.decoder = decoder
         self.greedy = config.beam_size == 1
+        self.consensus = config.votes
         # A variable, so that another penalty asks for no other compilation.
         self.length_penalty = self.add_weight(
             name="length_penalty",
@@ -61,7 +62,8 @@ class Search(keras.Model):
         state = self.decoder.init_state(features)
         batch = ops.shape(keras.tree.flatten(features)[0])[0]  # an ensemble takes several features
         length_penalty = ops.convert_to_tensor(self.length_penalty)
-        return tuple(search(self.decoder.step, state, batch, length_penalty=length_penalty, **self.options))
+        found = search(self.decoder.step, state, batch, length_penalty=length_penalty, **self.options)
+        return tuple(decoding.consensus(found) if self.consensus else found)
 
 
 class Captioner:
@@ -141,7 +143,7 @@ class Captioner:
         ]
 
     def _search(self, config: Config) -> Search:
-        key = (config.beam_size, config.max_caption_length, config.min_length, config.no_repeat_ngram)
+        key = tuple((config.decoding() | {"length_penalty": None}).values())
         if key not in self._searches:
             search = Search(self.decoder, config)
             search.compile()

@@ -164,7 +164,7 @@ def _training(run: Run, config: Config) -> str:
     best = run.state()["best_epoch"]
     charts = {
         "Negative log-likelihood, nats per word": {"nll": "training, with dropout", "val_nll": "dev"},
-        f"Dev captions, {search_name(config.dev_beam_size)}": {"bleu4": "BLEU-4", "cider": "CIDEr-D"},
+        f"Dev captions, {search_name(config.dev_search())}": {"bleu4": "BLEU-4", "cider": "CIDEr-D"},
     }
     if "reward" in lines[0]:
         charts["Drawn training captions"] = {"reward": "CIDEr-D"}

@@ -212,7 +212,7 @@ class Run:
 
         lines = self.history()
         epochs = [line["epoch"] for line in lines]
-        search = search_name(self.config().dev_beam_size)
+        search = search_name(self.config().dev_search())
         figure = Figure(figsize=(10, 4), layout="constrained")
         losses, scores = figure.subplots(1, 2)
         for axes, (title, unit, curves) in zip((losses, scores), _CURVES[self.bundle.stem], strict=True):

@@ -5,6 +5,7 @@
     python test.py holiday/ https://example.org/cat.jpg --beam-size 5 --best 3
     python test.py photo.jpg --json --pictures captioned/
     python test.py photo.jpg --views 4                      # an average of four looks at the picture
+    python test.py photo.jpg --beam-size 20 --consensus     # of twenty captions the one most like the others
     python test.py photo.jpg --attention maps/              # where the decoder looked for each word
     python test.py holiday/ --output captions.jsonl         # a whole collection; the same command goes on with it
 

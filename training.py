@@ -244,8 +244,8 @@ class Recorder(keras.callbacks.Callback):
 
     def _caption_dev(self, features: FeatureBatches) -> list[str]:
         """The best caption of each dev image."""
-        search = self.config.with_overrides({"beam_size": self.config.dev_beam_size})
-        return [found[0].text for found in self.captioner.caption(features, search)[: len(self.dev)]]
+        captions = self.captioner.caption(features, self.config.dev_search())
+        return [found[0].text for found in captions[: len(self.dev)]]
 
     def _save(self, epochs: int, best_epoch: int, best_score: float) -> None:
         """Write the checkpoint; it and the best one count as soon as state.json names their epochs, and not before."""
@@ -261,7 +261,7 @@ class Recorder(keras.callbacks.Callback):
     def _summary(self, line: dict[str, float]) -> str:
         return (
             f"nll {line['nll']:.3f}, dev nll {line['val_nll']:.3f}, "
-            f"dev BLEU-4 {line['bleu4']:.2f}, CIDEr {line['cider']:.1f} ({search_name(self.config.dev_beam_size)})"
+            f"dev BLEU-4 {line['bleu4']:.2f}, CIDEr {line['cider']:.1f} ({search_name(self.config.dev_search())})"
         )
 
     def _show(self, line: dict[str, float], samples: list[str], is_best: bool) -> None:

@@ -261,13 +261,14 @@ def test_lines_made_with_other_settings_are_not_mixed(tmp_path, name):
     assert captions_of(output) == wanted(folder)
 
 
-def test_a_file_from_before_there_were_views_is_of_one(tmp_path):
+@pytest.mark.parametrize(("name", "former", "other"), [("views", 1, 4), ("consensus", False, True)])
+def test_a_file_from_before_there_was_a_setting_has_its_default(tmp_path, name, former, other):
     folder = make_pictures(tmp_path / "album", 2)
     output = tmp_path / "captions.jsonl"
     caption(folder, output)
-    caption(folder, output, settings=SETTINGS | {"views": 1})
-    with pytest.raises(UserError, match="views was 1, now 4"):
-        caption(folder, output, settings=SETTINGS | {"views": 4})
+    caption(folder, output, settings=SETTINGS | {name: former})
+    with pytest.raises(UserError, match=f"{name} was {former}, now {other}"):
+        caption(folder, output, settings=SETTINGS | {name: other})
 
 
 def test_files_that_are_no_albums_are_left_alone(tmp_path):

@@ -5,12 +5,13 @@ distribution. The images of a batch have a table each: one call of the search tr
 """
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
 from keras import ops
 
-from decoding import BANNED, END, PAD, START, UNK, beam_search, greedy_search, sample
+from decoding import BANNED, END, PAD, START, UNK, Hypotheses, beam_search, consensus, greedy_search, sample
 
 OPTIONS = [
     {},
@@ -401,6 +402,70 @@ def test_logits_of_any_size(scale):
 
 
 # Drawing -------------------------------------------------------------------------------------------------------------
+
+
+def agreement_reference(captions: list[list[int]], log_probs) -> list[float]:
+    """How much each of ``captions``, without ``<end>``, is like all of them."""
+
+    def f1(a, b, n):
+        a, b = (Counter(zip(*(words[i:] for i in range(n)), strict=False)) for words in (a, b))
+        return 2 * (a & b).total() / max(1, a.total() + b.total())
+
+    weights = np.exp(0.35 * np.asarray(log_probs, "float64"))
+    likeness = [[(f1(a, b, 1) + f1(a, b, 2)) / 2 for b in captions] for a in captions]
+    return (np.asarray(likeness) @ (weights / weights.sum())).tolist()
+
+
+def voted(tables: np.ndarray, max_length: int, beam_size: int):
+    """A beam's tokens, log-probabilities and scores as they were, and after the vote."""
+    step, state = toy(tables, max_length)
+    found = beam_search(step, state, len(tables), max_length, beam_size)
+    return ([ops.convert_to_numpy(part) for part in each] for each in (found, consensus(found)))
+
+
+@pytest.mark.parametrize("beam_size", [3, 7])
+def test_consensus_ranks_by_agreement(beam_size):
+    changed = 0
+    before, after = voted(random_tables(40, words=3, max_length=5, seed=beam_size), 5, beam_size)
+    for tokens, log_probs, scores, new_tokens, new_log_probs, new_scores in zip(*before, *after, strict=True):
+        ended = [k for k, row in enumerate(tokens) if END in row]
+        if not ended:
+            continue
+        captions = [[word for word in tokens[k].tolist() if word > UNK] for k in ended]
+        expected = agreement_reference(captions, log_probs[ended])
+        order = [ended[k] for k in np.argsort(np.negative(expected), kind="stable")]
+        order += [k for k in range(beam_size) if k not in ended]
+        np.testing.assert_allclose(new_scores[: len(ended)], sorted(expected, reverse=True), rtol=1e-4)
+        np.testing.assert_array_equal(new_scores[len(ended) :], scores[len(ended) :])
+        np.testing.assert_array_equal(new_tokens, tokens[order])
+        np.testing.assert_array_equal(new_log_probs, log_probs[order])
+        changed += order[0] != 0
+    assert changed > 5
+
+
+def test_consensus_counts_repeated_words_as_often_as_both_have_them():
+    captions = [[4, 4, 4, 5], [4, 5], [4, 4, 4], [6, 4, 5, 4]]
+    tokens = np.full((1, 4, 6), PAD, "int32")
+    for row, words in zip(tokens[0], captions, strict=True):
+        row[: len(words) + 1] = [*words, END]
+    log_probs = np.array([[-4.0, -4.5, -5.0, -6.0]], "float32")
+    found = consensus(Hypotheses(*map(ops.convert_to_tensor, (tokens, log_probs, log_probs / 5))))
+    expected = agreement_reference(captions, log_probs[0])
+    np.testing.assert_allclose(ops.convert_to_numpy(found.scores)[0], sorted(expected, reverse=True), rtol=1e-5)
+
+
+def test_the_more_probable_of_two_captions_wins_the_vote():
+    step, state = toy(random_tables(40, words=4, max_length=4), 4)
+    found = beam_search(step, state, 40, 4, 2, length_penalty=0.0, min_length=2)
+    np.testing.assert_array_equal(*(ops.convert_to_numpy(each.tokens) for each in (found, consensus(found))))
+
+
+def test_captions_that_did_not_end_have_no_vote():
+    tables = random_tables(10, words=3, max_length=4)
+    tables[:, :, END] = -1e4
+    before, after = voted(tables, 4, 3)
+    for was, now in zip(before, after, strict=True):
+        np.testing.assert_array_equal(was, now)
 
 
 def draw(tables: np.ndarray, max_length: int, uniforms: np.ndarray) -> np.ndarray:

@@ -119,6 +119,19 @@ def test_every_format_captions_as_the_original(make, tmp_path, kind, decoder, be
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_format_votes_as_the_original(make, tmp_path, kind):
+    for library in KINDS[kind][1]:
+        pytest.importorskip(library)
+    captioner = make(decoder="attention", max_caption_length=12)
+    config = captioner.config.with_overrides({"beam_size": 6, "length_penalty": 0, "consensus": True})
+    exporting.export(captioner, config, kind, tmp_path / "export")
+    assert_same(Exported(tmp_path / "export"), captioner, config)
+    agreements = [captions[0].score for captions in captioner.caption(captioner.encode(pixels(6)), config)]
+    assert sum(0 < agreement < 1 for agreement in agreements) > 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "litert"])
 def test_int8_is_smaller_and_runs(make, tmp_path, kind):
     for library in KINDS[kind][1]:

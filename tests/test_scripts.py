@@ -315,6 +315,27 @@ def test_several_models_decode_as_one(data, trained, tmp_path):
     assert "give one --model" in refused.err
 
 
+def test_a_beam_may_decide_by_consensus(data, trained, tmp_path):
+    options = ["--model", trained[0], "--beam-size", "8", "--consensus"]
+    outcome = script("evaluate", *options, "--split", "test", "--beam-sizes", "2,8", "--output", tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert "| beam 2 |" in outcome.out
+    assert "| beam 8, consensus |" in outcome.out
+    predictions = json.loads((tmp_path / "predictions-test-beam8-consensus.json").read_text())
+    pictures = [data[0] / "pictures" / p["file_name"] for p in predictions]
+    said = script("test", *pictures, *options, "--best", "2", "--json").out.splitlines()
+    for line, prediction in zip(map(json.loads, said), predictions, strict=True):
+        first, second = line["captions"]
+        assert first["caption"] == prediction["caption"]
+        assert 0 < second["score"] <= first["score"] < 1
+    refused = script("test", *pictures, *options, "--beam-size", "2")
+    assert refused.status == 2
+    assert "consensus: needs captions to choose from, and beam_size is 2" in refused.err
+    refused = script("evaluate", *options, "--beam-sizes", "1,2", "--output", tmp_path)
+    assert refused.status == 2
+    assert "consensus: needs captions to choose from; give --beam-sizes 20" in refused.err
+
+
 def test_several_views_decode_as_one(data, attentive, tmp_path):
     """What evaluate reads from stores is what test.py sees in the picture."""
     options = ["--model", attentive, "--views", "4", "--beam-size", "2"]
