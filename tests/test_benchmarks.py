@@ -19,6 +19,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
         "memory",
         "throughput",
         "captioning",
+        "beams",
         "backends",
         "products",
         "word_embeddings",

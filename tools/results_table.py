@@ -54,7 +54,8 @@ INTERVALS = {"CIDEr": "CIDEr (95% interval)"}
 
 def scores(folder: str) -> list[dict[str, Any]]:
     """The scores on test of the captioner whose files are in ``folder`` of results/, one entry per decoding."""
-    return json.loads((ROOT / "results" / folder / "scores-test-coco.json").read_text(encoding="utf-8"))
+    files = [ROOT / "results" / folder / part / "scores-test-coco.json" for part in ("", "consensus")]
+    return [row for path in files if path.exists() for row in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def table() -> str:
@@ -75,7 +76,7 @@ def digest() -> str:
 
 
 def draw(path: Path) -> None:
-    """CIDEr of each captioner with its 95% interval, from greedy (light) to the widest beam (dark), as SVG."""
+    """CIDEr of each captioner with its 95% interval, from greedy (light) to a beam of 5 (dark) and consensus, as SVG."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -83,10 +84,10 @@ def draw(path: Path) -> None:
 
     plt.rcParams["svg.hashsalt"] = "captions"  # equal scores give equal files
     figure, axes = plt.subplots(figsize=(9, 0.34 * len(CAPTIONERS) + 1), layout="constrained")
-    shades = {"greedy": "#9ecae1", "beam 3": "#4292c6", "beam 5": "#084594"}
+    shades = {"greedy": "#9ecae1", "beam 3": "#4292c6", "beam 5": "#084594", "beam 20, consensus": "#d94801"}
     for place, folder in enumerate(CAPTIONERS.values()):
         for row in scores(folder):
-            shift = 0.22 * (list(shades).index(row["decoding"]) - 1)
+            shift = 0.2 * (list(shades).index(row["decoding"]) - 1.5)
             axes.plot(row["intervals"]["cider_d"], [place + shift] * 2, color=shades[row["decoding"]], linewidth=1.5)
             axes.plot(row["cider_d"], place + shift, "o", color=shades[row["decoding"]], markersize=4)
     for name, shade in shades.items():
