@@ -58,8 +58,8 @@ class CaptionAnswer(BaseModel):
     caption: str
     log_prob: float = Field(description="natural log of its probability")
     score: float = Field(
-        description="what the captions are ranked by: log_prob / length^length_penalty, where <end> counts; of a model that "
-        "decides by consensus, the agreement with the others, from 0 to 1"
+        description="log_prob / length^length_penalty, where <end> counts; by consensus, of the captions that ended, how "
+        "much each is like all of them, from 0 to 1"
     )
     attention: AttentionAnswer | None = None
 
@@ -71,6 +71,7 @@ class Answer(BaseModel):
     model: str
     beam_size: int
     length_penalty: float
+    consensus: bool = Field(description="whether captions are ranked by it; the greedy one never is")
     greedy: CaptionAnswer
     captions: list[CaptionAnswer] = Field(description="the beam_size best, best first")
 
@@ -84,6 +85,7 @@ class ModelAnswer(BaseModel):
     attention: bool = Field(description="whether it has attention to show")
     beam_size: int
     length_penalty: float
+    consensus: bool = Field(description="whether it ranks beams of three captions or more by consensus")
 
 
 class Limits(BaseModel):
@@ -175,6 +177,7 @@ def create_app(engine: Engine) -> FastAPI:
                 decoder=model.config.decoder,
                 attention=model.attends,
                 **model.decoding()._asdict(),
+                consensus=model.config.consensus,
             )
             for model in engine.models.values()
         ],
@@ -226,7 +229,10 @@ def create_app(engine: Engine) -> FastAPI:
         if result.greedy_attention is not None:
             looks = [result.greedy_attention, *result.attention]
         greedy, *beam = map(_told, (result.greedy, *result.captions), looks)
-        return Answer(image=name, model=chosen.name, **decoding._asdict(), greedy=greedy, captions=beam)
+        votes = chosen.search(decoding).votes
+        return Answer(
+            image=name, model=chosen.name, **decoding._asdict(), consensus=votes, greedy=greedy, captions=beam
+        )
 
     def answer(status: int, code: str, message: str, **headers: str) -> JSONResponse:
         return JSONResponse({"error": {"code": code, "message": message}}, status, headers)

@@ -59,6 +59,7 @@ def _model(path: Path, args: Namespace) -> Model:
     from decoders import DECODERS
 
     config = settings.resolve_trained(args, settings_of(path, "captioner"))
+    settings.refuse_idle_consensus([config])
     return Model(name_of(path), config, DECODERS[config.decoder].attends, partial(_load, path))
 
 

@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -405,7 +406,7 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
 
     @property
     def votes(self) -> bool:
-        """Whether consensus decides: of two captions the more probable one would win anyway."""
+        """Whether consensus decides: two captions cannot outvote one another."""
         return self.consensus and self.beam_size > 2
 
     def dev_search(self) -> "Config":
@@ -724,6 +725,7 @@ def resolve(args: argparse.Namespace) -> Config:
     elif stage["stage"] != settings.stage:
         settings = settings.with_overrides(_stage_changes(settings, stage["stage"]) | stage)
     settings = settings.with_overrides(typed)
+    refuse_idle_consensus([settings])
     settle_backend(settings.backend)
     return settings
 
@@ -756,12 +758,17 @@ def resolve_trained(args: argparse.Namespace, trained: Config) -> Config:
         if was != wanted:
             raise UserError(f"{name}: the model was trained with {was!r}; {wanted!r} needs a training of its own")
     _refuse_longer(trained, settings)
-    if settings.consensus and not settings.votes:
-        raise UserError(
-            f"consensus: needs captions to choose from, and beam_size is {settings.beam_size}; give --beam-size 20 (3 at "
-            "least), or --no-consensus"
-        )
     return settings
+
+
+def refuse_idle_consensus(searches: Sequence[Config], option: str = "--beam-size") -> None:
+    """Raise UserError when consensus is wanted and none of ``searches`` has captions enough. ``option`` sets their beams."""
+    if any(search.consensus for search in searches) and not any(search.votes for search in searches):
+        sizes = " and ".join(str(search.beam_size) for search in searches)
+        raise UserError(
+            f"consensus: needs captions to choose from, and beam_size is {sizes}; give {option} 20 (3 at least), or "
+            "--no-consensus"
+        )
 
 
 def _refuse_longer(trained: Config, settings: Config) -> None:

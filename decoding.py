@@ -38,7 +38,8 @@ class Hypotheses(NamedTuple):
 
     ``tokens`` int32 ``(B, K, L)``: word ids, then ``<end>`` where the caption ended, then ``<pad>``.
     ``log_probs`` float32 ``(B, K)``: natural log of the caption's probability, ``<end>`` included.
-    ``scores`` float32 ``(B, K)``: what the captions are ranked by, log p / length^a or, by consensus, their agreement.
+    ``scores`` float32 ``(B, K)``: what the captions are ranked by: log p / length^a or, by consensus, the agreement of those
+    that ended.
     """
 
     tokens: Any
@@ -234,15 +235,13 @@ def consensus(found: Hypotheses) -> Hypotheses:
 
     Range voting (Borgeaud & Emerson, 2020, https://arxiv.org/abs/1908.06288): each caption that ended votes for each with
     their likeness, the mean F1 of their words and of their bigrams, from 0 to 1; votes weigh p^0.35, where in the paper p is
-    not tempered. Of two captions the more probable one wins, so this needs a beam of 3 at least; it gains up to 20 or more.
+    not tempered. Two captions cannot outvote one another, so this needs a beam of 3 at least; "Consensus" in
+    docs/results.md says what 20 are worth.
     """
     tokens, log_probs, scores = found
     beams = tokens.shape[1]
     has_ended = ops.logical_and(ops.any(tokens == END, axis=-1), log_probs > BANNED / 2)
-    log_p = ops.where(has_ended, log_probs, BANNED)
-    votes = ops.exp(_VOTE_POWER * (log_p - ops.max(log_p, axis=1, keepdims=True)))
-    votes = ops.where(has_ended, votes, 0.0)
-    votes = votes / ops.maximum(ops.sum(votes, axis=1, keepdims=True), 1.0)
+    votes = ops.softmax(_VOTE_POWER * ops.where(has_ended, log_probs, BANNED), axis=1)
 
     # Captions share an n-gram as often as both have it, so its first occurrence is matched with the first, and so on.
     own = _equal_ngrams(tokens, tokens)
@@ -258,8 +257,9 @@ def consensus(found: Hypotheses) -> Hypotheses:
             equal = ops.logical_and(equal, occurrence[n][:, :, :, None] == of_voter)
             equal = ops.logical_and(equal, is_ngram[n][:, :, :, None])
             shared = ops.cast(ops.sum(ops.cast(equal, "int32"), axis=(2, 3)), "float32")
-            both = counts[n] + ops.take(counts[n], v, axis=1)[:, None]
-            f1.append(2 * shared / ops.cast(ops.maximum(both, 1), "float32"))
+            both = ops.cast(counts[n] + ops.take(counts[n], v, axis=1)[:, None], "float32")
+            # Two captions of one word have no bigrams that could differ.
+            f1.append(ops.where(both > 0, 2 * shared / ops.maximum(both, 1.0), f1[-1] if f1 else 0.0))
         return sum(f1) / len(f1)
 
     def body(v, agreement):

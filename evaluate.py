@@ -289,8 +289,7 @@ def main() -> None:
         config = settings.resolve_trained(args, captioner.config)
         sizes = args.beam_sizes.split(",") if args.beam_sizes else sorted({1, config.beam_size})
         searches = [config.with_overrides({"beam_size": size}, "--beam-sizes") for size in sizes]
-        if config.consensus and not any(search.votes for search in searches):
-            raise UserError("consensus: needs captions to choose from; give --beam-sizes 20 (3 at least)")
+        settings.refuse_idle_consensus(searches, "--beam-sizes")
         dataset = load_dataset(config)
         dataset.split(args.split)  # a wrong name shows before features are extracted
         prepared = [

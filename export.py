@@ -79,6 +79,7 @@ def main() -> int:
 
     captioner = Captioner.load(Path(args.model))
     config = settings.resolve_trained(args, captioner.config)
+    settings.refuse_idle_consensus([config])
     exports = []
     for (kind, int8), folder in zip(wanted, folders, strict=True):
         exporting.export(captioner, config, kind, folder, int8)

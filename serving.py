@@ -87,6 +87,10 @@ class Model:
         self.config.with_overrides(chosen, "the request")
         return Decoding(**chosen)
 
+    def search(self, decoding: Decoding) -> Config:
+        """The model's settings with this decoding."""
+        return self.config.with_overrides(decoding._asdict())
+
 
 @dataclass(frozen=True)
 class Attention:
@@ -227,10 +231,10 @@ class Engine:
         for row, job in zip(pixels, batch, strict=False):
             row[:] = job.pixels
         features = captioner.encode(pixels)
-        greedy = captioner.caption(features, model.config.with_overrides({**decoding._asdict(), "beam_size": 1}))
+        greedy = captioner.caption(features, model.search(decoding._replace(beam_size=1)))
         beams = greedy
         if decoding.beam_size > 1:
-            beams = captioner.caption(features, model.config.with_overrides(decoding._asdict()))
+            beams = captioner.caption(features, model.search(decoding))
         results = [Result(alone[0], found) for alone, found in zip(greedy, beams, strict=True)][: len(batch)]
         wanted = [i for i, job in enumerate(batch) if job.attention]
         if wanted:

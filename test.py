@@ -5,7 +5,7 @@
     python test.py holiday/ https://example.org/cat.jpg --beam-size 5 --best 3
     python test.py photo.jpg --json --pictures captioned/
     python test.py photo.jpg --views 4                      # an average of four looks at the picture
-    python test.py photo.jpg --beam-size 20 --consensus     # of twenty captions the one most like the others
+    python test.py photo.jpg --model runs/NAME --beam-size 20 --consensus    # of 20 captions the one most like all
     python test.py photo.jpg --attention maps/              # where the decoder looked for each word
     python test.py holiday/ --output captions.jsonl         # a whole collection; the same command goes on with it
 
@@ -86,6 +86,7 @@ def main() -> int:
 
     captioner = load_captioners(paths, args.views)
     config = settings.resolve_trained(args, captioner.config)
+    settings.refuse_idle_consensus([config])
     if not 1 <= args.best <= config.beam_size:
         raise UserError(f"--best: {args.best} captions need a --beam-size of at least that; it is {config.beam_size}")
     if args.output:

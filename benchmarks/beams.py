@@ -1,4 +1,4 @@
-"""What wider beams and a vote among their captions cost: the pocket captioner's search, features at hand, in batches.
+"""What wider beams and a vote among their captions cost: the pocket captioner's search over one batch of 100 features.
 
     python benchmarks/beams.py
 

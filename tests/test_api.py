@@ -28,6 +28,7 @@ class FakeCaptioner:
     def __init__(self, error: Exception | None = None):
         self.decoder = SimpleNamespace(sizes={"regions": 4})
         self.error = error
+        self.searches: list[Config] = []
 
     def encode(self, pixels):
         if self.error:
@@ -35,6 +36,8 @@ class FakeCaptioner:
         return pixels[:, 0, 0, :1].astype("float32")
 
     def caption(self, features, config):
+        self.searches.append(config)
+
         def said(row, k):
             return SimpleNamespace(text=f"grey {int(row[0])} {k}", log_prob=-1.0 - k, score=-config.length_penalty - k)
 
@@ -90,6 +93,7 @@ def test_a_picture_as_the_body_or_in_a_form(client):
         "model": "first",
         "beam_size": 2,
         "length_penalty": 0.5,
+        "consensus": False,
         "greedy": {"caption": "grey 7 0", "log_prob": -1.0, "score": -0.5},
         "captions": [
             {"caption": "grey 7 0", "log_prob": -1.0, "score": -0.5},
@@ -107,6 +111,17 @@ def test_settings_of_a_request(client):
     assert (answer["model"], answer["beam_size"], answer["length_penalty"]) == ("plain", 4, 1.5)
     assert [found["score"] for found in answer["captions"]] == [-1.5 - k for k in range(4)]
     assert "attention" not in answer["captions"][0]  # which this one has not
+
+
+def test_whether_consensus_ranked_the_captions_is_said():
+    fake = FakeCaptioner()
+    voting = Model("voting", CONFIG.with_overrides({"consensus": True, "beam_size": 4}), True, lambda: fake)
+    with Engine([voting], window=0.001) as started:
+        client = TestClient(api.create_app(started))
+        assert client.get("/api/models").json()["models"][0]["consensus"] is True
+        answers = [post(client).json(), post(client, beam_size=2).json(), post(client, beam_size=1).json()]
+    assert [answer["consensus"] for answer in answers] == [True, False, False]
+    assert [config.votes for config in fake.searches] == [False, True, False, False, False]
 
 
 def test_attention_word_by_word(client):
@@ -238,6 +253,7 @@ def test_what_can_be_chosen(client):
     assert [model["name"] for model in answer["models"]] == [model.name for model in MODELS]
     assert answer["models"][1] == {
         "name": "plain", "encoder": "mine", "decoder": "inject", "attention": False, "beam_size": 2, "length_penalty": 0.5,
+        "consensus": False,
     }  # fmt: skip
     assert answer["limits"]["beam_size"] == MAX_BEAM
 

@@ -401,7 +401,7 @@ def test_logits_of_any_size(scale):
             assert found[1][image, 0] == pytest.approx(expected[0][1], rel=1e-4, abs=1e-3)
 
 
-# Drawing -------------------------------------------------------------------------------------------------------------
+# Consensus -----------------------------------------------------------------------------------------------------------
 
 
 def agreement_reference(captions: list[list[int]], log_probs) -> list[float]:
@@ -412,7 +412,7 @@ def agreement_reference(captions: list[list[int]], log_probs) -> list[float]:
         return 2 * (a & b).total() / max(1, a.total() + b.total())
 
     weights = np.exp(0.35 * np.asarray(log_probs, "float64"))
-    likeness = [[(f1(a, b, 1) + f1(a, b, 2)) / 2 for b in captions] for a in captions]
+    likeness = [[(f1(a, b, 1) + f1(a, b, 1 if len(a) == len(b) == 1 else 2)) / 2 for b in captions] for a in captions]
     return (np.asarray(likeness) @ (weights / weights.sum())).tolist()
 
 
@@ -454,10 +454,22 @@ def test_consensus_counts_repeated_words_as_often_as_both_have_them():
     np.testing.assert_allclose(ops.convert_to_numpy(found.scores)[0], sorted(expected, reverse=True), rtol=1e-5)
 
 
-def test_the_more_probable_of_two_captions_wins_the_vote():
-    step, state = toy(random_tables(40, words=4, max_length=4), 4)
-    found = beam_search(step, state, 40, 4, 2, length_penalty=0.0, min_length=2)
-    np.testing.assert_array_equal(*(ops.convert_to_numpy(each.tokens) for each in (found, consensus(found))))
+@pytest.mark.parametrize("captions", [([4], [5, 6]), ([5, 6], [4]), ([4], [5]), ([4, 5, 6], [4, 5])])
+def test_the_more_probable_of_two_captions_wins_the_vote(captions):
+    tokens = np.full((1, 2, 4), PAD, "int32")
+    for row, words in zip(tokens[0], captions, strict=True):
+        row[: len(words) + 1] = [*words, END]
+    log_probs = np.array([[-1.5, -1.0]], "float32")
+    found = consensus(Hypotheses(*map(ops.convert_to_tensor, (tokens, log_probs, log_probs))))
+    np.testing.assert_array_equal(ops.convert_to_numpy(found.tokens), tokens[:, ::-1])
+
+
+def test_rows_without_a_caption_have_no_vote_and_stay_last():
+    tokens = np.array([[[4, 5, END], [6, END, PAD], [6, 7, END], [END, PAD, PAD]]], "int32")
+    log_probs = np.array([[-1.0, -2.0, BANNED, 2 * BANNED]], "float32")
+    found = consensus(Hypotheses(*map(ops.convert_to_tensor, (tokens, log_probs, log_probs / 2))))
+    np.testing.assert_array_equal(ops.convert_to_numpy(found.tokens), tokens)
+    np.testing.assert_array_equal(ops.convert_to_numpy(found.scores)[0, 2:], log_probs[0, 2:] / 2)
 
 
 def test_captions_that_did_not_end_have_no_vote():
@@ -466,6 +478,9 @@ def test_captions_that_did_not_end_have_no_vote():
     before, after = voted(tables, 4, 3)
     for was, now in zip(before, after, strict=True):
         np.testing.assert_array_equal(was, now)
+
+
+# Drawing -------------------------------------------------------------------------------------------------------------
 
 
 def draw(tables: np.ndarray, max_length: int, uniforms: np.ndarray) -> np.ndarray:

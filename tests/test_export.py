@@ -93,7 +93,12 @@ def test_a_savedmodel_captions_as_the_original(merged):
     for name, digest in files.items():
         assert hashlib.sha256((exported.folder / name).read_bytes()).hexdigest() == digest
     assert exported.about["decoding"] == {
-        **{"beam_size": 3, "length_penalty": 0.7, "max_caption_length": 6, "min_length": 3, "no_repeat_ngram": 2}
+        "beam_size": 3,
+        "consensus": False,
+        "length_penalty": 0.7,
+        "max_caption_length": 6,
+        "min_length": 3,
+        "no_repeat_ngram": 2,
     }
 
 

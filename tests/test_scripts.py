@@ -328,12 +328,14 @@ def test_a_beam_may_decide_by_consensus(data, trained, tmp_path):
         first, second = line["captions"]
         assert first["caption"] == prediction["caption"]
         assert 0 < second["score"] <= first["score"] < 1
-    refused = script("test", *pictures, *options, "--beam-size", "2")
-    assert refused.status == 2
-    assert "consensus: needs captions to choose from, and beam_size is 2" in refused.err
-    refused = script("evaluate", *options, "--beam-sizes", "1,2", "--output", tmp_path)
-    assert refused.status == 2
-    assert "consensus: needs captions to choose from; give --beam-sizes 20" in refused.err
+    narrow = [*options, "--beam-size", "1", "--split", "test", "--output", tmp_path / "narrow"]
+    assert script("evaluate", *narrow, "--beam-sizes", "8").status == 0
+    again = json.loads((tmp_path / "narrow" / "predictions-test-beam8-consensus.json").read_text())
+    assert again == predictions
+    complaint = "consensus: needs captions to choose from, and beam_size is"
+    refused("test", *pictures, *options, "--beam-size", "2", mentions=f"{complaint} 2; give --beam-size 20 ")
+    refused("evaluate", *narrow, "--beam-sizes", "1,2", mentions=f"{complaint} 1 and 2; give --beam-sizes 20 ")
+    refused("train", "--consensus", "--beam-size", "2", mentions=f"{complaint} 2; give --beam-size 20 ")
 
 
 def test_several_views_decode_as_one(data, attentive, tmp_path):

@@ -54,8 +54,9 @@ INTERVALS = {"CIDEr": "CIDEr (95% interval)"}
 
 def scores(folder: str) -> list[dict[str, Any]]:
     """The scores on test of the captioner whose files are in ``folder`` of results/, one entry per decoding."""
-    files = [ROOT / "results" / folder / part / "scores-test-coco.json" for part in ("", "consensus")]
-    return [row for path in files if path.exists() for row in json.loads(path.read_text(encoding="utf-8"))]
+    files = [ROOT / "results" / folder / "scores-test-coco.json"]
+    files += (ROOT / "results" / folder / "consensus").glob("scores-test-coco.json")
+    return [row for path in files for row in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def table() -> str:
