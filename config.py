@@ -519,8 +519,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The default dropout is 0.3; with 0.5 it is still learning when these epochs end.
     "flickr8k-transformer": _FLICKR8K_GRID | {"decoder": "transformer"},
     # The captioner that comes with this repository: the shipped encoder, the same decoder.
-    "pocket": _FLICKR8K_GRID
-    | {"decoder": "attention", "dropout": 0.5, "encoder": "efficientnet_lite0", "epochs": 14},
+    "pocket": _FLICKR8K_GRID | {"decoder": "attention", "dropout": 0.5, "encoder": "efficientnet_lite0", "epochs": 14},
     "coco-attention": _COCO_ATTENTION,
     "flickr8k-align": _ALIGN | {"stage": "align", "feature_grid": 0, "mirror": True},
 }
