@@ -107,8 +107,7 @@ def test_a_savedmodel_captions_as_the_original(merged):
 @pytest.mark.parametrize(
     ("decoder", "search", "embedding"),
     [
-        ("merge", {"beam_size": 1}, "bert-static"),
-        ("inject", {"beam_size": 3}, "learned"),
+        ("inject", {"beam_size": 1}, "bert-static"),  # and merge with three beams, which the page shows how to call
         # Without a penalty, so that captions end and may vote.
         ("attention", {"beam_size": 6, "length_penalty": 0, "consensus": True}, "learned"),
         ("adaptive", {"beam_size": 2}, "bert-prefix"),
