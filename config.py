@@ -411,7 +411,7 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
 
     def dev_search(self) -> "Config":
         """The settings by which training captions dev."""
-        # Of no aligner, which has no captions; but its curves are drawn by the same code, so this must not fail for one.
+        # Not validated anew: the curves of an aligner, which may have no beam_size, are drawn by the same code.
         return self.model_copy(update={"beam_size": self.dev_beam_size})
 
     def decoding(self) -> dict[str, Any]:

@@ -107,7 +107,9 @@ def test_a_savedmodel_captions_as_the_original(merged):
 @pytest.mark.parametrize(
     ("decoder", "search", "embedding"),
     [
-        ("inject", {"beam_size": 1}, "bert-static"),  # and merge with three beams, which the page shows how to call
+        ("merge", {"beam_size": 1}, "bert-static"),
+        ("inject", {"beam_size": 3}, "learned"),
+        ("attention", {"beam_size": 3}, "learned"),
         # Without a penalty, so that captions end and may vote.
         ("attention", {"beam_size": 6, "length_penalty": 0, "consensus": True}, "learned"),
         ("adaptive", {"beam_size": 2}, "bert-prefix"),
@@ -117,7 +119,9 @@ def test_a_savedmodel_captions_as_the_original(merged):
 def test_every_format_captions_as_the_original(make, tmp_path, kind, decoder, search, embedding):
     for library in KINDS[kind][1]:
         pytest.importorskip(library)
-    sizes = {"transformer": {"heads": 2}, "attention": {"max_caption_length": 12}}.get(decoder, {})
+    sizes = {"heads": 2} if decoder == "transformer" else {}
+    if "consensus" in search:
+        sizes["max_caption_length"] = 12
     captioner = make(decoder=decoder, embedding=embedding, **sizes)
     config = captioner.config.with_overrides(search)
     exporting.export(captioner, config, kind, tmp_path / "export")
