@@ -326,7 +326,7 @@ def main() -> None:
                     "views": args.views,
                     **scores,
                     "decoding_seconds": seconds,
-                    "settings": search.model_dump(),
+                    "settings": search.model_dump() | {"consensus": search.votes},  # not of the greedy row beside it
                     "environment": describe(config),
                 }
             )

@@ -1,5 +1,6 @@
 """Exports give the original's captions, in their own runtimes and without Keras, and leave whole folders or none."""
 
+import functools
 import hashlib
 import io
 import json
@@ -35,13 +36,14 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "exports.md").read_
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory):
-    """``make(decoder="merge", ...)``: a captioner with random weights."""
+    """``make(decoder="merge", ...)``: a captioner with random weights, the same for all who ask for the same settings."""
     images = keras.Input((None, None, 3))
     scaled = keras.layers.Rescaling(1 / 100, -1)(images)
     start = keras.initializers.RandomNormal(stddev=0.3, seed=1)
     path = tmp_path_factory.mktemp("encoder") / "encoder.keras"
     keras.Model(images, keras.layers.Conv2D(5, 8, strides=8, kernel_initializer=start)(scaled)).save(path)
 
+    @functools.cache  # what it has compiled serves every format
     def make(**settings) -> Captioner:
         config = Config(encoder=str(path), no_repeat_ngram=2, min_length=3, length_penalty=0.7, **SIZES | settings)
         return random_captioner(config, WORDS)

@@ -322,6 +322,8 @@ def test_a_beam_may_decide_by_consensus(data, trained, tmp_path):
     assert outcome.status == 0, outcome.err
     assert "| beam 2 |" in outcome.out
     assert "| beam 8, consensus |" in outcome.out
+    rows = json.loads((tmp_path / "scores-test-coco.json").read_text())
+    assert [row["settings"]["consensus"] for row in rows] == [False, True]
     predictions = json.loads((tmp_path / "predictions-test-beam8-consensus.json").read_text())
     pictures = [data[0] / "pictures" / p["file_name"] for p in predictions]
     said = script("test", *pictures, *options, "8", "--best", "2", "--json").out.splitlines()
