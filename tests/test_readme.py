@@ -56,9 +56,10 @@ def test_options_and_presets_exist(page):
     if page.startswith("benchmarks/"):
         names += [f"benchmarks/{path.stem}" for path in (ROOT / "benchmarks").glob("*.py")]
     scripts = "".join((ROOT / f"{name}.py").read_text() for name in names)
+    negated = {f"no_{name}" for name, field in Config.model_fields.items() if field.annotation is bool}
     for option in set(re.findall(r"--([a-z][a-z0-9-]+)", text(page))) - {"help", "no-deps"}:  # of pip
-        names = {option.replace("-", "_"), option.removeprefix("no-").replace("-", "_")}
-        assert names & set(Config.model_fields) or f'"--{option}"' in scripts, option
+        name = option.replace("-", "_")
+        assert name in Config.model_fields or name in negated or f'"--{option}"' in scripts, option
     for preset in re.findall(r"--preset ([\w-]+)", text(page)):
         assert preset in PRESETS
 
