@@ -8,20 +8,23 @@ Legend: B images, S pixels per side, R regions, D feature size, N captions of al
 from keras import ops
 
 from caption_trainer import CaptionTrainer
+from folding import fold_to_learn
 
 
 class PixelTrainer(CaptionTrainer):
     """A CaptionTrainer whose training batches hold pixels: ``(pixels (B, S, S, 3), inputs (N, T), image of each row (N,))``.
 
-    Validation batches are those of CaptionTrainer, with features from the encoder as it is by then.
+    The encoder computes in Keras' global dtype policy. Validation batches are those of CaptionTrainer, with features from
+    the encoder as it is by then.
     """
 
     def __init__(self, encoder, decoder, *args):
         super().__init__(decoder, *args)
         self.encoder = encoder
+        self.encode = fold_to_learn(encoder).__call__  # a method, of which checkpoints know nothing
 
     def call(self, inputs, training=None):
         first, *captions = inputs
         if len(captions) == 2:  # not in validation
-            first = self.encoder(ops.cast(first, "float32"))  # (B, S, S, 3) -> (B, R, D)
+            first = self.encode(ops.cast(first, "float32"))  # (B, S, S, 3) -> (B, R, D)
         return super().call((first, *captions), training=training)

@@ -1,9 +1,10 @@
 """Batch norms folded into the convolutions before them: the same function in fewer passes over memory.
 
-In inference a batch norm multiplies and shifts each channel by constants, which a convolution's kernel and bias can do as
+With fixed statistics a batch norm multiplies and shifts each channel by constants, which a convolution's kernel and bias can do as
 well: w' = w s and b' = (b - mean) s + beta, where s = gamma / sqrt(variance + epsilon) (Jacob et al., 2018,
 https://arxiv.org/abs/1712.05877, equation 14). Keras keeps the two apart, and TensorFlow, which could merge convolution,
-bias and ReLU into one kernel, cannot do so through Keras' batch norm. ``benchmarks/folding.py`` measures what it brings.
+bias and ReLU into one kernel, cannot do so through Keras' batch norm. ``benchmarks/folding.py`` measures what it brings in
+inference, ``benchmarks/fine_tuning.py`` in training.
 """
 
 from collections import Counter
@@ -46,27 +47,80 @@ def fold(model: keras.Model) -> tuple[keras.Model, Callable[[], None]]:
     elsewhere than right behind a convolution, behind one with an activation or whose output something else reads too, in
     reduced precision, and in layers that are used more than once.
     """
+    merged = []
+
+    def merge(convolution, norm):
+        layer = convolution.__class__.from_config({**convolution.get_config(), "use_bias": True})
+        merged.append((layer, convolution, norm))
+        return layer
+
+    def float64(variable) -> np.ndarray:
+        return ops.convert_to_numpy(variable.value).astype("float64")
+
+    def renew() -> None:
+        for layer, convolution, norm in merged:
+            kernel, bias = _merged(convolution, norm, float64, np)
+            layer.kernel.assign(kernel.astype("float32"))
+            layer.bias.assign(bias.astype("float32"))
+
+    folded = _without_norms(model, merge, lambda layer: layer)
+    renew()
+    return folded, renew
+
+
+def fold_to_learn(model: keras.Model) -> keras.Model:
+    """``model`` with fixed statistics, computed in Keras' global dtype policy, for training: it has no weights of its own.
+
+    What ``fold`` folds is merged anew at every call, from the weights of ``model`` as they are, and gradients reach them. In
+    reduced precision all that has no weights follows it too; batch norms that stay compute in float32, as ever.
+    """
+    policy = keras.config.dtype_policy()
+
+    def follow(layer):
+        if not isinstance(layer, layers.Layer) or layer.variables or layer.compute_dtype == policy.compute_dtype:
+            return layer
+        return layer.__class__.from_config({**layer.get_config(), "dtype": policy})
+
+    return _without_norms(model, lambda *pair: _MergedConvolution(*pair, policy.compute_dtype), follow)
+
+
+class _MergedConvolution(layers.Layer):
+    """A convolution and the batch norm behind it, as one convolution that computes in ``precision``."""
+
+    def __init__(self, convolution, norm: layers.BatchNormalization, precision: str):
+        # Under a mixed policy Keras would cast the kernel before it is merged, and it would be rounded twice.
+        super().__init__(name=convolution.name, dtype="float32", autocast=False)
+        self.convolution, self.norm, self.precision = convolution, norm, precision
+        self.built = True
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(self.convolution.compute_output_shape(inputs.shape), self.precision)
+
+    def call(self, inputs):
+        kernel, bias = _merged(self.convolution, self.norm, lambda variable: variable.value, ops)
+        convolve = ops.depthwise_conv if isinstance(self.convolution, layers.DepthwiseConv2D) else ops.conv
+        outputs = convolve(
+            ops.cast(inputs, self.precision),
+            ops.cast(kernel, self.precision),
+            strides=list(self.convolution.strides),
+            padding=self.convolution.padding,
+            data_format=self.convolution.data_format,
+            dilation_rate=self.convolution.dilation_rate,
+        )
+        return outputs + ops.cast(bias, self.precision)
+
+
+def _without_norms(model: keras.Model, merge: Callable, keep: Callable) -> keras.Model:
+    """A clone of ``model`` with ``merge(convolution, norm)`` for each foldable pair and ``keep(layer)`` for other layers."""
     pairs = {id(convolution): (convolution, norm) for convolution, norm in _foldable(model)}
     dropped = {id(norm) for _, norm in pairs.values()}
-    merged = {}
 
     def replace(layer):
         if id(layer) in dropped:
             return _Identity(dtype=layer.dtype_policy, autocast=False)
-        if id(layer) not in pairs:
-            return layer
-        merged[id(layer)] = layer.__class__.from_config({**layer.get_config(), "use_bias": True})
-        return merged[id(layer)]
+        return merge(*pairs[id(layer)]) if id(layer) in pairs else keep(layer)
 
-    def renew() -> None:
-        for key, pair in pairs.items():
-            kernel, bias = _merged(*pair)
-            merged[key].kernel.assign(kernel)
-            merged[key].bias.assign(bias)
-
-    folded = keras.models.clone_model(model, clone_function=replace, recursive=True)
-    renew()
-    return folded, renew
+    return keras.models.clone_model(model, clone_function=replace, recursive=True)
 
 
 class _Identity(layers.Layer):
@@ -105,18 +159,17 @@ def _foldable(model: keras.Model) -> Iterator[tuple[Any, layers.BatchNormalizati
             yield convolution, norm
 
 
-def _merged(convolution, norm: layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias, float32, of ``convolution`` followed by ``norm``."""
+def _merged(convolution, norm: layers.BatchNormalization, read: Callable, numbers) -> tuple[Any, Any]:
+    """Kernel and bias of ``convolution`` followed by ``norm``, of what ``read`` gives for a variable.
 
-    def values(variable) -> np.ndarray:
-        return ops.convert_to_numpy(variable.value).astype("float64")
-
-    scale = 1 / np.sqrt(values(norm.moving_variance) + norm.epsilon)
+    ``numbers`` is numpy or keras.ops, whichever works with that.
+    """
+    scale = 1 / numbers.sqrt(read(norm.moving_variance) + norm.epsilon)
     if norm.scale:
-        scale *= values(norm.gamma)
-    shift = (values(convolution.bias) if convolution.use_bias else 0) - values(norm.moving_mean)
-    kernel = values(convolution.kernel)
+        scale = scale * read(norm.gamma)
+    shift = (read(convolution.bias) if convolution.use_bias else 0) - read(norm.moving_mean)
+    kernel = read(convolution.kernel)
     # A depthwise kernel is (height, width, channels, multiplier), its channels being the last two.
-    per_channel = scale.reshape(kernel.shape[2:]) if isinstance(convolution, layers.DepthwiseConv2D) else scale
-    bias = shift * scale + (values(norm.beta) if norm.center else 0)
-    return (kernel * per_channel).astype("float32"), bias.astype("float32")
+    depthwise = isinstance(convolution, layers.DepthwiseConv2D)
+    per_channel = numbers.reshape(scale, kernel.shape[2:]) if depthwise else scale
+    return kernel * per_channel, shift * scale + (read(norm.beta) if norm.center else 0)
