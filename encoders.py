@@ -54,8 +54,7 @@ def build_encoder(config: Config) -> keras.Model:
 
     images = keras.Input((config.image_size, config.image_size, 3), dtype="float32", name="images")
     try:
-        # training=False: dropout inside a backbone stays off whatever the caller is doing.
-        grid = backbone(scale(images) if scale else images, training=False)
+        grid = backbone(scale(images) if scale else images)
     except Exception as error:  # whatever a saved model's layers raise
         raise UserError(f"encoder: {config.encoder} cannot take {config.image_size} pixels: {_brief(error)}") from None
     if len(getattr(grid, "shape", ())) != 4 or None in grid.shape[1:]:

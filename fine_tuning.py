@@ -26,5 +26,6 @@ class PixelTrainer(CaptionTrainer):
     def call(self, inputs, training=None):
         first, *captions = inputs
         if len(captions) == 2:  # not in validation
-            first = self.encode(ops.cast(first, "float32"))  # (B, S, S, 3) -> (B, R, D)
+            # Not in training mode, in which a backbone's own dropout would draw.
+            first = self.encode(ops.cast(first, "float32"), training=False)  # (B, S, S, 3) -> (B, R, D)
         return super().call((first, *captions), training=training)

@@ -102,7 +102,7 @@ class _MergedConvolution(layers.Layer):
         outputs = convolve(
             ops.cast(inputs, self.precision),
             ops.cast(kernel, self.precision),
-            strides=list(self.convolution.strides),
+            strides=self.convolution.strides,
             padding=self.convolution.padding,
             data_format=self.convolution.data_format,
             dilation_rate=self.convolution.dilation_rate,

@@ -28,7 +28,7 @@ from throughput import FEATURE_SIZE, ours
 from config import Config, preset, run_script
 from feature_store import FeatureStore
 
-TINY = {"embedding_size": 16, "hidden_size": 16}
+TINY = {"embedding_size": 16, "hidden_size": 16, "layers": 1}
 APART = "transformer, captions apart"
 REGIONS = {"merge": 1, "inject": 1, "attention": 49, "adaptive": 49, "transformer": 49}
 

@@ -16,11 +16,11 @@ BOOK_KEEPING = (
 # What the other decoders, and other tests of the same search or recipe, have shown already.
 TWINS = (
     "inject or (adaptive and not (paper or rows_that_only_fill)) or distinct_ranked or logits_of_any_size "
-    "or ranks_by_agreement[3] or the_vote or have_no_vote "
-    "or (every_part and attention)"
+    "or ranks_by_agreement[3] or the_vote or have_no_vote or (overfits and merge) or (rows_that_only_fill and attention) "
+    "or ((reduced_precision or rewards_rise) and (bfloat16 or greedy))"
 )
 ABOUT_EMBEDDINGS = "attention-bert-prefix or frozen or half_precision[bert-prefix-float16]"
-ABOUT_PIXELS = "(learns and not bfloat16) or rates or counts_for_each or averaged"
+ABOUT_PIXELS = "(learns and not bfloat16) or to_learn or rates or counts_for_each or averaged"
 ABOUT_TOWERS = "unit_vectors or padding or reader or heads or triplet or infonce or lone or drops"
 # Few processes, since each imports Keras and compiles anew.
 RUNS = {
@@ -35,7 +35,7 @@ RUNS = {
         f"not ({BOOK_KEEPING} or {TWINS})",
     ),
     "other_parts": (
-        ["test_embeddings.py", "test_fine_tuning.py", "test_ensemble.py", "test_alignment.py"],
+        ["test_embeddings.py", "test_fine_tuning.py", "test_folding.py", "test_ensemble.py", "test_alignment.py"],
         f"{ABOUT_EMBEDDINGS} or {ABOUT_PIXELS} or {ABOUT_TOWERS}",
     ),
 }

@@ -29,6 +29,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
         "app",
         "onednn",
         "folding",
+        "fine_tuning",
         "first_caption",
     ],
 )

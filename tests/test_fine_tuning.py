@@ -37,8 +37,8 @@ def folder(tmp_path_factory) -> Path:
 
 def settings(folder: Path, **changes) -> Config:
     return Config(
-        encoder=str(folder / "encoder.keras"),
         **{
+            "encoder": str(folder / "encoder.keras"),
             "image_size": 32,
             "embedding_size": 8,
             "hidden_size": 8,
@@ -173,12 +173,15 @@ def test_encoder_and_decoder_learn_at_rates_of_their_own(folder):
     assert (float(ops.convert_to_numpy(fast)), float(ops.convert_to_numpy(slow))) == (0.5, 0.75)
 
 
-def test_a_picture_counts_for_each_of_its_captions(folder):
-    captioner = Captioner.untrained(settings(folder), Vocabulary.fit(["a b c"], 1), build_encoder(settings(folder)))
+def test_a_picture_counts_for_each_of_its_captions_and_the_encoder_drops_nothing(folder):
+    images = keras.Input((None, None, 3))
+    keras.Model(images, layers.Dropout(0.5)(layers.Conv2D(5, 16, strides=16)(images))).save(folder / "dropping.keras")
+    config = settings(folder, encoder=str(folder / "dropping.keras"), dropout=0)
+    captioner = Captioner.untrained(config, Vocabulary.fit(["a b c"], 1), build_encoder(config))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     tokens, image = np.asarray([[1, 4], [1, 5], [1, 6]], "int32"), np.asarray([1, 0, 1], "int32")
     tuner = PixelTrainer(captioner.encoder, captioner.decoder)
-    logits = ops.convert_to_numpy(tuner((pixels, tokens, image)))
+    logits = ops.convert_to_numpy(tuner((pixels, tokens, image), training=True))
     features = ops.convert_to_numpy(captioner.encoder(pixels.astype("float32")))[image]
     expected = ops.convert_to_numpy(captioner.decoder(features, tokens))
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)

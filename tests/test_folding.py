@@ -7,7 +7,7 @@ from keras import layers
 
 from config import Config
 from encoders import build_encoder
-from folding import FoldedEncoder, fold
+from folding import FoldedEncoder, fold, fold_to_learn
 
 
 def scatter(model: keras.Model) -> keras.Model:
@@ -81,11 +81,12 @@ def test_no_batch_norm_is_left_in_known_encoders(name):
             weight.assign(random.normal(0, 0.1, weight.shape))
         elif weight.path.endswith(("moving_variance", "gamma")):
             weight.assign(random.uniform(0.5, 1.5, weight.shape))
-    folded, _ = fold(encoder)
     assert norms(encoder)
-    assert not norms(folded)
     expected = encoder.predict(255 * pixels(32), verbose=0)
-    np.testing.assert_allclose(folded.predict(255 * pixels(32), verbose=0), expected, atol=1e-4 * abs(expected).max())
+    for folded in (fold(encoder)[0], fold_to_learn(encoder)):
+        assert not norms(folded)
+        found = folded.predict(255 * pixels(32), verbose=0)
+        np.testing.assert_allclose(found, expected, atol=1e-4 * abs(expected).max())
 
 
 def test_a_saved_encoder_that_knows_its_pixels_is_folded(tmp_path):
@@ -109,6 +110,55 @@ def test_training_in_reduced_precision_does_not_reach_the_encoder():
     finally:
         keras.config.set_dtype_policy("float32")
     np.testing.assert_allclose(found, model.predict(pixels(), verbose=0), rtol=1e-4)
+
+
+def convolutions() -> keras.Model:
+    """Three convolutions, each with all that can differ in one, and batch norms."""
+    images = keras.Input((16, 16, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(8, 3, strides=2, use_bias=False)(images))
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same")(layers.ReLU()(x))
+    x = layers.BatchNormalization(scale=False)(x)
+    x = layers.Conv2D(8, 3, groups=2, dilation_rate=2, padding="same")(x)
+    return scatter(keras.Model(images, layers.BatchNormalization(center=False, epsilon=0.1)(x)))
+
+
+class InInference(keras.Model):
+    """Trains a model whose statistics are fixed."""
+
+    def __init__(self, model: keras.Model):
+        super().__init__()
+        self.model = model
+
+    def call(self, images):
+        return self.model(images, training=False)
+
+
+def test_what_is_folded_to_learn_learns_as_it_would_without():
+    before, plain, folded = convolutions(), convolutions(), convolutions()
+    for model, learner in ((plain, plain), (folded, fold_to_learn(folded))):
+        trained = InInference(learner)
+        trained.compile(optimizer=keras.optimizers.SGD(1e-4), loss="mse")
+        trained.train_on_batch(pixels(), np.zeros((2, *model.output_shape[1:])))
+        assert len(trained.trainable_variables) == len(model.trainable_variables)
+    for old, mine, expected in zip(before.weights, folded.weights, plain.weights, strict=True):
+        steps = [keras.ops.convert_to_numpy(weight - old) for weight in (mine, expected)]
+        assert np.any(steps[1]) != ("moving" in old.path)
+        np.testing.assert_allclose(*steps, rtol=0.01, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_what_is_folded_to_learn_computes_in_the_precision_of_training(precision):
+    model = convolutions()
+    keras.config.set_dtype_policy(f"mixed_{precision}")
+    try:
+        folded = fold_to_learn(model)
+        found = keras.ops.convert_to_numpy(keras.ops.cast(folded(pixels()), "float32"))
+        assert folded.output.dtype == precision
+    finally:
+        keras.config.set_dtype_policy("float32")
+    expected = model.predict(pixels(), verbose=0)
+    assert 0 < abs(found / expected - 1).max() < 0.02
+    assert {weight.dtype for weight in folded.weights} == {"float32"}
 
 
 def test_later_weights_are_seen_once_that_is_asked_for():
