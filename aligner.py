@@ -18,7 +18,7 @@ import numpy as np
 
 import bundles
 from config import Config
-from encoders import weights_digest
+from encoders import encoder_digest, weights_digest
 from folding import FoldedEncoder
 from generator import FeatureBatches
 from images import PREPROCESSING, UnreadableImage, load_ahead, load_image
@@ -90,7 +90,7 @@ class Aligner:
     def fingerprint(self) -> str:
         """20 hex digits for all that decides the vectors: an index holds those of one model only."""
         parts = [
-            weights_digest(self.encoder),
+            encoder_digest(self.encoder, self.config),
             weights_digest(self.towers.image),
             weights_digest(self.towers.text),
             PREPROCESSING,

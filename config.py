@@ -268,7 +268,7 @@ class TrainingSettings(BaseModel):
     tensorboard: bool = Field(True, description="write TensorBoard logs into the run folder")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32",
-        description="what the decoder or the towers compute in while they train and are scored on dev; weights, encoder and what comes out of training stay float32. bfloat16 suits CPUs and GPUs that have it, float16 suits GPUs (Keras scales the loss)",
+        description="what the decoder or the towers compute in while they train and are scored on dev, and an encoder while it learns; weights, frozen encoders and what comes out of training stay float32. bfloat16 suits CPUs and GPUs that have it, float16 suits GPUs (Keras scales the loss)",
     )
     workers: int = Field(2, ge=1, description="threads that read batches")
     seed: int = Field(0, ge=0, description="seed of initial weights, shuffling and dropout")
@@ -722,7 +722,7 @@ def resolve(args: argparse.Namespace) -> Config:
         fresh = {name: Config.model_fields[name].default for name in forgotten}
         trained, settings = settings, settings.with_overrides(fresh | _stage_changes(settings, stage["stage"]) | stage)
         if stage["stage"] != "align":
-            _refuse_longer(trained, settings.with_overrides(typed))
+            refuse_longer(trained, settings.with_overrides(typed))
     elif stage["stage"] != settings.stage:
         settings = settings.with_overrides(_stage_changes(settings, stage["stage"]) | stage)
     settings = settings.with_overrides(typed)
@@ -758,7 +758,7 @@ def resolve_trained(args: argparse.Namespace, trained: Config) -> Config:
         was, wanted = getattr(trained, name), getattr(settings, name)
         if was != wanted:
             raise UserError(f"{name}: the model was trained with {was!r}; {wanted!r} needs a training of its own")
-    _refuse_longer(trained, settings)
+    refuse_longer(trained, settings)
     return settings
 
 
@@ -772,7 +772,7 @@ def refuse_idle_consensus(searches: Sequence[Config], option: str = "--beam-size
         )
 
 
-def _refuse_longer(trained: Config, settings: Config) -> None:
+def refuse_longer(trained: Config, settings: Config) -> None:
     """Raise UserError when ``settings`` want longer captions than the ``trained`` captioner can keep in mind."""
     keeps = "transformer" if trained.decoder == "transformer" else "bert-prefix"
     if keeps in (trained.decoder, trained.embedding) and settings.max_caption_length > trained.max_caption_length:

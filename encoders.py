@@ -8,9 +8,11 @@ Each encoder carries its own pixel scaling inside the model graph, so training a
 import difflib
 import hashlib
 import inspect
+import json
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -79,21 +81,30 @@ def build_encoder(config: Config) -> keras.Model:
 def let_learn(encoder: keras.Model, tuned_layers: int) -> list[keras.Variable]:
     """Make the last ``tuned_layers`` layers with a kernel trainable (0: all of them) and return their variables.
 
-    Batch normalisation stays as it is, statistics, scale and offset: batches of fine-tuning are small, and the encoder
-    runs in inference mode everywhere (build_encoder). Raises UserError when the encoder has fewer such layers.
+    Batch normalisation stays as it is, statistics, scale and offset: batches of fine-tuning are small. Layers of models
+    within the encoder count as its own. Raises UserError when the encoder has fewer such layers.
     """
-    backbone = _backbone(encoder)
-    learners = [layer for layer in backbone.layers if hasattr(layer, "kernel")]
+    parts = list(dict.fromkeys(_parts(encoder)))
+    for part in parts:
+        part.trainable = True
+    # Kernels have axes, whatever a layer calls them; what normalises or scales has a number for each channel.
+    learners = [part for part in parts if any(len(weight.shape) > 1 for weight in part.trainable_weights)]
     if not learners or tuned_layers > len(learners):
         raise UserError(
             f"tuned_layers: {tuned_layers} asked for, and the encoder has {len(learners)} layers with a kernel"
         )
     encoder.trainable = True
-    for layer in backbone.layers:
-        layer.trainable = False
-    for layer in learners[-tuned_layers:]:
-        layer.trainable = True
+    for part in parts:
+        part.trainable = part in learners[-tuned_layers:]
     return encoder.trainable_variables
+
+
+def _parts(model: keras.Model) -> Iterator[layers.Layer]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _parts(layer)
+        else:
+            yield layer
 
 
 def adaptive_average_pool(grid, size: int):
@@ -148,6 +159,24 @@ def weights_digest(model: keras.Model) -> str:
         digest.update(repr(array.shape).encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def encoder_digest(encoder: keras.Model, config: Config) -> str:
+    """SHA-256 (hex) for all of an encoder that decides its features, but for image_size and feature_grid.
+
+    What encoders that are known by name do with their weights does not change; what a saved model does is in it too.
+    """
+    if not config.encoder.endswith(".keras"):
+        return weights_digest(encoder)
+    graph = json.dumps(_lasting(keras.saving.serialize_keras_object(_backbone(encoder))), sort_keys=True)
+    return hashlib.sha256((weights_digest(encoder) + graph).encode()).hexdigest()
+
+
+def _lasting(value):
+    """``value``, of a model's configuration, without what fine-tuning changes."""
+    if isinstance(value, dict):
+        return {key: _lasting(part) for key, part in value.items() if key != "trainable"}
+    return [_lasting(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def save_weights_float16(model: keras.Model, path: str | Path) -> None:

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from config import Config, UserError
+from config import Config, UserError, refuse_longer
 from decoders import Decoder
-from encoders import weights_digest
+from encoders import encoder_digest
 from generator import FeatureBatches
 from images import view
 from model import Caption, Captioner
@@ -74,10 +74,12 @@ class Ensemble(Captioner):
         decoders = [member.decoder for member in captioners for _ in range(views)]
         super().__init__(first.config, first.vocabulary, first.encoder, EnsembleDecoder(decoders))
         self.members, self.views = list(captioners), [*range(views)] * len(captioners)
-        self._digests = [weights_digest(member.encoder) + str(member.config.feature_grid) for member in captioners]
+        self._digests = [
+            encoder_digest(member.encoder, member.config) + str(member.config.feature_grid) for member in captioners
+        ]
 
     def encode(self, pixels: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The features of each member's views, of RGB pixels ``(B, S, S, 3)``; equal encoders run once."""
+        """The features of each member's views, of RGB pixels uint8 ``(B, S, S, 3)``; equal encoders run once."""
         numbers = range(1, max(self.views) + 1)
         seen = [pixels, *(np.stack([view(picture, number) for picture in pixels]) for number in numbers)]
         found: dict[str, list[np.ndarray]] = {}
@@ -89,7 +91,12 @@ class Ensemble(Captioner):
     def caption(
         self, features: tuple[np.ndarray, ...] | EnsembleBatches, config: Config | None = None
     ) -> list[list[Caption]]:
-        """As ``Captioner.caption``, of a tuple of features, one for each member, or of their stores' batches."""
+        """As ``Captioner.caption``, of a tuple of features, one for each member, or of their stores' batches.
+
+        Raises UserError when the captions may become longer than a member can keep in mind.
+        """
+        for member in self.members:
+            refuse_longer(member.config, config or self.config)
         if isinstance(features, tuple) and not len(features[0]):
             return []
         return super().caption(features, config)

@@ -35,7 +35,7 @@ class StoreKey:
     """All that decides the content of a store. Two stores with equal keys hold equal features."""
 
     encoder: str
-    weights: str  # digest of the encoder's weights
+    weights: str  # digest of the encoder's weights, and of what it does with them if it is a saved model
     preprocessing: str
     image_size: int
     feature_grid: int

@@ -16,6 +16,7 @@ import numpy as np
 from keras import layers, ops
 
 _FOLDABLE = (layers.Conv2D, layers.DepthwiseConv2D)
+_KERNELS = (*_FOLDABLE, layers.SeparableConv2D, layers.Dense)
 
 
 class FoldedEncoder:
@@ -72,16 +73,34 @@ def fold_to_learn(model: keras.Model) -> keras.Model:
     """``model`` with fixed statistics, computed in Keras' global dtype policy, for training: it has no weights of its own.
 
     What ``fold`` folds is merged anew at every call, from the weights of ``model`` as they are, and gradients reach them. In
-    reduced precision all that has no weights follows it too; batch norms that stay compute in float32, as ever.
+    reduced precision other convolutions and dense layers follow it too, and layers without weights; all others, such as
+    batch norms that stay, compute as they would without.
     """
     policy = keras.config.dtype_policy()
 
     def follow(layer):
-        if not isinstance(layer, layers.Layer) or layer.variables or layer.compute_dtype == policy.compute_dtype:
+        if not isinstance(layer, layers.Layer) or layer.compute_dtype == policy.compute_dtype:
             return layer
-        return layer.__class__.from_config({**layer.get_config(), "dtype": policy})
+        if not layer.variables:
+            return layer.__class__.from_config({**layer.get_config(), "dtype": policy})
+        return _InPrecision(layer, policy) if type(layer) in _KERNELS else layer
 
     return _without_norms(model, lambda *pair: _MergedConvolution(*pair, policy.compute_dtype), follow)
+
+
+class _InPrecision(layers.Layer):
+    """A layer with a kernel, computing in another precision than it was made for."""
+
+    def __init__(self, layer, policy):
+        super().__init__(name=layer.name, dtype=policy)
+        self.layer = layer
+        self.built = True
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(self.layer.compute_output_shape(inputs.shape), self.compute_dtype)
+
+    def call(self, inputs):
+        return self.layer.call(inputs)  # and not the layer itself, which would go back to its own precision
 
 
 class _MergedConvolution(layers.Layer):

@@ -178,13 +178,13 @@ def store_location(
     config: Config, name: str, records: Sequence[datasets.ImageRecord], encoder: "keras.Model"
 ) -> "tuple[Path, StoreKey]":
     """Where the features of ``records``' images lie, once they are extracted, and what decides them."""
-    from encoders import weights_digest
+    from encoders import encoder_digest
     from feature_store import StoreKey, digest_images
     from images import PREPROCESSING
 
     key = StoreKey(
         encoder=Path(config.encoder).name,
-        weights=weights_digest(encoder),
+        weights=encoder_digest(encoder, config),
         preprocessing=PREPROCESSING,
         image_size=config.image_size,
         feature_grid=config.feature_grid,

@@ -64,7 +64,7 @@ def report(
     sections = {
         "Scores": _scores(rows) + _by_length(rows),
         "Diagnostics": _diagnostics(rows),
-        "Training": _training(run, config),
+        "Training": _training(run),
         "Architecture": '<div class="wide" tabindex="0">'
         + architecture(config, sizes["regions"], sizes["feature_size"], sizes["vocabulary_size"])
         + "</div>",
@@ -157,14 +157,14 @@ def _diagnostics(rows: Sequence[dict[str, Any]]) -> str:
 # Training and settings ------------------------------------------------------------------------------------------------
 
 
-def _training(run: Run, config: Config) -> str:
+def _training(run: Run) -> str:
     lines = run.history()
     if not lines:
         return ""
     best = run.state()["best_epoch"]
     charts = {
         "Negative log-likelihood, nats per word": {"nll": "training, with dropout", "val_nll": "dev"},
-        f"Dev captions, {search_name(config.dev_search())}": {"bleu4": "BLEU-4", "cider": "CIDEr-D"},
+        f"Dev captions, {search_name(run.config().dev_search())}": {"bleu4": "BLEU-4", "cider": "CIDEr-D"},
     }
     if "reward" in lines[0]:
         charts["Drawn training captions"] = {"reward": "CIDEr-D"}

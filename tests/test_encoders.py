@@ -164,6 +164,27 @@ def test_digest_depends_on_weights_only():
     assert encoders.weights_digest(small_model(seed=1)) != digest
 
 
+def test_digest_of_a_saved_encoder_depends_on_what_it_does_too(tmp_path):
+    """Else features extracted with other pixel scaling would be taken for its own."""
+
+    def digest(scale: float, name: str = "own.keras") -> str:
+        keras.utils.set_random_seed(0)
+        parts = [layers.Rescaling(scale, name="scale"), layers.Conv2D(4, 3, name="see")]
+        model = keras.Sequential([keras.Input((32, 32, 3), name="pixels"), *parts], name="own")
+        model.save(tmp_path / name)
+        config = Config(encoder=str(tmp_path / name), image_size=32, feature_grid=0)
+        encoder = encoders.build_encoder(config)
+        before = encoders.encoder_digest(encoder, config)
+        encoders.let_learn(encoder, 0)
+        assert encoders.encoder_digest(encoder, config) == before
+        return before
+
+    assert digest(1.0) != digest(1 / 255) == digest(1 / 255)
+    config = Config(encoder="efficientnet_lite0", encoder_weights="none", image_size=32)
+    known = encoders.build_encoder(config)
+    assert encoders.encoder_digest(known, config) == encoders.weights_digest(known)
+
+
 def test_float16_file_reads_back(tmp_path, saved):
     encoder = encoders.build_encoder(Config(encoder=saved, image_size=32))
     path = tmp_path / "half.weights.h5"

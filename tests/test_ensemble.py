@@ -104,3 +104,13 @@ def test_members_that_do_not_fit_are_refused(encoder_file):
         Ensemble([member(encoder_file, 1), member(encoder_file, 1, words=Vocabulary(["other"]))])
     with pytest.raises(UserError, match="image_size"):
         Ensemble([member(encoder_file, 1), member(encoder_file, 1, image_size=48)])
+
+
+def test_captions_longer_than_a_member_can_keep_in_mind_are_refused(encoder_file):
+    changes = {"feature_grid": 0, "hidden_size": 8, "embedding_size": 8}
+    short = member(encoder_file, 1, decoder="transformer", heads=2, layers=1, max_caption_length=4, **changes)
+    together = Ensemble([member(encoder_file, 2, max_caption_length=5), short])
+    features = together.encode(pixels())
+    with pytest.raises(UserError, match="max_caption_length: this transformer was built for 4 words"):
+        together.caption(features)
+    assert together.caption(features, together.config.with_overrides({"max_caption_length": 4, "min_length": 1}))

@@ -162,6 +162,22 @@ def test_the_layers_nearest_the_output_learn(folder):
         let_learn(encoder, 3)
 
 
+def test_all_kinds_of_kernels_learn_and_those_of_models_within(folder):
+    inner = keras.Sequential(
+        [keras.Input((32, 32, 3)), layers.SeparableConv2D(4, 3, name="apart"), layers.BatchNormalization()]
+    )
+    images = keras.Input((32, 32, 3))
+    x = inner(layers.Normalization(mean=0.0, variance=1.0)(images))
+    keras.Model(images, layers.Dense(4, name="dense")(x)).save(folder / "nested.keras")
+    encoder = build_encoder(settings(folder, encoder=str(folder / "nested.keras")))
+    paths = {
+        name: {variable.path.split("/")[-2] for variable in let_learn(encoder, n)}
+        for name, n in (("all", 0), ("last", 1))
+    }
+    assert paths == {"all": {"apart", "dense"}, "last": {"dense"}}
+    assert len(let_learn(encoder, 2)) == 5
+
+
 def test_encoder_and_decoder_learn_at_rates_of_their_own(folder):
     config = settings(folder, optimizer="sgd", learning_rate=0.5, clip_norm=0).with_overrides(
         {"stage": "finetune", "init": "run", "encoder_learning_rate": 0.25}

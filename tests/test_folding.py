@@ -113,13 +113,16 @@ def test_training_in_reduced_precision_does_not_reach_the_encoder():
 
 
 def convolutions() -> keras.Model:
-    """Three convolutions, each with all that can differ in one, and batch norms."""
+    """Three convolutions, each with all that can differ in one, and batch norms; then layers that have none behind them."""
     images = keras.Input((16, 16, 3))
     x = layers.BatchNormalization()(layers.Conv2D(8, 3, strides=2, use_bias=False)(images))
     x = layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same")(layers.ReLU()(x))
     x = layers.BatchNormalization(scale=False)(x)
     x = layers.Conv2D(8, 3, groups=2, dilation_rate=2, padding="same")(x)
-    return scatter(keras.Model(images, layers.BatchNormalization(center=False, epsilon=0.1)(x)))
+    x = layers.BatchNormalization(center=False, epsilon=0.1)(x)
+    x = layers.Conv2D(4, 1, activation="relu")(layers.Rescaling(0.01)(x))
+    x = layers.SeparableConv2D(4, 3)(x)
+    return scatter(keras.Model(images, layers.Dense(4)(x)))
 
 
 class InInference(keras.Model):
@@ -153,7 +156,9 @@ def test_what_is_folded_to_learn_computes_in_the_precision_of_training(precision
     try:
         folded = fold_to_learn(model)
         found = keras.ops.convert_to_numpy(keras.ops.cast(folded(pixels()), "float32"))
-        assert folded.output.dtype == precision
+        assert {layer.output.dtype for layer in folded.layers if not isinstance(layer, layers.InputLayer)} == {
+            precision
+        }
     finally:
         keras.config.set_dtype_policy("float32")
     expected = model.predict(pixels(), verbose=0)

@@ -179,6 +179,7 @@ def test_scores_settings_and_diagnostics(records, tmp_path):
 
 def test_curves_of_a_run(records, tmp_path):
     Run(tmp_path).write_state(epochs=3, best_epoch=2, best_score=1.0)
+    (tmp_path / "config.json").write_text(Config(dev_beam_size=5).to_json())
     lines = [{"epoch": e, "nll": 4 - e, "val_nll": 4.5 - e, "bleu4": 10.0 * e, "seconds": 60.0} for e in (1, 2, 3)]
     lines[2]["val_nll"] = float("nan")
     Run(tmp_path).write_history(lines)
@@ -194,7 +195,7 @@ def test_curves_of_a_run(records, tmp_path):
     assert heights[5] > heights[6] > heights[7]
     assert text.count("best epoch: 2") == 2
     assert "3 epochs in 3.0 minutes; best: 2." in text
-    assert "Dev captions, beam 4" in text
+    assert "Dev captions, beam 5" in text  # as they were decoded then
 
 
 def test_a_captioner_without_its_run_has_no_curves(records, tmp_path):
