@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "albums": {"config", "feature_store", "images", "model", "xmp"},
     "ensemble": {"config", "decoders", "encoders", "generator", "images", "model"},
     "caption_trainer": {"decoders", "vocabulary"},
-    "fine_tuning": {"caption_trainer"},
+    "fine_tuning": {"caption_trainer", "folding"},
     "towers": {"config", "vocabulary"},
     "aligner": {"bundles", "config", "encoders", "folding", "generator", "images", "towers", "vocabulary"},
     "alignment": {"caption_trainer", "config", "towers"},
