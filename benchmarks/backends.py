@@ -28,7 +28,7 @@ from throughput import FEATURE_SIZE, ours
 from config import Config, preset, run_script
 from feature_store import FeatureStore
 
-TINY = {"embedding_size": 16, "hidden_size": 16, "layers": 1}
+TINY = {"embedding_size": 16, "hidden_size": 16}
 APART = "transformer, captions apart"
 REGIONS = {"merge": 1, "inject": 1, "attention": 49, "adaptive": 49, "transformer": 49}
 
@@ -50,7 +50,7 @@ def main() -> None:
         for name in names:
             store = FeatureStore(Path(args.measure[0]) / str(REGIONS[name]))
             captions = synthetic_captions(len(store.rows))
-            config = preset(f"flickr8k-{name}").with_overrides(TINY if args.quick else {})
+            config = preset(f"flickr8k-{name}").with_overrides({**TINY, "layers": 1} if args.quick else {})
             speeds[name] = ours(config, store, captions, int(args.measure[1]))
             if name == "transformer":
                 speeds[APART] = ours(config, store, captions, int(args.measure[1]), batches_type=CaptionBatches)
