@@ -18,7 +18,7 @@ from config import preset, run_script
 
 def main() -> None:
     args = make_parser(__doc__).parse_args()
-    pictures, rounds, encoder = (2, 1, "efficientnet_lite0") if args.quick else (60, 5, "resnet50")
+    pictures, rounds, encoder = (2, 1, "efficientnet_lite0") if args.quick else (60, 3, "resnet50")
 
     import keras
 
