@@ -1,7 +1,7 @@
 """Batch norms folded into the convolutions before them: the same function in fewer passes over memory.
 
-With fixed statistics a batch norm multiplies and shifts each channel by constants, which a convolution's kernel and bias can do as
-well: w' = w s and b' = (b - mean) s + beta, where s = gamma / sqrt(variance + epsilon) (Jacob et al., 2018,
+With fixed statistics a batch norm multiplies and shifts each channel by constants, which a convolution's kernel and bias
+can do as well: w' = w s and b' = (b - mean) s + beta, where s = gamma / sqrt(variance + epsilon) (Jacob et al., 2018,
 https://arxiv.org/abs/1712.05877, equation 14). Keras keeps the two apart, and TensorFlow, which could merge convolution,
 bias and ReLU into one kernel, cannot do so through Keras' batch norm. ``benchmarks/folding.py`` measures what it brings in
 inference, ``benchmarks/fine_tuning.py`` in training.

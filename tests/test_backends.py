@@ -16,8 +16,8 @@ BOOK_KEEPING = (
 # What the other decoders, and other tests of the same search or recipe, have shown already.
 TWINS = (
     "inject or (adaptive and not (paper or rows_that_only_fill)) or distinct_ranked or logits_of_any_size "
-    "or ranks_by_agreement[3] or the_vote or have_no_vote or (overfits and merge) or (rows_that_only_fill and attention) "
-    "or ((reduced_precision or rewards_rise) and (bfloat16 or greedy))"
+    "or ranks_by_agreement[3] or the_vote or have_no_vote "
+    "or (every_part and attention)"
 )
 ABOUT_EMBEDDINGS = "attention-bert-prefix or frozen or half_precision[bert-prefix-float16]"
 ABOUT_PIXELS = "(learns and not bfloat16) or to_learn or rates or counts_for_each or averaged"

@@ -253,7 +253,9 @@ def test_each_backend_aligns_and_retrieves(data, models, tmp_path, backend):
     child = process("train", "--stage", "align", *places, *TINY_ALIGNER, *run)
     _, err = child.communicate(timeout=600)
     assert child.returncode == 0, err
-    child = process("retrieve", "--model", tmp_path / "run", "--backend", backend, "--rerank", models[1])
-    out, err = child.communicate(timeout=600)
-    assert child.returncode == 0, err
-    assert len(out.splitlines()) == 7
+    model = ["--model", tmp_path / "run", "--backend", backend]
+    for options, lines in ((["--rerank", models[1]], 7), (["--images", data[0] / "pictures", "red"], 6)):
+        child = process("retrieve", *model, *options)
+        out, err = child.communicate(timeout=600)
+        assert child.returncode == 0, err
+        assert len(out.splitlines()) == lines
