@@ -87,7 +87,7 @@ def reading(path: Path, kind: str) -> Iterator[tuple[Path, Config, Vocabulary, k
         if "encoder.keras" in members:
             encoder = build_encoder(config.with_overrides({"encoder": str(folder / "encoder.keras")}))
         else:
-            encoder = build_encoder(config.with_overrides({"encoder_weights": "none"}))
+            encoder = build_encoder(config, blank=True)
             encoder.load_weights(folder / "encoder.weights.h5")
         yield folder, config, vocabulary, encoder
 

@@ -37,22 +37,25 @@ LITE0_STAGES = (
 )
 
 
-def build_encoder(config: Config) -> keras.Model:
+def build_encoder(config: Config, blank: bool = False) -> keras.Model:
     """The frozen encoder that ``config`` names: float32 RGB 0-255 ``(B, S, S, 3)`` -> float32 ``(B, R, D)``.
 
     Reads the settings encoder, encoder_weights, image_size (S) and feature_grid: 0 gives R = H*W, n gives R = n*n by
-    adaptive average pooling. The one nested model is the backbone without pooling. Raises UserError for an unknown encoder,
-    unusable or unobtainable weights, and sizes that do not fit.
+    adaptive average pooling. The one nested model is the backbone without pooling. ``blank`` is for who will load weights
+    into it: encoder_weights is not read then. Raises UserError for an unknown encoder, unusable or unobtainable weights,
+    and sizes that do not fit.
     """
+    source = "none" if blank else config.encoder_weights
     if config.encoder.endswith(".keras"):
         backbone, scale = _saved_model(Path(config.encoder)), None
     elif _plain(config.encoder) == "efficientnetlite0":
-        backbone, scale = efficientnet_lite0(config.image_size), None
-        if config.encoder_weights != "none":
-            shipped = config.encoder_weights == "imagenet"
-            _load_weights(backbone, LITE0_WEIGHTS if shipped else config.encoder_weights, config.encoder)
+        # Drawing weights that are to be replaced takes ten seconds on JAX, which compiles a program for each shape.
+        drawn = source == "none" and not blank
+        backbone, scale = efficientnet_lite0(config.image_size, "glorot_uniform" if drawn else "zeros"), None
+        if source != "none":
+            _load_weights(backbone, LITE0_WEIGHTS if source == "imagenet" else source, config.encoder)
     else:
-        backbone, scale = _application(config)
+        backbone, scale = _application(config, source)
 
     images = keras.Input((config.image_size, config.image_size, 3), dtype="float32", name="images")
     try:
@@ -124,11 +127,15 @@ def adaptive_average_pool(grid, size: int):
     return ops.einsum("jw,biwd->bijd", averages(grid.shape[2]), grid)
 
 
-def efficientnet_lite0(image_size: int) -> keras.Model:
-    """EfficientNet-Lite0 without its classifier: RGB 0-255 ``(B, S, S, 3)`` -> ``(B, S/32, S/32, 1280)``, random weights."""
+def efficientnet_lite0(image_size: int, initializer: str = "glorot_uniform") -> keras.Model:
+    """EfficientNet-Lite0 without its classifier: RGB 0-255 ``(B, S, S, 3)`` -> ``(B, S/32, S/32, 1280)``.
+
+    Its kernels are what Keras' ``initializer`` makes of them.
+    """
+    common = {"padding": "same", "use_bias": False}
 
     def conv(x, filters: int, kernel: int, stride: int, name: str, activate: bool = True):
-        x = layers.Conv2D(filters, kernel, stride, padding="same", use_bias=False, name=name)(x)
+        x = layers.Conv2D(filters, kernel, stride, kernel_initializer=initializer, name=name, **common)(x)
         x = layers.BatchNormalization(epsilon=1e-3, name=f"{name}_bn")(x)
         return layers.ReLU(6.0, name=f"{name}_relu")(x) if activate else x
 
@@ -141,7 +148,11 @@ def efficientnet_lite0(image_size: int) -> keras.Model:
             if expansion > 1:
                 x = conv(x, x.shape[-1] * expansion, 1, 1, f"{name}_expand")
             x = layers.DepthwiseConv2D(
-                kernel, stride if block == 0 else 1, padding="same", use_bias=False, name=f"{name}_depthwise"
+                kernel,
+                stride if block == 0 else 1,
+                depthwise_initializer=initializer,
+                name=f"{name}_depthwise",
+                **common,
             )(x)
             x = layers.BatchNormalization(epsilon=1e-3, name=f"{name}_depthwise_bn")(x)
             x = layers.ReLU(6.0, name=f"{name}_depthwise_relu")(x)
@@ -233,7 +244,7 @@ def _brief(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _application(config: Config):
+def _application(config: Config, source: str):
     """The keras.applications backbone that config.encoder names, and its family's preprocess_input."""
     known = {_plain(name): build for name, build in vars(keras.applications).items() if inspect.isfunction(build)}
     build = known.get(_plain(config.encoder))
@@ -245,15 +256,15 @@ def _application(config: Config):
             else "choose resnet50, another keras.applications backbone, efficientnet_lite0, or the path of a .keras file"
         )
         raise UserError(f"encoder: there is no {config.encoder!r}; {advice}")
-    weights = "imagenet" if config.encoder_weights == "imagenet" else None
+    weights = "imagenet" if source == "imagenet" else None
     try:
         backbone = build(include_top=False, weights=weights, input_shape=(config.image_size, config.image_size, 3))
     except ValueError as error:
         raise UserError(f"encoder: {config.encoder} with image_size {config.image_size}: {_brief(error)}") from None
     except Exception as error:  # keras.utils.get_file raises a bare Exception, and sockets raise what they like.
         raise UserError(_no_weights(config.encoder, error)) from None
-    if config.encoder_weights not in ("imagenet", "none"):
-        _load_weights(backbone, config.encoder_weights, config.encoder)
+    if source not in ("imagenet", "none"):
+        _load_weights(backbone, source, config.encoder)
     return backbone, sys.modules[build.__module__].preprocess_input
 
 

@@ -1,9 +1,12 @@
 """Small data that several tests share. Nothing here reads data from outside ``tmp_path`` or needs Keras."""
 
+import gc
 import hashlib
 import json
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,24 @@ from embedding_arrays import SPARE
 
 set_up_tensorflow()
 ROOT = Path(__file__).parent.parent
-# Environment of processes that may run on JAX: each of their programs runs once or twice, so compiling must be quick.
-QUICK_TO_COMPILE = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+
+
+def pytest_configure(config):
+    """What JAX runs in a test runs once or twice, so compiling must be quick; and many processes compile the same.
+
+    Tracing makes many objects that stay: at Python's own thresholds looking through them takes a tenth of the time.
+    """
+    gc.set_threshold(100_000, 50, 100)
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:  # a process of xdist, or a pytest that a test runs
+        return
+    folder = tempfile.mkdtemp(prefix="compiled-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    os.environ |= {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_COMPILATION_CACHE_DIR": folder,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import QUICK_TO_COMPILE, ROOT
+from conftest import ROOT
 
 # What is left out has hardly any code that could differ: book-keeping of runs, and embeddings that look words up.
 BOOK_KEEPING = (
@@ -41,26 +41,17 @@ RUNS = {
 }
 
 
-def compile_once(tmp_path_factory) -> dict[str, str]:
-    """Environment in which JAX keeps all that it compiles: tests build the same small decoders again and again."""
-    return {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.getbasetemp() / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("run", list(RUNS))
 @pytest.mark.parametrize("backend", ["jax", "torch"])  # plain `pytest` runs them on TensorFlow
-def test_passes_on(backend, run, tmp_path_factory):
+def test_passes_on(backend, run):
     if not importlib.util.find_spec(backend):
         pytest.skip(f"{backend} is not installed")
     files, which = RUNS[run]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *files, "-k", which, "-m", "", "-n", "0", "-p", "no:cacheprovider"],
         cwd=ROOT / "tests",
-        env={**os.environ, "KERAS_BACKEND": backend, **QUICK_TO_COMPILE, **compile_once(tmp_path_factory)},
+        env={**os.environ, "KERAS_BACKEND": backend},
         capture_output=True,
         text=True,
     )

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import QUICK_TO_COMPILE, ROOT
+from conftest import ROOT
 from PIL import Image
 
 from config import Config
@@ -725,7 +725,6 @@ def process(name: str, *arguments: str | Path) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **QUICK_TO_COMPILE} if "jax" in arguments else None,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores Ctrl-C
     )
 
