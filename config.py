@@ -352,14 +352,12 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
         for setting, readers in (("decoder", DECODER_SETTINGS), ("embedding", EMBEDDING_SETTINGS)):
             chosen = getattr(self, setting)
             for name, kinds in readers.items():
-                if chosen not in kinds and getattr(self, name) != DecoderSettings.model_fields[name].default:
-                    raise ValueError(f"{name}: only {' and '.join(kinds)} read it, and {setting} is {chosen}")
+                if chosen not in kinds:
+                    self._refuse(name, f"only {' and '.join(kinds)} read it, and {setting} is {chosen}")
         reads_bert = self.vocabulary == "wordpieces" or self.embedding in ("bert-static", "bert-prefix")
-        if self.bert != DecoderSettings.model_fields["bert"].default and not reads_bert:
-            raise ValueError(
-                "bert: only embedding=bert-static, embedding=bert-prefix and vocabulary=wordpieces read it, and they are "
-                f"{self.embedding} and {self.vocabulary}"
-            )
+        if not reads_bert:
+            readers = "embedding=bert-static, embedding=bert-prefix and vocabulary=wordpieces"
+            self._refuse("bert", f"only {readers} read it, and they are {self.embedding} and {self.vocabulary}")
         if self.embedding == "file" and not self.embedding_file:
             raise ValueError(
                 "embedding_file: embedding=file needs it (text in word2vec's, GloVe's or fastText's format)"
@@ -374,21 +372,18 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
             raise ValueError(f"init: stage={self.stage} improves a trained captioner; name its run folder")
         for stage, names in STAGE_SETTINGS.items():
             for name in names:
-                if self.stage != stage and getattr(self, name) != Config.model_fields[name].default:
-                    raise ValueError(f"{name}: only stage={stage} reads it, and stage is {self.stage}")
+                if self.stage != stage:
+                    self._refuse(name, f"only stage={stage} reads it, and stage is {self.stage}")
         for name in CROP_SETTINGS:
-            if self.stage != "finetune" and not self.crops and getattr(self, name) != Config.model_fields[name].default:
-                raise ValueError(f"{name}: only stage=finetune and crops read it, and crops is 0")
+            if self.stage != "finetune" and not self.crops:
+                self._refuse(name, "only stage=finetune and crops read it, and crops is 0")
         for name in _UNUSED.get(self.stage, ()):
-            if getattr(self, name) != Config.model_fields[name].default:
-                raise ValueError(f"{name}: stage={self.stage} does not use it; leave it out")
+            self._refuse(name, f"stage={self.stage} does not use it")
         if (self.stage == "align") != (self.monitor == "recall"):
             raise ValueError(f"monitor: recall and stage=align need one another; stage is {self.stage}")
         for name, loss in (("temperature", "infonce"), ("margin", "triplet")):
-            if self.alignment_loss != loss and getattr(self, name) != Config.model_fields[name].default:
-                raise ValueError(
-                    f"{name}: only alignment_loss={loss} reads it, and alignment_loss is {self.alignment_loss}"
-                )
+            if self.alignment_loss != loss:
+                self._refuse(name, f"only alignment_loss={loss} reads it, and alignment_loss is {self.alignment_loss}")
         if self.attention_penalty and self.decoder not in ("attention", "transformer"):
             raise ValueError(f"attention_penalty: the decoder {self.decoder} has no attention that it could steer")
         if (
@@ -399,6 +394,13 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
         if self.encoder.endswith(".keras") and self.encoder_weights != "imagenet":
             raise ValueError("encoder_weights: the saved model named by encoder brings its own; leave this unset")
         return self
+
+    def _refuse(self, name: str, why: str) -> None:
+        """Refuse a setting that nothing would read, unless it is at its default."""
+        default = Config.model_fields[name].default
+        if getattr(self, name) != default:
+            advice = "leave it out" if default == "" else f"leave it at {default}, the default"
+            raise ValueError(f"{name}: {why}; {advice}")
 
     def with_overrides(self, overrides: dict[str, Any], source: str = "the command line") -> "Config":
         """A copy with ``overrides`` (values may be strings, as typed). Raises UserError naming each bad setting."""
