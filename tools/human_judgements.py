@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import config as settings
@@ -123,7 +124,7 @@ def human_rows(records: list[ImageRecord], files: list[str], meteor: bool) -> di
     """Scores against four references: of people's own captions, and of the captions in each of ``files``."""
     words = [[metrics.words(caption) for caption in record.captions] for record in records]
     rows = {"people": against_four([[group[k] for group in words] for k in range(CAPTIONS)], words, meteor)}
-    for file in files:
+    for file in tqdm(files, desc="against four references", unit="file", disable=settings.hide_progress()):
         captions = read_predictions(Path(file), records)
         rows[file] = against_four([[*map(metrics.words, captions)]] * CAPTIONS, words, meteor)
     return rows
