@@ -234,6 +234,12 @@ def test_efficientnet_lite0_agrees_with_the_original():
     assert features.std() == pytest.approx(0.719422, abs=3e-3)
 
 
+def test_a_blank_encoder_neither_reads_nor_draws_weights():
+    settings = Config(encoder="efficientnet_lite0", encoder_weights="nowhere.weights.h5", image_size=32)
+    encoder = encoders.build_encoder(settings, blank=True)
+    assert not any(np.any(weight) for weight in encoder.get_weights() if weight.ndim > 1)
+
+
 def test_efficientnet_lite0_fits_other_sizes():
     model = encoders.build_encoder(Config(encoder="EfficientNet_Lite0", encoder_weights="none", image_size=96))
     assert model.output_shape == (None, 1, 1280)
