@@ -347,17 +347,19 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
             raise ValueError(
                 f"min_length: {self.min_length} is above max_caption_length, which is {self.max_caption_length}"
             )
-        if self.weight_decay and self.optimizer != "adamw":
-            raise ValueError(f"weight_decay: only optimizer=adamw decays weights, and optimizer is {self.optimizer}")
+        if self.optimizer != "adamw":
+            self._refuse_unread(
+                "weight_decay", f"only optimizer=adamw decays weights, and optimizer is {self.optimizer}"
+            )
         for setting, readers in (("decoder", DECODER_SETTINGS), ("embedding", EMBEDDING_SETTINGS)):
             chosen = getattr(self, setting)
             for name, kinds in readers.items():
                 if chosen not in kinds:
-                    self._refuse(name, f"only {' and '.join(kinds)} read it, and {setting} is {chosen}")
+                    self._refuse_unread(name, f"only {' and '.join(kinds)} read it, and {setting} is {chosen}")
         reads_bert = self.vocabulary == "wordpieces" or self.embedding in ("bert-static", "bert-prefix")
         if not reads_bert:
             readers = "embedding=bert-static, embedding=bert-prefix and vocabulary=wordpieces"
-            self._refuse("bert", f"only {readers} read it, and they are {self.embedding} and {self.vocabulary}")
+            self._refuse_unread("bert", f"only {readers} read it, and they are {self.embedding} and {self.vocabulary}")
         if self.embedding == "file" and not self.embedding_file:
             raise ValueError(
                 "embedding_file: embedding=file needs it (text in word2vec's, GloVe's or fastText's format)"
@@ -373,19 +375,22 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
         for stage, names in STAGE_SETTINGS.items():
             for name in names:
                 if self.stage != stage:
-                    self._refuse(name, f"only stage={stage} reads it, and stage is {self.stage}")
+                    self._refuse_unread(name, f"only stage={stage} reads it, and stage is {self.stage}")
         for name in CROP_SETTINGS:
             if self.stage != "finetune" and not self.crops:
-                self._refuse(name, "only stage=finetune and crops read it, and crops is 0")
+                self._refuse_unread(name, "only stage=finetune and crops read it, and crops is 0")
         for name in _UNUSED.get(self.stage, ()):
-            self._refuse(name, f"stage={self.stage} does not use it")
+            self._refuse_unread(name, f"stage={self.stage} does not use it")
         if (self.stage == "align") != (self.monitor == "recall"):
             raise ValueError(f"monitor: recall and stage=align need one another; stage is {self.stage}")
         for name, loss in (("temperature", "infonce"), ("margin", "triplet")):
             if self.alignment_loss != loss:
-                self._refuse(name, f"only alignment_loss={loss} reads it, and alignment_loss is {self.alignment_loss}")
-        if self.attention_penalty and self.decoder not in ("attention", "transformer"):
-            raise ValueError(f"attention_penalty: the decoder {self.decoder} has no attention that it could steer")
+                self._refuse_unread(
+                    name, f"only alignment_loss={loss} reads it, and alignment_loss is {self.alignment_loss}"
+                )
+        if self.decoder not in ("attention", "transformer"):
+            why = f"the decoder {self.decoder} has no attention that it could steer"
+            self._refuse_unread("attention_penalty", why)
         if (
             self.dataset in ("demo", "coco", "flickr30k")
             and self.data_dir == DataSettings.model_fields["data_dir"].default
@@ -395,7 +400,7 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
             raise ValueError("encoder_weights: the saved model named by encoder brings its own; leave this unset")
         return self
 
-    def _refuse(self, name: str, why: str) -> None:
+    def _refuse_unread(self, name: str, why: str) -> None:
         """Refuse a setting that nothing would read, unless it is at its default."""
         default = Config.model_fields[name].default
         if getattr(self, name) != default:

@@ -22,7 +22,7 @@ TWINS = (
 ABOUT_EMBEDDINGS = "attention-bert-prefix or frozen or half_precision[bert-prefix-float16]"
 ABOUT_PIXELS = "(learns and not bfloat16) or to_learn or rates or counts_for_each or averaged"
 ABOUT_TOWERS = "unit_vectors or padding or reader or heads or triplet or infonce or lone or drops"
-# Few processes, since each imports Keras and compiles anew.
+# Few processes, since each imports Keras and traces anew.
 RUNS = {
     "decoders": (
         [
