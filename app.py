@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import config as settings
+from captioning.serving.engine import Engine, Model
 from config import Config, UserError
-from serving import Engine, Model
 
 if TYPE_CHECKING:
     from model import Captioner
@@ -55,8 +55,8 @@ def models_of(paths: list[Path], args: Namespace, named: bool) -> list[Model]:
 
 
 def _model(path: Path, args: Namespace) -> Model:
-    from bundles import name_of, settings_of
-    from decoders import DECODERS
+    from captioning.decoders.build import DECODERS
+    from captioning.storage.bundles import name_of, settings_of
 
     config = settings.resolve_trained(args, settings_of(path, "captioner"))
     settings.refuse_idle_consensus([config])
@@ -101,7 +101,7 @@ def main() -> int:
     try:
         import uvicorn
 
-        from api import create_app
+        from captioning.serving.api import create_app
     except ImportError as error:
         raise UserError(f"app.py: {error.name} is not installed; pip install -r requirements-app.txt") from None
     paths = list(map(Path, args.model or bundles_found(typed.get("run_dir", Config().run_dir))))

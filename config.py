@@ -20,8 +20,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+ROOT = Path(__file__).parent
 # The captioners that come with this repository, and the one that is used when none is named.
-PRETRAINED = Path(__file__).parent / "pretrained"
+PRETRAINED = ROOT / "pretrained"
 POCKET = PRETRAINED / "pocket.zip"
 
 

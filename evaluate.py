@@ -29,12 +29,12 @@ from typing import Any
 import numpy as np
 
 import config as settings
-import metrics
+from captioning.data.predictions import read_predictions
+from captioning.data.records import CaptionDataset, ImageRecord
+from captioning.metrics import java
+from captioning.metrics import scores as metrics
+from captioning.reports.tables import TITLES, blocked, markdown, score_cells, write
 from config import Config, UserError
-from datasets import CaptionDataset, ImageRecord
-from metrics import java
-from output import TITLES, blocked, markdown, score_cells, write
-from predictions import read_predictions
 from preprocessing import load_dataset, prepare
 
 
@@ -77,7 +77,7 @@ def score(
         }
     result |= metrics.statistics(found, training or None)
     if config.dataset == "demo":
-        import demo
+        from captioning.data import scenes as demo
 
         scenes = demo.load_scenes(Path(config.data_dir))
         names = [record.file_name for record in records]
@@ -165,8 +165,8 @@ def caption_split(captioner, records, stores, config: Config) -> tuple[list[str]
 
     ``stores``: that of the captioner, or of an ensemble's members.
     """
-    from ensemble import EnsembleBatches
-    from generator import FeatureBatches
+    from captioning.decoders.ensemble import EnsembleBatches
+    from captioning.training.batches import FeatureBatches
 
     began = time.perf_counter()
     names = [record.file_name for record in records]
@@ -182,7 +182,7 @@ def attention_statistics(captioner, records, store, captions: list[str], config:
     ``entropy``: bits per word, on average; ``maximum_entropy``: that of looking everywhere alike, log2 R. With a
     sentinel, that of the share that is left for the image, and ``image_share``: how much that is, on average.
     """
-    from generator import FeatureBatches
+    from captioning.training.batches import FeatureBatches
 
     regions = captioner.decoder.sizes["regions"]
     features = FeatureBatches(store, [record.file_name for record in records], config.decode_batch_size, config.workers)
@@ -280,9 +280,9 @@ def main() -> None:
         rows = [about | scores]
         output = Path(args.output) if args.output else path.parent
     else:
-        from bundles import name_of
-        from ensemble import load_captioners
-        from runs import Run, describe
+        from captioning.decoders.ensemble import load_captioners
+        from captioning.storage.bundles import name_of
+        from captioning.storage.runs import Run, describe
 
         models = [Path(path) for path in args.model]
         captioner = load_captioners(models, args.views)
@@ -336,7 +336,7 @@ def main() -> None:
     write(output / f"{name}.json", json.dumps(rows, indent=2) + "\n")
     write(output / f"{name}.md", text)
     if args.report:
-        from report import report
+        from captioning.reports.page import report
 
         page = report(rows, predictions, records, config, captioner.decoder.sizes, Run(folders[0]))
         write(output / "report.html", page)

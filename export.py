@@ -24,11 +24,11 @@ import numpy as np
 from tqdm import tqdm
 
 import config as settings
+from captioning.exports.reading import KINDS, Exported, compare
+from captioning.pictures.loading import UnreadableImage, is_address, load_image, open_source, sources
+from captioning.reports.tables import markdown, write
+from captioning.storage.runs import describe
 from config import Config, UserError
-from exported import KINDS, Exported, compare
-from images import UnreadableImage, is_address, load_image, open_source, sources
-from output import markdown, write
-from runs import describe
 
 if TYPE_CHECKING:
     from model import Captioner
@@ -74,7 +74,7 @@ def main() -> int:
     folders = [Path(args.output, f"{kind}-int8" if int8 else kind) for kind, int8 in wanted]
     refuse(formats, folders, args.overwrite)
 
-    import exporting
+    from captioning.exports import writing as exporting
     from model import Captioner
 
     captioner = Captioner.load(Path(args.model))

@@ -14,14 +14,14 @@ import keras
 import numpy as np
 from keras import ops
 
-import bundles
-import decoding
+from captioning.decoders.build import Decoder, build_decoder
+from captioning.embeddings.arrays import load_arrays, save_arrays
+from captioning.features.folding import FoldedEncoder
+from captioning.search import search as decoding
+from captioning.storage import bundles
+from captioning.training.batches import FeatureBatches
+from captioning.words.vocabulary import PAD, Vocabulary
 from config import Config, UserError
-from decoders import Decoder, build_decoder
-from embedding_arrays import load_arrays, save_arrays
-from folding import FoldedEncoder
-from generator import FeatureBatches
-from vocabulary import PAD, Vocabulary
 
 
 @dataclass(frozen=True)

@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import config as settings
-import datasets
+from captioning.data import datasets
+from captioning.embeddings.arrays import read_wordpieces
+from captioning.words.tokenizer import tokenize
+from captioning.words.vocabulary import Vocabulary
 from config import Config, UserError
-from embedding_arrays import read_wordpieces
-from text import tokenize
-from vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import keras
 
-    from feature_store import FeatureStore, StoreKey, View
-    from folding import FoldedEncoder
+    from captioning.features.folding import FoldedEncoder
+    from captioning.features.store import FeatureStore, StoreKey, View
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,10 @@ def prepare(
     images of the split are looked at.
     """
     # Here: what is wrong with data or settings shows before Keras has loaded.
-    from encoders import build_encoder
-    from feature_store import FeatureStore, View
-    from folding import FoldedEncoder
-    from images import MIRRORED
+    from captioning.features.encoder import build_encoder
+    from captioning.features.folding import FoldedEncoder
+    from captioning.features.store import FeatureStore, View
+    from captioning.pictures.loading import MIRRORED
 
     encoder = encoder or build_encoder(config)
     encode = FoldedEncoder(encoder)
@@ -178,9 +178,9 @@ def store_location(
     config: Config, name: str, records: Sequence[datasets.ImageRecord], encoder: "keras.Model"
 ) -> "tuple[Path, StoreKey]":
     """Where the features of ``records``' images lie, once they are extracted, and what decides them."""
-    from encoders import encoder_digest
-    from feature_store import StoreKey, digest_images
-    from images import PREPROCESSING
+    from captioning.features.encoder import encoder_digest
+    from captioning.features.store import StoreKey, digest_images
+    from captioning.pictures.loading import PREPROCESSING
 
     key = StoreKey(
         encoder=Path(config.encoder).name,
@@ -210,8 +210,8 @@ def extract_features(
 
     They lie in feature_dir; ``name`` is the data set's. ``encode`` is ``encoder`` folded, which computes them.
     """
-    from feature_store import extract
-    from images import VIEWS, load_image, load_varied, view
+    from captioning.features.store import extract
+    from captioning.pictures.loading import VIEWS, load_image, load_varied, view
 
     _, plain = store_location(config, name, records, encoder)
     paths = {record.file_name: record.path for record in records}
@@ -253,7 +253,7 @@ def main() -> None:
     args = parser.parse_args()
     config = settings.resolve(args)
     if args.download:
-        import download
+        from captioning.data import download
 
         if config.dataset in datasets.SOURCES:
             raise UserError(f"--download: {config.dataset} cannot be downloaded. {datasets.SOURCES[config.dataset]}")

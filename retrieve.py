@@ -24,19 +24,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import config as settings
+from captioning.data.records import SPLIT_NAMES
+from captioning.metrics.recall import CUTS, SIDES
+from captioning.pictures.loading import SUFFIXES, UnreadableImage, find_images, load_image, open_source, sources
+from captioning.reports.figures import captioned, ranked, read_picture, save
+from captioning.reports.tables import markdown, write
+from captioning.retrieval.index import ImageIndex, update
+from captioning.words.tokenizer import tokenize
 from config import Config, UserError
-from datasets.records import SPLIT_NAMES
-from figures import captioned, ranked, read_picture, save
-from images import SUFFIXES, UnreadableImage, find_images, load_image, open_source, sources
-from index import ImageIndex, update
-from metrics.retrieval import CUTS, SIDES
-from output import markdown, write
 from preprocessing import load_dataset, prepare
-from text import tokenize
 
 if TYPE_CHECKING:
-    from aligner import Aligner
-    from retrieval import Reranking
+    from captioning.retrieval.aligner import Aligner
+    from captioning.retrieval.ranking import Reranking
 
 # What a cosine counts beside each kind of likelihood (see reranking.py), in its unit, unless it is said.
 COSINE_WEIGHTS = {"likelihood": 20.0, "per-word": 2.0, "gain": 20.0}
@@ -46,9 +46,9 @@ LEAST_BACKGROUND = 5
 
 def evaluate(aligner: "Aligner", config: Config, args: argparse.Namespace) -> None:
     """Score a split, print the table and write it."""
-    from generator import FeatureBatches
-    from retrieval import score, score_reranked
-    from runs import describe
+    from captioning.retrieval.ranking import score, score_reranked
+    from captioning.storage.runs import describe
+    from captioning.training.batches import FeatureBatches
 
     reranking = load_reranking(args, "gain")
     dataset = load_dataset(config)
@@ -287,8 +287,8 @@ def load_reranking(args: argparse.Namespace, kind: str) -> "Reranking | None":
     """What the command line says of --rerank, with ``kind`` unless it says another. Raises UserError."""
     if not args.rerank:
         return None
+    from captioning.retrieval.ranking import Reranking
     from model import Captioner
-    from retrieval import Reranking
 
     kind = args.rerank_by or kind
     weight = COSINE_WEIGHTS[kind] if args.cosine_weight is None else args.cosine_weight
@@ -316,8 +316,8 @@ def main() -> int:
     check(args)
     settings.settle_backend(settings.typed_settings(args).get("backend"))
 
-    from aligner import Aligner
-    from retrieval import search_captions, search_images
+    from captioning.retrieval.aligner import Aligner
+    from captioning.retrieval.ranking import search_captions, search_images
 
     aligner = Aligner.load(Path(args.model))
     config = settings.resolve_trained(args, aligner.config)

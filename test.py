@@ -21,13 +21,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import albums
 import config as settings
+from captioning.albums import album as albums
+from captioning.pictures.loading import UnreadableImage, load_image, open_source, sources
+from captioning.reports.figures import attention_maps, captioned, grid_side, read_picture, save
+from captioning.reports.tables import write
+from captioning.words.tokenizer import tokenize
 from config import Config, UserError
-from figures import attention_maps, captioned, grid_side, read_picture, save
-from images import UnreadableImage, load_image, open_source, sources
-from output import write
-from text import tokenize
 
 if TYPE_CHECKING:
     from model import Captioner
@@ -82,7 +82,7 @@ def main() -> int:
     if args.attention and len(paths) * args.views > 1:
         raise UserError("--attention: shows where one captioner looks; give one --model, and leave out --views")
 
-    from ensemble import load_captioners
+    from captioning.decoders.ensemble import load_captioners
 
     captioner = load_captioners(paths, args.views)
     config = settings.resolve_trained(args, captioner.config)

@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 import config as settings
+from captioning.embeddings.arrays import load_pretrained
+from captioning.storage.runs import Run
 from config import Config, UserError
-from embedding_arrays import load_pretrained
 from preprocessing import fit_vocabulary, load_dataset, prepare, put_aside
-from runs import Run
 
 # What may change when a run goes on: where things lie, and how long it goes on. A cosine schedule stretches to new epochs.
 RESUMABLE = {"epochs", "patience", "data_dir", "feature_dir", "workers", "sample_captions", "tensorboard"}
@@ -44,7 +44,7 @@ def main() -> int:
     if config.dataset == "flickr8k" and config.data_dir == Config().data_dir and not run:
         folder = Path(config.data_dir)
         if not folder.exists() or any(folder.glob("*.part")):  # never begun, or begun and interrupted
-            import download
+            from captioning.data import download
 
             print(f"{folder}: Flickr8k is not there yet; downloading it", file=sys.stderr)
             download.fetch_archives(config)
@@ -71,7 +71,7 @@ def main() -> int:
     run = run or Run.create(config, vocabulary, args.name, pretrained)
     print(f"run folder: {run.folder}", flush=True)
 
-    from training import fit
+    from captioning.training.loop import fit
 
     try:
         return fit(config, prepared, vocabulary, run, initial)

@@ -25,8 +25,8 @@ from common import (
 )
 from throughput import FEATURE_SIZE, ours
 
+from captioning.features.store import FeatureStore
 from config import Config, preset, run_script
-from feature_store import FeatureStore
 
 TINY = {"embedding_size": 16, "hidden_size": 16}
 APART = "transformer, captions apart"
@@ -42,7 +42,7 @@ def main() -> None:
     if args.measure:
         import keras
 
-        from generator import CaptionBatches
+        from captioning.training.batches import CaptionBatches
 
         if args.measure[2] != Config().precision:
             keras.mixed_precision.set_dtype_policy(f"mixed_{args.measure[2]}")

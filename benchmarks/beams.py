@@ -30,7 +30,7 @@ def main() -> None:
     args = make_parser(__doc__).parse_args()
     count, rounds = (4, 1) if args.quick else (100, 7)
 
-    from images import load_image
+    from captioning.pictures.loading import load_image
     from model import Captioner
 
     captioner = Captioner.load(POCKET)

@@ -36,11 +36,11 @@ def main() -> None:
     import classic
     import keras
 
-    from caption_trainer import CaptionTrainer
-    from decoders import build_decoder
-    from generator import CaptionBatches, FeatureBatches
+    from captioning.decoders.build import build_decoder
+    from captioning.training.batches import CaptionBatches, FeatureBatches
+    from captioning.training.cross_entropy import CaptionTrainer
+    from captioning.training.loop import make_optimizer
     from model import Captioner
-    from training import make_optimizer
 
     keras.utils.set_random_seed(0)
     config = Config(decoder="merge", learning_rate=3e-3, epochs=epochs)

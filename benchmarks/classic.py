@@ -12,9 +12,9 @@ import keras
 import numpy as np
 from keras import layers
 
+from captioning.decoders.build import Decoder
+from captioning.words.vocabulary import END, START
 from config import Config
-from decoders import Decoder
-from vocabulary import END, START
 
 
 def build_model(config: Config, vocabulary_size: int, feature_size: int, max_length: int) -> keras.Model:

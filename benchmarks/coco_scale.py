@@ -36,8 +36,8 @@ from common import (
     write_results,
 )
 
+from captioning.features.store import FeatureStore, StoreKey, digest_images
 from config import Config, preset, run_script
-from feature_store import FeatureStore, StoreKey, digest_images
 from preprocessing import Prepared, fit_vocabulary, load_dataset, put_aside
 
 TRAIN, VAL = 118_287, 5_000  # images of COCO 2017
@@ -114,9 +114,9 @@ class Steps:
 
 def train(batches, steps: int) -> None:
     """Train the decoder of the preset coco-attention for a few batches."""
-    from caption_trainer import CaptionTrainer
-    from decoders import build_decoder
-    from training import make_optimizer
+    from captioning.decoders.build import build_decoder
+    from captioning.training.cross_entropy import CaptionTrainer
+    from captioning.training.loop import make_optimizer
 
     config = preset("coco-attention")
     trainer = CaptionTrainer(build_decoder(config, DECODER_WORDS, *SHAPE), attention_penalty=config.attention_penalty)

@@ -17,8 +17,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from feature_store import FeatureStore, StoreKey, extract  # noqa: E402
-from vocabulary import Vocabulary  # noqa: E402
+from captioning.features.store import FeatureStore, StoreKey, extract  # noqa: E402
+from captioning.words.vocabulary import Vocabulary  # noqa: E402
 
 if TYPE_CHECKING:
     import keras
@@ -147,7 +147,7 @@ def describe_machine() -> dict[str, Any]:
     """Command, date, processor, load and versions."""
     import keras
 
-    from runs import cpu_model, devices, package_versions
+    from captioning.storage.runs import cpu_model, devices, package_versions
 
     return {
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),

@@ -22,8 +22,8 @@ def main() -> None:
 
     import keras
 
-    from encoders import build_encoder, let_learn
-    from fine_tuning import PixelTrainer
+    from captioning.features.encoder import build_encoder, let_learn
+    from captioning.training.fine_tuning import PixelTrainer
     from model import Captioner
 
     config = preset("flickr8k-attention").with_overrides({"encoder": encoder, "encoder_weights": "none"})

@@ -36,7 +36,7 @@ def main() -> None:
             if turn >= warm_up:
                 seconds["first"].append(time.perf_counter() - began)
 
-        from images import load_image
+        from captioning.pictures.loading import load_image
         from model import Captioner
 
         captioner = Captioner.load(POCKET)

@@ -44,8 +44,8 @@ def main() -> None:
     args = make_parser(__doc__).parse_args()
     batches, rounds = (2, 1) if args.quick else (16, 5)
 
-    from albums import caption_album, list_pictures
-    from images import load_image
+    from captioning.albums.album import caption_album, list_pictures
+    from captioning.pictures.loading import load_image
     from model import Captioner
 
     captioner = Captioner.load(POCKET)

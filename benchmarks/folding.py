@@ -22,8 +22,8 @@ def main() -> None:
     args = make_parser(__doc__).parse_args()
     pictures, rounds = (4, 1) if args.quick else (192, 5)
 
-    from encoders import build_encoder
-    from folding import FoldedEncoder
+    from captioning.features.encoder import build_encoder
+    from captioning.features.folding import FoldedEncoder
 
     pixels = np.random.default_rng(0).uniform(0, 255, (32, 224, 224, 3)).astype("float32")
     found: dict[str, dict[str, list[float]]] = {}

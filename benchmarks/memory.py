@@ -31,8 +31,8 @@ from common import (
     write_results,
 )
 
+from captioning.features.store import FeatureStore
 from config import Config, run_script
-from feature_store import FeatureStore
 
 SHAPE = (49, 2048)
 FACTORS = (1, 4, 16)
@@ -45,10 +45,10 @@ def train_ours(folder: Path, epochs: int) -> dict[str, float]:
     """Train on the whole store ``epochs`` times. Returns peak bytes after the first epoch and at the end, and steps."""
     import keras
 
-    from caption_trainer import CaptionTrainer
-    from decoders import build_decoder
-    from generator import CaptionBatches
-    from training import make_optimizer
+    from captioning.decoders.build import build_decoder
+    from captioning.training.batches import CaptionBatches
+    from captioning.training.cross_entropy import CaptionTrainer
+    from captioning.training.loop import make_optimizer
 
     config = Config(**SETTINGS)
     store = FeatureStore(folder)

@@ -26,7 +26,7 @@ SEARCH = "pocket, beam 3"
 
 def rates(batches: int, encoders: list[str]) -> dict[str, float]:
     """Pictures per second of each kind of work in this process, after a first batch that compiles."""
-    from encoders import build_encoder
+    from captioning.features.encoder import build_encoder
     from model import Captioner
 
     pixels = np.random.default_rng(0).uniform(0, 255, (BATCH, 224, 224, 3)).astype("float32")

@@ -58,9 +58,9 @@ def main() -> None:
     args = make_parser(__doc__).parse_args()
     import keras
 
-    from caption_trainer import CaptionTrainer
-    from decoders import DECODERS, build_decoder
-    from training import make_optimizer
+    from captioning.decoders.build import DECODERS, build_decoder
+    from captioning.training.cross_entropy import CaptionTrainer
+    from captioning.training.loop import make_optimizer
 
     kernels = {"tensorflow": tensorflow_kernels, "torch": torch_kernels}.get(keras.backend.backend())
     if not kernels:

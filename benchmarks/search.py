@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from common import make_parser, print_table, synthetic_vocabulary, verdict, write_results
 
+from captioning.retrieval.index import ImageIndex, update
 from config import PRESETS, Config, run_script
-from index import ImageIndex, update
 
 BAR = 0.5
 REPEATS = 20
@@ -49,8 +49,8 @@ SIZE = Config(**SETTINGS).joint_size
 def main() -> None:
     args = make_parser(__doc__).parse_args()
     images = 1000 if args.quick else 100_000
-    from aligner import Aligner
-    from towers import build_towers
+    from captioning.retrieval.aligner import Aligner
+    from captioning.retrieval.towers import build_towers
 
     config, vocabulary = Config(**SETTINGS), synthetic_vocabulary()
     aligner = Aligner(config, vocabulary, None, build_towers(config, len(vocabulary), 2048))

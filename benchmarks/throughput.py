@@ -24,8 +24,8 @@ from common import (
     write_results,
 )
 
+from captioning.features.store import FeatureStore
 from config import Config, run_script
-from feature_store import FeatureStore
 
 FEATURE_SIZE = 2048
 BAR = 20
@@ -43,9 +43,9 @@ def ours(
 
     ``pretrained``: the arrays of the word embedding, unless it is learned. ``batches_type``: other batches than training takes.
     """
-    from caption_trainer import CaptionTrainer
-    from decoders import build_decoder
-    from training import batches_for, make_optimizer
+    from captioning.decoders.build import build_decoder
+    from captioning.training.cross_entropy import CaptionTrainer
+    from captioning.training.loop import batches_for, make_optimizer
 
     vocabulary = synthetic_vocabulary()
     batches = (batches_type or batches_for(config))(store, captions, vocabulary, config)

@@ -33,8 +33,8 @@ REPEATS = 5
 
 def captioning(config: Config, store, pretrained) -> float:
     """Images per second of greedy search from stored features."""
-    from decoders import build_decoder
-    from generator import FeatureBatches
+    from captioning.decoders.build import build_decoder
+    from captioning.training.batches import FeatureBatches
     from model import Captioner
 
     vocabulary = synthetic_vocabulary()
@@ -55,7 +55,7 @@ def reading_anew(config: Config, pretrained) -> float:
     """Time of encoding each prefix by itself over time of encoding the caption once; the best of three each."""
     import numpy as np
 
-    from embeddings import build_embedding
+    from captioning.embeddings.build import build_embedding
 
     embedding = build_embedding(config, pretrained)
     words = len(synthetic_vocabulary())
@@ -77,7 +77,7 @@ def main() -> None:
     args = parser.parse_args()
     images, epochs = (10, 2) if args.quick else (200, 4)
 
-    from embedding_arrays import load_pretrained
+    from captioning.embeddings.arrays import load_pretrained
 
     found = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 # What is left out has hardly any code that could differ: book-keeping of runs, and embeddings that look words up.
 BOOK_KEEPING = (

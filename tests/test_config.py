@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 import config
 from config import PRESETS, TRAINED_SETTINGS, Config, UserError

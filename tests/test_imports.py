@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 # What each module may import of ours. A new module needs a line here.
 MAY_IMPORT = {

@@ -10,16 +10,16 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import random_captioner
+from helpers import random_captioner
 from keras import layers
 
-import bundles
 import model
+from captioning.decoders.build import build_decoder
+from captioning.storage import bundles
+from captioning.training.batches import FeatureBatches
+from captioning.words.vocabulary import Vocabulary
 from config import Config, UserError, preset
-from decoders import build_decoder
-from generator import FeatureBatches
 from model import Captioner, Search
-from vocabulary import Vocabulary
 
 WORDS = Vocabulary([f"word{i}" for i in range(20)])
 SIZES = {"image_size": 32, "embedding_size": 8, "hidden_size": 8, "max_caption_length": 6, "feature_grid": 2}

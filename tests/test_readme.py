@@ -4,7 +4,7 @@ table of captioners is that of the files."""
 import re
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from config import PRESETS, Config
 from tools import results_table

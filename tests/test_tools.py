@@ -10,9 +10,9 @@ from PIL import Image
 from test_datasets import flickr8k_files
 from test_datasets import write as write_files
 
-import metrics
+from captioning.metrics import scores as metrics
+from captioning.pictures.loading import load_image
 from config import UserError
-from images import load_image
 from tools import human_judgements, unseen_pictures
 from tools.human_judgements import against_four, correlations, read_judgements
 

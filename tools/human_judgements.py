@@ -31,15 +31,14 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import config as settings
-import metrics
+from captioning.data.files import find
+from captioning.data.flickr8k import JUDGEMENTS
+from captioning.data.predictions import read_predictions
+from captioning.data.records import ImageRecord, Warts
+from captioning.features.store import write_atomically
+from captioning.metrics import java
+from captioning.metrics import scores as metrics
 from config import Config, UserError
-from datasets import ImageRecord
-from datasets.files import find
-from datasets.flickr8k import JUDGEMENTS
-from datasets.records import Warts
-from feature_store import write_atomically
-from metrics import java
-from predictions import read_predictions
 from preprocessing import load_dataset
 
 # Hessel et al. (2021), table 1: expert tau-c, crowd tau-b.

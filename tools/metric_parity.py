@@ -20,10 +20,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import config as settings
-import metrics
+from captioning.metrics import java
+from captioning.metrics import scores as metrics
+from captioning.reports.tables import markdown, write
 from config import Config
-from metrics import java
-from output import markdown, write
 from preprocessing import load_dataset
 
 TOLERANCE = 1e-6

@@ -17,10 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import config as settings
-from output import markdown, write
-from predictions import read_predictions
+from captioning.data.predictions import read_predictions
+from captioning.reports.tables import markdown, write
+from captioning.words.tokenizer import tokenize
 from preprocessing import load_dataset
-from text import tokenize
 
 MALE = frozenset(
     ["man", "men", "boy", "boys", "guy", "guys", "male", "males", "gentleman", "he", "his", "him", "himself"]

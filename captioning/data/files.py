@@ -1,0 +1,158 @@
+"""What the readers share in dealing with files: listing folders, reading text and JSON, unpacking archives."""
+
+import codecs
+import os
+import reprlib
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from tqdm import tqdm
+
+from captioning.data.records import Warts
+from captioning.pictures.loading import SUFFIXES
+from config import UserError, hide_progress
+
+# Names of the folders that people keep the Flickr images in; the publishers of Flickr8k spell theirs "Flicker".
+IMAGE_FOLDERS = ("flicker8k_dataset", "flickr8k_dataset", "flickr30k-images", "flickr30k_images", "images")
+
+Layout = TypeVar("Layout")
+
+
+def scan(folder: Path) -> list[os.DirEntry]:
+    """What ``folder`` holds, sorted by name, without hidden files and the folders that systems add."""
+    try:
+        with os.scandir(folder) as entries:
+            shown = [
+                entry
+                for entry in entries
+                if not entry.name.startswith(".") and entry.name not in ("__MACOSX", "lost+found")
+            ]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed: {error.strerror}") from None
+    return sorted(shown, key=lambda entry: entry.name)
+
+
+def is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def list_images(folder: Path) -> dict[str, Path]:
+    """The images in ``folder`` itself, by file name."""
+    return {entry.name: folder / entry.name for entry in scan(folder) if is_image(entry.name)}
+
+
+def find(data_dir: Path, wanted: Collection[str], warts: Warts) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The ``wanted`` files, and the images in IMAGE_FOLDERS, by name; both at most two folders below ``data_dir``.
+
+    Where a name occurs twice the shallower folder counts, then the first by name.
+    """
+    texts: dict[str, Path] = {}
+    images: dict[str, Path] = {}
+    folders = [data_dir]
+    for _ in range(3):
+        below = []
+        for folder in folders:
+            holds_images = folder != data_dir and folder.name.lower() in IMAGE_FOLDERS
+            for entry in scan(folder):
+                if entry.is_dir():
+                    below.append(Path(entry.path))
+                elif holds_images and is_image(entry.name):
+                    if entry.name in images:
+                        used = images[entry.name].parent
+                        warts[f"images in {folder} not used, as {used} has files of these names"].append(entry.name)
+                    else:
+                        images[entry.name] = folder / entry.name
+                elif entry.name in wanted:
+                    texts.setdefault(entry.name, folder / entry.name)
+        folders = below
+    return texts, images
+
+
+def unzip(archive: Path, folder: Path, choose: Callable[[PurePosixPath], str | None]) -> bool:
+    """Unpack the members of a zip file that ``choose`` gives a path below ``folder``; False when there are none.
+
+    What comes to lie directly in ``folder``, a file or a folder, arrives whole or not at all, and what is there already
+    stays. Raises UserError: a damaged archive, a full disk.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = {}
+            for member in opened.infolist():
+                path = PurePosixPath(member.filename)
+                if member.is_dir() or "__MACOSX" in path.parts or path.name.startswith("."):
+                    continue
+                if name := choose(path):
+                    members[member] = name
+            if not members:
+                return False
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".unzip-") as scratch:
+                for member, name in tqdm(
+                    members.items(), f"unpacking {archive.name}", unit="file", disable=hide_progress()
+                ):
+                    copied = Path(scratch, name)
+                    copied.parent.mkdir(parents=True, exist_ok=True)
+                    with opened.open(member) as source, copied.open("wb") as copy:
+                        shutil.copyfileobj(source, copy)
+                for whole in Path(scratch).iterdir():
+                    if not (folder / whole.name).exists():  # another process may have been faster
+                        whole.rename(folder / whole.name)
+            return True
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise UserError(
+            f"{archive}: cannot be unpacked ({error}); it is damaged or not a zip file. Delete it and fetch it again"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{archive}: cannot be unpacked into {folder}: {error.strerror or error}") from None
+
+
+def _read(path: Path) -> tuple[bytes, int]:
+    """The content of ``path`` without a byte order mark, and the length of that mark."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    mark = len(codecs.BOM_UTF8) * data.startswith(codecs.BOM_UTF8)
+    return (data[mark:] if mark else data), mark
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of ``path``, without byte order mark and with "\\n" for every line end. Raises UserError."""
+    data, mark = _read(path)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start + mark}; save the file as UTF-8") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbers, from 1, and stripped text of the lines of ``path`` that are not blank. Raises UserError."""
+    # splitlines() would also part a caption at rare characters such as U+2028.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def read_json(path: Path, layout: type[Layout], expected: str) -> Layout:
+    """The JSON file ``path`` as the dataclass ``layout``; fields that it does not name are skipped.
+
+    Raises UserError, which says what was ``expected`` and where the file departs from it first.
+    """
+    data, _ = _read(path)
+    try:
+        # Pydantic builds no objects for what is skipped, which is most of these files.
+        return TypeAdapter(layout).validate_json(data, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+        found = reprlib.repr(first["input"])
+        raise UserError(f"{path}: expected {expected}; {where or 'the file'}: {first['msg']}, found {found}") from None

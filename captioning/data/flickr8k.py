@@ -1,0 +1,99 @@
+"""Flickr8k as published: images in one folder or several, captions by ``name#number``, three lists of names.
+
+Hodosh, Young, Hockenmaier (2013), "Framing image description as a ranking task",
+https://jair.org/index.php/jair/article/view/10833
+"""
+
+import re
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from captioning.data.files import IMAGE_FOLDERS, find, is_image, lines, scan, unzip
+from captioning.data.records import SPLITS, CaptionDataset, Warts, join
+from config import UserError
+
+_CAPTIONS = "Flickr8k.token.txt"
+_SPLITS = {split: f"Flickr_8k.{split}Images.txt" for split in SPLITS}
+_TEXTS = (_CAPTIONS, *_SPLITS.values())
+# People's judgements of captions, which lie in the same archive (tools/human_judgements.py reads them).
+JUDGEMENTS = ("ExpertAnnotations.txt", "CrowdFlowerAnnotations.txt")
+
+
+def load(data_dir: Path) -> CaptionDataset:
+    """Read Flickr8k, published zip files in ``data_dir`` included. Raises UserError: incomplete or broken files."""
+    warts = Warts()
+    texts, images = find(data_dir, _TEXTS, warts)
+    # The judgements are unpacked beside what is needed, and not for their own sake.
+    beside = set() if len(texts) < len(_TEXTS) else {*JUDGEMENTS}
+    if _unzip(data_dir, {*texts, *images, *beside}):
+        warts.clear()
+        texts, images = find(data_dir, _TEXTS, warts)
+    absent = [name for name in _TEXTS if name not in texts] + ["Flicker8k_Dataset/*.jpg"] * (not images)
+    if absent:
+        raise UserError(
+            f"data_dir: Flickr8k is not complete in {data_dir}: {', '.join(absent)} not found. Put Flickr8k_Dataset.zip "
+            "and Flickr8k_text.zip there, or what they contain, or run: python preprocessing.py --download"
+        )
+    captions = read_tokens(texts[_CAPTIONS], warts)
+    splits: dict[str, str] = {}
+    for split, name in _SPLITS.items():
+        for number, line in lines(texts[name]):
+            if line not in captions:
+                raise UserError(f"{texts[name]}, line {number}: {line} has no captions in {texts[_CAPTIONS]}")
+            if splits.get(line, split) != split:
+                raise UserError(
+                    f"{texts[name]}, line {number}: {line} is in split {splits[line]} too; remove it from one"
+                )
+            if line in splits:
+                warts[f"images listed more than once in {name}"].append(line)
+            splits[line] = split
+    return join("flickr8k", captions, splits, images, str(data_dir), warts)
+
+
+def _unzip(data_dir: Path, found: set[str]) -> bool:
+    """Unpack the zip files in ``data_dir`` that hold Flickr8k files other than those ``found``; True when any is there.
+
+    ``NAME.zip`` becomes the folder ``unzipped-NAME``.
+    """
+    unpacked = False
+    for entry in scan(data_dir):
+        archive = data_dir / entry.name
+        target = f"unzipped-{archive.stem}"
+        if archive.suffix.lower() == ".zip":
+            # The folder may be there since the folders were listed, by another process.
+            there = (data_dir / target).exists() or unzip(archive, data_dir, partial(_place, target, found))
+            unpacked = unpacked or there
+    return unpacked
+
+
+def _place(target: str, found: set[str], path: PurePosixPath) -> str | None:
+    """Where a member of an archive goes: known names only, under their last part, so that none can lead elsewhere."""
+    if path.name in found:
+        return None
+    if path.name in (*_TEXTS, *JUDGEMENTS):
+        return f"{target}/{path.name}"
+    if is_image(path.name) and path.parent.name.lower() in IMAGE_FOLDERS:
+        return f"{target}/Flicker8k_Dataset/{path.name}"
+    return None
+
+
+def read_tokens(path: Path, warts: Warts) -> dict[str, list[str]]:
+    """Captions by image name, from lines of ``name#number<tab>caption``. Raises UserError naming file and line."""
+    captions: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    for number, line in lines(path):
+        parts = re.fullmatch(r"((.+)#\d+)(?:\t(.*))?", line)
+        if not parts:
+            raise UserError(f"{path}, line {number}: expected NAME#NUMBER, a tab and a caption; found {line[:60]!r}")
+        key, name, caption = parts.groups(default="")
+        if key in seen:
+            warts[f"captions in {path.name} with a number used before (kept)"].append(key)
+        seen.add(key)
+        # The published file has 2258277193_586949ec62.jpg.1#0, a caption of 2258277193_586949ec62.jpg.
+        if re.search(r"\.jpg\.\d+$", name):
+            warts[
+                f"captions in {path.name} with a number after .jpg (given to the image of the name without it)"
+            ].append(key)
+            name = name.rpartition(".")[0]
+        captions.setdefault(name, []).append(caption)
+    return captions

@@ -1,0 +1,101 @@
+"""Adaptive attention: the decoder may look at a visual sentinel, its own memory, in place of the image.
+
+Lu et al. (2017), "Knowing when to look", https://arxiv.org/abs/1612.01887: the LSTM reads words and the mean image; its
+new state decides where to look (spatial attention), and words that the image does not tell ("of", "the") may be drawn
+from the sentinel. The attention feeds nothing back into the LSTM, so all steps attend at once.
+Legend: B batch, R regions, D feature size, T time, E embedding, H hidden, A attention size, V vocabulary.
+"""
+
+import keras
+from keras import layers, ops
+
+from captioning.decoders.base import RegionDecoder, forget_bias, lstm, of_captions
+
+
+@keras.saving.register_keras_serializable(package="captioning")
+class AdaptiveDecoder(RegionDecoder):
+    """regions -> H; (word, mean region) -> LSTM H; (context or sentinel) + hidden -> E -> V.
+
+    ``attend`` gives weights ``(B, T, R + 1)``: the last is the sentinel's, 1 where the image is not looked at.
+    """
+
+    def __init__(self, attention_size=256, **sizes):
+        super().__init__(**sizes)
+        self.sizes["attention_size"] = attention_size
+        embedding_size, hidden_size = self.sizes["embedding_size"], self.sizes["hidden_size"]
+        self.image_dense = layers.Dense(hidden_size, activation="relu", name="image")
+        # The LSTM's four gates and the gate of the sentinel, each from the word, the image and the hidden state.
+        self.word_gates = layers.Dense(5 * hidden_size, bias_initializer=_five_biases, name="word_gates")
+        self.image_gates = layers.Dense(5 * hidden_size, use_bias=False, name="image_gates")
+        self.hidden_gates = layers.Dense(5 * hidden_size, use_bias=False, name="hidden_gates")
+        self.keys = layers.Dense(attention_size, name="keys")
+        self.sentinel_key = layers.Dense(attention_size, name="sentinel_key")
+        self.query = layers.Dense(attention_size, use_bias=False, name="query")
+        self.scores = layers.Dense(1, use_bias=False, name="scores")
+
+        self.image_dense.build((None, hidden_size))
+        self.word_gates.build((None, None, embedding_size))
+        self.image_gates.build((None, hidden_size))
+        self.hidden_gates.build((None, hidden_size))
+        self.keys.build((None, None, hidden_size))
+        self.sentinel_key.build((None, None, hidden_size))
+        self.query.build((None, None, hidden_size))
+        self.scores.build((None, None, attention_size))
+        self.readout.build((None, None, hidden_size))
+        self.built = True
+
+    def _look(self, features, training=None):
+        """What the image gives: values ``(B, R, H)``, keys ``(B, R, A)`` and its share of the gates ``(B, 5 H)``."""
+        values = self.project_regions(features, training)
+        gates = self.image_gates(self.image_dense(ops.mean(values, axis=1)))
+        return {"values": values, "keys": self.keys(values), "gates": gates}
+
+    def _advance(self, gates, hidden, cell):
+        """One step of the LSTM: ``(hidden, cell, sentinel)``, each ``(B, H)``."""
+        gates = gates + self.hidden_gates(hidden)
+        size = self.sizes["hidden_size"]
+        hidden, cell = lstm(gates[..., : 4 * size], cell)
+        return hidden, cell, ops.sigmoid(gates[..., 4 * size :]) * ops.tanh(cell)
+
+    def _attend(self, hidden, sentinel, image, training=None):
+        """Logits ``(B, T, V)`` and weights ``(B, T, R + 1)`` from hidden states and sentinels ``(B, T, H)``."""
+        query = self.query(hidden)  # (B, T, A)
+        scores = self.scores(ops.tanh(image["keys"][:, None] + query[:, :, None]))[..., 0]  # (B, T, R)
+        blind = self.scores(ops.tanh(self.sentinel_key(sentinel) + query))  # (B, T, 1)
+        weights = ops.softmax(ops.concatenate([scores, blind], axis=-1), axis=-1)
+        context = ops.matmul(weights[..., :-1], image["values"]) + weights[..., -1:] * sentinel
+        return self.word_logits(context + hidden, training), weights
+
+    def attend(self, features, token_ids, training=None, rows=None):
+        image = of_captions(self._look(features, training), rows)
+        gates = self.word_gates(self.embed(token_ids, training)) + image["gates"][:, None]
+
+        def body(carry, step_gates):
+            carry = self._advance(step_gates, carry[0], carry[1])
+            return carry, carry
+
+        zeros = ops.zeros_like(image["values"][:, 0])
+        _, (hidden, _, sentinel) = ops.scan(body, (zeros, zeros, zeros), ops.swapaxes(gates, 0, 1))
+        return self._attend(ops.swapaxes(hidden, 0, 1), ops.swapaxes(sentinel, 0, 1), image, training)
+
+    def init_state(self, features):
+        image = self._look(features)
+        # Subtracted in ``step``: a sum of three TensorFlow would turn into one over a temporary variable, which the last pass
+        # of a search's loop leaves behind; with many rows the next batch then fails on it (tensorflow/tensorflow#23780).
+        image["minus_gates"] = -image.pop("gates")
+        zeros = ops.zeros_like(image["values"][:, 0])
+        embedding = self.embedding.init_state(ops.shape(features)[0])
+        return {"image": image, "embedding": embedding, "hidden": zeros, "cell": zeros}
+
+    def step(self, token_ids, state):
+        word, embedding = self.embedding.step(token_ids, state["embedding"])
+        gates = self.word_gates(word) - state["image"]["minus_gates"]
+        hidden, cell, sentinel = self._advance(gates, state["hidden"], state["cell"])
+        logits, _ = self._attend(hidden[:, None], sentinel[:, None], state["image"])
+        return logits[:, 0], {**state, "embedding": embedding, "hidden": hidden, "cell": cell}
+
+
+def _five_biases(shape, dtype=None):
+    """Biases of the LSTM's gates, then zeros for the sentinel's."""
+    size = shape[0] // 5
+    return ops.concatenate([forget_bias((4 * size,)), ops.zeros((size,))])

@@ -1,0 +1,83 @@
+"""Attention: at every step the LSTM's state decides where to look, and what is seen there enters with the next word.
+
+Xu et al. (2015), "Show, attend and tell", https://arxiv.org/abs/1502.03044: soft attention (section 4.2) with additive
+scores and a sigmoid gate on the context. Departures: regions pass a dense layer with layer norm, and the output is tied to
+a learned embedding.
+Legend: B batch, R regions, D feature size, T time, E embedding, H hidden, A attention size, V vocabulary.
+"""
+
+import keras
+from keras import layers, ops
+
+from captioning.decoders.base import RegionDecoder, forget_bias, lstm, of_captions
+
+
+@keras.saving.register_keras_serializable(package="captioning")
+class AttentionDecoder(RegionDecoder):
+    """regions -> H; (word, gated context) -> LSTM H; (hidden, context, word) -> E -> V.
+
+    What depends on words alone is computed for all steps at once; a step holds two matrix products and the attention.
+    """
+
+    def __init__(self, attention_size=256, **sizes):
+        super().__init__(**sizes)
+        self.sizes["attention_size"] = attention_size
+        embedding_size, hidden_size = self.sizes["embedding_size"], self.sizes["hidden_size"]
+        self.keys = layers.Dense(attention_size, name="keys")
+        self.scores = layers.Dense(1, use_bias=False, name="scores")
+        self.start = layers.Dense(2 * hidden_size, activation="tanh", name="start")
+        self.word_gates = layers.Dense(4 * hidden_size, bias_initializer=forget_bias, name="word_gates")
+        # The query of the attention, the gate of the context, and the hidden state's share of the LSTM's gates.
+        self.from_hidden = layers.Dense(attention_size + 5 * hidden_size, use_bias=False, name="from_hidden")
+        self.from_context = layers.Dense(4 * hidden_size, use_bias=False, name="from_context")
+
+        self.keys.build((None, None, hidden_size))
+        self.scores.build((None, None, attention_size))
+        self.start.build((None, hidden_size))
+        self.word_gates.build((None, None, embedding_size))
+        self.from_hidden.build((None, hidden_size))
+        self.from_context.build((None, hidden_size))
+        self.readout.build((None, None, 2 * hidden_size + embedding_size))
+        self.built = True
+
+    def _look(self, features, training=None):
+        """What the image gives: values ``(B, R, H)``, keys ``(B, R, A)``, and the LSTM's first hidden and cell."""
+        values = self.project_regions(features, training)
+        hidden, cell = ops.split(self.start(ops.mean(values, axis=1)), 2, axis=-1)
+        return {"values": values, "keys": self.keys(values)}, hidden, cell
+
+    def _advance(self, word_gates, hidden, cell, image):
+        """One step: ``(hidden, cell, context (B, H), weights (B, R))``."""
+        hidden_size, attention_size = self.sizes["hidden_size"], self.sizes["attention_size"]
+        query, gate, hidden_gates = ops.split(
+            self.from_hidden(hidden), [attention_size, attention_size + hidden_size], axis=-1
+        )
+        scores = self.scores(ops.tanh(image["keys"] + query[:, None]))[..., 0]  # (B, R, A) -> (B, R)
+        weights = ops.softmax(scores, axis=-1)
+        context = ops.sigmoid(gate) * ops.matmul(weights[:, None], image["values"])[:, 0]  # (B, H)
+        return (*lstm(word_gates + hidden_gates + self.from_context(context), cell), context, weights)
+
+    def attend(self, features, token_ids, training=None, rows=None):
+        image, hidden, cell = of_captions(self._look(features, training), rows)
+        words = self.embed(token_ids, training)  # (B, T, E)
+        gates = ops.swapaxes(self.word_gates(words), 0, 1)  # (T, B, 4 H)
+
+        def body(carry, word_gates):
+            carry = self._advance(word_gates, carry[0], carry[1], image)
+            return carry, carry
+
+        first = (hidden, cell, ops.zeros_like(hidden), ops.zeros_like(image["keys"][..., 0]))
+        _, (hidden, _, context, weights) = ops.scan(body, first, gates)
+        hidden, context, weights = (ops.swapaxes(part, 0, 1) for part in (hidden, context, weights))
+        return self.word_logits(ops.concatenate([hidden, context, words], axis=-1), training), weights
+
+    def init_state(self, features):
+        image, hidden, cell = self._look(features)
+        embedding = self.embedding.init_state(ops.shape(features)[0])
+        return {"image": image, "embedding": embedding, "hidden": hidden, "cell": cell}
+
+    def step(self, token_ids, state):
+        word, embedding = self.embedding.step(token_ids, state["embedding"])
+        hidden, cell, context, _ = self._advance(self.word_gates(word), state["hidden"], state["cell"], state["image"])
+        logits = self.word_logits(ops.concatenate([hidden, context, word], axis=-1))
+        return logits, {**state, "embedding": embedding, "hidden": hidden, "cell": cell}

@@ -1,0 +1,59 @@
+"""Inject: the image enters a second LSTM beside every word ("par-inject").
+
+Tanti, Gatt and Camilleri (2018), "Where to put the image in an image caption generator",
+https://arxiv.org/abs/1703.09137. Legend: B batch, R regions, D feature size, T time, E embedding, H hidden, V vocabulary.
+"""
+
+import keras
+from keras import layers, ops
+
+from captioning.decoders.base import OneVectorDecoder, of_captions, zero_state
+
+
+@keras.saving.register_keras_serializable(package="captioning")
+class InjectDecoder(OneVectorDecoder):
+    """image -> E ReLU, at every step; words -> embedding E -> LSTM H -> E; both -> LSTM H -> V.
+
+    Dropout on the image features, on the embedded words and before the output.
+    """
+
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        vocabulary_size, embedding_size, hidden_size, dropout = (
+            self.sizes[name] for name in ("vocabulary_size", "embedding_size", "hidden_size", "dropout")
+        )
+        self.language_lstm = layers.LSTM(hidden_size, return_sequences=True, name="language_lstm")
+        self.language_dense = layers.Dense(embedding_size, name="language")
+        self.lstm = layers.LSTM(hidden_size, return_sequences=True, name="lstm")
+        self.output_dropout = layers.Dropout(dropout)
+        self.output_dense = layers.Dense(vocabulary_size, name="logits")
+
+        self.language_lstm.build((None, None, embedding_size))
+        self.language_dense.build((None, hidden_size))
+        self.lstm.build((None, None, 2 * embedding_size))
+        self.output_dense.build((None, hidden_size))
+        self.built = True
+
+    def call(self, features, token_ids, training=None, rows=None):
+        words = self.embed(token_ids, training)  # (B, T, E)
+        language = self.language_dense(self.language_lstm(words, training=training))  # (B, T, E)
+        image = of_captions(self.project_image(features, training), rows)[:, None, :]
+        image = ops.broadcast_to(image, ops.shape(language))  # (B, E) -> (B, T, E)
+        hidden = self.lstm(ops.concatenate([image, language], axis=-1), training=training)  # (B, T, H)
+        return self.output_dense(self.output_dropout(hidden, training=training))
+
+    def init_state(self, features):
+        return {
+            "image": self.project_image(features),
+            "embedding": self.embedding.init_state(ops.shape(features)[0]),
+            "language": zero_state(self.language_lstm.cell, features),
+            "lstm": zero_state(self.lstm.cell, features),
+        }
+
+    def step(self, token_ids, state):
+        word, embedding = self.embedding.step(token_ids, state["embedding"])
+        language, language_state = self.language_lstm.cell(word, state["language"])
+        both = ops.concatenate([state["image"], self.language_dense(language)], axis=-1)
+        hidden, lstm_state = self.lstm.cell(both, state["lstm"])
+        state = {**state, "embedding": embedding, "language": language_state, "lstm": lstm_state}
+        return self.output_dense(hidden), state

@@ -1,0 +1,51 @@
+"""Merge: the LSTM reads words only; image and sentence so far meet after it.
+
+Tanti, Gatt and Camilleri (2018), "Where to put the image in an image caption generator",
+https://arxiv.org/abs/1703.09137. Legend: B batch, R regions, D feature size, T time, E embedding, H hidden, V vocabulary.
+"""
+
+import keras
+from keras import layers, ops
+
+from captioning.decoders.base import OneVectorDecoder, of_captions, zero_state
+
+
+@keras.saving.register_keras_serializable(package="captioning")
+class MergeDecoder(OneVectorDecoder):
+    """image -> dropout -> E ReLU; words -> embedding E -> dropout -> LSTM H; both -> H ReLU -> V."""
+
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        vocabulary_size, embedding_size, hidden_size = (
+            self.sizes[name] for name in ("vocabulary_size", "embedding_size", "hidden_size")
+        )
+        self.lstm = layers.LSTM(hidden_size, return_sequences=True, name="lstm")
+        self.merged_dense = layers.Dense(hidden_size, activation="relu", name="merged")
+        self.output_dense = layers.Dense(vocabulary_size, name="logits")
+
+        self.lstm.build((None, None, embedding_size))
+        self.merged_dense.build((None, embedding_size + hidden_size))
+        self.output_dense.build((None, hidden_size))
+        self.built = True
+
+    def _logits(self, image, sentence):
+        return self.output_dense(self.merged_dense(ops.concatenate([image, sentence], axis=-1)))
+
+    def call(self, features, token_ids, training=None, rows=None):
+        words = self.embed(token_ids, training)  # (B, T, E)
+        sentence = self.lstm(words, training=training)  # (B, T, H)
+        image = of_captions(self.project_image(features, training), rows)[:, None, :]
+        image = ops.broadcast_to(image, (*ops.shape(sentence)[:2], image.shape[-1]))  # (B, E) -> (B, T, E)
+        return self._logits(image, sentence)
+
+    def init_state(self, features):
+        return {
+            "image": self.project_image(features),
+            "embedding": self.embedding.init_state(ops.shape(features)[0]),
+            "lstm": zero_state(self.lstm.cell, features),
+        }
+
+    def step(self, token_ids, state):
+        word, embedding = self.embedding.step(token_ids, state["embedding"])
+        sentence, lstm = self.lstm.cell(word, state["lstm"])
+        return self._logits(state["image"], sentence), {**state, "embedding": embedding, "lstm": lstm}

@@ -1,0 +1,166 @@
+"""Transformer: an encoder over the regions, and a decoder that attends to its own words and to the regions.
+
+Vaswani et al. (2017), https://arxiv.org/abs/1706.03762, with the layer norms in front of the blocks (Xiong et al., 2020,
+https://arxiv.org/abs/2002.04745). ``step`` keeps keys and values of the words so far, so a word is computed once.
+Legend: B batch, R regions, D feature size, T time, L longest caption, E embedding, H width, V vocabulary.
+"""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from captioning.decoders.base import RegionDecoder, of_captions
+
+
+class Attention(layers.Layer):
+    """Multi-head dot-product attention of width H whose keys and values can be computed ahead and kept."""
+
+    def __init__(self, size, heads, **kwargs):
+        super().__init__(**kwargs)
+        self.size, self.heads = size, heads
+        self.query = layers.Dense(size, name="query")
+        self.key_value = layers.Dense(2 * size, name="key_value")
+        self.merge = layers.Dense(size, name="merge")
+
+    def build(self, shape):
+        for layer in (self.query, self.key_value, self.merge):
+            layer.build(shape)
+
+    def call(self, x, keys_values, allowed=None):
+        """``(output (B, T, H), weights (B, heads, T, S))`` of ``x (B, T, H)`` over ``keys_values (B, S, 2 H)``.
+
+        ``allowed`` broadcasts to ``(B, heads, T, S)`` and is false where x must not look.
+        """
+        keys, values = ops.split(keys_values, 2, axis=-1)
+        scores = ops.matmul(self._split(self.query(x)), ops.swapaxes(self._split(keys), -1, -2))
+        scores = scores * (self.size // self.heads) ** -0.5
+        if allowed is not None:
+            scores = ops.where(allowed, scores, -1e9)
+        weights = ops.softmax(scores, axis=-1)
+        mixed = ops.swapaxes(ops.matmul(weights, self._split(values)), 1, 2)  # (B, T, heads, H / heads)
+        return self.merge(ops.reshape(mixed, ops.shape(x))), weights
+
+    def _split(self, x):
+        """``(B, S, H) -> (B, heads, S, H / heads)``."""
+        shape = (-1, ops.shape(x)[1], self.heads, self.size // self.heads)
+        return ops.swapaxes(ops.reshape(x, shape), 1, 2)
+
+
+class Block(layers.Layer):
+    """Pre-norm blocks of one layer: self-attention, attention to the regions (decoder only), feed-forward.
+
+    What it holds is built in ``build``, under the layer's own name: PyTorch clears the gradients of variables by their
+    paths, so no two may share one.
+    """
+
+    def __init__(self, size, heads, dropout, cross, **kwargs):
+        super().__init__(**kwargs)
+        self.self_norm = layers.LayerNormalization(name="self_norm")
+        self.self_attention = Attention(size, heads, name="self_attention")
+        self.feed_norm = layers.LayerNormalization(name="feed_norm")
+        self.feed_in = layers.Dense(4 * size, activation="gelu", name="feed_in")
+        self.feed_out = layers.Dense(size, name="feed_out")
+        self.dropout = layers.Dropout(dropout)
+        self.cross = cross
+        if cross:
+            self.cross_norm = layers.LayerNormalization(name="cross_norm")
+            self.cross_attention = Attention(size, heads, name="cross_attention")
+
+    def build(self, shape):
+        for layer in (self.self_norm, self.self_attention, self.feed_norm, self.feed_in):
+            layer.build(shape)
+        self.feed_out.build((*shape[:-1], 4 * shape[-1]))
+        if self.cross:
+            self.cross_norm.build(shape)
+            self.cross_attention.build(shape)
+
+    def call(self, x, own=None, allowed=None, regions=None, training=None):
+        """``(x (B, T, H), weights over the regions or None)``.
+
+        ``own`` are the keys and values of the words so far (by default those of ``x`` itself), ``regions`` those of
+        the regions.
+        """
+        normed = self.self_norm(x)
+        own = self.self_attention.key_value(normed) if own is None else own
+        attended, weights = self.self_attention(normed, own, allowed)
+        x = x + self.dropout(attended, training=training)
+        if regions is not None:
+            attended, weights = self.cross_attention(self.cross_norm(x), regions)
+            x = x + self.dropout(attended, training=training)
+        fed = self.feed_out(self.feed_in(self.feed_norm(x)))
+        return x + self.dropout(fed, training=training), weights
+
+
+@keras.saving.register_keras_serializable(package="captioning")
+class TransformerDecoder(RegionDecoder):
+    """regions -> H -> encoder layers; words -> H + position -> decoder layers -> E -> V.
+
+    ``attend`` gives the last layer's weights over the regions, averaged over the heads. ``max_length``: tokens that the
+    cache of ``step`` holds.
+    """
+
+    by_image = True
+
+    def __init__(self, layers=2, heads=8, max_length=31, **sizes):
+        super().__init__(**sizes)
+        self.sizes |= {"layers": layers, "heads": heads, "max_length": max_length}
+        hidden_size, dropout = self.sizes["hidden_size"], self.sizes["dropout"]
+        self.word_dense = keras.layers.Dense(hidden_size, name="word_dense")
+        self.encoder_blocks = [Block(hidden_size, heads, dropout, False, name=f"encoder_{i}") for i in range(layers)]
+        self.decoder_blocks = [Block(hidden_size, heads, dropout, True, name=f"decoder_{i}") for i in range(layers)]
+        self.encoder_norm = keras.layers.LayerNormalization(name="encoder_norm")
+        self.decoder_norm = keras.layers.LayerNormalization(name="decoder_norm")
+        self.word_dense.build((None, None, self.sizes["embedding_size"]))
+        for block in (*self.encoder_blocks, *self.decoder_blocks):
+            block.build((None, None, hidden_size))
+        self.encoder_norm.build((None, None, hidden_size))
+        self.decoder_norm.build((None, None, hidden_size))
+        self.readout.build((None, None, hidden_size))
+        self.built = True
+
+    def _look(self, features, training=None):
+        """Keys and values of the regions for each decoder layer: a list of ``(B, R, 2 H)``."""
+        regions = self.project_regions(features, training)
+        for block in self.encoder_blocks:
+            regions, _ = block(regions, training=training)
+        regions = self.encoder_norm(regions)
+        return [block.cross_attention.key_value(regions) for block in self.decoder_blocks]
+
+    def _place(self, words, positions):
+        """Words ``(..., E)`` as vectors ``(..., H)`` that know their position (sines and cosines, section 3.5)."""
+        half = -(-self.sizes["hidden_size"] // 2)
+        rates = ops.convert_to_tensor(1e4 ** -(np.arange(half) / half), dtype="float32")
+        angles = ops.cast(positions, "float32")[..., None] * rates
+        waves = ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)[..., : self.sizes["hidden_size"]]
+        return self.word_dense(words) + ops.cast(waves, words.dtype)
+
+    def attend(self, features, token_ids, training=None, rows=None):
+        regions = of_captions(self._look(features, training), rows)
+        positions = ops.arange(ops.shape(token_ids)[1])
+        x = self._place(self.embed(token_ids, training), positions)
+        causal = positions[:, None] >= positions[None]
+        for block, image in zip(self.decoder_blocks, regions, strict=True):
+            x, weights = block(x, allowed=causal, regions=image, training=training)
+        return self.word_logits(self.decoder_norm(x), training), ops.mean(weights, axis=1)
+
+    def init_state(self, features):
+        regions = self._look(features)
+        empty = ops.repeat(ops.zeros_like(regions[0][:, :1]), self.sizes["max_length"], axis=1)  # (B, L, 2 H)
+        position = ops.zeros_like(regions[0][:, 0, 0], dtype="int32")
+        embedding = self.embedding.init_state(ops.shape(features)[0])
+        words = [empty] * self.sizes["layers"]
+        return {"image": regions, "embedding": embedding, "words": words, "position": position}
+
+    def step(self, token_ids, state):
+        position = state["position"]  # (B,): all rows stand at the same word
+        word, embedding = self.embedding.step(token_ids, state["embedding"])
+        x = self._place(word, position)[:, None]
+        places = ops.arange(self.sizes["max_length"])
+        here, known = places == position[:, None], (places <= position[:, None])[:, None, None]
+        words = []
+        for block, own, image in zip(self.decoder_blocks, state["words"], state["image"], strict=True):
+            new = block.self_attention.key_value(block.self_norm(x))
+            words.append(ops.where(here[..., None], new, own))
+            x, _ = block(x, own=words[-1], allowed=known, regions=image)
+        logits = self.word_logits(self.decoder_norm(x))[:, 0]
+        return logits, {**state, "embedding": embedding, "words": words, "position": position + 1}

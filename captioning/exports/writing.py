@@ -1,0 +1,199 @@
+"""Exports: a captioner, from pixels to the ids of words, as one graph for TensorFlow, ONNX or LiteRT.
+
+All three are made of one traced TensorFlow function, because TensorFlow's converters take the loop of the search as it is.
+So exports are written under Keras' TensorFlow backend, whatever the captioner was trained on: its bundle is the same for all.
+Legend: B images, S pixels per side, K beams, L maximum length in tokens.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from captioning.exports.reading import FORMAT, KINDS, Exported
+from captioning.features.folding import fold
+from captioning.pictures.loading import PREPROCESSING
+from captioning.storage.runs import package_versions
+from config import Config, UserError
+from model import Captioner, Search
+
+# The newest that tf2onnx 1.17 writes.
+OPSET = 18
+
+
+def whole_graph(captioner: Captioner, encoder: keras.Model, search: Search) -> Callable[[Any], dict[str, Any]]:
+    """Encoder and search as one function of tensors. ``encoder`` is the captioner's own, folded.
+
+    uint8 RGB pixels ``(B, S, S, 3)`` -> ``tokens`` int32 ``(B, K, L)``, ``log_probs`` and ``scores`` float32 ``(B, K)``.
+    """
+
+    def graph(pixels):
+        features = encoder(ops.cast(pixels, "float32"), training=False)
+        # Rounded as Captioner.encode does, since that is what the decoder has learned from.
+        features = ops.cast(ops.cast(features, captioner.config.feature_dtype), "float32")
+        return dict(zip(("tokens", "log_probs", "scores"), search.call(features), strict=True))
+
+    return graph
+
+
+def export(captioner: Captioner, config: Config, kind: str, folder: Path, int8: bool = False) -> None:
+    """Write ``captioner``, decoding by the settings of ``config``, as ``kind`` into ``folder``.
+
+    All or nothing: a neighbouring folder is completed and has captioned a blank picture first, then takes the place of an
+    older export. ``int8`` keeps weights in 8 bits (onnx, litert). Raises UserError when the converter cannot take this
+    captioner or the folder cannot be written.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise UserError(
+            f"backend: exports are made under TensorFlow, and Keras runs on {keras.backend.backend()}; unset KERAS_BACKEND, "
+            "a trained captioner is the same on every backend"
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as temporary:
+            new = Path(temporary, "new")
+            new.mkdir()
+            try:
+                _WRITERS[kind](captioner, config, new / KINDS[kind][0], int8)
+                _describe(captioner, config, kind, int8, new)
+                # tf2onnx goes on after an operator that it does not know.
+                Exported(new).captions(np.zeros((captioner.config.image_size,) * 2 + (3,), "uint8"))
+            except (UserError, OSError):
+                raise
+            except Exception as error:  # whatever converters and runtimes raise
+                reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+                raise UserError(f"--format: {kind} cannot hold this captioner: {reason}; take another format") from None
+            if folder.exists():
+                os.rename(folder, Path(temporary, "old"))
+            os.rename(new, folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); choose another --output") from None
+
+
+def _traced(captioner: Captioner, config: Config, batch: int | None):
+    """A ``tf.Module`` whose ``serve`` is the whole graph, for ``batch`` pictures at a time, or any number of them."""
+    import tensorflow as tf
+
+    size = captioner.config.image_size
+    module, search = tf.Module(), Search(captioner.decoder, config)
+    encoder, _ = fold(captioner.encoder)
+    module.weights = [weight.value for part in (encoder, search) for weight in part.variables]
+    pixels = tf.TensorSpec((batch, size, size, 3), tf.uint8, name="pixels")
+    module.serve = tf.function(whole_graph(captioner, encoder, search), input_signature=[pixels])
+    return module
+
+
+def _savedmodel(captioner: Captioner, config: Config, path: Path, int8: bool) -> None:
+    import tensorflow as tf
+
+    module = _traced(captioner, config, None)
+    tf.saved_model.save(module, str(path), signatures=module.serve.get_concrete_function())
+
+
+def _onnx(captioner: Captioner, config: Config, path: Path, int8: bool) -> None:
+    import tf2onnx
+
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what it says of the graph, nobody here can change
+    serve = _traced(captioner, config, None).serve
+    tf2onnx.convert.from_function(
+        serve,
+        input_signature=serve.input_signature,
+        opset=OPSET,
+        custom_op_handlers={"Erfc": (_erfc, ["Erf"])},
+        output_path=str(path),
+    )
+    if int8:
+        _round_weights(path)
+
+
+def _round_weights(path: Path) -> None:
+    """Keep the large weights of an ONNX model in 8 bits, one scale per output channel, and compute in float32 as before.
+
+    Not onnxruntime's quantize_dynamic, which rounds activations too: it made a ResNet50 three times as slow as in float
+    and half as large again as this, and kept no more captions.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(path)
+    graph, restored = model.graph, []
+    for weight in list(graph.initializer):
+        if weight.data_type != onnx.TensorProto.FLOAT or len(weight.dims) < 2 or np.prod(weight.dims) < 1024:
+            continue
+        values = numpy_helper.to_array(weight)
+        axis = 0 if values.ndim == 4 else values.ndim - 1  # convolutions have their output channels first
+        others = tuple(i for i in range(values.ndim) if i != axis)
+        scale = np.maximum(np.abs(values).max(others), 1e-12) / 127
+        rounded = np.rint(values / np.expand_dims(scale, others)).astype("int8")
+        names = [f"{weight.name}_int8", f"{weight.name}_scale"]
+        graph.initializer.remove(weight)
+        graph.initializer.extend(map(numpy_helper.from_array, (rounded, scale), names))
+        restored.append(helper.make_node("DequantizeLinear", names, [weight.name], axis=axis))
+    nodes = [*restored, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.save(model, path)
+
+
+def _erfc(graph, node, name, args) -> None:
+    """The operator of TensorFlow's GELU, which ONNX does not have, as 1 - Erf(x)."""
+    one = graph.make_const(f"{name}_one", np.float32(1)).output[0]
+    graph.insert_new_node_on_output("Sub", node.output[0], name=f"{name}_complement", inputs=[one, node.output[0]])
+
+
+def _litert(captioner: Captioner, config: Config, path: Path, int8: bool) -> None:
+    import tensorflow as tf
+
+    module = _traced(captioner, config, 1)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
+    if int8:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    path.write_bytes(converter.convert())
+
+
+_WRITERS: dict[str, Callable[[Captioner, Config, Path, bool], None]] = {
+    "savedmodel": _savedmodel,
+    "onnx": _onnx,
+    "litert": _litert,
+}
+
+
+def _describe(captioner: Captioner, config: Config, kind: str, int8: bool, folder: Path) -> None:
+    """Write ``vocabulary.json`` and ``export.json`` beside the model."""
+    (folder / "vocabulary.json").write_text(captioner.vocabulary.to_json(), encoding="utf-8")
+    size, beams = captioner.config.image_size, config.beam_size
+    batch = 1 if kind == "litert" else None
+    about = {
+        "format": FORMAT,
+        "kind": kind,
+        "int8": int8,
+        "model": KINDS[kind][0],
+        "inputs": {"pixels": {"dtype": "uint8", "shape": [batch, size, size, 3]}},
+        "outputs": {
+            "tokens": {"dtype": "int32", "shape": [batch, beams, config.max_caption_length + 1]},
+            "log_probs": {"dtype": "float32", "shape": [batch, beams]},
+            "scores": {"dtype": "float32", "shape": [batch, beams]},
+        },
+        "image_size": size,
+        "pixels": {
+            "name": PREPROCESSING,
+            "recipe": "RGB 0-255, upright by EXIF, transparency over white, squashed to image_size x image_size by Pillow's "
+            "antialiased bicubic; JPEG decoded at a half, quarter or eighth where that leaves twice image_size",
+        },
+        "decoding": config.decoding(),
+        "versions": package_versions(),
+        "sha256": {
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        },
+    }
+    (folder / "export.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,155 @@
+"""Scores by consensus with the references: CIDEr-D and CIDEr (Vedantam et al., 2015), fast enough to be a reward.
+
+A caption is a vector of n-gram counts, each weighed by how few images have that n-gram in their references. Its score is
+10 times the cosine with a reference, averaged over the references and over n = 1 to 4. CIDEr-D clips each count to the
+reference's and multiplies by exp(-d^2 / 72), with d the difference in length.
+"""
+
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+
+from captioning.metrics.references import Caption, words
+
+VARIANTS = ("cider_d", "cider")
+_SIGMA = 6.0
+_LOW = (1 << 32) - 1  # Two numbers below 2^32 share an int64: high << 32 | low.
+
+Sentence = Sequence[Hashable]
+
+
+class _Postings(NamedTuple):
+    """All references' n-grams for one n: a row for each reference and different n-gram, sorted by ``key``."""
+
+    key: np.ndarray  # int64: image << 32 | number of the n-gram
+    weight: np.ndarray  # float64: count times inverse document frequency
+    reference: np.ndarray  # int64: counted over all images
+    norm: np.ndarray  # float64, of each reference
+
+
+class Cider:
+    """CIDEr-D or CIDEr against fixed references, of any number of candidates at a time.
+
+    ``references[i]`` are all references of image ``i`` as sequences of words, of ids, of anything hashable. Document
+    frequencies are counted over the images of ``corpus``; by default over the references, as in the published evaluation.
+    All work on the references is done once, here.
+    """
+
+    def __init__(
+        self,
+        references: Sequence[Sequence[Sentence]],
+        variant: str = "cider_d",
+        corpus: Sequence[Sequence[Sentence]] | None = None,
+    ):
+        """Raises ValueError: an unknown variant, or an image without references."""
+        if variant not in VARIANTS:
+            raise ValueError(f"variant: {variant!r} is not one of {', '.join(VARIANTS)}")
+        if not all(len(group) for group in references):
+            raise ValueError("references: each image needs at least one")
+        self.variant = variant
+        self._words: dict[Hashable, int] = {}
+        self._known: list[np.ndarray] = []  # for each n the sorted keys of the n-grams, and the largest int64
+        self._idf: list[np.ndarray] = []  # for each n the weight of each n-gram, and that of unknown ones
+        self._postings: list[_Postings] = []
+        self._sizes = np.array([len(group) for group in references], np.int64)
+        count = int(self._sizes.sum())
+        reference_image = np.repeat(np.arange(len(references)), self._sizes)
+
+        documents = references if corpus is None else [*corpus, *references]
+        counted = len(references if corpus is None else corpus)
+        document = np.repeat(np.arange(len(documents)), [len(group) for group in documents])
+        first = len(document) - count  # the first sentence that is a reference
+        ids, owner, lengths = self._flatten(list(chain.from_iterable(documents)))
+        self._lengths = lengths[first:]
+        for n, sentence, gram in self._orders(ids, owner, learn=True):
+            seen = np.unique(document[sentence] << 32 | gram)  # the different n-grams of each document
+            frequency = np.bincount(seen[seen >> 32 < counted] & _LOW, minlength=len(self._known[n]))
+            self._idf.append(math.log(counted) - np.log(np.maximum(1, frequency)))
+            own = sentence >= first
+            reference, gram, weight, norm = self._vectors(n, sentence[own] - first, gram[own], count)
+            key = reference_image[reference] << 32 | gram
+            order = np.argsort(key)
+            self._postings.append(_Postings(key[order], weight[order], reference[order], norm))
+
+    def score(self, images: Sequence[int], candidates: Sequence[Sentence]) -> np.ndarray:
+        """The score of each candidate, times 100, against the references of image ``images[n]``: float64 (N,)."""
+        images = np.asarray(images, np.int64)
+        ids, owner, lengths = self._flatten(candidates)
+        total = np.zeros(len(candidates))
+        for n, sentence, gram in self._orders(ids, owner):
+            candidate, gram, weight, norm = self._vectors(n, sentence, gram, len(candidates))
+            postings = self._postings[n]
+            key = images[candidate] << 32 | gram
+            low, high = np.searchsorted(postings.key, key), np.searchsorted(postings.key, key, side="right")
+            # One row for each n-gram of a candidate and reference of its image that has it too.
+            hits = high - low
+            row = np.repeat(np.arange(len(key)), hits)
+            entry = np.arange(len(row)) + np.repeat(high - np.cumsum(hits), hits)
+            candidate, weight = candidate[row], weight[row]
+            reference, wanted = postings.reference[entry], postings.weight[entry]
+            if self.variant == "cider_d":
+                delta = lengths[candidate] - self._lengths[reference]
+                weight = np.minimum(weight, wanted) * np.exp(-(delta**2) / (2 * _SIGMA**2))
+            cosine = weight * wanted / (norm[candidate] * postings.norm[reference])
+            total += np.bincount(candidate, cosine, minlength=len(candidates))
+        return 1000 * total / (len(self._postings) * self._sizes[images])
+
+    def _flatten(self, sentences: Sequence[Sentence]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The number of each word of all sentences (T,), the sentence it is in (T,), and the length of each sentence."""
+        known = self._words
+        ids = np.array([known.setdefault(word, len(known)) for sentence in sentences for word in sentence], np.int64)
+        lengths = np.array([len(sentence) for sentence in sentences], np.int64)
+        return ids, np.repeat(np.arange(len(sentences)), lengths), lengths
+
+    def _orders(
+        self, ids: np.ndarray, owner: np.ndarray, learn: bool = False
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """For each n: n - 1, and for all n-grams in all sentences the sentence and the number of the n-gram.
+
+        The key of an n-gram is made of the number of its first n - 1 words and its last word; its number is the place
+        of the key among the known ones. N-grams that are not known get numbers of their own above those.
+        """
+        start, gram = np.arange(len(ids)), np.zeros(len(ids), np.int64)
+        ids, owner = np.append(ids, [0] * 3), np.append(owner, [-1] * 3)
+        for n in range(4):
+            inside = owner[start] == owner[start + n]
+            start = start[inside]
+            key = gram[inside] << 32 | ids[start + n]
+            if learn:
+                self._known.append(np.append(np.unique(key), np.iinfo(np.int64).max))
+            known = self._known[n]
+            gram = np.searchsorted(known, key)
+            new = known[gram] != key
+            gram[new] = len(known) + np.unique(key[new], return_inverse=True)[1]
+            yield n, owner[start], gram
+
+    def _vectors(self, n: int, sentence: np.ndarray, gram: np.ndarray, sentences: int) -> tuple[np.ndarray, ...]:
+        """Sentence, n-gram and weight, a row for each different n-gram of a sentence; and the norm of each sentence."""
+        pair, count = np.unique(sentence << 32 | gram, return_counts=True)
+        sentence, gram = pair >> 32, pair & _LOW
+        weight = count * self._idf[n][np.minimum(gram, len(self._idf[n]) - 1)]
+        norm = np.sqrt(np.bincount(sentence, weight**2, minlength=sentences))
+        norm[norm == 0] = 1  # All weights are zero then, and so is the product that this divides.
+        return sentence, gram, weight, norm
+
+
+def cider_d(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> tuple[float, np.ndarray]:
+    """CIDEr-D, which papers call CIDEr: the mean, and the score of each caption, float64 (N,).
+
+    Document frequencies are those of ``references``: a caption's score depends on the images it is scored among.
+    """
+    return _mean(predictions, references, "cider_d")
+
+
+def cider(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> tuple[float, np.ndarray]:
+    """CIDEr without clipping and length penalty: the mean, and the score of each caption, float64 (N,)."""
+    return _mean(predictions, references, "cider")
+
+
+def _mean(predictions, references, variant: str) -> tuple[float, np.ndarray]:
+    scorer = Cider([[words(reference) for reference in group] for group in references], variant)
+    scores = scorer.score(range(len(predictions)), [words(prediction) for prediction in predictions])
+    return float(scores.mean()), scores

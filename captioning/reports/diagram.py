@@ -1,0 +1,143 @@
+"""The architecture as a diagram: encoder, regions, decoder and words, with the sizes of a configuration. No Keras.
+
+    python architecture.py docs/architecture.svg --preset flickr8k-attention
+
+Writes an SVG file, which browsers open; evaluate.py --report shows the same diagram of a trained captioner.
+"""
+
+import html
+from pathlib import Path
+
+import config as settings
+from config import Config, UserError
+
+_STYLE = """
+.arch { --paper: #fbfbf8; --box: #e8edf4; --own: #fbe9d0; --line: #5b6675; --ink: #1b222c; font: 13px sans-serif }
+@media (prefers-color-scheme: dark) {
+  .arch { --paper: #1b2027; --box: #2d3744; --own: #4d3c22; --line: #9aa7b8; --ink: #edf0f4 }
+}
+.arch text { fill: var(--ink); text-anchor: middle } .arch .line0 { font-weight: bold; font-size: 14px }
+.arch rect { stroke: var(--line) } .arch .note { font-size: 12px; font-style: italic }
+.arch path { fill: none; stroke: var(--line); stroke-width: 1.8; marker-end: url(#arrowhead) }
+""".strip()
+
+
+def _decoder(config: Config, regions: int) -> tuple[list[list[str]], set[str]]:
+    """The lines of the decoder's three boxes (image, words, output) and the names of the arrows between them."""
+    size, hidden, attention = config.embedding_size, config.hidden_size, config.attention_size
+    image = ["Image vector", f"dense, ReLU: {size}", "once per image"]
+    tied = config.embedding == "learned" and not config.untied_output
+    readout = ["Readout", f"dense: {size}", "tied to embedding" if tied else "a table of its own"]
+    kinds = {"learned": "embedding", "bert-static": "BERT's vectors", "bert-prefix": "BERT so far", "file": "vectors"}
+    words = f"{kinds[config.embedding]}: {size}"
+    return {
+        "merge": (
+            [image, ["Words", words, f"LSTM: {hidden}"], ["Merge", f"dense, ReLU: {hidden}"]],
+            {"image-output", "words-output"},
+        ),
+        "inject": (
+            [
+                image,
+                ["Words", words, f"LSTM: {hidden}, dense: {size}"],
+                [f"LSTM: {hidden}", "the image enters", "beside every word"],
+            ],
+            {"image-output", "words-output"},
+        ),
+        "attention": (
+            [
+                ["Soft attention", f"dense: {hidden}, scores: {attention}", f"over {regions} regions, gated"],
+                [f"LSTM: {hidden}", words, "the context enters too"],
+                readout,
+            ],
+            {"words-image", "image-words", "image-output", "words-output"},
+        ),
+        "adaptive": (
+            [
+                ["Adaptive attention", f"dense: {hidden}, scores: {attention}", f"{regions} regions or the sentinel"],
+                [f"LSTM: {hidden}", words, "mean region enters too"],
+                readout,
+            ],
+            {"features-words", "words-image", "image-output", "words-output"},
+        ),
+        "transformer": (
+            [
+                ["Encoder", f"{config.layers} layers of {hidden}", f"self-attention, {config.heads} heads"],
+                ["Decoder", words, f"{config.layers} layers of {hidden}, {config.heads} heads"],
+                readout,
+            ],
+            {"image-words", "words-output"},
+        ),
+    }[config.decoder]
+
+
+# Where the arrows run; "words-image" is what the decoder asks the image with.
+_ARROWS = {
+    "image-output": "M645 107 H668 V152 H681",
+    "words-output": "M645 238 H668 V193 H681",
+    "image-words": "M500 142 V197",
+    "words-image": "M600 202 V147",
+    "features-words": "M360 207 V238 H450",
+}
+
+
+def architecture(config: Config, regions: int, feature_size: int, words: int | None = None) -> str:
+    """An SVG diagram, for features ``(regions, feature_size)`` and a vocabulary of ``words`` (None: not known yet)."""
+    side = round(regions**0.5)
+    grid = f"{side} x {side} regions" if side * side == regions else f"{regions} regions"
+    boxes, arrows = _decoder(config, regions)
+    drawn = [
+        _box(15, 137, 105, ["Picture", f"{config.image_size} x {config.image_size} x 3"]),
+        _box(145, 137, 130, ["Encoder", Path(config.encoder).name.removesuffix(".keras")[:18]]),
+        _box(300, 137, 120, ["Features", grid if regions > 1 else "one vector", f"of {feature_size:,}"]),
+        _box(455, 72, 190, boxes[0], "own"),
+        _box(455, 203, 190, boxes[1], "own"),
+        _box(686, 137, 150, boxes[2], "own"),
+        _box(880, 137, 105, ["Next word", "softmax over", f"{words:,} words" if words else "the vocabulary"]),
+    ]
+    paths = ["M120 172 H140", "M275 172 H295", "M420 172 H437 V107 H450", "M836 172 H875", "M932 207 V308 H550 V278"]
+    paths += [_ARROWS[name] for name in sorted(arrows)]
+    return f"""<svg class="arch" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 330" role="img" aria-labelledby="arch">
+<title id="arch">The {config.decoder} captioner: a picture becomes features once; the decoder adds word after word</title>
+<style>{_STYLE}</style>
+<defs><marker id="arrowhead" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="8" markerHeight="8" orient="auto-start-reverse"
+markerUnits="userSpaceOnUse"><path d="M0 0 L8 4 L0 8 z" style="fill: var(--line); stroke: none; marker: none"/></marker></defs>
+<rect width="1000" height="330" rx="8" style="fill: var(--paper); stroke: none"/>
+<rect x="440" y="34" width="410" height="254" rx="8" style="fill: none; stroke-dasharray: 4 4"/>
+<text class="line0" x="645" y="56">Decoder: {config.decoder}</text>
+{"".join(drawn)}{"".join(f'<path d="{path}"/>' for path in paths)}
+<text class="note" x="740" y="303">the words so far</text>
+<text class="note" x="277" y="128">once per image</text>
+</svg>
+"""
+
+
+def _box(x: int, y: int, width: int, lines: list[str], kind: str = "box") -> str:
+    """A box of 70 pixels' height with centred lines, the first as its title."""
+    first = y + 40 - 9 * (len(lines) - 1)
+    text = "".join(
+        f'<text class="line{i}" x="{x + width / 2:g}" y="{first + 18 * i}">{html.escape(line)}</text>'
+        for i, line in enumerate(lines)
+    )
+    return f'<rect x="{x}" y="{y}" width="{width}" height="70" rx="6" style="fill: var(--{kind})"/>{text}\n'
+
+
+def main() -> None:
+    parser = settings.make_parser(__doc__)
+    parser.add_argument("output", metavar="FILE", help="the SVG file to write")
+    args = parser.parse_args()
+    config = settings.resolve(args)
+    if config.stage == "align":
+        raise UserError("stage: align has two towers and no decoder that could be drawn; take another preset")
+
+    from captioning.features.encoder import build_encoder
+
+    random = config if config.encoder.endswith(".keras") else config.with_overrides({"encoder_weights": "none"})
+    regions, feature_size = build_encoder(random).output_shape[1:]
+    try:
+        Path(args.output).write_text(architecture(config, regions, feature_size), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{args.output}: cannot be written ({error.strerror})") from None
+
+
+if __name__ == "__main__":
+    settings.run_script(main)

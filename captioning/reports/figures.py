@@ -1,0 +1,125 @@
+"""Pictures of captions: a photo with its captions below it, and where the decoder looked, word by word. No Keras."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from captioning.pictures.loading import open_picture
+from config import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def read_picture(source: str | Path | BinaryIO, side: int) -> Image.Image:
+    """The picture upright, in RGB and in its own proportions, at most ``side`` pixels wide and high.
+
+    ``source`` is a path or a binary file object. Raises UnreadableImage.
+    """
+    picture = open_picture(source, side)
+    picture.thumbnail((side, side))
+    return picture
+
+
+def captioned(picture: Image.Image, captions: Sequence[str]) -> "Figure":
+    """The picture with its captions below it."""
+    from matplotlib.figure import Figure
+
+    text = "\n".join(textwrap.fill(caption, 48) for caption in captions)
+    width = 6.0
+    height = width * picture.height / picture.width
+    figure = Figure(figsize=(width, height + 0.28 * (text.count("\n") + 1) + 0.2))
+    axes = figure.add_axes((0, 1 - height / figure.get_figheight(), 1, height / figure.get_figheight()))
+    axes.imshow(picture, aspect="auto")
+    axes.axis("off")
+    figure.text(0.5, 0.08 / figure.get_figheight(), text, ha="center", va="bottom", fontsize=13, parse_math=False)
+    return figure
+
+
+def ranked(query: str, pictures: Sequence[Image.Image], labels: Sequence[str]) -> "Figure":
+    """The words of a query above the pictures found for it, five in a row, each with its label below it."""
+    from matplotlib.figure import Figure
+
+    columns = min(5, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(2.4 * columns, 2.65 * rows + 0.25), layout="constrained")
+    figure.suptitle(textwrap.fill(query, 24 * columns), fontsize=13, parse_math=False)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels:
+        panel.axis("off")
+    for panel, picture, label in zip(panels, pictures, labels, strict=False):
+        panel.imshow(picture)
+        panel.text(
+            0.5, -0.03, textwrap.shorten(label, 40, placeholder="..."), ha="center", va="top",
+            transform=panel.transAxes, fontsize=9, parse_math=False,
+        )  # fmt: skip
+    return figure
+
+
+def grid_side(regions: int) -> int:
+    """Regions per side of a square grid. Raises UserError when ``regions`` is no square."""
+    side = math.isqrt(regions)
+    if side * side != regions:
+        raise UserError(f"encoder: its {regions} regions are no square grid, so where they lie cannot be drawn")
+    return side
+
+
+def attention_maps(picture: Image.Image, words: Sequence[str], weights: np.ndarray, side: int) -> "Figure":
+    """The picture, then for each word the dimmed picture with what the decoder looked at in colour.
+
+    ``weights`` float ``(T, side * side)`` with a row for each word, row by row of the grid, which covers the whole
+    picture; with one column more, the last is a sentinel's, and how much of the attention was left for the image is
+    written below the word. All panels share one colour scale, which ends at the largest weight.
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    regions = side * side
+    grids = weights[:, :regions].reshape(-1, side, side)
+    # No attention shows the dimmed picture as it is, so the colours get opaque as they get bright.
+    colours = colormaps["inferno"](np.linspace(0.1, 1, 256))
+    colours[:, 3] = 0.8 * np.linspace(0, 1, 256) ** 0.7
+    rows = -(-(len(words) + 1) // 6)
+    columns = -(-(len(words) + 1) // rows)
+    cell = 2.0 * min(max(picture.height / picture.width, 0.3), 2.0)  # inches; longer pictures are shown smaller
+    figure = Figure(figsize=(2.0 * columns, (cell + 0.5) * rows + 0.7), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels:
+        panel.axis("off")
+    panels[0].imshow(picture)
+    dimmed = np.asarray(picture.convert("L")) * 0.5
+    for panel, word, grid, row in zip(panels[1:], words, grids, weights, strict=False):
+        panel.imshow(dimmed, cmap="gray", vmin=0, vmax=255)
+        # Never overshoots, so that the middle of a region has the colour of its weight.
+        smooth = Image.fromarray(grid.astype("float32")).resize(picture.size, Image.Resampling.BILINEAR)
+        heat = panel.imshow(np.asarray(smooth), cmap=ListedColormap(colours), vmin=0, vmax=grids.max())
+        panel.set_title(word, fontsize=13, parse_math=False)
+        if weights.shape[1] > regions:
+            panel.text(
+                0.5, -0.03, f"looks at the image: {1 - row[-1]:.0%}", ha="center", va="top", transform=panel.transAxes
+            )
+    bar = figure.colorbar(heat, ax=panels.tolist(), location="bottom", aspect=60, fraction=0.05, pad=0.02)
+    bar.ax.set_facecolor("0.25")
+    bar.ax.xaxis.set_major_formatter(PercentFormatter(1))
+    bar.set_label(f"share of the attention on one of {regions} regions (evenly spread: {1 / regions:.1%})")
+    return figure
+
+
+def save(figure: "Figure", folder: Path, source: str) -> Path:
+    """Write the figure into ``folder`` under the name of the picture at ``source``, with a number if that is taken."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = Path(source.split("?")[0]).stem or "picture"
+    path = folder / f"{stem}.png"
+    number = 1
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}-{number}.png"
+    figure.savefig(path, dpi=100)
+    return path

@@ -1,0 +1,379 @@
+"""The web page and the HTTP API over an ``Engine``: what is asked, what is refused, and how.
+
+    GET  /                 the page; /api.html documents the API, /openapi.json describes it to programs
+    GET  /api/models       what can be chosen, with limits and defaults
+    POST /api/captions     one picture, as the body or in a form, gives its captions
+
+Every error is ``{"error": {"code": ..., "message": ...}}``. Nothing is fetched for a client, and no page loads anything
+from another place: the Content-Security-Policy would not let it.
+"""
+
+import asyncio
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from captioning.pictures.loading import UnreadableImage
+from captioning.serving.engine import (
+    FORMATS,
+    MAX_BEAM,
+    MAX_PIXELS,
+    Attention,
+    Busy,
+    Closed,
+    Engine,
+    TooLarge,
+    WrongType,
+    read_picture,
+)
+from captioning.words.tokenizer import tokenize
+from config import DecodingSettings, UserError
+
+WEB = Path(__file__).parent / "page"
+MAX_BYTES = 20 << 20
+RECEIVE_SECONDS = 60  # for a whole picture to arrive
+IN_MEMORY = 1 << 20  # bytes of an upload; the rest waits on disk
+
+HEADERS = {
+    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(self), microphone=(), geolocation=()",
+    "cache-control": "no-cache",
+}
+
+
+class AttentionAnswer(BaseModel):
+    """Where the decoder looked for each word."""
+
+    words: list[str]
+    side: int = Field(description="regions per side of the grid, which covers the whole picture")
+    weights: list[list[float]] = Field(description="for each word side * side shares, row by row")
+    sentinel: list[float] | None = Field(None, description="for each word the share that went to no region")
+
+
+class CaptionAnswer(BaseModel):
+    """One caption."""
+
+    caption: str
+    log_prob: float = Field(description="natural log of its probability")
+    score: float = Field(
+        description="log_prob / length^length_penalty, where <end> counts; by consensus, of the captions that ended, how "
+        "much each is like all of them, from 0 to 1"
+    )
+    attention: AttentionAnswer | None = None
+
+
+class Answer(BaseModel):
+    """The captions of a picture."""
+
+    image: str = Field(description="the name it was sent under")
+    model: str
+    beam_size: int
+    length_penalty: float
+    consensus: bool = Field(description="whether captions are ranked by it; the greedy one never is")
+    greedy: CaptionAnswer
+    captions: list[CaptionAnswer] = Field(description="the beam_size best, best first")
+
+
+class ModelAnswer(BaseModel):
+    """A captioner that can be chosen, with the decoding it has unless the request says otherwise."""
+
+    name: str
+    encoder: str
+    decoder: str
+    attention: bool = Field(description="whether it has attention to show")
+    beam_size: int
+    length_penalty: float
+    consensus: bool = Field(description="whether it ranks beams of three captions or more by consensus")
+
+
+class Limits(BaseModel):
+    bytes: int
+    pixels: int
+    beam_size: int
+    formats: list[str]
+
+
+class Models(BaseModel):
+    """What can be chosen, the default first."""
+
+    models: list[ModelAnswer]
+    limits: Limits
+
+
+class Problem(BaseModel):
+    code: str = Field(description="for programs; stays the same when the message is reworded")
+    message: str = Field(description="what is wrong and what to do")
+
+
+class ErrorAnswer(BaseModel):
+    error: Problem
+
+
+class Refused(Exception):
+    """An answer that is not the one that was asked for."""
+
+    def __init__(self, status: int, code: str, message: str):
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+# What each error means: status, code and, for the documentation, when.
+_ERRORS = {
+    400: "bad_request: not one picture, or a form that cannot be read",
+    404: "unknown_model, or not_found: no such page",
+    408: "too_slow: the picture did not arrive within a minute",
+    413: "too_large: too many bytes, or too many pixels",
+    415: "wrong_type: not a picture, or of a format that is not read",
+    422: "unreadable: a damaged picture; bad_setting: a setting that is unknown or out of bounds",
+    500: "internal, or model: the captioner cannot be loaded or run",
+    503: "busy: all places are taken, and Retry-After says when to try again; closing: the server is being stopped",
+}
+_RAISED = (
+    (TooLarge, 413, "too_large"),
+    (WrongType, 415, "wrong_type"),
+    (UnreadableImage, 422, "unreadable"),
+    (Closed, 503, "closing"),
+)
+_SETTINGS = ("model", "beam_size", "length_penalty", "attention")
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": {"type": "string", "format": "binary"}},
+                }
+            },
+            **{
+                kind: {"schema": {"type": "string", "format": "binary"}}
+                for kind in ("image/*", "application/octet-stream")
+            },
+        },
+    }
+}
+
+
+def create_app(engine: Engine) -> FastAPI:
+    """The ASGI application. ``engine`` is started and stopped by the caller."""
+    app = FastAPI(
+        title="Image captions",
+        version="1",
+        description="POST a picture, get captions. One picture per request; parallel requests are captioned together.",
+        docs_url=None,  # they load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.add_middleware(_Headers)
+    # One at a time: a picture of MAX_PIXELS takes up to 15 bytes a pixel while it is decoded.
+    reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
+    about = Models(
+        models=[
+            ModelAnswer(
+                name=model.name,
+                encoder=Path(model.config.encoder).stem,
+                decoder=model.config.decoder,
+                attention=model.attends,
+                **model.decoding()._asdict(),
+                consensus=model.config.consensus,
+            )
+            for model in engine.models.values()
+        ],
+        limits=Limits(bytes=MAX_BYTES, pixels=MAX_PIXELS, beam_size=MAX_BEAM, formats=list(FORMATS)),
+    )
+
+    @app.get("/api/models", summary="What can be chosen, the default first")
+    async def models() -> Models:
+        return about
+
+    @app.post(
+        "/api/captions",
+        summary="Caption one picture",
+        openapi_extra=_BODY,
+        response_model_exclude_none=True,
+        responses={status: {"model": ErrorAnswer, "description": text} for status, text in _ERRORS.items()},
+    )
+    async def captions(
+        request: Request,
+        model: Annotated[str | None, Query(description="a name from /api/models")] = None,
+        beam_size: Annotated[int | None, Query(ge=1, le=MAX_BEAM, description="captions; 1 is greedy search")] = None,
+        length_penalty: Annotated[
+            float | None,
+            Query(description=DecodingSettings.model_fields["length_penalty"].description),
+            *DecodingSettings.model_fields["length_penalty"].metadata,
+        ] = None,
+        attention: Annotated[bool, Query(description="also where the decoder looked, word by word")] = False,
+    ) -> Answer:
+        for name in request.query_params:
+            if name not in _SETTINGS:
+                raise Refused(422, "bad_setting", f"{name}: there is no such setting; there are {', '.join(_SETTINGS)}")
+        if model is not None and model not in engine.models:
+            raise Refused(404, "unknown_model", f"model: there is no {model!r}; there are {', '.join(engine.models)}")
+        chosen = engine.default if model is None else engine.models[model]
+        try:
+            decoding = chosen.decoding(beam_size, length_penalty)
+        except UserError as error:
+            raise Refused(422, "bad_setting", str(error)) from None
+        with engine.place():
+            name, file = await _receive(request)
+            with file:
+                reading = reader.submit(read_picture, file, name, chosen.config.image_size)
+                pixels = await asyncio.wrap_future(reading)
+            try:
+                result = await asyncio.wrap_future(engine.submit(chosen, pixels, decoding, attention))
+            except UserError as error:
+                raise Refused(500, "model", str(error)) from None
+        looks = [None] * (1 + len(result.captions))
+        if result.greedy_attention is not None:
+            looks = [result.greedy_attention, *result.attention]
+        greedy, *beam = map(_told, (result.greedy, *result.captions), looks)
+        votes = chosen.search(decoding).votes
+        return Answer(
+            image=name, model=chosen.name, **decoding._asdict(), consensus=votes, greedy=greedy, captions=beam
+        )
+
+    def answer(status: int, code: str, message: str, **headers: str) -> JSONResponse:
+        return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+
+    @app.exception_handler(Refused)
+    async def refused(_, error: Refused) -> Response:
+        return answer(error.status, error.code, str(error))
+
+    @app.exception_handler(Busy)
+    async def busy(_, error: Busy) -> Response:
+        return answer(503, "busy", str(error), **{"retry-after": str(error.retry_after)})
+
+    for kind, status, code in _RAISED:
+
+        @app.exception_handler(kind)
+        async def raised(_, error: Exception, status: int = status, code: str = code) -> Response:
+            return answer(status, code, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_, error: RequestValidationError) -> Response:
+        found = error.errors()[0]
+        return answer(422, "bad_setting", f"{found['loc'][-1]}: {found['msg']}, got {found['input']!r}")
+
+    @app.exception_handler(HTTPException)
+    async def other(_, error: HTTPException) -> Response:
+        code = "not_found" if error.status_code == 404 else "bad_request"
+        return answer(error.status_code, code, f"{error.detail}; see /api.html")
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_, error: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # that nobody will read
+
+    @app.exception_handler(Exception)
+    async def internal(_, error: Exception) -> Response:  # which the server has written to its log
+        return answer(500, "internal", "the server failed at this picture; its log says why")
+
+    app.mount("/", StaticFiles(directory=WEB, html=True))
+    return app
+
+
+def _told(caption: Any, attention: Attention | None) -> CaptionAnswer:
+    told = CaptionAnswer(caption=caption.text, log_prob=caption.log_prob, score=caption.score)
+    if attention is not None:
+        told.attention = AttentionAnswer(
+            words=tokenize(caption.text),
+            side=attention.side,
+            weights=[[round(float(share), 5) for share in row] for row in attention.weights],
+            sentinel=None if attention.sentinel is None else [round(float(share), 5) for share in attention.sentinel],
+        )
+    return told
+
+
+async def _receive(request: Request) -> tuple[str, BinaryIO]:
+    """The one picture of a request, as its name and an open file, which is on disk unless it is small. Raises Refused."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    request = Request(request.scope, _limited(request.receive))
+    try:
+        async with asyncio.timeout(RECEIVE_SECONDS):
+            if kind == "multipart/form-data":
+                return await _from_form(request)
+            if kind.startswith("image/") or kind == "application/octet-stream":
+                return await _from_body(request)
+    except TimeoutError:
+        raise Refused(
+            408, "too_slow", f"the picture did not arrive within {RECEIVE_SECONDS} s; send a smaller copy"
+        ) from None
+    raise Refused(
+        415,
+        "wrong_type",
+        f"content-type: {kind or 'none'} is not read here; send the picture as image/jpeg (or its own type), or in the "
+        "field image of multipart/form-data",
+    )
+
+
+async def _from_form(request: Request) -> tuple[str, BinaryIO]:
+    try:
+        form = await request.form(max_files=1, max_fields=0)
+    except HTTPException as error:
+        raise Refused(
+            400,
+            "bad_request",
+            f"{error.detail} Send one picture in the field image, several pictures as several requests, and settings "
+            "in the address: /api/captions?beam_size=5",
+        ) from None
+    picture = form.get("image")
+    if picture is None:
+        await form.close()
+        raise Refused(400, "bad_request", "the form has no file in the field image")
+    return picture.filename or "picture", picture.file
+
+
+async def _from_body(request: Request) -> tuple[str, BinaryIO]:
+    file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115  the caller closes it
+    try:
+        async for part in request.stream():
+            file.write(part)
+        if not file.tell():
+            raise Refused(400, "bad_request", "the body is empty; it must be a picture")
+    except BaseException:
+        file.close()
+        raise
+    file.seek(0)
+    return "picture", file
+
+
+def _limited(receive: Any) -> Any:
+    """``receive`` that raises Refused after ``MAX_BYTES``."""
+    total = 0
+
+    async def counted() -> dict[str, Any]:
+        nonlocal total
+        message = await receive()
+        total += len(message.get("body", b""))
+        if total > MAX_BYTES:
+            raise Refused(413, "too_large", f"more than {MAX_BYTES >> 20} MiB; send a smaller copy of the picture")
+        return message
+
+    return counted
+
+
+class _Headers:
+    """Adds ``HEADERS`` to every answer."""
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        async def with_headers(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in HEADERS.items())]
+            await send(message)
+
+        await self.app(scope, receive, with_headers)

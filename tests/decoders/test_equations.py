@@ -1,0 +1,150 @@
+"""The region decoders against their papers: each written out in NumPy, one caption, one word, one matrix at a time."""
+
+import numpy as np
+import pytest
+from keras import ops
+
+from captioning.decoders.build import DECODERS
+
+V, R, D, E, H = 11, 5, 7, 6, 8  # words, regions, feature size, embedding, hidden
+
+
+def array(tensor) -> np.ndarray:
+    return ops.convert_to_numpy(tensor).astype("float64")
+
+
+def kernel(layer) -> np.ndarray:
+    return array(layer.kernel)
+
+
+def dense(layer, x):
+    return x @ kernel(layer) + (array(layer.bias) if layer.use_bias else 0)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def softmax(x):
+    shares = np.exp(x - x.max())
+    return shares / shares.sum()
+
+
+def norm(layer, x):
+    centred = x - x.mean(axis=-1, keepdims=True)
+    scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + layer.epsilon)
+    return scaled * array(layer.gamma) + array(layer.beta)
+
+
+def regions_of(decoder, features):
+    """a_1 ... a_R."""
+    return np.maximum(norm(decoder.region_norm, dense(decoder.region_dense, features)), 0)
+
+
+def output(decoder, x):
+    """Logits by the embedding's own vectors."""
+    return array(decoder.embedding.table) @ dense(decoder.readout, x) + array(decoder.output_bias)
+
+
+def lstm(gates, cell):
+    i, f, g, o = np.split(gates, 4)
+    cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(cell), cell
+
+
+def attention(decoder, features, words):
+    """Xu et al. (2015), section 4.2: e_i = w tanh(W_a a_i + W_h h), alpha = softmax(e), z = beta * sum alpha_i a_i."""
+    a = regions_of(decoder, features)
+    h, c = np.split(np.tanh(dense(decoder.start, a.mean(axis=0))), 2)
+    size = decoder.sizes["attention_size"]
+    w_query, w_beta, w_gates = np.split(kernel(decoder.from_hidden), [size, size + H], axis=1)
+    for y in words:
+        e = np.asarray([np.tanh(dense(decoder.keys, a_i) + h @ w_query) @ kernel(decoder.scores)[:, 0] for a_i in a])
+        alpha = softmax(e)
+        beta = sigmoid(h @ w_beta)
+        z = beta * sum(share * a_i for share, a_i in zip(alpha, a, strict=True))
+        h, c = lstm(dense(decoder.word_gates, y) + h @ w_gates + z @ kernel(decoder.from_context), c)
+        yield output(decoder, np.concatenate([h, z, y])), alpha
+
+
+def adaptive(decoder, features, words):
+    """Lu et al. (2017), equations 6 to 13: s = sigmoid(W_x x + W_h h') * tanh(m); c^ = beta s + (1 - beta) c."""
+    v = regions_of(decoder, features)
+    v_g = np.maximum(dense(decoder.image_dense, v.mean(axis=0)), 0)
+    h, m = np.zeros(H), np.zeros(H)
+    w_h = kernel(decoder.scores)[:, 0]
+    for y in words:
+        gates = dense(decoder.word_gates, y) + v_g @ kernel(decoder.image_gates) + h @ kernel(decoder.hidden_gates)
+        h, m = lstm(gates[: 4 * H], m)
+        s = sigmoid(gates[4 * H :]) * np.tanh(m)
+        w_g = h @ kernel(decoder.query)
+        z = np.asarray([np.tanh(dense(decoder.keys, v_i) + w_g) @ w_h for v_i in v])
+        alpha = softmax(np.append(z, np.tanh(dense(decoder.sentinel_key, s) + w_g) @ w_h))
+        beta = alpha[-1]
+        c = softmax(z) @ v
+        yield output(decoder, beta * s + (1 - beta) * c + h), alpha
+
+
+def heads(layer, x, keys, values):
+    """Vaswani et al. (2017), section 3.2.2, for one query: the mixture of all heads, and their mean weights."""
+    query, mixed, weights = dense(layer.query, x), [], []
+    for part in np.split(np.arange(H), layer.heads):
+        weights.append(softmax(keys[:, part] @ query[part] / np.sqrt(len(part))))
+        mixed.append(weights[-1] @ values[:, part])
+    return dense(layer.merge, np.concatenate(mixed)), np.mean(weights, axis=0)
+
+
+def feed(block, x):
+    hidden = dense(block.feed_in, norm(block.feed_norm, x))
+    gelu = array(ops.gelu(ops.convert_to_tensor(hidden.astype("float32"))))
+    return x + dense(block.feed_out, gelu)
+
+
+def transformer(decoder, features, words):
+    """Pre-norm blocks (Xiong et al., 2020, figure 1b); each word sees itself and those before it."""
+    regions = regions_of(decoder, features)
+    for block in decoder.encoder_blocks:
+        keys, values = np.split(dense(block.self_attention.key_value, norm(block.self_norm, regions)), 2, axis=-1)
+        looked = [heads(block.self_attention, norm(block.self_norm, x), keys, values)[0] for x in regions]
+        regions = np.asarray([feed(block, x + seen) for x, seen in zip(regions, looked, strict=True)])
+    regions = norm(decoder.encoder_norm, regions)
+    half = np.arange(H // 2)
+    known = [[] for _ in decoder.decoder_blocks]  # what each block has met so far
+    for t, y in enumerate(words):
+        angles = t / 1e4 ** (half / len(half))
+        x = dense(decoder.word_dense, y) + np.concatenate([np.sin(angles), np.cos(angles)])
+        for block, before in zip(decoder.decoder_blocks, known, strict=True):
+            before.append(norm(block.self_norm, x))
+            keys, values = np.split(dense(block.self_attention.key_value, np.asarray(before)), 2, axis=-1)
+            x = x + heads(block.self_attention, before[-1], keys, values)[0]
+            keys, values = np.split(dense(block.cross_attention.key_value, regions), 2, axis=-1)
+            seen, alpha = heads(block.cross_attention, norm(block.cross_norm, x), keys, values)
+            x = feed(block, x + seen)
+        yield output(decoder, norm(decoder.decoder_norm, x)), alpha
+
+
+@pytest.mark.parametrize(
+    ("name", "equations"), [("attention", attention), ("adaptive", adaptive), ("transformer", transformer)]
+)
+def test_logits_and_weights_are_those_of_the_paper(name, equations):
+    sizes = {
+        "vocabulary_size": V,
+        "regions": R,
+        "feature_size": D,
+        "embedding_size": E,
+        "hidden_size": H,
+        "dropout": 0.5,
+    }
+    decoder = DECODERS[name](**sizes, **({"heads": 2} if name == "transformer" else {"attention_size": 4}))
+    rng = np.random.default_rng(3)
+    # Weights as large as trained ones, biases included, so that every part counts.
+    decoder.set_weights([rng.normal(0, 0.7, weight.shape) for weight in decoder.get_weights()])
+    features = rng.normal(size=(2, R, D)).astype("float32")
+    tokens = rng.integers(0, V, (2, 6)).astype("int32")
+    logits, weights = map(array, decoder.attend(features, tokens))
+    words = array(decoder.embedding(tokens))
+    for row in range(2):
+        expected = list(equations(decoder, features[row].astype("float64"), words[row]))
+        np.testing.assert_allclose(logits[row], [each for each, _ in expected], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(weights[row], [alpha for _, alpha in expected], atol=1e-4)
+    assert np.abs(logits).max() > 1

@@ -1,0 +1,288 @@
+"""Exports give the original's captions, in their own runtimes and without Keras, and leave whole folders or none."""
+
+import functools
+import hashlib
+import io
+import json
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from helpers import ROOT, random_captioner
+from PIL import Image
+from test_scripts import refused, script
+
+import export
+from captioning.data.predictions import read_predictions
+from captioning.data.records import ImageRecord
+from captioning.exports import reading as exported
+from captioning.exports import writing as exporting
+from captioning.exports.reading import KINDS, Exported, compare
+from captioning.pictures.loading import load_image
+from captioning.search import search as decoding
+from captioning.words.vocabulary import Vocabulary
+from config import Config, UserError
+from model import Captioner
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are made under TensorFlow")
+
+WORDS = Vocabulary(["a", "dog", "'s", *(f"word{i}" for i in range(17))])
+SIZES = {"image_size": 32, "embedding_size": 8, "hidden_size": 8, "max_caption_length": 6, "feature_grid": 2}
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "exports.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory):
+    """``make(decoder="merge", ...)``: a captioner with random weights, the same for all who ask for the same settings."""
+    images = keras.Input((None, None, 3))
+    scaled = keras.layers.Rescaling(1 / 100, -1)(images)
+    start = keras.initializers.RandomNormal(stddev=0.3, seed=1)
+    path = tmp_path_factory.mktemp("encoder") / "encoder.keras"
+    keras.Model(images, keras.layers.Conv2D(5, 8, strides=8, kernel_initializer=start)(scaled)).save(path)
+
+    @functools.cache  # what it has compiled serves every format
+    def make(**settings) -> Captioner:
+        config = Config(encoder=str(path), no_repeat_ngram=2, min_length=3, length_penalty=0.7, **SIZES | settings)
+        return random_captioner(config, WORDS)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def merged(make, tmp_path_factory):
+    """A captioner, and the folder that holds its bundle and its SavedModel."""
+    captioner = make(decoder="merge")
+    folder = tmp_path_factory.mktemp("merged")
+    captioner.save(folder / "captioner.zip")
+    exporting.export(captioner, captioner.config, "savedmodel", folder / "exported" / "savedmodel")
+    return captioner, folder
+
+
+def pixels(count: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, 32, 32, 3)).astype("uint8")
+
+
+def assert_same(exported: Exported, captioner: Captioner, config: Config) -> None:
+    """The same captions with the same probabilities, of pictures that do not all have the same."""
+    pictures = pixels(6)
+    expected = [captioner.caption(captioner.encode(one[None]), config)[0] for one in pictures]
+    assert len({captions[0].text for captions in expected}) > 1
+    for one, captions in zip(pictures, expected, strict=True):
+        assert exported.captions(one) == [caption.text for caption in captions]
+        found = exported(one[None])
+        np.testing.assert_allclose(found["log_probs"][0, 0], captions[0].log_prob, rtol=2e-3)
+        np.testing.assert_allclose(found["scores"][0, 0], captions[0].score, rtol=2e-3)
+        for name, stated in exported.about["outputs"].items():
+            assert (str(found[name].dtype), list(found[name].shape[1:])) == (stated["dtype"], stated["shape"][1:])
+
+
+def test_what_is_no_caption_is_so_everywhere():
+    """``exported`` cannot import the search, which needs Keras."""
+    assert exported.IMPOSSIBLE == decoding.BANNED / 2
+
+
+def test_a_savedmodel_captions_as_the_original(merged):
+    captioner, folder = merged
+    exported = Exported(folder / "exported" / "savedmodel")
+    assert_same(exported, captioner, captioner.config)
+    batch = exported(pixels(3))
+    np.testing.assert_array_equal(batch["tokens"][1], exported(pixels(3)[1:2])["tokens"][0])
+    files = exported.about["sha256"]
+    assert {"vocabulary.json", "model/saved_model.pb"} < set(files)
+    for name, digest in files.items():
+        assert hashlib.sha256((exported.folder / name).read_bytes()).hexdigest() == digest
+    assert exported.about["decoding"] == {
+        "beam_size": 3,
+        "consensus": False,
+        "length_penalty": 0.7,
+        "max_caption_length": 6,
+        "min_length": 3,
+        "no_repeat_ngram": 2,
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("decoder", "search", "embedding"),
+    [
+        ("merge", {"beam_size": 1}, "bert-static"),
+        ("inject", {"beam_size": 3}, "learned"),
+        ("attention", {"beam_size": 3}, "learned"),
+        # Without a penalty, so that captions end and may vote.
+        ("attention", {"beam_size": 6, "length_penalty": 0, "consensus": True}, "learned"),
+        ("adaptive", {"beam_size": 2}, "bert-prefix"),
+        ("transformer", {"beam_size": 3}, "learned"),
+    ],
+)
+def test_every_format_captions_as_the_original(make, tmp_path, kind, decoder, search, embedding):
+    for library in KINDS[kind][1]:
+        pytest.importorskip(library)
+    sizes = {"heads": 2} if decoder == "transformer" else {}
+    if "consensus" in search:
+        sizes["max_caption_length"] = 12
+    captioner = make(decoder=decoder, embedding=embedding, **sizes)
+    config = captioner.config.with_overrides(search)
+    exporting.export(captioner, config, kind, tmp_path / "export")
+    assert_same(Exported(tmp_path / "export"), captioner, config)
+    if config.votes:
+        found = captioner.caption(captioner.encode(pixels(6)), config)
+        assert sum(0 < captions[0].score < 1 for captions in found) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "litert"])
+def test_int8_is_smaller_and_runs(make, tmp_path, kind):
+    for library in KINDS[kind][1]:
+        pytest.importorskip(library)
+    captioner = make(decoder="attention", embedding_size=128, hidden_size=128)
+    for name in ("whole", "small"):
+        exporting.export(captioner, captioner.config, kind, tmp_path / name, int8=name == "small")
+    whole, small = Exported(tmp_path / "whole"), Exported(tmp_path / "small")
+    assert small.megabytes < 0.6 * whole.megabytes
+    assert small.about["int8"]
+    assert small.captions(pixels(1)[0])[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_shows_how_to_call_it_without_keras(merged, tmp_path, kind):
+    for library in KINDS[kind][1]:
+        pytest.importorskip(library)
+    captioner, _ = merged
+    exporting.export(captioner, captioner.config, kind, tmp_path / "exported" / kind)
+    Image.fromarray(pixels(1)[0]).save(tmp_path / "photo.jpg", quality=95)
+    (block,) = (block for block in BLOCKS if f"exported/{kind}" in block)
+    code = 'import sys\nsys.modules["keras"] = None  # cannot be imported\n' + BLOCKS[0] + block
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    features = captioner.encode([load_image(tmp_path / "photo.jpg", 32)])
+    assert done.stdout.splitlines()[-1] == captioner.caption(features)[0][0].text
+
+
+def test_the_page_reads_pictures_and_spells_captions_as_we_do():
+    page: dict = {}
+    exec(BLOCKS[0], page)
+    rng = np.random.default_rng(2)
+    shades = rng.integers(0, 256, (260, 300, 4), dtype=np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for image, options in [
+        (Image.fromarray(shades[..., :3]), {"format": "JPEG", "exif": turned}),
+        (Image.fromarray(shades), {"format": "PNG"}),
+        (Image.fromarray(shades[..., 0].astype(np.uint16) * 257), {"format": "PNG"}),
+        (Image.fromarray(shades[:32, :32, :3]), {"format": "PNG"}),
+    ]:
+        file = io.BytesIO()
+        image.save(file, **options)
+        np.testing.assert_array_equal(page["load_picture"](file, 32)[0], load_image(file, 32))
+    found = {"tokens": np.array([[[4, 5, 6, 7, 2, 0], [5, 2, 0, 0, 0, 0]]]), "log_probs": np.array([[-3.0, -1e9]])}
+    assert page["spell"](found, WORDS.words) == ["a dog's word0"] == [WORDS.decode(found["tokens"][0, 0])]
+
+
+def test_what_fails_leaves_the_old_export_and_nothing_else(merged, tmp_path, monkeypatch):
+    captioner, _ = merged
+    folder = tmp_path / "exported" / "onnx"
+    folder.mkdir(parents=True)
+    (folder / "export.json").write_text("the old one")
+
+    def write(captioner, config, path, int8):
+        path.write_text("half of it")
+        raise ValueError("\nUnknown operator\nand much more")
+
+    monkeypatch.setitem(exporting._WRITERS, "onnx", write)
+    with pytest.raises(UserError, match="onnx cannot hold this captioner: Unknown operator; take another"):
+        exporting.export(captioner, captioner.config, "onnx", folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["onnx"]
+    assert (folder / "export.json").read_text() == "the old one"
+
+
+def test_only_exports_are_replaced_and_only_when_told_to(tmp_path):
+    made, other = tmp_path / "export", tmp_path / "photos"
+    made.mkdir()
+    (made / "export.json").write_text("{}")
+    other.mkdir()
+    export.refuse(["savedmodel"], [made, tmp_path / "new"], overwrite=True)
+    with pytest.raises(UserError, match="exists already; choose another --output or say --overwrite"):
+        export.refuse(["savedmodel"], [made], overwrite=False)
+    with pytest.raises(UserError, match=r"photos: exists already; choose another --output$"):
+        export.refuse(["savedmodel"], [other], overwrite=True)
+
+
+def test_missing_libraries_are_named(monkeypatch):
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: name == "onnx")
+    with pytest.raises(UserError, match=r"needs tf2onnx, onnxruntime; pip install -r requirements-export\.txt"):
+        export.refuse(["savedmodel", "onnx"], [], False)
+
+
+def test_what_is_no_export_is_refused(tmp_path):
+    with pytest.raises(UserError, match="not a whole export"):
+        Exported(tmp_path)
+
+
+def test_compare_counts_captions_and_beams_and_names_what_differs():
+    class Fake:
+        def __init__(self, *beams):
+            self.beams = list(beams)
+
+        def captions(self, pixels):
+            return self.beams[pixels.item()]
+
+    pictures = [("x.jpg", np.array(0)), ("y.jpg", np.array(1))]
+    original = Fake(["a dog", "a cat"], ["a man", "a boy"])
+    about, (same, near, far) = compare(
+        original.captions,
+        [original, Fake(["a dog", "two cats"], ["a man", "a boy"]), Fake(["a dog", "a cat"], ["a boy", "a man"])],
+        pictures,
+    )
+    assert about["pictures"] == 2
+    assert [(report["same"], report["same_beams"]) for report in (same, near, far)] == [(2, 2), (2, 1), (1, 1)]
+    assert same["different"] == near["different"] == []
+    assert far["different"] == [{"image": "y.jpg", "original": "a man", "exported": "a boy"}]
+    assert far["captions"] == [("x.jpg", "a dog"), ("y.jpg", "a boy")]
+    with pytest.raises(UserError, match="none of the pictures"):
+        compare(original.captions, [], [])
+
+
+def test_the_script_writes_checks_and_tells(merged, tmp_path, monkeypatch):
+    captioner, folder = merged
+    (tmp_path / "pictures").mkdir()
+    for i, picture in enumerate(pixels(3)):
+        Image.fromarray(picture).save(tmp_path / "pictures" / f"{i}.png")
+    (tmp_path / "pictures" / "torn.png").write_bytes(b"torn")
+    options = ["--model", folder, "--output", tmp_path / "out", "--format", "savedmodel", "--beam-size", "2"]
+    options += ["--check", tmp_path / "pictures"]
+    done = script("export", *options)
+    assert done.status == 0, done
+    assert re.search(r"\| savedmodel \| \d+\.\d \| 3 of 3 \| 3 of 3 \| \d+\.\d{3} \|", done.out)
+    assert "torn.png: cannot be read" in done.err
+    check = json.loads((tmp_path / "out" / "savedmodel" / "check.json").read_text())
+    assert (check["same"], check["original"]["pictures"], check["different"]) == (3, 3, [])
+    assert "captions" not in check
+    # As evaluate.py reads them: by the images' file names.
+    records = [ImageRecord(i, f"{i}.png", tmp_path, (), "dev") for i in range(3)]
+    found = read_predictions(tmp_path / "out" / "savedmodel" / "predictions.json", records)
+    beam = captioner.caption(captioner.encode(pixels(3)), captioner.config.with_overrides({"beam_size": 2}))
+    assert found == [captions[0].text for captions in beam]
+    assert json.loads((tmp_path / "out" / "savedmodel" / "export.json").read_text())["decoding"]["beam_size"] == 2
+    refused("export", *options, mentions="exists already; .* say --overwrite")
+    monkeypatch.setattr(Exported, "captions", lambda self, picture: ["something else"])
+    done = script("export", *options, "--overwrite")
+    assert done.status == 1, done
+    assert "3 captions differ" in done.err
+    assert "| 0 of 3 |" in done.out
+
+
+def test_the_script_refuses_what_cannot_be(merged, tmp_path):
+    options = ["--model", merged[1], "--output", tmp_path / "out", "--format", "savedmodel"]
+    refused(
+        "export", *options, "--backend", "jax", mentions="--backend: exports are made under TensorFlow.*leave it out"
+    )
+    refused("export", *options, "--int8", mentions="--int8: is of the formats onnx and litert")
+    refused("export", *options, "--check", tmp_path / "gone.jpg", mentions=r"--check: .*gone\.jpg: there is no such")
+    assert not (tmp_path / "out").exists()
+    refused("export", *options, "--hidden-size", "9", mentions="hidden_size: the model was trained with 8")
+    assert not (tmp_path / "out").exists()

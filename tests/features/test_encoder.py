@@ -1,0 +1,245 @@
+import h5py
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from captioning.features import encoder as encoders
+from config import Config, UserError
+
+
+def pixels(count: int, size: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3)).astype("float32")
+
+
+def run(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    return model.predict(images, verbose=0)
+
+
+def small_model(depth: int = 5, seed: int = 0) -> keras.Model:
+    """RGB of any size -> a grid of an eighth of it, with fixed weights."""
+    images = keras.Input((None, None, 3))
+    x = layers.Rescaling(1 / 255)(images)
+    x = layers.Conv2D(8, 4, strides=4, name="first")(x)
+    x = layers.BatchNormalization(name="norm")(x)
+    model = keras.Model(images, layers.Conv2D(depth, 2, strides=2, name="second")(x))
+    random = np.random.default_rng(seed)
+    model.set_weights([random.uniform(0.1, 1, weight.shape).astype("float32") for weight in model.weights])
+    return model
+
+
+@pytest.fixture
+def saved(tmp_path) -> str:
+    path = tmp_path / "small.keras"
+    small_model().save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize(("feature_grid", "regions"), [(0, 16), (1, 1), (3, 9), (4, 16)])
+def test_saved_model_gives_regions(saved, feature_grid, regions):
+    encoder = encoders.build_encoder(Config(encoder=saved, image_size=32, feature_grid=feature_grid))
+    features = run(encoder, pixels(2, 32))
+    assert features.shape == (2, regions, 5)
+    assert features.dtype == np.float32
+    assert not encoder.trainable_weights
+
+
+def test_regions_are_the_grid_in_rows(saved):
+    encoder = encoders.build_encoder(Config(encoder=saved, image_size=32, feature_grid=0))
+    grid = run(small_model(), pixels(2, 32))
+    np.testing.assert_allclose(run(encoder, pixels(2, 32)), grid.reshape(2, 16, 5), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7])
+def test_adaptive_pooling_equals_brute_force(size):
+    grid = np.random.default_rng(1).normal(size=(2, 7, 9, 4)).astype("float32")
+    expected = np.zeros((2, size, size, 4))
+    for i in range(size):
+        for j in range(size):
+            rows = slice(int(np.floor(i * 7 / size)), int(np.ceil((i + 1) * 7 / size)))
+            columns = slice(int(np.floor(j * 9 / size)), int(np.ceil((j + 1) * 9 / size)))
+            expected[:, i, j] = grid[:, rows, columns].mean((1, 2))
+    pooled = encoders.adaptive_average_pool(ops.convert_to_tensor(grid), size)
+    np.testing.assert_allclose(ops.convert_to_numpy(pooled), expected, atol=1e-6)
+
+
+def test_grid_finer_than_the_encoder_is_refused(saved):
+    with pytest.raises(UserError, match=r"feature_grid: 5 is more than the 4 x 4 grid"):
+        encoders.build_encoder(Config(encoder=saved, image_size=32, feature_grid=5))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "scale"),
+    [
+        ("mobilenet", lambda x: x / 127.5 - 1),
+        ("VGG16", lambda x: x[..., ::-1] - np.array([103.939, 116.779, 123.68], "float32")),
+    ],
+)
+def test_pixel_scaling_is_in_the_graph(encoder, scale):
+    model = encoders.build_encoder(Config(encoder=encoder, encoder_weights="none", image_size=32))
+    backbone = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+    images = pixels(1, 32)
+    untouched = images.copy()
+    expected = run(backbone, scale(images)).mean((1, 2))
+    np.testing.assert_allclose(run(model, images)[:, 0], expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_array_equal(images, untouched)
+
+
+def test_near_miss_of_a_name_gives_a_suggestion():
+    with pytest.raises(UserError, match="did you mean mobilenetv3small"):
+        encoders.build_encoder(Config(encoder="mobilenet_v3_smal"))
+
+
+def test_hopeless_name_lists_the_choices():
+    with pytest.raises(UserError, match=r"no 'zzzz'; choose resnet50.*efficientnet_lite0.*\.keras"):
+        encoders.build_encoder(Config(encoder="zzzz"))
+
+
+def test_image_too_small_for_the_backbone():
+    with pytest.raises(UserError, match="inceptionv3 with image_size 32"):
+        encoders.build_encoder(Config(encoder="inceptionv3", encoder_weights="none", image_size=32))
+
+
+def test_failed_download_names_every_way_out(monkeypatch, tmp_path):
+    def no_network(*args, **kwargs):
+        raise Exception("URL fetch failure on https://host/mobilenet_1_0_224_tf_no_top.h5: None -- no route")
+
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", no_network)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="could not be downloaded") as caught:
+        encoders.build_encoder(Config(encoder="mobilenet", image_size=224))
+    for part in (
+        str(tmp_path / "models" / "mobilenet_1_0_224_tf_no_top.h5"),
+        "--encoder-weights",
+        "efficientnet_lite0",
+    ):
+        assert part in str(caught.value)
+
+
+def test_weights_file_of_another_network_is_refused(tmp_path):
+    path = tmp_path / "other.weights.h5"
+    small_model().save_weights(path)
+    with pytest.raises(UserError, match=r"other\.weights\.h5 does not fit encoder mobilenet"):
+        encoders.build_encoder(Config(encoder="mobilenet", encoder_weights=str(path), image_size=32))
+
+
+def test_weights_file_of_a_deeper_network_is_refused(tmp_path):
+    model = small_model()
+    path = tmp_path / "deeper.weights.h5"
+    keras.Model(model.inputs, layers.Conv2D(3, 1)(model.output)).save_weights(path)
+    with pytest.raises(UserError, match="holds 10 arrays, and the encoder has 8"):
+        encoders._load_weights(model, path, "small")
+
+
+def test_text_and_missing_weights_files_are_refused(tmp_path):
+    path = tmp_path / "text.h5"
+    path.write_text("no weights")
+    for bad in (path, tmp_path / "missing.h5"):
+        with pytest.raises(UserError, match=bad.name):
+            encoders.build_encoder(Config(encoder="mobilenet", encoder_weights=str(bad), image_size=32))
+
+
+def test_unreadable_saved_model_is_refused(tmp_path):
+    (tmp_path / "text.keras").write_text("no model")
+    for name in ("text.keras", "missing.keras"):
+        with pytest.raises(UserError, match=name):
+            encoders.build_encoder(Config(encoder=str(tmp_path / name)))
+
+
+def test_saved_model_without_a_grid_is_refused(tmp_path):
+    model = small_model()
+    pooled = keras.Model(model.inputs, layers.GlobalAveragePooling2D()(model.output))
+    pooled.save(tmp_path / "pooled.keras")
+    with pytest.raises(UserError, match=r"pooled\.keras must map images to one feature grid"):
+        encoders.build_encoder(Config(encoder=str(tmp_path / "pooled.keras"), image_size=32))
+
+
+def test_digest_depends_on_weights_only():
+    # The literal is the same on every backend.
+    digest = encoders.weights_digest(small_model())
+    assert digest == "cd5c9f1c81a1cf67e56e4dad2a24e7f56cdaf9ab2471120bcd63e6765019ba2e"
+    frozen = small_model()
+    frozen.trainable = False
+    assert encoders.weights_digest(frozen) == digest
+    assert encoders.weights_digest(small_model(seed=1)) != digest
+
+
+def test_digest_of_a_saved_encoder_depends_on_what_it_does_too(tmp_path):
+    """Else features extracted with other pixel scaling would be taken for its own."""
+
+    def digest(scale: float, name: str = "own.keras") -> str:
+        keras.utils.set_random_seed(0)
+        parts = [layers.Rescaling(scale, name="scale"), layers.Conv2D(4, 3, name="see")]
+        model = keras.Sequential([keras.Input((32, 32, 3), name="pixels"), *parts], name="own")
+        model.save(tmp_path / name)
+        config = Config(encoder=str(tmp_path / name), image_size=32, feature_grid=0)
+        encoder = encoders.build_encoder(config)
+        before = encoders.encoder_digest(encoder, config)
+        encoders.let_learn(encoder, 0)
+        assert encoders.encoder_digest(encoder, config) == before
+        return before
+
+    assert digest(1.0) != digest(1 / 255) == digest(1 / 255)
+    config = Config(encoder="efficientnet_lite0", encoder_weights="none", image_size=32)
+    known = encoders.build_encoder(config)
+    assert encoders.encoder_digest(known, config) == encoders.weights_digest(known)
+
+
+def test_float16_file_reads_back(tmp_path, saved):
+    encoder = encoders.build_encoder(Config(encoder=saved, image_size=32))
+    path = tmp_path / "half.weights.h5"
+    encoders.save_weights_float16(encoder, path)
+    model = small_model(seed=1)
+    model.load_weights(path)
+    for weight, original in zip(model.weights, small_model().weights, strict=True):
+        expected = ops.convert_to_numpy(original.value)
+        if expected.ndim > 1:
+            expected = expected.astype("float16").astype("float32")
+        np.testing.assert_array_equal(ops.convert_to_numpy(weight.value), expected)
+    with h5py.File(path) as file:
+        assert file["layers/conv2d/vars/0"].dtype == np.float16
+    assert [item.name for item in tmp_path.iterdir() if "half" in item.name] == ["half.weights.h5"]
+
+
+def test_float16_file_keeps_what_float16_cannot_hold(tmp_path):
+    model = small_model()
+    kernel, *rest = model.get_layer("first").get_weights()
+    model.get_layer("first").set_weights([kernel * 1e6, *rest])
+    gamma, beta, mean, variance = model.get_layer("norm").get_weights()
+    model.get_layer("norm").set_weights([gamma, beta, mean, variance * 1e-9])
+    encoders.save_weights_float16(model, tmp_path / "wide.weights.h5")
+    digest = encoders.weights_digest(model)
+    second = model.get_layer("second")
+    second.set_weights(
+        [array.astype("float16").astype("float32") if array.ndim > 1 else array for array in second.get_weights()]
+    )
+    assert encoders.weights_digest(model) != digest
+    read = small_model(seed=1)
+    read.load_weights(tmp_path / "wide.weights.h5")
+    assert encoders.weights_digest(read) == encoders.weights_digest(model)
+
+
+def test_efficientnet_lite0_agrees_with_the_original():
+    """Channel means over the grid, from the PyTorch original (tools/convert_efficientnet_lite0.py) on a fixed pattern."""
+    encoder = encoders.build_encoder(Config(encoder="efficientnet_lite0", image_size=224, feature_grid=0))
+    across, down = np.meshgrid(np.arange(224), np.arange(224))
+    pattern = np.stack([across, down, (across * down) // 16 % 256], axis=-1)[None].astype("float32")
+    features = run(encoder, pattern)[0]
+    assert features.shape == (49, 1280)
+    means = features.mean(0)
+    expected = {113: 5.021605, 989: 3.659947, 327: 3.417324, 245: 3.045664, 949: 2.977145, 115: 2.816473}
+    # Storage in float16 moves these by up to 0.02.
+    np.testing.assert_allclose(means[list(expected)], list(expected.values()), atol=0.03)
+    assert features.mean() == pytest.approx(0.174212, abs=1e-3)
+    assert features.std() == pytest.approx(0.719422, abs=3e-3)
+
+
+def test_a_blank_encoder_neither_reads_nor_draws_weights():
+    settings = Config(encoder="efficientnet_lite0", encoder_weights="nowhere.weights.h5", image_size=32)
+    encoder = encoders.build_encoder(settings, blank=True)
+    assert not any(np.any(weight) for weight in encoder.get_weights() if weight.ndim > 1)
+
+
+def test_efficientnet_lite0_fits_other_sizes():
+    model = encoders.build_encoder(Config(encoder="EfficientNet_Lite0", encoder_weights="none", image_size=96))
+    assert model.output_shape == (None, 1, 1280)

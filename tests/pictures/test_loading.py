@@ -1,0 +1,214 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from captioning.pictures import loading as images
+from config import UserError
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def halves(width: int = 64, height: int = 32) -> Image.Image:
+    """Left half red, right half blue."""
+    picture = Image.new("RGB", (width, height), RED)
+    picture.paste(BLUE, (width // 2, 0, width, height))
+    return picture
+
+
+def load(picture: Image.Image, size: int = 16, **options) -> np.ndarray:
+    file = io.BytesIO()
+    picture.save(file, **options)
+    file.seek(0)
+    return images.load_image(file, size)
+
+
+def test_squashes_the_whole_picture(tmp_path):
+    halves(200, 20).save(tmp_path / "wide.png")
+    pixels = images.load_image(tmp_path / "wide.png", 16)
+    assert pixels.shape == (16, 16, 3)
+    assert pixels.dtype == np.uint8
+    assert tuple(pixels[0, 0]) == RED
+    assert tuple(pixels[-1, -1]) == BLUE
+
+
+def test_right_size_is_not_resampled(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    np.testing.assert_array_equal(images.load_image(tmp_path / "noise.png", 24), noise)
+
+
+def plane() -> io.BytesIO:
+    """Red grows from 0 to 255 to the right, green downwards."""
+    pixels = np.zeros((200, 300, 3), np.uint8)
+    pixels[..., 0] = np.linspace(0, 255, 300)
+    pixels[..., 1] = np.linspace(0, 255, 200)[:, None]
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file
+
+
+def test_crops_keep_their_share_of_the_picture():
+    kept = []
+    for seed in range(60):
+        pixels = images.load_varied(plane(), 32, 0.5, 0.0, np.random.default_rng(seed))
+        assert pixels.shape == (32, 32, 3)
+        width, height = (np.ptp(pixels[..., channel].mean(axis=channel)) / 255 for channel in (0, 1))
+        kept.append(width * height)
+    assert 0.42 < min(kept) < 0.6  # averaging over a pixel takes a little off each end
+    assert 0.85 < max(kept) <= 1
+    whole = images.load_varied(plane(), 32, 1.0, 0.0, np.random.default_rng(0))
+    np.testing.assert_array_equal(whole, images.load_image(plane(), 32))
+
+
+def test_colours_change_a_little_and_by_the_seed():
+    grey = Image.new("RGB", (16, 16), (128, 100, 90))
+    means = []
+    for seed in (*range(40), 0):
+        file = io.BytesIO()
+        grey.save(file, "PNG")
+        pixels = images.load_varied(file, 16, 1.0, 0.1, np.random.default_rng(seed)).astype(float)
+        assert (pixels == pixels[0, 0]).all()
+        means.append(pixels.mean())
+    assert means[0] == means[-1]
+    assert 92 < min(means) < 102 < 110 < max(means) < 120
+
+
+def test_views_are_the_picture_its_middle_and_both_mirrored():
+    pixels = images.load_image(plane(), 40)
+    plain, mirrored, middle, both = (images.view(pixels, number) for number in range(4))
+    np.testing.assert_array_equal(plain, pixels)
+    np.testing.assert_array_equal(mirrored, pixels[:, ::-1])
+    np.testing.assert_array_equal(both, middle[:, ::-1])
+    assert middle.shape == pixels.shape
+    # Red runs from 0 to 255 over the whole picture, so over its middle from 7.5% to 92.5% of that; green downwards.
+    row, column = middle[20, :, 0].astype(float), middle[:, 20, 1].astype(float)
+    for line in (row, column):
+        np.testing.assert_allclose(line[[1, 38]], 255 * np.interp([1.5, 38.5], [0, 40], [0.075, 0.925]), atol=4)
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side: turn a quarter clockwise to view
+    pixels = load(halves(), format="JPEG", exif=exif, quality=95)
+    np.testing.assert_allclose(pixels[0, 8], RED, atol=12)
+    np.testing.assert_allclose(pixels[-1, 8], BLUE, atol=12)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK"])
+def test_every_mode_becomes_rgb(mode):
+    picture = Image.new("RGB", (20, 20), "white").convert(mode)
+    pixels = load(picture, format="TIFF" if mode == "CMYK" else "PNG")
+    np.testing.assert_array_equal(pixels, np.full((16, 16, 3), 255))
+
+
+def test_cmyk_jpeg_keeps_its_colours():
+    pixels = load(halves().convert("CMYK"), format="JPEG", quality=95)
+    np.testing.assert_allclose(pixels[8, 2], RED, atol=12)
+    np.testing.assert_allclose(pixels[8, -3], BLUE, atol=12)
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped():
+    values = np.full((16, 16), 0x4080, dtype=np.uint16)
+    np.testing.assert_array_equal(load(Image.fromarray(values), format="PNG"), np.full((16, 16, 3), 0x40))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_laid_over_white(mode):
+    np.testing.assert_array_equal(load(Image.new(mode, (16, 16)), format="PNG"), np.full((16, 16, 3), 255))
+
+
+def test_transparent_palette_entry_is_white():
+    picture = Image.new("P", (16, 16), 0)
+    picture.putpalette([*RED, *BLUE])
+    np.testing.assert_array_equal(load(picture, format="PNG", transparency=0), np.full((16, 16, 3), 255))
+
+
+def test_fast_decoding_of_large_jpegs_keeps_fine_detail():
+    across, down = np.meshgrid(np.linspace(0, 300, 1024), np.linspace(0, 200, 768))
+    waves = np.stack([np.sin(across), np.cos(down), np.sin(across + down)], axis=-1)
+    picture = Image.fromarray((127.5 + 127.5 * waves).astype(np.uint8))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=95)
+    full = Image.open(io.BytesIO(file.getvalue())).convert("RGB").resize((120, 120), Image.Resampling.BICUBIC)
+    difference = np.abs(images.load_image(file, 120).astype(int) - np.asarray(full))
+    assert difference.max() <= 16
+
+
+def jpeg_bytes() -> bytes:
+    file = io.BytesIO()
+    halves(200, 200).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"these are words, not pixels", "no picture format"),
+        (b"", "no picture format"),
+        (jpeg_bytes()[:-400], "truncated"),
+        (
+            b"II+\0\x08\0\0\0" + b"\xff" * 7 + b"\x7f",
+            "Invalid argument",
+        ),  # a TIFF that points to nowhere, at which seeking fails
+        (None, "No such file"),
+    ],
+    ids=["text", "empty", "truncated", "lost", "missing"],
+)
+def test_unreadable_files_are_named_with_the_reason(tmp_path, content, reason):
+    path = tmp_path / "broken.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(images.UnreadableImage, match=f"broken.jpg.*{reason}") as error:
+        images.load_image(path, 16)
+    # A broken picture stays broken; what the system refuses today it may give tomorrow.
+    assert isinstance(error.value, images.UnreachableImage) == (content is None)
+
+
+def test_decompression_bomb_is_refused(tmp_path, monkeypatch):
+    halves(100, 100).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UserError, match=r"bomb.png.*megapixels; make it smaller"):
+        images.load_image(tmp_path / "bomb.png", 16)
+
+
+def test_find_images_is_sorted_recursive_and_by_suffix(tmp_path):
+    for name in ("deep", ".trash", "folder.jpg"):
+        (tmp_path / name).mkdir()
+    for name in ("b.PNG", "deep/a.jpeg", "a.jpg", "notes.txt", "._a.jpg", ".trash/c.jpg"):
+        (tmp_path / name).touch()
+    assert images.find_images(tmp_path) == [tmp_path / name for name in ("a.jpg", "b.PNG", "deep/a.jpeg")]
+
+
+def test_what_cannot_be_read_is_found_all_the_same(tmp_path):
+    (tmp_path / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    try:
+        (tmp_path / "lost.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    except OSError:
+        pytest.skip("Windows without the right to make links")
+    lost, phone = images.find_images(tmp_path)
+    with pytest.raises(images.UnreachableImage, match=r"lost\.jpg: .*No such file"):
+        images.load_image(lost, 16)
+    with pytest.raises(images.UnreadableImage, match=r"phone\.HEIC: .*convert it to JPEG"):
+        images.load_image(phone, 16)
+
+
+def test_pixels_that_are_fractions_are_not_taken_for_black(tmp_path):
+    grey = np.full((20, 20), 0.5, "float32")
+    Image.fromarray(grey).save(tmp_path / "fractions.tif")
+    grey[0, 0] = np.nan
+    Image.fromarray(grey).save(tmp_path / "holes.tif")
+    for name in ("fractions.tif", "holes.tif"):
+        with pytest.raises(images.UnreadableImage, match=rf"{name}: .*8 bits"):
+            images.load_image(tmp_path / name, 16)
+    grey[0, 0] = 0.5
+    Image.fromarray(grey * 0).save(tmp_path / "black.tif")
+    assert not images.load_image(tmp_path / "black.tif", 16).any()
+    Image.fromarray(grey * 200).save(tmp_path / "bytes.tif")
+    assert (images.load_image(tmp_path / "bytes.tif", 16) == 100).all()
+
+
+def test_find_images_names_a_missing_folder(tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        images.find_images(tmp_path / "nowhere")

@@ -1,0 +1,368 @@
+"""The two towers: what they read, what the losses ask of them, and that training makes them find one another."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from captioning.data.records import CaptionDataset, ImageRecord
+from captioning.features.encoder import build_encoder
+from captioning.features.store import StoreKey, View, extract
+from captioning.retrieval.aligner import Aligner
+from captioning.retrieval.contrast import AlignmentTrainer, contrast
+from captioning.retrieval.towers import HEADS, ImageTower, RecurrentTower, build_towers
+from captioning.storage.runs import Run
+from captioning.training.batches import PairBatches
+from captioning.training.loop import AlignmentRecorder, fit
+from captioning.words.vocabulary import END, PAD, START, UNK
+from config import Config, UserError
+from model import Captioner
+from preprocessing import Prepared, fit_vocabulary
+
+V = 11
+COLOURS = ["red", "green", "blue"]
+
+
+def settings(**changes) -> Config:
+    return Config(
+        **{
+            "stage": "align",
+            "monitor": "recall",
+            "embedding_size": 6,
+            "hidden_size": 5,
+            "joint_size": 16,
+            "dropout": 0.0,
+            **changes,
+        }
+    )
+
+
+def towers(feature_size: int = 3, **changes):
+    keras.utils.set_random_seed(0)
+    return build_towers(settings(**changes), V, feature_size)
+
+
+def numpy(tensor) -> np.ndarray:
+    return ops.convert_to_numpy(tensor)
+
+
+# The towers ------------------------------------------------------------------------------------------------------------
+
+
+def test_both_towers_give_unit_vectors():
+    made = towers()
+    images = numpy(made.image(np.random.default_rng(0).random((4, 7, 3)).astype("float16")))
+    texts = numpy(made.text(np.asarray([[START, 4, END, PAD], [START, 5, 6, END]], "int32")))
+    assert (images.shape, texts.shape) == ((4, 16), (2, 16))
+    for vectors in (images, texts):
+        np.testing.assert_allclose((vectors**2).sum(axis=1), 1, rtol=1e-5)
+
+
+def test_no_two_weights_share_a_path():
+    """Else PyTorch would not clear the gradients of one of them."""
+    paths = [variable.path for variable in towers(text_encoder="bigru").trainable_variables]
+    assert len(set(paths)) == len(paths)
+
+
+@pytest.mark.parametrize("text_encoder", ["gru", "bigru"])
+def test_padding_changes_no_caption(text_encoder):
+    tower = towers(text_encoder=text_encoder).text
+    rows = np.asarray([[START, 4, 5, 6, END], [START, 7, END, PAD, PAD]], "int32")
+    wider = np.pad(rows, ((0, 0), (0, 3)), constant_values=PAD)
+    np.testing.assert_allclose(numpy(tower(wider)), numpy(tower(rows)), atol=1e-6)
+    np.testing.assert_allclose(numpy(tower(rows[1:, :3]))[0], numpy(tower(rows))[1], atol=1e-6)
+
+
+def test_the_second_reader_reads_backwards():
+    """With the readers' weights swapped, a caption turned round reads as the caption did."""
+    tower = towers(text_encoder="bigru").text
+    tokens = np.asarray([[4, 5, 6, 7, 8, PAD]], "int32")
+    turned = np.asarray([[8, 7, 6, 5, 4, PAD]], "int32")
+    before = numpy(tower(tokens))
+    forwards, backwards = tower.readers
+    first, second = forwards.get_weights(), backwards.get_weights()
+    forwards.set_weights(second)
+    backwards.set_weights(first)
+    kernel, bias = tower.dense.get_weights()
+    tower.dense.set_weights([np.roll(kernel, 5, axis=0), bias])
+    np.testing.assert_allclose(numpy(tower(turned)), before, atol=1e-6)
+    assert not np.allclose(numpy(tower(tokens)), before, atol=1e-3)
+
+
+def test_heads_start_with_the_average_and_can_choose_a_region():
+    keras.utils.set_random_seed(0)
+    tower = ImageTower(feature_size=3, joint_size=16, dropout=0.0)
+    features = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
+    normed = numpy(tower.norm(features))
+    looks = np.repeat(normed.mean(axis=1, keepdims=True), HEADS, axis=1)
+    joint = numpy(tower.dense(looks)).reshape(2, 16)
+    np.testing.assert_allclose(numpy(tower(features)), joint / np.linalg.norm(joint, axis=1, keepdims=True), atol=1e-5)
+    # A large weight on one feature makes each head take the region that has most of it.
+    tower.scores.set_weights([np.repeat([[100.0], [0.0], [0.0]], HEADS, axis=1)])
+    chosen = normed[np.arange(2), normed[..., 0].argmax(axis=1)][:, None]
+    np.testing.assert_allclose(numpy(tower(features)), numpy(tower(_denormed(tower, chosen))), atol=1e-4)
+
+
+def _denormed(tower: ImageTower, regions: np.ndarray) -> np.ndarray:
+    """Regions that layer norm leaves as they are: it has normed them already."""
+    np.testing.assert_allclose(numpy(tower.norm(regions)), regions, atol=2e-3)
+    return regions
+
+
+def test_towers_come_back_from_their_settings():
+    for made in (ImageTower(3, 16, 0.1), RecurrentTower(V, 6, 5, 16, 0.1, both_ways=True)):
+        again = type(made).from_config(made.get_config())
+        assert [weight.shape for weight in again.weights] == [weight.shape for weight in made.weights]
+
+
+# The losses ------------------------------------------------------------------------------------------------------------
+
+# Pairs 0 and 1 are of one image.
+COSINES = np.asarray(
+    [[0.9, 0.8, 0.3, 0.1], [0.7, 0.6, 0.2, 0.5], [0.0, 0.4, 0.5, 0.3], [0.1, 0.2, 0.6, 0.2]], "float32"
+)
+IMAGES = np.asarray([7, 7, 2, 5], "int32")
+
+
+def loss(kind: str, **options) -> float:
+    return float(numpy(contrast(COSINES, IMAGES, kind, **{"margin": 0.2, "temperature": 0.1, **options})))
+
+
+def test_triplet_asks_for_a_margin_over_the_hardest_other_one():
+    # Own cosines: .9, .6, .5, .2. Hardest other caption of each image: .3, .5, .4, .6; other image of each caption:
+    # .1, .4, .6, .5. Captions 0 and 1 never stand against one another.
+    captions = [0, 0.2 + 0.5 - 0.6, 0.2 + 0.4 - 0.5, 0.2 + 0.6 - 0.2]
+    images = [0, 0.2 + 0.4 - 0.6, 0.2 + 0.6 - 0.5, 0.2 + 0.5 - 0.2]
+    assert loss("triplet") == pytest.approx((np.mean(captions) + np.mean(images)) / 2, abs=1e-6)
+    assert loss("triplet", margin=0.0) == pytest.approx(((0.4) / 4 + (0.1 + 0.3) / 4) / 2, abs=1e-6)
+
+
+def test_infonce_is_the_cross_entropy_of_the_right_one():
+    expected = []
+    for matrix in (COSINES.astype("float64"), COSINES.T.astype("float64")):
+        for i in range(4):
+            rivals = [j for j in range(4) if IMAGES[j] != IMAGES[i]]
+            scores = np.exp(matrix[i, [i, *rivals]] / 0.1)
+            expected.append(-np.log(scores[0] / scores.sum()))
+    assert loss("infonce") == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["infonce", "triplet"])
+def test_a_lone_image_has_nothing_to_be_told_from(kind):
+    value = contrast(COSINES[:2, :2], IMAGES[:2], kind, 0.2, 0.1)
+    assert float(numpy(value)) == 0
+
+
+# Batches ---------------------------------------------------------------------------------------------------------------
+
+
+def test_batches_pair_captions_with_their_images(make_store):
+    from captioning.words.vocabulary import Vocabulary
+
+    names = [f"{i}.jpg" for i in range(5)]
+    store, mirrored = make_store(names), make_store(names, folder="mirrored", shape=(2, 3))
+    words = Vocabulary(["a", "b", "c", "left"])
+    captions = [(name, text) for name in names for text in ("a", "a b c", "left b")]
+    batches = PairBatches(store, captions, words, settings(batch_size=4), views=[View(mirrored, True)])
+    assert sorted(len(batches[i][0][2]) for i in range(len(batches))) == [3, 4, 4, 4]
+    lengths = sorted(batches.lengths[batch].tolist() for batch in batches.batches)
+    assert lengths == [[3, 3, 3, 3], [3, 4, 4, 4], [4, 4, 5, 5], [5, 5, 5]]  # of about one length
+    seen = []
+    for i in range(len(batches)):
+        ((features, tokens, images),) = batches[i]
+        np.testing.assert_array_equal(features, store.read(images))  # equal, since both stores hold the same here
+        for row, image in zip(tokens, images, strict=True):
+            assert row[0] == START
+            seen.append((names[image], words.decode(row)))
+    assert sorted(seen) == sorted(captions)
+    first = [batches.batches[i].tolist() for i in range(4)]
+    batches.start_epoch(1)
+    assert [batches.batches[i].tolist() for i in range(4)] != first
+    batches.start_epoch(0)
+    assert [batches.batches[i].tolist() for i in range(4)] == first
+
+
+def test_a_tower_that_drops_everything_learns_on():
+    made = towers(dropout=0.99)
+    trainer = AlignmentTrainer(made, settings(dropout=0.99))
+    trainer.compile(optimizer="sgd")
+    rng = np.random.default_rng(0)
+    batch = (
+        rng.random((4, 3, 3), dtype=np.float32),
+        rng.integers(4, 9, (4, 5)).astype("int32"),
+        np.arange(4, dtype="int32"),
+    )
+    for _ in range(3):
+        trainer.train_on_batch(batch)
+    assert all(np.isfinite(numpy(weight)).all() for weight in made.trainable_weights)
+
+
+def test_word_dropout_is_for_training_only():
+    made = towers()
+    seen = []
+
+    class Spy(keras.Model):
+        def call(self, token_ids, training=None):
+            seen.append(numpy(token_ids))
+            return ops.ones((token_ids.shape[0], 16))
+
+    made.text = Spy()
+    trainer = AlignmentTrainer(made, settings(word_dropout=0.5))
+    tokens = np.tile(np.asarray([START, *range(4, V), END, PAD], "int32"), (20, 1))
+    inputs = (np.zeros((20, 1, 3), "float32"), tokens, np.arange(20, dtype="int32"))
+    trainer(inputs, training=False)
+    trainer(inputs, training=True)
+    np.testing.assert_array_equal(seen[0], tokens)
+    assert set(seen[1][seen[1] != tokens]) == {UNK}
+
+
+# Training --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Prepared:
+    """36 images to train on and 9 for dev, of two colours in an order that their captions tell."""
+    folder = tmp_path_factory.mktemp("prepared")
+    images = keras.Input((None, None, 3))
+    keras.Model(images, layers.Conv2D(6, 32, strides=32)(images)).save(folder / "encoder.keras")
+    records = []
+    for i in range(45):
+        first, second = COLOURS[i % 3], COLOURS[i // 3 % 3]
+        captions = (f"a {first} square beside a {second} one", f"{first} then {second}")
+        path = folder / f"{i:02}.jpg"
+        path.touch()
+        records.append(ImageRecord(i, path.name, path, captions, "train" if i < 36 else "dev"))
+
+    def encode(pixels):
+        features = np.zeros((45, 1, 6))
+        for i in range(45):
+            features[i, 0, i % 3] = features[i, 0, 3 + i // 3 % 3] = 1
+        return features + 0.01 * np.random.default_rng(0).random(features.shape)
+
+    key = StoreKey("fake", "0" * 64, "none", 32, 1, "float16", "images")
+    names = [record.file_name for record in records]
+    store = extract(
+        folder / "store", key, names, lambda name: np.zeros((32, 32, 3), "uint8"), encode, (1, 6), batch_size=45
+    )
+    encoder = build_encoder(run_settings(folder))
+    return Prepared(CaptionDataset("toy", tuple(records), ()), encoder, store)
+
+
+def run_settings(folder: Path, **changes) -> Config:
+    return settings(
+        encoder=str(folder / "encoder.keras"),
+        image_size=32,
+        hidden_size=16,
+        vocab_threshold=1,
+        batch_size=8,
+        epochs=8,
+        learning_rate=0.03,
+        ema_decay=0.5,
+        tensorboard=False,
+        run_dir=str(folder / "runs"),
+        **{"dropout": 0.1, "word_dropout": 0.1, **changes},
+    )
+
+
+def train(prepared: Prepared, name: str, status: int = 0, run: Run | None = None, **changes) -> Run:
+    config = run_settings(prepared.store.folder.parent, **changes)
+    run = run or Run.create(config, fit_vocabulary(config, prepared.dataset), name)
+    assert fit(config, replace(prepared), run.vocabulary(), run) == status
+    return run
+
+
+def recalls(run: Run) -> list[dict[str, float]]:
+    return [
+        {name: value for name, value in line.items() if name not in ("seconds", "words_per_second")}
+        for line in run.history()
+    ]
+
+
+@pytest.fixture(scope="module")
+def straight(prepared) -> Run:
+    return train(prepared, "straight")
+
+
+def test_images_and_captions_find_one_another(prepared, straight, capsys):
+    best = straight.history()[straight.state()["best_epoch"] - 1]
+    assert best["recall"] == max(line["recall"] for line in straight.history())
+    assert best["recall"] == pytest.approx(
+        sum(best[f"{side}_r{cut}"] for side in ("image_to_text", "text_to_image") for cut in (1, 5, 10))
+    )
+    # All nine dev images are different, and each is described by both of its captions.
+    assert best["text_to_image_r1"] > 60
+    assert (straight.folder / "curves.png").stat().st_size > 0
+    assert "35.jpg" not in (straight.folder / "samples.txt").read_text()
+    assert straight.bundle.name == "aligner.zip"
+    assert not (straight.folder / "captioner.zip").exists()
+
+
+def test_the_bundle_holds_the_best_epoch(prepared, straight):
+    aligner = Aligner.load(straight.folder)
+    recorder = AlignmentRecorder(straight.config(), prepared, aligner, straight, None)
+    texts = aligner.embed_texts(recorder.texts)
+    images = aligner.embed_features(recorder.features)[: len(recorder.dev)]
+    best = straight.history()[straight.state()["best_epoch"] - 1]
+    found = 100 * np.mean((texts @ images.T).argmax(axis=1) == recorder.image_of)
+    assert found == pytest.approx(best["text_to_image_r1"])
+    # Pixels and texts in any number and length give what they give alone.
+    assert aligner.embed_texts(["red then blue", "a red square beside a blue one"]).shape == (2, 16)
+    np.testing.assert_allclose(aligner.embed_texts(recorder.texts[:1]), texts[:1], atol=1e-5)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    np.testing.assert_allclose(aligner.embed_pixels(pixels)[1:], aligner.embed_pixels(pixels[1:]), atol=1e-4)
+
+
+def test_many_pictures_pass_the_encoder_in_batches(prepared, straight, monkeypatch):
+    aligner = Aligner.load(straight.folder)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype("uint8")
+    expected = np.concatenate([aligner.embed_pixels(pixels[i : i + 1]) for i in range(5)])
+    sizes, real = [], aligner._encode
+
+    def encode(batch):
+        sizes.append(len(batch))
+        return real(batch)
+
+    monkeypatch.setattr(aligner, "_encode", encode)
+    found = aligner.embed_pixels(pixels, batch_size=2)
+    assert sizes == [2, 2, 1]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert aligner.embed_pixels(pixels[:0]).shape == (0, found.shape[1])
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_as_if_nothing_had_been(prepared, straight, monkeypatch):
+    def interrupt(recorder, batch, logs=None):
+        if recorder.batches.epoch == 1 and batch == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AlignmentRecorder, "on_train_batch_end", interrupt)
+        run = train(prepared, "interrupted", status=130)
+    assert len(run.history()) == 1
+    train(prepared, "", run=run)
+    assert recalls(run) == recalls(straight)
+    for mine, others in zip(*(Aligner.load(each.folder).towers.get_weights() for each in (run, straight)), strict=True):
+        np.testing.assert_array_equal(mine, others)
+
+
+def test_fingerprints_tell_models_apart(prepared, straight):
+    aligner = Aligner.load(straight.folder)
+    again = Aligner.load(straight.folder)
+    assert aligner.fingerprint == again.fingerprint
+    assert Aligner.untrained(aligner.config, aligner.vocabulary, aligner.encoder).fingerprint != aligner.fingerprint
+
+
+def test_one_kind_of_model_is_not_taken_for_another(prepared, straight, tmp_path):
+    with pytest.raises(UserError, match=r"straight: the model is of kind aligner, and one of kind captioner is wanted"):
+        Captioner.load(straight.folder)
+    with pytest.raises(UserError, match=r"aligner\.zip: the model is of kind aligner"):
+        Captioner.load(straight.bundle)
+    config = Config(encoder=straight.config().encoder, image_size=32, embedding_size=4, hidden_size=4)
+    Captioner.untrained(config, straight.vocabulary(), prepared.encoder).save(tmp_path / "captioner.zip")
+    with pytest.raises(UserError, match=r"kind captioner, and one of kind aligner is wanted .* train.py --stage align"):
+        Aligner.load(tmp_path)
+    with pytest.raises(UserError, match=r"absent: there is no such aligner; train one with train.py --stage align"):
+        Aligner.load(tmp_path / "absent")

@@ -1,0 +1,113 @@
+"""Preparing: which images have their features extracted, and into which store."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from PIL import Image
+
+from captioning.data.records import CaptionDataset, ImageRecord
+from config import Config, UserError
+from preprocessing import prepare, put_aside
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """A data set of five pictures that are dark on the left, and settings with a small encoder for it.
+
+    Its first feature is how much brighter the right half is than the left, the others are random.
+    """
+    images = keras.Input((None, None, 3))
+    encoder = keras.Model(images, layers.Conv2D(5, 32, strides=32)(images))
+    kernel, bias = encoder.get_weights()
+    kernel[..., 0] = np.where(np.arange(32) < 16, -1, 1)[None, :, None] / kernel[..., 0].size
+    encoder.set_weights([kernel, bias])
+    encoder.save(tmp_path / "encoder.keras")
+    records = []
+    for i, split in enumerate(["train", "train", "dev", "test", ""]):
+        pixels = np.zeros((32, 32, 3), np.uint8)
+        pixels[:, 16:] = 40 * i, 255, 0
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(pixels).save(path)
+        records.append(ImageRecord(i, path.name, path, ("a picture",), split))
+    config = Config(encoder=str(tmp_path / "encoder.keras"), image_size=32, feature_dir=str(tmp_path / "features"))
+    return CaptionDataset("toy", tuple(records), ()), config
+
+
+def test_a_split_wanted_alone_gets_its_own_store_unless_there_is_one_of_all(tmp_path, toy):
+    dataset, config = toy
+    alone = prepare(config, dataset, split="val")
+    assert list(alone.store.rows) == ["2.png"]
+    assert [record.file_name for record in alone.usable("dev")] == ["2.png"]
+    whole = prepare(config, dataset).store
+    assert list(whole.rows) == [record.file_name for record in dataset.records]
+    np.testing.assert_array_equal(alone.store.read(np.array([0])), whole.read(np.array([2])))
+    assert prepare(config, dataset, split="dev").store.folder == whole.folder
+    assert prepare(config, dataset, split="test").store.folder == whole.folder
+    assert len(list((tmp_path / "features").iterdir())) == 2
+
+
+def test_releasing_a_split_leaves_the_others_as_they_were(toy):
+    dataset, config = toy
+    odd = ImageRecord(9, "Ü 9.png", dataset.records[2].path, ("so", "Ünïque"), "dev")
+    dataset = CaptionDataset("toy", (*dataset.records, odd), ("a wart",), {"dev": "val2014"})
+    prepared = prepare(config.with_overrides({"mirror": True}), dataset, training=True)
+    whole, mirrored = prepared.store, prepared.views[0]
+    prepared.release("train")
+    assert prepared.dataset == CaptionDataset("toy", dataset.records[2:], ("a wart",), {"dev": "val2014"})
+    assert prepared.store.rows == {name: row for name, row in whole.rows.items() if name not in ("0.png", "1.png")}
+    assert [(view.store.rows, view.mirrored) for view in prepared.views] == [({}, True)]
+    assert "0.png" in whole.rows, "what others hold stays as it is"
+    assert "0.png" in mirrored.store.rows
+    every = np.arange(len(whole.rows))
+    np.testing.assert_array_equal(prepared.store.read(every), whole.read(every))
+
+
+def test_data_put_aside_comes_back_as_it_was(toy):
+    dataset, _ = toy
+    odd = ImageRecord(7, "\udce4 9.png", Path("Ü") / "\udce4 9.png", ("so", "Ünïque \U0001f40e"), "")
+    dataset = CaptionDataset("toy", (*dataset.records, odd), ("a wart",), {"dev": "val2014"})
+    assert put_aside(dataset)() == dataset
+
+
+def test_training_images_are_mirrored_and_cropped_once(toy):
+    dataset, config = toy
+    config = config.with_overrides({"mirror": True, "crops": 3, "crop": 0.5})
+    prepared = prepare(config, dataset, training=True)
+    assert [view.mirrored for view in prepared.views] == [True, False, True, False]
+    assert all(list(view.store.rows) == ["0.png", "1.png"] for view in prepared.views)
+    looks = [view.store.read(np.array([0, 1])) for view in prepared.views]
+    assert len({look.tobytes() for look in looks}) == 4
+    assert (prepared.store.read(np.array([0, 1]))[:, 0, 0] > 0).all()
+    assert [(look[:, 0, 0] > 0).tolist() for look in looks] == [[False] * 2, [True] * 2] * 2, "mirrored, as they are"
+    assert not prepare(config, dataset).views, "views are for training"
+    mirrored, *_ = prepare(config.with_overrides({"crops": 0, "crop": 0.7}), dataset, training=True).views
+    assert mirrored.store.folder == prepared.views[0].store.folder, "whether there are crops too does not matter"
+    smaller = CaptionDataset("toy", dataset.records[1:], ())
+    again = prepare(config, smaller, training=True).views
+    for view, look in zip(again, looks, strict=True):
+        np.testing.assert_array_equal(view.store.read(np.array([0]))[0], look[1])
+    unmirrored = prepare(config.with_overrides({"mirror": False}), dataset, training=True).views
+    assert [view.mirrored for view in unmirrored] == [False] * 3
+    assert unmirrored[0].store.folder == prepared.views[1].store.folder
+
+
+def test_other_crops_have_other_stores(toy):
+    dataset, config = toy
+    folders = {
+        prepare(config.with_overrides(changes), dataset, training=True).views[0].store.folder
+        for changes in ({"crops": 1}, {"crops": 1, "crop": 0.5}, {"crops": 1, "colour_jitter": 0.2})
+    }
+    assert len(folders) == 3
+
+
+def test_views_of_other_images_are_refused(toy):
+    dataset, config = toy
+    config = config.with_overrides({"crops": 1})
+    folder = prepare(config, dataset, training=True).views[0].store.folder
+    index = folder / "index.json"
+    index.write_text('{"rows": {"0.png": 0}, "unreadable": {"1.png": "was broken then"}}')
+    with pytest.raises(UserError, match=f"{folder.name}: when it was made, other images could be read .* delete both"):
+        prepare(config, dataset, training=True)

@@ -1,0 +1,261 @@
+"""retrieve.py from end to end on a dozen small pictures: scores, searches both ways, re-ranking, and what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_scripts import TINY_ALIGNER, make_data, process, refused, script
+
+from config import Config
+
+WORDS = ["a", "picture", "this", "one", "is", "red", "green", "blue", "grey"]
+SMALL = {"encoder": "efficientnet_lite0", "image_size": 32, "embedding_size": 8, "hidden_size": 8}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> tuple[Path, list[str]]:
+    folder = tmp_path_factory.mktemp("retrieve")
+    return folder, make_data(folder)
+
+
+@pytest.fixture(scope="module")
+def models(data) -> tuple[Path, Path]:
+    """The folders of an aligner and of a captioner, both untrained."""
+    import keras
+
+    from captioning.features.encoder import build_encoder
+    from captioning.retrieval.aligner import Aligner
+    from captioning.words.vocabulary import Vocabulary
+    from model import Captioner
+
+    keras.utils.set_random_seed(0)
+    places = dict(zip(data[1][::2], data[1][1::2], strict=True))
+    common = SMALL | {name[2:].replace("-", "_"): value for name, value in places.items()}
+    for folder, make, changes in (
+        ("aligned", Aligner, {"stage": "align", "monitor": "recall", "joint_size": 16}),
+        ("captioned", Captioner, {}),
+    ):
+        config = Config(**common | changes)
+        (data[0] / folder).mkdir()
+        made = make.untrained(config, Vocabulary(WORDS), build_encoder(config))
+        made.save(data[0] / folder / ("aligner.zip" if make is Aligner else "captioner.zip"))
+    return data[0] / "aligned", data[0] / "captioned"
+
+
+@pytest.fixture
+def photos(data, tmp_path) -> Path:
+    """Four of the pictures, one in a folder below, and a file that is none."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for i, name in enumerate(("a.png", "b.png", "c.png", "more/d.png")):
+        shutil.copyfile(data[0] / "pictures" / f"{i:02}.png", folder / name)
+    (folder / "bad.jpg").write_text("this is text")
+    return folder
+
+
+# A split, scored ------------------------------------------------------------------------------------------------------
+
+
+def test_a_split_is_scored_with_and_without_a_captioner(models):
+    aligned, captioned = models
+    outcome = script("retrieve", "--model", aligned, "--split", "test")
+    assert outcome.status == 0, outcome
+    assert outcome.out == (aligned / "evaluation" / "retrieval-test.md").read_text()
+    (row,) = json.loads((aligned / "evaluation" / "retrieval-test.json").read_text())
+    assert (row["image_to_text"]["gallery"], row["image_to_text"]["queries"]) == (4, 2)
+    assert (row["text_to_image"]["gallery"], row["text_to_image"]["queries"]) == (2, 4)
+    assert row["text_to_image"]["r5"] == 100
+    assert "| aligned | test | two towers | 2 | 4 |" in outcome.out
+
+    options = ["--rerank", captioned, "--candidates", "2", "--rerank-by", "per-word", "--cosine-weight", "3"]
+    outcome = script("retrieve", "--model", aligned, "--split", "test", *options)
+    assert outcome.status == 0, outcome
+    towers, *others = json.loads((aligned / "evaluation" / "retrieval-test.json").read_text())
+    assert {name: towers[name] for name in ("image_to_text", "text_to_image")} == {
+        name: row[name] for name in ("image_to_text", "text_to_image")
+    }
+    kinds = [(other["reranking"]["kind"], other["reranking"]["cosine_weight"]) for other in others]
+    assert kinds == [("likelihood", 0), ("per-word", 0), ("gain", 0), ("per-word", 3)]
+    # Images for a caption come in the same order by all three.
+    assert others[0]["text_to_image"] == others[1]["text_to_image"] == others[2]["text_to_image"]
+
+
+def test_weights_are_chosen_on_dev(models):
+    aligned, captioned = models
+    outcome = script("retrieve", "--model", aligned, "--rerank", captioned, "--choose", "--candidates", "2")
+    assert outcome.status == 0, outcome
+    rows = json.loads((aligned / "evaluation" / "retrieval-dev.json").read_text())
+    assert [row["reranking"]["kind"] for row in rows[1:]] == ["likelihood", "per-word", "gain"] * 2
+    for alone, best in zip(rows[1:4], rows[4:], strict=True):
+        assert best["recall"] >= alone["recall"]
+    assert "best: --rerank-by " in outcome.err
+
+
+# Searches -------------------------------------------------------------------------------------------------------------
+
+
+def test_words_find_photos_in_a_folder(models, photos):
+    from captioning.pictures.loading import load_image
+    from captioning.retrieval.aligner import Aligner
+
+    aligned, _ = models
+    queries = ["a red picture", "grey"]
+    outcome = script("retrieve", "--model", aligned, "--images", photos, *queries, "--best", "3", "--json")
+    assert outcome.status == 0, outcome
+    assert f"note: left out: {photos / 'bad.jpg'}: cannot be read as a picture" in outcome.err
+    aligner = Aligner.load(aligned)
+    names = ["a.png", "b.png", "c.png", "more/d.png"]
+    vectors = aligner.embed_pixels(np.stack([load_image(photos / name, 32) for name in names]))
+    for line, query, cosines in zip(
+        outcome.out.splitlines(), queries, aligner.embed_texts(queries) @ vectors.T, strict=True
+    ):
+        found = json.loads(line)
+        assert found["query"] == query
+        order = np.argsort(-cosines)[:3]
+        assert [result["image"] for result in found["results"]] == [str(photos / names[i]) for i in order]
+        np.testing.assert_allclose([result["cosine"] for result in found["results"]], cosines[order], atol=1e-3)
+
+
+def test_new_photos_enter_the_index(models, photos, data, tmp_path):
+    aligned, _ = models
+    search = ["retrieve", "--model", aligned, "--images", photos, "--index", tmp_path / "index"]
+    assert script(*search).err.count("index of 4 images") == 1
+    before = json.loads((tmp_path / "index" / "index.json").read_text())
+    shutil.copyfile(data[0] / "pictures" / "05.png", photos / "e.png")
+    outcome = script(*search, "green")
+    assert "index of 5 images" in outcome.err
+    assert str(photos / "e.png") in outcome.out
+    after = json.loads((tmp_path / "index" / "index.json").read_text())
+    assert after["images"][:4] == before["images"]
+    # Of another model the index is refused, and stays.
+    from captioning.retrieval.aligner import Aligner
+
+    aligner = Aligner.load(aligned)
+    aligner.towers.set_weights([weight + 1 for weight in aligner.towers.get_weights()])
+    (tmp_path / "other").mkdir()
+    aligner.save(tmp_path / "other" / "aligner.zip")
+    search[2] = tmp_path / "other"
+    refused(*search, "green", mentions="index: this index was built with another model .* name another --index")
+    assert json.loads((tmp_path / "index" / "index.json").read_text()) == after
+
+
+def test_words_find_the_images_of_a_split(models, data, tmp_path):
+    aligned, _ = models
+    outcome = script(
+        "retrieve", "--model", aligned, "--split", "test", "blue", "--index", tmp_path / "index", "--pictures", tmp_path
+    )
+    assert outcome.status == 0, outcome
+    assert len(outcome.out.splitlines()) == 3
+    for name in ("10.png", "11.png"):
+        assert str(data[0] / "pictures" / name) in outcome.out
+    with Image.open(tmp_path / "blue.png") as drawn:
+        assert drawn.size[0] > 400
+
+
+def test_photos_find_captions(models, photos, tmp_path):
+    aligned, _ = models
+    (tmp_path / "captions.txt").write_text("a red picture\n\nthis one is grey\na red picture\n...\ngreen\n")
+    search = ["retrieve", "--model", aligned, "--captions", tmp_path / "captions.txt", photos]
+    outcome = script(*search, "--best", "9", "--json", "--pictures", tmp_path / "drawn")
+    assert outcome.status == 1, "one of the photos cannot be read"
+    lines = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [Path(line["query"]).name for line in lines if "error" in line] == ["bad.jpg"]
+    found = [line for line in lines if "results" in line]
+    assert [Path(line["query"]).name for line in found] == ["a.png", "b.png", "c.png", "d.png"]
+    for line in found:
+        assert {result["caption"] for result in line["results"]} == {"a red picture", "this one is grey", "green"}
+        cosines = [result["cosine"] for result in line["results"]]
+        assert cosines == sorted(cosines, reverse=True)
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["a.png", "b.png", "c.png", "d.png"]
+    outcome = script("retrieve", "--model", aligned, "--captions", "train", photos / "a.png", "--best", "20")
+    assert outcome.status == 0
+    assert len(outcome.out.splitlines()) == 1 + 8  # the eight different captions of the training split
+    outcome = script("retrieve", "--model", aligned, "--captions", "dev", photos / "a.png", "--best", "20")
+    assert len(outcome.out.splitlines()) == 1 + 4
+
+
+def test_a_captioner_puts_the_first_candidates_in_order(models, photos, tmp_path):
+    aligned, captioned = models
+    search = ["retrieve", "--model", aligned, "--images", photos, "this is red", "--best", "4", "--json"]
+    plain = json.loads(script(*search).out)["results"]
+    judged = ["--rerank", captioned, "--candidates", "3", "--cosine-weight"]
+    ranked = json.loads(script(*search, *judged, "0").out)["results"]
+    assert ranked[3]["image"] == plain[3]["image"]
+    assert "log_prob" not in ranked[3]
+    log_p = [result["log_prob"] for result in ranked[:3]]
+    assert log_p == sorted(log_p, reverse=True)
+    assert {result["image"] for result in ranked[:3]} == {result["image"] for result in plain[:3]}
+    # A cosine that counts for everything gives the towers' order back.
+    heavy = json.loads(script(*search, *judged, "1000000").out)["results"]
+    assert [result["image"] for result in heavy] == [result["image"] for result in plain]
+    (tmp_path / "captions.txt").write_text("a red picture\nthis one is grey\ngreen\n")
+    search = ["retrieve", "--model", aligned, "--captions", tmp_path / "captions.txt", "--rerank", captioned, "--json"]
+    found = json.loads(script(*search, photos / "a.png").out)["results"]
+    assert all(result["log_prob"] < 0 for result in found)
+    refused(*search, photos / "a.png", "--rerank-by", "gain", mentions="--rerank-by: gain .* 1 are too few")
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+def test_retrieve_names_what_is_wrong(models, photos, tmp_path):
+    aligned, captioned = models
+    model = ["retrieve", "--model", aligned]
+    images = [*model, "--images", photos]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "blank.txt").write_text("\n \n")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.jpg").write_text("text")
+    refused(*model, "--images", tmp_path / "empty", "red", mentions="--images: .*empty: holds no pictures")
+    refused(*model, "--images", tmp_path / "nowhere", "red", mentions="nowhere: there is no such folder")
+    refused(*model, "--images", tmp_path / "bad", "red", mentions="bad: not one of its 1 pictures could be read")
+    refused(*images, "  ", mentions="query '  ': has no words")
+    refused(*images, "zebra crossing", mentions="query 'zebra crossing': the model knows none of these words")
+    assert "unknown words: zebra" in script(*images, "a red zebra").err
+    refused(*model, "red", mentions="Give --images FOLDER, --split NAME or --captions FILE")
+    refused(*model, "--captions", tmp_path / "blank.txt", photos, mentions="blank.txt: holds no captions")
+    refused(*model, "--captions", tmp_path / "no.txt", photos, mentions=r"no\.txt: cannot be read as captions")
+    refused(*model, "--captions", tmp_path / "blank.txt", mentions="--captions: name the photos")
+    refused(*images, "red", "--candidates", "3", mentions="--candidates: is about --rerank CAPTIONER")
+    refused(*images, "red", "--cosine-weight", "0", mentions="--cosine-weight: is about --rerank")
+    refused(*images, "red", "--rerank", captioned, "--candidates", "0", mentions="--candidates: must be at least 1")
+    refused(*images, "red", "--split", "dev", mentions="--split: --images searches a folder of your own")
+    refused(*images, "red", "--output", tmp_path, mentions="--output: is for the scores of a split")
+    refused(*images, "--best", "3", mentions="--best: is for the results of a query")
+    refused(*model, "--json", mentions="--json: is for the results of a query")
+    refused(*model, "--split", "test", "--rerank", captioned, "--choose", mentions="--choose: choose on dev")
+    refused(*model, "--split", "tset", mentions="split: .*'tset'; it has train")
+    refused(*model, "--joint-size", "32", mentions="joint_size: the model was trained with 16")
+    refused("retrieve", "--model", captioned, mentions="of kind captioner, and one of kind aligner is wanted")
+    refused(*model, "--rerank", aligned, mentions="of kind aligner, and one of kind captioner is wanted")
+    refused("retrieve", "--model", tmp_path / "nowhere", mentions="nowhere: there is no such aligner")
+    refused("evaluate", "--model", aligned, mentions="of kind aligner, and one of kind captioner is wanted")
+    refused("test", photos / "a.png", "--model", aligned, mentions="of kind aligner")
+    (tmp_path / "file").write_text("")
+    refused(*images, "red", "--length-penalty", "0.5", mentions="length_penalty: stage=align does not use it")
+    refused(*images, "red", "--index", tmp_path / "file", mentions="file: the index cannot be written")
+    refused(*images, "red", "--pictures", tmp_path / "file", mentions="--pictures: .*file: cannot be written")
+    refused(*model, "--output", tmp_path / "file", mentions="file/.*: cannot be written")
+
+
+# In processes of their own --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])  # the tests above run on TensorFlow
+def test_each_backend_aligns_and_retrieves(data, models, tmp_path, backend):
+    pytest.importorskip(backend)
+    places = [*data[1], "--feature-dir", tmp_path / "features"]
+    run = ["--run-dir", tmp_path, "--name", "run", "--backend", backend, "--epochs", "1"]
+    child = process("train", "--stage", "align", *places, *TINY_ALIGNER, *run)
+    _, err = child.communicate(timeout=600)
+    assert child.returncode == 0, err
+    model = ["--model", tmp_path / "run", "--backend", backend]
+    for options, lines in ((["--rerank", models[1]], 7), (["--images", data[0] / "pictures", "red"], 6)):
+        child = process("retrieve", *model, *options)
+        out, err = child.communicate(timeout=600)
+        assert child.returncode == 0, err
+        assert len(out.splitlines()) == lines

@@ -1,0 +1,327 @@
+"""app.py: what it offers and refuses; and the page in a real browser, over a small untrained captioner."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import ROOT
+from PIL import Image
+
+import app
+from captioning.words.vocabulary import Vocabulary
+from config import Config, UserError, make_parser
+
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+
+WORDS = ["a", "red", "green", "blue", "ball", "runs"]
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    """Two untrained captioners, the newer with attention over 2 x 2 regions, and a damaged one."""
+    import keras
+
+    from captioning.features.encoder import build_encoder
+    from model import Captioner
+
+    folder = tmp_path_factory.mktemp("runs")
+    sizes = {"encoder": "efficientnet_lite0", "encoder_weights": "none", "image_size": 64, "embedding_size": 8}
+    sizes |= {"hidden_size": 8, "min_length": 3, "max_caption_length": 6}
+    for age, name in enumerate(("adaptive", "merge")):
+        keras.utils.set_random_seed(age)
+        config = Config(decoder=name, feature_grid=2, **sizes)
+        (folder / name).mkdir()
+        path = folder / name / "captioner.zip"
+        Captioner.untrained(config, Vocabulary(WORDS), build_encoder(config)).save(path)
+        os.utime(path, (2e9 - age, 2e9 - age))
+    (folder / "torn").mkdir()
+    (folder / "torn" / "captioner.zip").write_bytes(b"text")
+    return folder
+
+
+def arguments(*typed: str):
+    return make_parser("", trained=True).parse_args(typed)
+
+
+def test_what_ships_comes_first_then_the_newest_run(run_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(app.settings, "PRETRAINED", tmp_path)
+    shutil.copyfile(run_dir / "merge" / "captioner.zip", tmp_path / "pocket.zip")
+    os.utime(run_dir / "torn" / "captioner.zip", (1e9, 1e9))
+    found = app.bundles_found(run_dir)
+    assert found == [tmp_path / "pocket.zip", *(run_dir / name for name in ("adaptive", "merge", "torn"))]
+
+
+def test_what_can_be_chosen(run_dir, tmp_path, capsys):
+    (tmp_path / "merge").mkdir()
+    for copy in (tmp_path / "pocket.zip", tmp_path / "merge" / "captioner.zip"):
+        shutil.copyfile(run_dir / "merge" / "captioner.zip", copy)
+    paths = [*(run_dir / name for name in ("adaptive", "torn", "merge")), tmp_path / "pocket.zip"]
+    paths.append(tmp_path / "merge" / "captioner.zip")
+    models = app.models_of(paths, arguments("--beam-size", "4"), named=False)
+    assert [(model.name, model.attends) for model in models] == [
+        ("adaptive", True), ("merge", False), ("pocket", False), ("merge (2)", False)
+    ]  # fmt: skip
+    assert all(model.config.beam_size == 4 and model.config.min_length == 3 for model in models)
+    assert "left out: " in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"torn.*not a bundle, or a damaged one"):
+        app.models_of(paths, arguments(), named=True)
+    with pytest.raises(UserError, match="hidden_size: the model was trained with 8"):
+        app.models_of(paths[:1], arguments("--hidden-size", "9"), named=True)
+    with pytest.raises(UserError, match="none of the captioners that were found can be used"):
+        app.models_of(paths[1:2], arguments(), named=False)
+
+
+def test_a_port_that_is_taken(run_dir):
+    with (
+        app.listen("127.0.0.1", 0) as taken,
+        pytest.raises(UserError, match=r"--port: cannot listen at 127\.0\.0\.1, port"),
+    ):
+        app.listen("127.0.0.1", taken.getsockname()[1])
+    for host, port in (("127.0.0.1", 99_999), ("not a host", 0)):
+        with pytest.raises(UserError, match=f"--port: cannot listen at {host}, port {port}: .*; choose another"):
+            app.listen(host, port)
+
+
+def test_without_its_libraries_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    with pytest.raises(UserError, match=r"^app\.py: uvicorn is not installed; pip install -r requirements-app\.txt$"):
+        app.main()
+
+
+# In a process of its own, and a browser -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page(run_dir):
+    """The address of a server that captions with the two small captioners; afterwards Ctrl-C stops it."""
+    models = ["--model", run_dir / "adaptive", "--model", run_dir / "merge"]
+    command = [sys.executable, ROOT / "app.py", *models, "--port", "0"]
+    server = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "CI": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores Ctrl-C
+    )
+    errors: list[str] = []
+    threading.Thread(target=lambda: errors.extend(server.stderr), daemon=True).start()
+    try:
+        for line in server.stdout:
+            if found := re.match(r"captions at (http://127\.0\.0\.1:\d+)  \(Ctrl-C stops\)", line):
+                break
+        else:
+            pytest.fail("".join(errors))
+        yield found[1]
+        server.send_signal(signal.SIGINT)
+        assert server.wait(300) == 0
+        assert server.stdout.read() == "\nstopped\n"
+        assert "Traceback" not in "".join(errors)
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    made = []
+    for name in ("one.png", "two.jpg"):
+        Image.fromarray(rng.integers(0, 256, (60, 90, 3), dtype=np.uint8)).resize((360, 240)).save(folder / name)
+        made.append(folder / name)
+    made.append(folder / "three.jpg")
+    made[-1].write_text("no picture")
+    return made
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    selenium = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
+    options = selenium.ChromeOptions()
+    options.binary_location = chromium
+    downloads = tmp_path_factory.mktemp("downloads")
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    for flag in (
+        "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+        "disable-component-update", "disable-sync", "disable-dev-shm-usage", "window-size=1200,900",
+        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    driven = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
+    driven.downloads = downloads
+    yield driven
+    driven.quit()
+
+
+def until(condition, seconds: float = 300):
+    """What ``condition()`` gives once that is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not come true")
+
+
+@pytest.mark.slow
+def test_programs_get_captions(page, pictures):
+    import requests
+
+    with open(pictures[0], "rb") as picture:
+        answer = requests.post(
+            f"{page}/api/captions", files={"image": picture}, params={"attention": True}, timeout=300
+        )
+    assert answer.status_code == 200, answer.text
+    answer = answer.json()
+    assert (answer["image"], answer["model"], len(answer["captions"])) == ("one.png", "adaptive", 3)
+    assert [found["score"] for found in answer["captions"]] == sorted(
+        (f["score"] for f in answer["captions"]), reverse=True
+    )
+    look = answer["captions"][0]["attention"]
+    assert look["words"] == answer["captions"][0]["caption"].split()
+    for weights, sentinel in zip(look["weights"], look["sentinel"], strict=True):
+        assert sum(weights) + sentinel == pytest.approx(1, abs=1e-3)
+    # Who is still sending hears what is wrong.
+    large = requests.post(f"{page}/api/captions", files={"image": bytes(40 << 20)}, timeout=300)
+    assert (large.status_code, large.json()["error"]["code"]) == (413, "too_large")
+    with socket.create_connection(page[7:].split(":"), timeout=300) as raw:  # somebody who gives up midway
+        raw.sendall(
+            b"POST /api/captions HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 999\r\n\r\nabc"
+        )
+    with open(pictures[0], "rb") as picture:
+        again = requests.post(
+            f"{page}/api/captions?model=merge&beam_size=1",
+            data=picture,
+            headers={"content-type": "image/png"},
+            timeout=60,
+        )
+    assert again.json()["model"] == "merge"
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(page, pictures, browser):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    def all_of(selector: str, within=browser):
+        return within.find_elements(By.CSS_SELECTOR, selector)
+
+    def cards_done():
+        found = all_of(".card")
+        return found if found and not all_of(".card[aria-busy]") else None
+
+    browser.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
+    browser.get(page)
+    until(lambda: browser.find_element(By.ID, "beam-value").text == "3")
+
+    # Several pictures at once; one of them is none.
+    browser.find_element(By.ID, "files").send_keys("\n".join(map(str, pictures)))
+    cards = until(cards_done)
+    assert [card.find_element(By.CSS_SELECTOR, "h3").text for card in cards] == ["one.png", "two.jpg", "three.jpg"]
+    assert [len(all_of("li.caption", card)) for card in cards] == [3, 3, 0]
+    assert [len(all_of(".caption", card)) for card in cards] == [4, 4, 0]  # the greedy one too
+    assert "three.jpg: not a picture of a kind that is read here" in cards[2].text
+    assert not cards[2].find_element(By.CSS_SELECTOR, ".again").is_displayed()
+    assert cards[0].find_element(By.CSS_SELECTOR, "img").get_attribute("alt") == all_of(".words", cards[0])[0].text
+    assert browser.find_element(By.ID, "status").text == "3 pictures"
+
+    # Attention word by word, by the keyboard alone.
+    words = all_of(".best .words button", cards[0])
+    canvas = cards[0].find_element(By.CSS_SELECTOR, "canvas")
+    looks = cards[0].find_element(By.CSS_SELECTOR, ".looks")
+    assert not canvas.is_displayed()
+    browser.execute_script("arguments[0].focus()", words[0])
+    until(canvas.is_displayed)
+    assert re.match(rf"“{words[0].text}”: \d+ % in the (upper|lower) (left|right), and \d+ % not", looks.text)
+    browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    until(lambda: looks.text.startswith(f"“{words[1].text}”"))
+    assert [word.get_attribute("aria-pressed") for word in words[:2]] == ["false", "true"]
+    image = cards[0].find_element(By.CSS_SELECTOR, "img")
+    assert [round(canvas.rect[side]) for side in ("x", "y", "width", "height")] == [
+        round(image.rect[side]) for side in ("x", "y", "width", "height")
+    ]
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    until(lambda: not canvas.is_displayed())
+
+    # The sliders by the keyboard: everything is captioned again.
+    browser.find_element(By.ID, "beam").send_keys(Keys.ARROW_LEFT)
+    until(lambda: cards_done() and len(all_of("li.caption", cards[0])) == 2)
+    before = all_of(".score", cards[0])[0].text
+    browser.find_element(By.ID, "penalty").send_keys(Keys.HOME)
+    until(lambda: cards_done() and all_of(".score", cards[0])[0].text != before)
+
+    # Another captioner, which has no attention.
+    browser.find_element(By.CSS_SELECTOR, "#model option[value=merge]").click()
+    until(lambda: cards_done() and all_of("p.words", cards[0]))
+    assert "no attention" in browser.find_element(By.ID, "model-note").text
+
+    # Paste and drop.
+    for event, field in (("paste", "clipboardData"), ("drop", "dataTransfer")):
+        count = len(all_of(".card"))
+        browser.execute_script(
+            """
+            const canvas = Object.assign(document.createElement("canvas"), { width: 40, height: 30 });
+            canvas.toBlob((blob) => {
+              const data = new DataTransfer();
+              data.items.add(new File([blob], arguments[0] + ".png", { type: "image/png" }));
+              const event = new Event(arguments[0], { bubbles: true, cancelable: true });
+              event[arguments[1]] = data;
+              document.dispatchEvent(event);
+            });
+            """,
+            event,
+            field,
+        )
+        until(lambda count=count: len(all_of(".card")) == count + 1 and cards_done())
+        assert all_of(".card h3")[0].text == f"{event}.png"
+
+    # JSON of all, and taking away.
+    browser.find_element(By.ID, "download-all").click()
+    saved = until(lambda: list(browser.downloads.glob("captions.json")))[0]
+    assert [answer["image"] for answer in json.loads(saved.read_text())] == [
+        "drop.png",
+        "paste.png",
+        "one.png",
+        "two.jpg",
+    ]
+    browser.find_element(By.ID, "remove-all").click()
+    until(lambda: not all_of(".card"))
+    assert browser.switch_to.active_element.get_attribute("id") == "choose"
+
+    # A phone's width: nothing sticks out; every control has a name.
+    browser.find_element(By.ID, "files").send_keys(str(pictures[0]))
+    until(cards_done)
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    )
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
+    for control in all_of("button, select, input:not([hidden]), a"):
+        assert not control.is_displayed() or control.accessible_name
+
+    # Nothing went wrong, and nothing was asked of any other place.
+    assert [entry for entry in browser.get_log("browser") if "api/captions" not in entry["message"]] == []
+    sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [
+        message["params"]["request"]["url"]
+        for message in sent
+        if message["method"] == "Network.requestWillBeSent" and message["params"]["documentURL"].startswith(page)
+    ]
+    assert asked
+    assert all(address.startswith((page, "blob:", "data:")) for address in asked), asked

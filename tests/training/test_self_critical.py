@@ -1,0 +1,175 @@
+"""Self-critical training: rewards, the loss that they weigh, batches of whole images, and that it makes captions better."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from captioning.decoders.build import build_decoder
+from captioning.search import search as decoding
+from captioning.training.batches import ReferenceBatches
+from captioning.training.cross_entropy import word_nll
+from captioning.training.self_critical import Rewards, SelfCritic, SelfCriticalTrainer
+from captioning.words.vocabulary import END, PAD, START, UNK, Vocabulary
+from config import Config
+
+WORDS = Vocabulary(["dog", "cat", "runs", "sleeps"])
+V = len(WORDS)
+SETTINGS = {
+    "stage": "scst",
+    "init": "runs/x",
+    "decoder": "merge",
+    "embedding_size": 8,
+    "hidden_size": 8,
+    "dropout": 0.0,
+    "max_caption_length": 4,
+    "vocab_threshold": 1,
+    "batch_size": 6,
+}
+
+
+def critic(make_store, **changes) -> SelfCritic:
+    """Over 12 images of a dog that runs or a cat that sleeps, with two captions each."""
+    keras.utils.set_random_seed(0)
+    config = Config(**{**SETTINGS, **changes})
+    names = [f"{i:02}.jpg" for i in range(12)]
+    store = make_store(names, shape=(1, 5))
+    captions = [
+        (name, text)
+        for i, name in enumerate(names)
+        for text in (["dog runs", "dog dog runs"], ["cat sleeps", "cat"])[i % 2]
+    ]
+    batches = ReferenceBatches(store, captions, WORDS, config)
+    rewards = Rewards([(store.rows[name], text) for name, text in captions], WORDS)
+    trainer = SelfCriticalTrainer(build_decoder(config, V, 1, 5), config)
+    trainer.compile(optimizer=keras.optimizers.Adam(0.02))
+    return SelfCritic(trainer, batches, rewards, config)
+
+
+def test_rewards_are_cider_of_the_right_image_and_count_the_end():
+    rewards = Rewards([(7, "dog runs"), (7, "dog dog runs"), (3, "cat sleeps")], WORDS)
+    dog, cat, runs, sleeps = range(4, 8)
+    tokens = np.asarray(
+        [
+            [[dog, runs, END, PAD], [cat, sleeps, END, PAD], [dog, runs, PAD, PAD]],
+            [[cat, sleeps, END, PAD], [dog, runs, END, PAD], [PAD, PAD, PAD, PAD]],
+        ]
+    )
+    found = rewards(np.asarray([7, 3]), tokens)
+    assert found.shape == (2, 3)
+    assert found[0, 0] > found[0, 2] > found[0, 1] == 0  # right, right but cut short, another image's
+    assert found[1, 0] > found[1, 1] == found[1, 2] == 0
+
+
+def test_rewards_are_of_words_also_where_wordpieces_are_drawn():
+    pieces = Vocabulary(["a", "snow", "##board", "##er"], wordpieces=True)
+    captions = [(7, "a snowboarder"), (3, "a snow board")]
+    drawn = np.asarray([[[4, 5, 6, 7, END, PAD], [4, 5, END, PAD, PAD, PAD], [4, 5, 6, 7, PAD, PAD]]])
+    found = Rewards(captions, pieces)(np.asarray([7]), drawn)
+    words = Vocabulary(["a", "snowboarder", "snow"])
+    same = np.asarray([[[4, 5, END], [4, 6, END], [4, 5, PAD]]])
+    np.testing.assert_allclose(found, Rewards(captions, words)(np.asarray([7]), same))
+    assert found[0, 0] > found[0, 1]
+
+
+def test_batches_hold_each_image_once_an_epoch(make_store):
+    batches = critic(make_store).batches
+    for epoch in (0, 1):
+        batches.start_epoch(epoch)
+        seen = []
+        for features, tokens, image, rows in (batches[i] for i in range(len(batches))):
+            assert len(features) == len(rows) <= 6
+            assert len(tokens) == len(image) == len(rows)
+            assert (tokens[:, 0] == START).all()
+            np.testing.assert_array_equal(features, batches.store.read(rows))
+            # Even rows of the store are dogs.
+            assert ((tokens[:, 1] == 4) == (rows[image] % 2 == 0)).all()
+            seen += rows.tolist()
+        assert sorted(seen) == list(range(12))
+
+
+def test_loss_weighs_what_was_drawn_by_its_advantage(make_store):
+    trainer = critic(make_store, xe_share=0.25).trainer
+    rng = np.random.default_rng(0)
+    logits, drawn_logits = rng.normal(size=(3, 2, V)).astype("float32"), rng.normal(size=(4, 3, V)).astype("float32")
+    targets = np.asarray([[4, END], [END, PAD], [5, 6]], "int32")
+    drawn = np.asarray([[4, 5, END], [5, END, PAD], [6, END, PAD], [4, 4, 4]], "int32")
+    advantages = np.asarray([1.0, -0.5, 0.0, 2.0], "float32")
+    loss = float(trainer.compute_loss(y=(targets, drawn, advantages), y_pred=(logits, drawn_logits)))
+
+    def mean(logits, targets, weights, banned, banned_first):
+        logits = logits.astype("float64")
+        logits[..., banned] = -np.inf
+        logits[:, 0, banned_first] = -np.inf
+        log_p = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+        mask = targets != PAD
+        terms = [-log_p[i, t, targets[i, t]] * weights[i] for i, t in np.ndindex(targets.shape) if mask[i, t]]
+        return sum(terms) / mask.sum()
+
+    # A caption that is drawn has a word at least, so <end> is not among the first ones to choose from.
+    policy = mean(drawn_logits, drawn, advantages, [PAD, START, UNK], [END])
+    expected = 0.75 * policy + 0.25 * mean(logits, targets, [1] * 3, [], [])
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_greedy_baseline_is_under_the_rules_of_drawing(make_store):
+    greedy = critic(make_store, baseline="greedy", min_length=3, no_repeat_ngram=2).greedy
+    assert (greedy.options["min_length"], greedy.options["no_repeat_ngram"]) == (1, 0)
+
+
+def test_what_is_never_drawn_has_no_probability():
+    logits = np.random.default_rng(0).normal(size=(2, 3, V)).astype("float32")
+    tokens = np.asarray([[4, 5, PAD], [6, 4, PAD]], "int32")
+    found = ops.convert_to_numpy(ops.log_softmax(decoding.ban_unsampled(ops.convert_to_tensor(logits))))
+    for t in range(3):
+        drawn = decoding.log_probabilities(ops.convert_to_tensor(logits[:, t]), ops.convert_to_tensor(tokens), t, 1, 0)
+        np.testing.assert_allclose(np.exp(found[:, t]), np.exp(ops.convert_to_numpy(drawn)), atol=1e-6)
+
+
+def test_an_epochs_words_are_those_drawn_and_those_of_references(make_store, monkeypatch):
+    learner, drawn = critic(make_store), []
+    draw = learner._draw
+    monkeypatch.setattr(learner, "_draw", lambda *args: drawn.append(draw(*args)) or drawn[-1])
+    assert learner.epoch(0)["words"] == learner.batches.words + sum((tokens != PAD).sum() for tokens in drawn)
+
+
+def test_an_epochs_nll_is_of_all_its_references(make_store):
+    learner = critic(make_store, batch_size=5)  # the last batch is smaller
+    learner.trainer.optimizer.learning_rate = 0.0
+    total, words = 0.0, 0
+    for features, tokens, image, _ in (learner.batches[i] for i in range(len(learner.batches))):
+        logits = ops.cast(learner.trainer.decoder(features, tokens[:, :-1], rows=image), "float32")
+        nll, _ = word_nll(logits, ops.convert_to_tensor(tokens[:, 1:]))
+        mask = tokens[:, 1:] != PAD
+        total, words = total + (ops.convert_to_numpy(nll) * mask).sum(), words + mask.sum()
+    assert learner.epoch(0)["nll"] == pytest.approx(total / words, rel=1e-5)
+
+
+@pytest.mark.parametrize("baseline", ["others", "greedy"])
+def test_rewards_rise(make_store, baseline):
+    found = critic(make_store, baseline=baseline, samples=8, xe_share=0.0)
+    logs = [found.epoch(epoch) for epoch in range(40)]
+    assert logs[-1]["reward"] > 2 * logs[0]["reward"] > 0
+    assert 0 < logs[0]["reward_share"] < 1
+    assert all(np.isfinite(log["loss"]) and np.isfinite(log["nll"]) for log in logs)
+
+
+def test_what_is_drawn_depends_on_seed_epoch_and_batch_alone(make_store):
+    one, other = critic(make_store), critic(make_store)
+    features = one.batches[0][0]
+    drawn = one._draw(features, (0, 1, 2))
+    np.testing.assert_array_equal(drawn, other._draw(features, (0, 1, 2)))
+    assert (drawn != one._draw(features, (0, 1, 3))).any()
+    assert drawn.shape == (len(features), 5, 5)
+    assert not np.isin(drawn, [START, UNK]).any()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_it_learns_in_reduced_precision(make_store, precision):
+    keras.mixed_precision.set_dtype_policy(f"mixed_{precision}")
+    try:
+        learner = critic(make_store, samples=8)
+        rewards = [learner.epoch(epoch)["reward"] for epoch in range(16)]
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
+    assert np.mean(rewards[-3:]) > 1.3 * np.mean(rewards[:3])
