@@ -6,9 +6,8 @@ import zipfile
 
 import numpy as np
 import pytest
+from layouts import flickr8k_files, write_files
 from PIL import Image
-from test_datasets import flickr8k_files
-from test_datasets import write as write_files
 
 from captioning.metrics import scores as metrics
 from captioning.pictures.loading import load_image

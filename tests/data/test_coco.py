@@ -1,36 +1,10 @@
 """MS-COCO in its official layout: ids and splits as published or by a fixed rule, archives unpacked, warts reported."""
 
-import json
-
 import pytest
-from test_datasets import pack, warning, write
+from layouts import TRAIN, VAL, captions_file, coco_files, pack, warning, write_files
 
 from captioning.data import datasets
 from config import Config, UserError
-
-TRAIN, VAL = (3, 25, 50, 51, 1000), (7, 75, 80)
-
-
-def captions_file(*ids: int, prefix: str = "") -> dict:
-    """The content of a captions file for images of these ids, two captions each, in no order."""
-    return {
-        "info": {"year": 2017},
-        "images": [{"id": i, "file_name": f"{prefix}{i:012d}.jpg", "license": 4, "height": 9} for i in ids[::-1]],
-        "annotations": [
-            {"id": 10 * i + k, "image_id": i, "caption": f"caption {k} of {i} "} for k in (0, 1) for i in ids
-        ],
-    }
-
-
-def coco_files(year: str = "2017", changes: dict | None = None) -> dict[str, str]:
-    """Contents by path of a small COCO; ``changes``: other contents of captions files, by part."""
-    files = {}
-    for part, ids in (("train", TRAIN), ("val", VAL)):
-        prefix = f"COCO_{part}{year}_" * (year == "2014")
-        files |= {f"{part}{year}/{prefix}{i:012d}.jpg": f"pixels of {i}" for i in ids}
-        content = (changes or {}).get(part, captions_file(*ids, prefix=prefix))
-        files[f"annotations/captions_{part}{year}.json"] = json.dumps(content)
-    return files
 
 
 def read(folder, year: str = "2017") -> datasets.CaptionDataset:
@@ -43,7 +17,7 @@ def ids(records) -> list[int]:
 
 @pytest.mark.parametrize("year", ["2014", "2017"])
 def test_coco_as_published(tmp_path, year):
-    write(tmp_path, coco_files(year))
+    write_files(tmp_path, coco_files(year))
     dataset = read(tmp_path, year)
     assert dataset.name == f"coco{year}"
     assert sorted(ids(dataset.records)) == sorted(TRAIN + VAL), "ids are COCO's"
@@ -59,7 +33,7 @@ def test_coco_as_published(tmp_path, year):
 
 @pytest.mark.parametrize("name", ["val", "validation"])
 def test_val_could_mean_two_splits_and_is_refused(tmp_path, name):
-    write(tmp_path, coco_files())
+    write_files(tmp_path, coco_files())
     with pytest.raises(UserError, match=r"COCO's val is the split test here.*say test or dev"):
         read(tmp_path).split(name)
 
@@ -79,7 +53,7 @@ def test_published_archives_are_unpacked_into_the_official_layout(tmp_path):
 
 
 def test_a_damaged_archive_is_named_and_leaves_nothing(tmp_path):
-    write(tmp_path, {name: text for name, text in coco_files().items() if not name.startswith("train2017/")})
+    write_files(tmp_path, {name: text for name, text in coco_files().items() if not name.startswith("train2017/")})
     pack(tmp_path / "train2017.zip", {"train2017/000000000003.jpg": "x" * 1000})
     whole = (tmp_path / "train2017.zip").read_bytes()
     (tmp_path / "train2017.zip").write_bytes(whole[:-10])
@@ -91,12 +65,12 @@ def test_a_damaged_archive_is_named_and_leaves_nothing(tmp_path):
 
 def test_images_may_lie_in_a_folder_of_that_name(tmp_path):
     files = {name if name.endswith(".json") else f"images/{name}": text for name, text in coco_files().items()}
-    write(tmp_path, files)
+    write_files(tmp_path, files)
     assert len(read(tmp_path).records) == 8
 
 
 def test_val_alone_can_be_evaluated(tmp_path):
-    write(tmp_path, {name: text for name, text in coco_files().items() if not name.startswith("train2017/")})
+    write_files(tmp_path, {name: text for name, text in coco_files().items() if not name.startswith("train2017/")})
     dataset = read(tmp_path)
     assert ids(dataset.split("test")) == list(VAL)
     assert warning(dataset, "of split train with captions but no file in").endswith(
@@ -117,7 +91,7 @@ def test_warts_are_reported_and_lose_nothing_else(tmp_path):
     train["images"].append({"id": 5, "file_name": "000000000005.jpg"})
     files = coco_files(changes={"train": train}) | {"train2017/new.jpg": "", "train2017/readme.txt": ""}
     del files["train2017/000000000025.jpg"]
-    write(tmp_path, files)
+    write_files(tmp_path, files)
     dataset = read(tmp_path)
     assert ids(dataset.split("train")) == [3, 51]
     assert ids(dataset.split("dev")) == [50, 1000], "a missing file moves no other image"
@@ -157,7 +131,7 @@ def test_warts_are_reported_and_lose_nothing_else(tmp_path):
     ],
 )
 def test_another_layout_is_named_with_what_was_expected(tmp_path, train, complaint):
-    write(tmp_path, coco_files(changes={"train": train}))
+    write_files(tmp_path, coco_files(changes={"train": train}))
     with pytest.raises(UserError, match=complaint) as error:
         read(tmp_path)
     assert "captions" in str(error.value)
@@ -173,7 +147,7 @@ def test_another_layout_is_named_with_what_was_expected(tmp_path, train, complai
     ],
 )
 def test_a_file_that_is_no_json_is_named(tmp_path, content, complaint):
-    write(tmp_path, coco_files() | {"annotations/captions_val2017.json": content})
+    write_files(tmp_path, coco_files() | {"annotations/captions_val2017.json": content})
     with pytest.raises(UserError, match=rf"captions_val2017\.json: expected .*{complaint}"):
         read(tmp_path)
 
@@ -181,13 +155,15 @@ def test_a_file_that_is_no_json_is_named(tmp_path, content, complaint):
 def test_a_byte_order_mark_changes_nothing(tmp_path):
     files = coco_files()
     name = "annotations/captions_val2017.json"
-    write(tmp_path, files | {name: files[name].encode("utf-8-sig")})
+    write_files(tmp_path, files | {name: files[name].encode("utf-8-sig")})
     assert len(read(tmp_path).records) == 8
 
 
 @pytest.mark.parametrize("left", ["annotations/", "train2017/", "nothing"])
 def test_what_is_missing_is_named_with_how_to_get_it(tmp_path, left):
-    write(tmp_path, {name: text for name, text in coco_files().items() if name.startswith(left) and "val" not in name})
+    write_files(
+        tmp_path, {name: text for name, text in coco_files().items() if name.startswith(left) and "val" not in name}
+    )
     with pytest.raises(UserError) as raised:
         read(tmp_path)
     wanted = [f"COCO 2017 is not complete in {tmp_path}", "annotations/captions_val2017.json", "train2017.zip"]
@@ -200,7 +176,7 @@ def test_what_is_missing_is_named_with_how_to_get_it(tmp_path, left):
 
 def test_images_of_other_names_are_an_error_that_names_the_folders(tmp_path):
     files = {name.replace("2017/0", "2017/x"): text for name, text in coco_files().items()}
-    write(tmp_path, files)
+    write_files(tmp_path, files)
     with pytest.raises(UserError) as raised:
         read(tmp_path)
     for part in (

@@ -8,54 +8,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from layouts import TOKENS, flickr8k_files, names, pack, warning, write_files
 
 from captioning.data import datasets
 from config import Config, UserError
-
-TOKENS = "Flickr8k.token.txt"
-
-
-def flickr8k_files() -> dict[str, str]:
-    """Contents by path of a small Flickr8k: six images a..f, two captions each; f is in no split."""
-    files = {f"Flicker8k_Dataset/{name}.jpg": name for name in "abcdef"}
-    files[TOKENS] = "".join(f"{name}.jpg#{k}\tcaption {k} of {name} .\n" for name in "fedcba" for k in (0, 1))
-    files["Flickr_8k.trainImages.txt"] = "c.jpg\na.jpg\nb.jpg\n"
-    files["Flickr_8k.devImages.txt"] = "d.jpg\n"
-    files["Flickr_8k.testImages.txt"] = "e.jpg\n"
-    return files
-
-
-def write(folder: Path, files: dict[str, str | bytes]) -> None:
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
-def pack(archive: Path, files: dict[str, str]) -> None:
-    with zipfile.ZipFile(archive, "w") as opened:
-        for name, content in files.items():
-            opened.writestr(name, content)
 
 
 def read_flickr8k(folder: Path) -> datasets.CaptionDataset:
     return datasets.load(Config(data_dir=str(folder)))
 
 
-def names(records) -> list[str]:
-    return [record.file_name for record in records]
-
-
-def warning(dataset: datasets.CaptionDataset, text: str) -> str:
-    (found,) = [line for line in dataset.warnings if text in line]
-    return found
-
-
 # Flickr8k ------------------------------------------------------------------------------------------------------------
 
 
 def test_flickr8k_as_published(tmp_path):
-    write(tmp_path, flickr8k_files() | {"Flicker8k_Dataset/._a.jpg": "left by a Mac", "readme.txt": "cite us"})
+    write_files(tmp_path, flickr8k_files() | {"Flicker8k_Dataset/._a.jpg": "left by a Mac", "readme.txt": "cite us"})
     dataset = read_flickr8k(tmp_path)
     assert names(dataset.records) == [f"{name}.jpg" for name in "abcdef"]
     assert [record.image_id for record in dataset.records] == [0, 1, 2, 3, 4, 5]
@@ -69,7 +36,7 @@ def test_flickr8k_as_published(tmp_path):
 
 
 def test_an_unknown_split_names_those_that_exist(tmp_path):
-    write(tmp_path, flickr8k_files() | {"Flickr_8k.testImages.txt": ""})
+    write_files(tmp_path, flickr8k_files() | {"Flickr_8k.testImages.txt": ""})
     dataset = read_flickr8k(tmp_path)
     for name in ("tset", "", "test"):
         with pytest.raises(UserError, match=r"train \(3 images\), dev \(1 images\)"):
@@ -79,7 +46,7 @@ def test_an_unknown_split_names_those_that_exist(tmp_path):
 @pytest.mark.parametrize("images", ["Flickr8k_Dataset", "Images", "Flickr8k_Dataset/Flicker8k_Dataset", "x/images"])
 def test_flickr8k_is_found_in_the_folders_people_have(tmp_path, images):
     files = {name.replace("Flicker8k_Dataset", images): text for name, text in flickr8k_files().items()}
-    write(tmp_path, {f"x/text/{name}" if name.endswith(".txt") else name: text for name, text in files.items()})
+    write_files(tmp_path, {f"x/text/{name}" if name.endswith(".txt") else name: text for name, text in files.items()})
     assert len(read_flickr8k(tmp_path).records) == 6
 
 
@@ -109,7 +76,7 @@ def test_the_judgements_in_the_archive_are_unpacked_too(tmp_path):
 
 def test_zips_beside_their_contents_are_left_packed(tmp_path):
     files = flickr8k_files()
-    write(tmp_path, files)
+    write_files(tmp_path, files)
     pack(tmp_path / "all.zip", files)
     read_flickr8k(tmp_path)
     assert not (tmp_path / "unzipped-all").exists()
@@ -128,7 +95,7 @@ def test_a_zip_cannot_write_outside_its_folder(tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "stored bytes", "packed bytes"])
 def test_a_damaged_zip_is_named_and_leaves_nothing(tmp_path, damage):
     archive = tmp_path / "Flickr8k_Dataset.zip"
-    write(tmp_path, {name: text for name, text in flickr8k_files().items() if name.endswith(".txt")})
+    write_files(tmp_path, {name: text for name, text in flickr8k_files().items() if name.endswith(".txt")})
     with zipfile.ZipFile(
         archive, "w", zipfile.ZIP_DEFLATED if damage == "packed bytes" else zipfile.ZIP_STORED
     ) as opened:
@@ -146,7 +113,7 @@ def test_a_damaged_zip_is_named_and_leaves_nothing(tmp_path, damage):
 
 @pytest.mark.parametrize("folder", [".", "nowhere"])
 def test_missing_flickr8k_says_which_files_and_how_to_get_them(tmp_path, folder):
-    write(tmp_path, {TOKENS: flickr8k_files()[TOKENS]})
+    write_files(tmp_path, {TOKENS: flickr8k_files()[TOKENS]})
     with pytest.raises(UserError) as raised:
         read_flickr8k(tmp_path / folder)
     parts = ["Flickr_8k.devImages.txt", "Flicker8k_Dataset/*.jpg", "Flickr8k_text.zip", "preprocessing.py --download"]
@@ -157,7 +124,7 @@ def test_missing_flickr8k_says_which_files_and_how_to_get_them(tmp_path, folder)
 def test_the_published_slip_in_a_caption_key_is_mended(tmp_path):
     files = flickr8k_files()
     files[TOKENS] = files[TOKENS].replace("b.jpg#0", "b.jpg.1#0")
-    write(tmp_path, files)
+    write_files(tmp_path, files)
     dataset = read_flickr8k(tmp_path)
     assert dataset.records[1].captions == ("caption 0 of b .", "caption 1 of b .")
     assert len(dataset.records) == 6
@@ -171,7 +138,7 @@ def test_flickr8k_warts_are_reported_and_lose_nothing_else(tmp_path):
     files["Images/a.jpg"] = "another a"
     files["Flicker8k_Dataset/new.jpg"] = "new"
     del files["Flicker8k_Dataset/c.jpg"], files["Flicker8k_Dataset/f.jpg"]
-    write(tmp_path, files)
+    write_files(tmp_path, files)
     dataset = read_flickr8k(tmp_path)
     assert names(dataset.records) == ["a.jpg", "b.jpg", "d.jpg", "e.jpg"]
     assert [record.image_id for record in dataset.records] == [0, 1, 3, 4], "ids do not depend on what is on the disk"
@@ -194,7 +161,7 @@ def test_flickr8k_warts_are_reported_and_lose_nothing_else(tmp_path):
 
 
 def test_a_warning_counts_all_and_shows_three(tmp_path):
-    write(tmp_path, flickr8k_files() | {f"Flicker8k_Dataset/x{k}.jpg": "" for k in range(5)})
+    write_files(tmp_path, flickr8k_files() | {f"Flicker8k_Dataset/x{k}.jpg": "" for k in range(5)})
     assert warning(read_flickr8k(tmp_path), "without captions").endswith(": 5, e.g. x0.jpg; x1.jpg; x2.jpg")
 
 
@@ -202,8 +169,8 @@ def test_a_warning_counts_all_and_shows_three(tmp_path):
     "encode", [lambda text: text.replace("\n", "\r\n").encode(), lambda text: text.encode("utf-8-sig")]
 )
 def test_line_ends_and_byte_order_marks_of_windows_change_nothing(tmp_path, encode):
-    write(tmp_path / "plain", flickr8k_files())
-    write(
+    write_files(tmp_path / "plain", flickr8k_files())
+    write_files(
         tmp_path / "windows",
         {name: encode(text) if name.endswith(".txt") else text for name, text in flickr8k_files().items()},
     )
@@ -216,7 +183,7 @@ def test_line_ends_and_byte_order_marks_of_windows_change_nothing(tmp_path, enco
 def test_rare_line_separators_stay_inside_a_caption(tmp_path):
     files = flickr8k_files()
     files[TOKENS] = files[TOKENS].replace("caption 0 of a", "caption\u2028 0\x0b of\x85 a")
-    write(tmp_path, files)
+    write_files(tmp_path, files)
     assert read_flickr8k(tmp_path).records[0].captions[0] == "caption\u2028 0\x0b of\x85 a ."
 
 
@@ -230,14 +197,14 @@ def test_rare_line_separators_stay_inside_a_caption(tmp_path):
     ],
 )
 def test_broken_flickr8k_files_are_named_with_their_line(tmp_path, name, content, message):
-    write(tmp_path, flickr8k_files() | {name: content})
+    write_files(tmp_path, flickr8k_files() | {name: content})
     with pytest.raises(UserError, match=message):
         read_flickr8k(tmp_path)
 
 
 def test_no_image_that_fits_the_captions_is_an_error(tmp_path):
     files = {name.replace("Dataset/", "Dataset/not-"): text for name, text in flickr8k_files().items()}
-    write(tmp_path, files)
+    write_files(tmp_path, files)
     with pytest.raises(UserError, match=r"6 images were found in .*, and none of the 6 .* looked for is 'a\.jpg'"):
         read_flickr8k(tmp_path)
 
@@ -246,7 +213,7 @@ def test_no_image_that_fits_the_captions_is_an_error(tmp_path):
 
 
 def read_folder(tmp_path: Path, captions: str | bytes, suffix: str = ".csv", images: str = "abcdefghij", **settings):
-    write(tmp_path, {f"images/{name}.png": "" for name in images} | {f"captions{suffix}": captions})
+    write_files(tmp_path, {f"images/{name}.png": "" for name in images} | {f"captions{suffix}": captions})
     where = {"data_dir": str(tmp_path / "images"), "captions_file": str(tmp_path / f"captions{suffix}")}
     return datasets.load(Config(dataset="folder", **where, **settings))
 
@@ -289,7 +256,7 @@ def test_a_captions_file_gives_captions_and_splits(tmp_path, captions, suffix):
 
 
 def test_images_in_sub_folders_are_named_by_their_path(tmp_path):
-    write(tmp_path, {"images/x/y/a.png": ""})
+    write_files(tmp_path, {"images/x/y/a.png": ""})
     dataset = read_folder(
         tmp_path, "image,caption,split\nx/y/a.png,a dog,train\n../captions.csv,no image,train\n", images=""
     )
@@ -361,7 +328,7 @@ def test_missing_folder_and_file_are_named(tmp_path):
 def test_the_demo_is_read_like_any_folder(tmp_path, monkeypatch):
     def ensure(folder, images, seed):
         line = {"image": "0.png", "caption": f"{images} scenes of seed {seed}", "split": "train"}
-        write(folder, {"images/0.png": "", "captions.jsonl": json.dumps(line)})
+        write_files(folder, {"images/0.png": "", "captions.jsonl": json.dumps(line)})
 
     monkeypatch.setitem(sys.modules, "demo", SimpleNamespace(ensure=ensure))
     dataset = datasets.load(Config(dataset="demo", data_dir=str(tmp_path), demo_images=20, split_seed=3))

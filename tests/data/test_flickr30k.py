@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_datasets import warning, write
-from test_datasets_karpathy import image
+from layouts import karpathy_image, warning, write_files
 
 from captioning.data import datasets
 from config import Config, UserError
@@ -38,7 +37,7 @@ def splits(dataset) -> dict[str, str]:
 @pytest.mark.parametrize("text", [TOKENS, TABLE, TABLE.replace("\n", "\r\n")], ids=["token", "csv", "windows"])
 @pytest.mark.parametrize("folder", ["flickr30k-images", "flickr30k_images/flickr30k_images"])
 def test_both_layouts_give_the_same_records(tmp_path, text, folder):
-    write(tmp_path, files(text, folder))
+    write_files(tmp_path, files(text, folder))
     dataset = read(tmp_path)
     assert [record.file_name for record in dataset.records] == [f"{name}.jpg" for name in NAMES]
     assert dataset.records[1].captions == ("caption 0 of b .", "caption 1 of b .")
@@ -49,9 +48,11 @@ def test_both_layouts_give_the_same_records(tmp_path, text, folder):
 
 
 def test_splits_of_karpathy(tmp_path):
-    write(tmp_path, files(TOKENS))
+    write_files(tmp_path, files(TOKENS))
     named = {"a": "test", "b": "val", "c": "train", "d": "train", "zebra": "train"}
-    listed = split_file(tmp_path, *(image(f"{name}.jpg", split, "other words") for name, split in named.items()))
+    listed = split_file(
+        tmp_path, *(karpathy_image(f"{name}.jpg", split, "other words") for name, split in named.items())
+    )
     dataset = read(tmp_path, captions_file=listed)
     assert splits(dataset) == {"a": "test", "b": "dev", "c": "train", "d": "train"} | dict.fromkeys("efghij", "")
     assert dataset.records[0].captions[0] == "caption 0 of a .", "the words are those of Flickr30k's own file"
@@ -60,13 +61,13 @@ def test_splits_of_karpathy(tmp_path):
 
 
 def test_splits_of_other_images_are_refused(tmp_path):
-    write(tmp_path, files(TOKENS))
+    write_files(tmp_path, files(TOKENS))
     with pytest.raises(UserError, match=r"captions_file: .* lists no image of Flickr30k; take dataset_flickr30k\.json"):
-        read(tmp_path, captions_file=split_file(tmp_path, image("zebra.jpg", "train", "a zebra")))
+        read(tmp_path, captions_file=split_file(tmp_path, karpathy_image("zebra.jpg", "train", "a zebra")))
 
 
 def test_the_published_slip_in_the_table_is_mended(tmp_path):
-    write(tmp_path, files(TABLE + "a.jpg| 4   A dog runs across the | grass .\nb.jpg| 2|\nc.jpg| 2\n"))
+    write_files(tmp_path, files(TABLE + "a.jpg| 4   A dog runs across the | grass .\nb.jpg| 2|\nc.jpg| 2\n"))
     dataset = read(tmp_path)
     assert dataset.records[0].captions[2] == "A dog runs across the | grass ."
     assert warning(dataset, "without a bar after the number").endswith(
@@ -76,7 +77,7 @@ def test_the_published_slip_in_the_table_is_mended(tmp_path):
 
 
 def test_a_line_that_is_none_is_named(tmp_path):
-    write(tmp_path, files(TABLE + "a.jpg, 4, A dog\n"))
+    write_files(tmp_path, files(TABLE + "a.jpg, 4, A dog\n"))
     with pytest.raises(UserError, match=r"results\.csv, line 22: expected NAME\| NUMBER\| CAPTION; found 'a\.jpg, 4"):
         read(tmp_path)
 

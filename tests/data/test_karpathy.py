@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_datasets import pack, warning, write
+from layouts import karpathy_image, pack, warning, write_files
 
 from captioning.data import datasets
 from config import Config, UserError
@@ -16,14 +16,9 @@ COCO = [
 ]  # fmt: skip
 
 
-def image(name: str, split: str, *captions: str, **more) -> dict:
-    sentences = [{"raw": caption, "tokens": caption.split(), "sentid": i} for i, caption in enumerate(captions)]
-    return {"filename": name, "split": split, "sentences": sentences, "imgid": 0, "sentids": [0], **more}
-
-
 def coco_images() -> list[dict]:
     return [
-        image(f"COCO_{part}_{i:012d}.jpg", split, f"one of {i}", f" two of {i} .", filepath=part, cocoid=i)
+        karpathy_image(f"COCO_{part}_{i:012d}.jpg", split, f"one of {i}", f" two of {i} .", filepath=part, cocoid=i)
         for i, part, split in COCO
     ]
 
@@ -34,12 +29,12 @@ def coco_pictures() -> dict[str, str]:
 
 def flickr_images() -> list[dict]:
     splits = {"a": "train", "b": "train", "c": "val", "d": "test"}
-    return [image(f"{name}.jpg", split, f"one of {name}") for name, split in splits.items()]
+    return [karpathy_image(f"{name}.jpg", split, f"one of {name}") for name, split in splits.items()]
 
 
 def read(folder: Path, images, **settings) -> datasets.CaptionDataset:
     content = images if isinstance(images, str) else json.dumps({"images": images, "dataset": "coco"})
-    write(folder, {"split.json": content})
+    write_files(folder, {"split.json": content})
     file = str(folder / "split.json")
     return datasets.load(Config(**{"dataset": "karpathy", "data_dir": str(folder), "captions_file": file, **settings}))
 
@@ -49,7 +44,7 @@ def by_split(dataset) -> dict[str, list[int]]:
 
 
 def test_coco_by_karpathy(tmp_path):
-    write(tmp_path, coco_pictures())
+    write_files(tmp_path, coco_pictures())
     dataset = read(tmp_path, coco_images())
     assert by_split(dataset) == {"train": [3, 51, 60], "dev": [7], "test": [75, 80]}, "restval is for training"
     assert dataset.split("val") == dataset.split("dev")
@@ -64,7 +59,7 @@ def test_coco_by_karpathy(tmp_path):
 def test_images_of_2014_are_read_under_their_names_of_2017(tmp_path):
     """There they lie in other parts, and everybody has those."""
     names = {i: f"{'val2017' if i in (3, 80) else 'train2017'}/{i:012d}.jpg" for i, _, _ in COCO}
-    write(
+    write_files(
         tmp_path, {name: f"pixels of {i}" for i, name in names.items() if i != 51} | {"train2017/000000000999.jpg": ""}
     )
     dataset = read(tmp_path, coco_images())
@@ -84,14 +79,14 @@ def test_archives_of_the_images_are_unpacked(tmp_path):
     for part in ("train2014", "val2014"):
         pack(tmp_path / f"coco/{part}.zip", {name: text for name, text in pictures.items() if name.startswith(part)})
     pack(tmp_path / "evil.zip", {"evil.jpg": "e"})
-    evil = image("evil.jpg", "train", "evil", filepath="../evil", cocoid=1)
+    evil = karpathy_image("evil.jpg", "train", "evil", filepath="../evil", cocoid=1)
     assert len(read(tmp_path / "coco", [*coco_images(), evil]).records) == 6
     assert not list(tmp_path.rglob("evil.jpg"))
 
 
 @pytest.mark.parametrize("folder", [".", "Flicker8k_Dataset", "flickr30k-images", "x/Images"])
 def test_flickr_by_karpathy(tmp_path, folder):
-    write(tmp_path, {f"{folder}/{name}.jpg": name for name in "abcd"})
+    write_files(tmp_path, {f"{folder}/{name}.jpg": name for name in "abcd"})
     dataset = read(tmp_path, flickr_images())
     assert by_split(dataset) == {"train": [0, 1], "dev": [2], "test": [3]}
     assert [record.path.read_text() for record in dataset.records] == list("abcd")
@@ -99,8 +94,8 @@ def test_flickr_by_karpathy(tmp_path, folder):
 
 
 def test_warts_are_reported(tmp_path):
-    write(tmp_path, {f"images/{name}.jpg": name for name in "abdex"})
-    listed = [*flickr_images(), image("e.jpg", "train"), image("f.jpg", "train", " ")]
+    write_files(tmp_path, {f"images/{name}.jpg": name for name in "abdex"})
+    listed = [*flickr_images(), karpathy_image("e.jpg", "train"), karpathy_image("f.jpg", "train", " ")]
     dataset = read(tmp_path, listed)
     assert [record.file_name for record in dataset.records] == ["a.jpg", "b.jpg", "d.jpg"]
     assert [record.image_id for record in dataset.records] == [0, 1, 3], "ids do not depend on what is on the disk"
@@ -132,15 +127,18 @@ def test_no_image_on_disk_is_an_error_that_names_where_it_looked(tmp_path, image
             r"COCO's own files are read with --dataset coco\); images\[0\]\.filename: Field required",
         ),
         (
-            [image("a.jpg", "train", "a"), image("b.jpg", "extra", "b")],
+            [karpathy_image("a.jpg", "train", "a"), karpathy_image("b.jpg", "extra", "b")],
             r"images\[1\]\.split: .*'train', 'restval', 'val' or 'test', found 'extra'",
         ),
         (
-            [image("a.jpg", "train", "a") | {"sentences": [{"tokens": ["a"]}]}],
+            [karpathy_image("a.jpg", "train", "a") | {"sentences": [{"tokens": ["a"]}]}],
             r"images\[0\]\.sentences\[0\]\.raw: Field",
         ),
-        ([image("a.jpg", "train", "a"), image("a.jpg", "test", "b")], r"a\.jpg is listed twice"),
-        ([image(f"{n}.jpg", "train", "a", filepath="val2014", cocoid=3) for n in "ab"], "give id 3 to more than one"),
+        ([karpathy_image("a.jpg", "train", "a"), karpathy_image("a.jpg", "test", "b")], r"a\.jpg is listed twice"),
+        (
+            [karpathy_image(f"{n}.jpg", "train", "a", filepath="val2014", cocoid=3) for n in "ab"],
+            "give id 3 to more than one",
+        ),
         ("{", "Invalid JSON"),
     ],
 )
@@ -150,7 +148,7 @@ def test_another_layout_is_named_with_what_was_expected(tmp_path, images, compla
 
 
 def test_the_published_archive_is_unpacked_where_the_file_is_missing(tmp_path):
-    write(tmp_path, {f"images/{name}.jpg": "" for name in "abcd"})
+    write_files(tmp_path, {f"images/{name}.jpg": "" for name in "abcd"})
     content = json.dumps({"images": flickr_images()})
     pack(tmp_path / "caption_datasets.zip", {"dataset_coco.json": "{}", "dataset_flickr8k.json": content})
     file = tmp_path / "dataset_flickr8k.json"

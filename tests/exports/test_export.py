@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, random_captioner
 from PIL import Image
-from test_scripts import refused, script
+from running import refused, script
 
 import export
 from captioning.data.predictions import read_predictions

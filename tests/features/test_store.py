@@ -319,7 +319,7 @@ def test_a_line_cut_short_by_a_crash_is_no_obstacle(tmp_path):
 CHILD = """
 import sys, time
 from pathlib import Path
-from test_feature_store import *
+from test_store import *
 
 def slow(pixels):
     time.sleep(0.02)
@@ -330,7 +330,10 @@ make(Path(sys.argv[1]), names=[f"{i:03}.jpg" for i in range(300)], encode=slow)
 
 
 def start_child(folder: Path) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/features")]),
+    }
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, str(folder)], env=environment, stderr=subprocess.PIPE, text=True
     )

@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from test_metrics import PREDICTIONS, REFERENCES
+from sentences import PREDICTIONS, REFERENCES
 
 from captioning.metrics import scores as metrics
 

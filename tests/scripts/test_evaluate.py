@@ -7,8 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_datasets import write as write_files
-from test_datasets_coco import VAL, coco_files
+from layouts import VAL, coco_files, write_files
 
 import evaluate
 from captioning.data.records import ImageRecord
@@ -27,7 +26,7 @@ RECORDS = [
 ]
 
 
-def write(tmp_path: Path, content) -> Path:
+def write_predictions(tmp_path: Path, content) -> Path:
     path = tmp_path / "predictions.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     return path
@@ -38,16 +37,16 @@ def entries(**captions: str) -> list[dict]:
 
 
 def test_predictions_come_in_the_order_of_the_records(tmp_path):
-    path = write(tmp_path, entries(_9="birds", _3="dog", _7="ein schöner Kater"))
+    path = write_predictions(tmp_path, entries(_9="birds", _3="dog", _7="ein schöner Kater"))
     assert evaluate.read_predictions(path, RECORDS) == ["dog", "ein schöner Kater", "birds"]
 
 
 def test_predictions_from_elsewhere_may_name_the_image_files(tmp_path):
     found = [{"image_id": f"{i}.jpg", "caption": text} for i, text in ((9, "birds"), (3, "dog"), (7, "cats"))]
-    assert evaluate.read_predictions(write(tmp_path, found), RECORDS) == ["dog", "cats", "birds"]
+    assert evaluate.read_predictions(write_predictions(tmp_path, found), RECORDS) == ["dog", "cats", "birds"]
     found[0]["image_id"] = 9
     with pytest.raises(UserError, match="1 missing, 1 not in the split"):
-        evaluate.read_predictions(write(tmp_path, found), RECORDS)
+        evaluate.read_predictions(write_predictions(tmp_path, found), RECORDS)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +70,7 @@ def test_predictions_from_elsewhere_may_name_the_image_files(tmp_path):
 )
 def test_predictions_of_other_images_are_refused(tmp_path, content, complaint):
     with pytest.raises(UserError, match=complaint) as error:
-        evaluate.read_predictions(write(tmp_path, content), RECORDS)
+        evaluate.read_predictions(write_predictions(tmp_path, content), RECORDS)
     assert "predictions.json" in str(error.value)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_scripts import TINY_ALIGNER, make_data, process, refused, script
+from running import TINY_ALIGNER, make_data, process, refused, script
 
 from config import Config
 

@@ -1,85 +1,27 @@
 """The scripts from end to end, on a dozen small pictures: what they write, print and return, and what they refuse."""
 
-import contextlib
 import functools
 import http.server
 import io
 import json
 import os
 import re
-import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT
 from PIL import Image
+from running import COLOURS, TINY, TINY_ALIGNER, Outcome, make_data, process, refused, script
 
 from captioning.pictures.loading import PREPROCESSING, load_image, view
 from config import Config
-
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (128, 128, 128)}
-TINY = ["--image-size", "32", "--embedding-size", "8", "--hidden-size", "8", "--vocab-threshold", "1"]
-TINY += ["--encoder", "efficientnet_lite0", "--batch-size", "3", "--max-caption-length", "6"]
-TINY += ["--workers", "2", "--learning-rate", "0.01", "--extract-batch-size", "5"]
-TINY_ALIGNER = TINY  # which does not decode
-TINY = [*TINY, "--beam-size", "2"]
-
-
-@dataclass
-class Outcome:
-    status: int
-    out: str
-    err: str
-
-
-def script(name: str, *arguments: str | Path) -> Outcome:
-    """Run a script as ``python name.py arguments`` would, but in this process. An exception other than its end fails."""
-    out, err = io.StringIO(), io.StringIO()
-    before = sys.argv
-    sys.argv = [name, *map(str, arguments)]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            runpy.run_path(str(ROOT / f"{name}.py"), run_name="__main__")
-    except SystemExit as left:
-        return Outcome(left.code or 0, out.getvalue(), err.getvalue())
-    finally:
-        sys.argv = before
-    raise AssertionError(f"{name}.py did not end through run_script")
-
-
-def refused(name: str, *arguments: str | Path, mentions: str) -> None:
-    """The script ends with status 2 and one error message that matches ``mentions``."""
-    outcome = script(name, *arguments)
-    assert outcome.status == 2, outcome
-    (message,) = re.findall(r"^error: (.*)", outcome.err, flags=re.MULTILINE | re.DOTALL)
-    assert re.search(mentions, message), message
-
-
-def make_data(folder: Path) -> list[str]:
-    """Twelve pictures of one colour and a CSV of two captions each. Returns the options that name them."""
-    images = folder / "pictures"
-    images.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    rows = ["image,caption,split"]
-    for i in range(12):
-        colour = list(COLOURS)[i % 4]
-        pixels = np.clip(rng.normal(COLOURS[colour], 20, (24, 40, 3)), 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(images / f"{i:02}.png")
-        split = "train" if i < 8 else "dev" if i < 10 else "test"
-        rows += [f"{i:02}.png,A {colour} picture .,{split}", f"{i:02}.png,This one is {colour},{split}"]
-    (folder / "captions.csv").write_text("\n".join(rows) + "\n")
-    places = {"data-dir": images, "captions-file": folder / "captions.csv", "feature-dir": folder / "features"}
-    return ["--dataset", "folder", *(str(part) for name, path in places.items() for part in (f"--{name}", path))]
 
 
 @pytest.fixture(scope="module")
@@ -717,16 +659,6 @@ def test_test_names_what_is_wrong(data, trained, tmp_path):
 
 
 # In processes of their own --------------------------------------------------------------------------------------------
-
-
-def process(name: str, *arguments: str | Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / f"{name}.py"), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores Ctrl-C
-    )
 
 
 @pytest.mark.slow
