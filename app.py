@@ -18,9 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import config as settings
+from captioning.base.errors import UserError
+from captioning.base.script import hide_progress, run_script
+from captioning.command_line.options import make_parser, typed_settings
+from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
 from captioning.serving.engine import Engine, Model
-from config import Config, UserError
+from config import PRETRAINED, Config
 
 if TYPE_CHECKING:
     from model import Captioner
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 def bundles_found(run_dir: str) -> list[Path]:
     """The captioners that came with this repository, then those of run_dir, newest first."""
     runs = sorted(Path(run_dir).glob("*/captioner.zip"), key=lambda path: -path.stat().st_mtime)
-    return [*sorted(settings.PRETRAINED.glob("*.zip")), *(path.parent for path in runs)]
+    return [*sorted(PRETRAINED.glob("*.zip")), *(path.parent for path in runs)]
 
 
 def models_of(paths: list[Path], args: Namespace, named: bool) -> list[Model]:
@@ -58,8 +61,8 @@ def _model(path: Path, args: Namespace) -> Model:
     from captioning.decoders.build import DECODERS
     from captioning.storage.bundles import name_of, settings_of
 
-    config = settings.resolve_trained(args, settings_of(path, "captioner"))
-    settings.refuse_idle_consensus([config])
+    config = resolve_trained(args, settings_of(path, "captioner"))
+    refuse_idle_consensus([config])
     return Model(name_of(path), config, DECODERS[config.decoder].attends, partial(_load, path))
 
 
@@ -80,7 +83,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def main() -> int:
-    parser = settings.make_parser(__doc__, trained=True)
+    parser = make_parser(__doc__, trained=True)
     parser.add_argument(
         "--model",
         metavar="RUN",
@@ -95,8 +98,8 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8000, help="0: any that is free [default: %(default)s]")
     parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
     args = parser.parse_args()
-    typed = settings.typed_settings(args)
-    settings.settle_backend(typed.get("backend"))
+    typed = typed_settings(args)
+    settle_backend(typed.get("backend"))
     logging.getLogger("tensorflow").setLevel("ERROR")  # it would warn that each size of batch is compiled
     try:
         import uvicorn
@@ -113,7 +116,7 @@ def main() -> int:
         )
         page = f"http://{host}:{listening.getsockname()[1]}"
         print(f"captions at {page}  (Ctrl-C stops)", flush=True)
-        if not (args.no_browser or settings.hide_progress()):
+        if not (args.no_browser or hide_progress()):
             webbrowser.open(page)
         server = uvicorn.Server(
             uvicorn.Config(
@@ -128,4 +131,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    settings.run_script(main)
+    run_script(main)

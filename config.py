@@ -7,27 +7,20 @@ This module imports neither Keras nor any module of ours: ``parse`` settles ``KE
 imported, and every other module may read it.
 """
 
-import argparse
 import difflib
 import json
-import os
-import platform
 import re
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from captioning.base.errors import UserError
+
 ROOT = Path(__file__).parent
 # The captioners that come with this repository, and the one that is used when none is named.
 PRETRAINED = ROOT / "pretrained"
 POCKET = PRETRAINED / "pocket.zip"
-
-
-class UserError(Exception):
-    """A problem the user can mend. The message names the file or setting, what is wrong and what to do."""
 
 
 class DataSettings(BaseModel):
@@ -410,7 +403,7 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
 
     def with_overrides(self, overrides: dict[str, Any], source: str = "the command line") -> "Config":
         """A copy with ``overrides`` (values may be strings, as typed). Raises UserError naming each bad setting."""
-        return _validated({**self.model_dump(), **overrides}, source)
+        return validated({**self.model_dump(), **overrides}, source)
 
     @property
     def votes(self) -> bool:
@@ -434,7 +427,7 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
     @classmethod
     def from_json(cls, text: str, source: str) -> "Config":
         """Read what ``to_json`` wrote. Missing settings take their defaults. Raises UserError naming ``source``."""
-        return _validated(_json_object(text, source), source, strict=True)
+        return validated(json_object(text, source), source, strict=True)
 
 
 # Pooled ResNet50 captioners in the sizes of dabasajay/Image-Caption-Generator (image and word vectors 300, LSTM 256). The recipe
@@ -561,9 +554,9 @@ STAGES: dict[str, dict[str, Any]] = {
 }
 
 # What the encoder and the vocabulary of a captioner were made for, and what all its weights were.
-_KEPT_SETTINGS = set(EncoderSettings.model_fields) - {"feature_dir", "extract_batch_size"}
-_KEPT_SETTINGS |= {"vocabulary", "vocab_threshold"}
-_SHAPING_SETTINGS = _KEPT_SETTINGS | set(DecoderSettings.model_fields) - {"dropout"}
+KEPT_SETTINGS = set(EncoderSettings.model_fields) - {"feature_dir", "extract_batch_size"}
+KEPT_SETTINGS |= {"vocabulary", "vocab_threshold"}
+SHAPING_SETTINGS = KEPT_SETTINGS | set(DecoderSettings.model_fields) - {"dropout"}
 
 # Fixed by training: scripts that load a trained captioner refuse to change these.
 TRAINED_SETTINGS = (
@@ -581,7 +574,7 @@ def search_name(config: Config) -> str:
     return f"{name}, consensus" if config.votes else name
 
 
-def _json_object(text: str, source: str) -> dict[str, Any]:
+def json_object(text: str, source: str) -> dict[str, Any]:
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
@@ -610,7 +603,7 @@ def _modern(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _validated(values: dict[str, Any], source: str, strict: bool = False) -> Config:
+def validated(values: dict[str, Any], source: str, strict: bool = False) -> Config:
     try:
         # Validating JSON text lets strict mode still read arrays as tuples.
         return Config.model_validate_json(json.dumps(values), strict=strict)
@@ -628,206 +621,14 @@ def _validated(values: dict[str, Any], source: str, strict: bool = False) -> Con
         raise UserError(f"bad settings in {source}:\n" + "\n".join(f"  {line}" for line in problems)) from None
 
 
-def preset(name: str) -> Config:
-    """The settings of a named preset. Raises UserError when there is no such preset."""
-    if name not in PRESETS:
-        raise UserError(f"preset: there is no {name!r}; choose from {', '.join(PRESETS)}")
-    return _validated(PRESETS[name], f"preset {name}")
-
-
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add one option per setting, in groups, each left unset unless typed. The help states default and meaning."""
-    for group in (
-        DataSettings,
-        EncoderSettings,
-        DecoderSettings,
-        AlignmentSettings,
-        TrainingSettings,
-        DecodingSettings,
-    ):
-        section = parser.add_argument_group(f"settings: {group.__doc__}")
-        for name, field in group.model_fields.items():
-            text = f"{field.description} [default: {_shown_default(name)}]"
-            kwargs: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS, "dest": f"setting:{name}"}
-            if field.annotation is bool:
-                kwargs["action"] = argparse.BooleanOptionalAction
-            else:
-                kwargs["metavar"] = name.split("_")[-1].upper()
-            section.add_argument(f"--{name.replace('_', '-')}", **kwargs)
-
-
-def _shown_default(name: str) -> str:
-    """The default of a setting as the help shows it, with those of the stages that have another."""
-    default = Config.model_fields[name].default
-    own = "".join(
-        f"; stage={stage}: {changes[name]}"
-        for stage, changes in STAGES.items()
-        if changes.get(name, default) != default
-    )
-    default = ",".join(default) if isinstance(default, tuple) else default
-    return f"{default if default not in ('', None) else 'unset'}{own}"
-
-
-def typed_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were typed on the command line, by name."""
-    typed = {key.split(":", 1)[1]: value for key, value in vars(args).items() if key.startswith("setting:")}
-    for name, value in typed.items():
-        if isinstance(Config.model_fields[name].default, tuple):
-            typed[name] = [part for part in value.split(",") if part]
-        elif name == "captions_file" and value.lower() == "none":
-            typed[name] = None
-    return typed
-
-
-def make_parser(description: str, trained: bool = False) -> argparse.ArgumentParser:
-    """A parser with the options that every script shares. ``description`` is the script's docstring.
-
-    A script that works with a ``trained`` captioner starts from that one's settings, so it offers no others.
-    """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    if not trained:
-        parser.add_argument("--preset", help=f"start from these settings: {', '.join(PRESETS)}")
-        parser.add_argument("--config", metavar="FILE", help="start from this JSON file of settings")
-    add_settings(parser)
-    return parser
-
-
-def add_views(parser: argparse.ArgumentParser) -> None:
-    """Offer ``--views``, of ``images.view``, to a script that captions with trained captioners."""
-    parser.add_argument(
-        "--views",
-        type=int,
-        choices=[1, 4],
-        default=1,
-        help="4: average what is predicted from four looks at each picture, the whole, its middle, and both mirrored, which takes four times as long [default: 1]",
-    )
-
-
-def resolve(args: argparse.Namespace) -> Config:
-    """Defaults, then preset, then file, then command line, each over the one before; init replaces the first three.
-
-    What a typed stage changes (``STAGES``) goes between these and the rest of the command line. Sets ``KERAS_BACKEND`` when
-    the backend setting asks for one. Raises UserError.
-    """
-    typed = typed_settings(args)
-    settings = preset(args.preset) if args.preset else Config()
-    if args.config:
-        settings = _over(settings, Path(args.config))
-    stage = {"stage": typed.get("stage", settings.stage)}
-    if typed.get("init"):
-        if args.preset or args.config:
-            raise UserError("--init: the run brings its own settings; leave out --preset and --config")
-        fixed = sorted(set(typed) & (_KEPT_SETTINGS if stage["stage"] == "align" else _SHAPING_SETTINGS))
-        if fixed:
-            raise UserError(f"--init: {', '.join(fixed)} cannot change now; the run's weights were made for its own")
-        stage["init"] = typed["init"]
-        settings = _over(settings, Path(typed["init"]) / "config.json")
-        # What an earlier stage alone has read starts afresh; how crops are made stays while there are any.
-        forgotten = [name for names in STAGE_SETTINGS.values() for name in names]
-        forgotten += [] if settings.crops and str(typed.get("crops", "")) != "0" else CROP_SETTINGS
-        fresh = {name: Config.model_fields[name].default for name in forgotten}
-        trained, settings = settings, settings.with_overrides(fresh | _stage_changes(settings, stage["stage"]) | stage)
-        if stage["stage"] != "align":
-            refuse_longer(trained, settings.with_overrides(typed))
-    elif stage["stage"] != settings.stage:
-        settings = settings.with_overrides(_stage_changes(settings, stage["stage"]) | stage)
-    settings = settings.with_overrides(typed)
-    refuse_idle_consensus([settings])
-    settle_backend(settings.backend)
-    return settings
-
-
-def _stage_changes(settings: Config, stage: str) -> dict[str, Any]:
-    """What beginning ``stage`` changes in ``settings``: ``STAGES``, and the BERT of an embedding that is not used any more."""
-    changes = STAGES.get(stage, {})
-    if stage == "align" and settings.vocabulary != "wordpieces":
-        changes = changes | {"bert": Config.model_fields["bert"].default}
-    return changes
-
-
-def _over(settings: Config, path: Path) -> Config:
-    """``settings`` with those of the JSON file ``path`` over them. Raises UserError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read these settings: {error}") from None
-    return _validated({**settings.model_dump(), **_json_object(text, str(path))}, str(path), strict=True)
-
-
-def resolve_trained(args: argparse.Namespace, trained: Config) -> Config:
-    """The settings of a trained captioner with those of the command line over them.
-
-    Raises UserError when that would change what training has fixed.
-    """
-    settings = trained.with_overrides(typed_settings(args))
-    for name in sorted(TRAINED_SETTINGS):
-        was, wanted = getattr(trained, name), getattr(settings, name)
-        if was != wanted:
-            raise UserError(f"{name}: the model was trained with {was!r}; {wanted!r} needs a training of its own")
-    refuse_longer(trained, settings)
-    return settings
-
-
-def refuse_idle_consensus(searches: Sequence[Config], option: str = "--beam-size") -> None:
-    """Raise UserError when consensus is wanted and none of ``searches`` has captions enough. ``option`` sets their beams."""
-    if any(search.consensus for search in searches) and not any(search.votes for search in searches):
-        sizes = " and ".join(str(search.beam_size) for search in searches)
-        raise UserError(
-            f"consensus: needs captions to choose from, and beam_size is {sizes}; give {option} 20 (3 at least), or "
-            "--no-consensus"
-        )
-
-
-def refuse_longer(trained: Config, settings: Config) -> None:
-    """Raise UserError when ``settings`` want longer captions than the ``trained`` captioner can keep in mind."""
-    keeps = "transformer" if trained.decoder == "transformer" else "bert-prefix"
-    if keeps in (trained.decoder, trained.embedding) and settings.max_caption_length > trained.max_caption_length:
-        raise UserError(
-            f"max_caption_length: this {keeps} was built for {trained.max_caption_length} words and cannot go beyond"
-        )
-
-
-def settle_backend(backend: str | None) -> None:
-    """Make ``backend`` the one that Keras will load, unless it is empty. Comes before the first ``import keras``.
-
-    Raises UserError when there is no such backend.
-    """
-    if backend:
-        os.environ["KERAS_BACKEND"] = Config().with_overrides({"backend": backend}).backend
-
-
-def hide_progress() -> bool:
-    """Whether progress bars stay away: where nobody looks at a terminal, and in CI."""
-    return not sys.stderr.isatty() or bool(os.environ.get("CI"))
-
-
-def set_up_tensorflow() -> None:
-    """Give TensorFlow the environment that suits us, where the user's says nothing. Comes before the first ``import keras``."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its start-up chatter would bury our own output
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        # Its faster kernels, which it uses of its own accord only where the processor has AVX-512's VNNI or better. With
-        # AVX2 alone they make encoders and search 1.2 to 1.6 times as fast (benchmarks/onednn.py).
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-
-
-def run_script(main: Any) -> None:
-    """Call ``main()``; turn a UserError or Ctrl-C into one message on stderr and exit status 2 or 130."""
-    set_up_tensorflow()
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
-
-
 def main() -> None:
+    from captioning.command_line.options import make_parser
+    from captioning.command_line.resolving import resolve
+
     print(resolve(make_parser(__doc__).parse_args()).to_json(), end="")
 
 
 if __name__ == "__main__":
+    from captioning.base.script import run_script
+
     run_script(main)

@@ -28,13 +28,17 @@ from typing import Any
 
 import numpy as np
 
-import config as settings
+from captioning.base.errors import UserError
+from captioning.base.files import write
+from captioning.base.script import run_script
+from captioning.command_line.options import add_views, make_parser, typed_settings
+from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
 from captioning.data.predictions import read_predictions
 from captioning.data.records import CaptionDataset, ImageRecord
 from captioning.metrics import java
 from captioning.metrics import scores as metrics
-from captioning.reports.tables import TITLES, blocked, markdown, score_cells, write
-from config import Config, UserError
+from captioning.reports.tables import TITLES, blocked, markdown, score_cells
+from config import Config, search_name
 from preprocessing import load_dataset, prepare
 
 
@@ -165,8 +169,7 @@ def caption_split(captioner, records, stores, config: Config) -> tuple[list[str]
 
     ``stores``: that of the captioner, or of an ensemble's members.
     """
-    from captioning.decoders.ensemble import EnsembleBatches
-    from captioning.training.batches import FeatureBatches
+    from captioning.features.batches import EnsembleBatches, FeatureBatches
 
     began = time.perf_counter()
     names = [record.file_name for record in records]
@@ -182,7 +185,7 @@ def attention_statistics(captioner, records, store, captions: list[str], config:
     ``entropy``: bits per word, on average; ``maximum_entropy``: that of looking everywhere alike, log2 R. With a
     sentinel, that of the share that is left for the image, and ``image_share``: how much that is, on average.
     """
-    from captioning.training.batches import FeatureBatches
+    from captioning.features.batches import FeatureBatches
 
     regions = captioner.decoder.sizes["regions"]
     features = FeatureBatches(store, [record.file_name for record in records], config.decode_batch_size, config.workers)
@@ -202,7 +205,7 @@ def attention_statistics(captioner, records, store, captions: list[str], config:
 
 
 def main() -> None:
-    parser = settings.make_parser(__doc__, trained=True)
+    parser = make_parser(__doc__, trained=True)
     parser.add_argument(
         "--model",
         metavar="RUN",
@@ -216,7 +219,7 @@ def main() -> None:
         metavar="FILE",
         help="test whether the captions of two files differ in their scores; a quoted pattern names those of several seeds",
     )
-    settings.add_views(parser)
+    add_views(parser)
     parser.add_argument("--split", default="dev", help="train, dev or test [default: dev]")
     parser.add_argument("--beam-sizes", metavar="SIZES", help="comma-separated; 1 is greedy [default: 1 and beam_size]")
     parser.add_argument("--protocol", choices=metrics.PROTOCOLS, default="coco", help="see metrics/ [default: coco]")
@@ -257,8 +260,8 @@ def main() -> None:
             "--views: captions of several views are no part of a run's own evaluation; give a --model, name an --output, "
             "and leave out --report"
         )
-    typed = settings.typed_settings(args)
-    settings.settle_backend(typed.get("backend"))
+    typed = typed_settings(args)
+    settle_backend(typed.get("backend"))
 
     if args.compare:
         sides = _sides(args.compare)
@@ -280,16 +283,17 @@ def main() -> None:
         rows = [about | scores]
         output = Path(args.output) if args.output else path.parent
     else:
-        from captioning.decoders.ensemble import load_captioners
+        from captioning.base.environment import describe
         from captioning.storage.bundles import name_of
-        from captioning.storage.runs import Run, describe
+        from captioning.storage.runs import Run
+        from model import load_captioners
 
         models = [Path(path) for path in args.model]
         captioner = load_captioners(models, args.views)
-        config = settings.resolve_trained(args, captioner.config)
+        config = resolve_trained(args, captioner.config)
         sizes = args.beam_sizes.split(",") if args.beam_sizes else sorted({1, config.beam_size})
         searches = [config.with_overrides({"beam_size": size}, "--beam-sizes") for size in sizes]
-        settings.refuse_idle_consensus(searches, "--beam-sizes")
+        refuse_idle_consensus(searches, "--beam-sizes")
         dataset = load_dataset(config)
         dataset.split(args.split)  # a wrong name shows before features are extracted
         prepared = [
@@ -322,12 +326,12 @@ def main() -> None:
                     "captioner": name,
                     "split": args.split,
                     "protocol": args.protocol,
-                    "decoding": settings.search_name(search),
+                    "decoding": search_name(search),
                     "views": args.views,
                     **scores,
                     "decoding_seconds": seconds,
                     "settings": search.model_dump() | {"consensus": search.votes},  # not of the greedy row beside it
-                    "environment": describe(config),
+                    "environment": describe(config.seed),
                 }
             )
     text = table(rows)
@@ -370,4 +374,4 @@ def _write_coco(output: Path, subset: str, name: str, records: list[ImageRecord]
 
 
 if __name__ == "__main__":
-    settings.run_script(main)
+    run_script(main)

@@ -23,12 +23,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-import config as settings
+from captioning.base.environment import describe
+from captioning.base.errors import UserError
+from captioning.base.files import write
+from captioning.base.script import hide_progress, run_script
+from captioning.command_line.options import make_parser, typed_settings
+from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
 from captioning.exports.reading import KINDS, Exported, compare
 from captioning.pictures.loading import UnreadableImage, is_address, load_image, open_source, sources
-from captioning.reports.tables import markdown, write
-from captioning.storage.runs import describe
-from config import Config, UserError
+from captioning.reports.tables import markdown
+from config import POCKET, Config
 
 if TYPE_CHECKING:
     from model import Captioner
@@ -37,10 +41,10 @@ INT8_KINDS = ("onnx", "litert")
 
 
 def main() -> int:
-    parser = settings.make_parser(__doc__, trained=True)
+    parser = make_parser(__doc__, trained=True)
     parser.add_argument(
         "--model",
-        default=settings.POCKET,
+        default=POCKET,
         metavar="RUN",
         help="a run folder or a captioner.zip [default: pretrained/pocket.zip]",
     )
@@ -61,11 +65,11 @@ def main() -> int:
         wanted += [(kind, True) for kind in formats if kind in INT8_KINDS]
         if len(wanted) == len(formats):
             raise UserError("--int8: is of the formats onnx and litert; add one of them")
-    if settings.typed_settings(args).get("backend", "tensorflow") != "tensorflow":
+    if typed_settings(args).get("backend", "tensorflow") != "tensorflow":
         raise UserError(
             "--backend: exports are made under TensorFlow, where a captioner of any backend is the same; leave it out"
         )
-    settings.settle_backend("tensorflow")
+    settle_backend("tensorflow")
     for source in args.check or []:
         if not is_address(source) and not Path(source).exists():
             raise UserError(f"--check: {source}: there is no such picture")
@@ -78,8 +82,8 @@ def main() -> int:
     from model import Captioner
 
     captioner = Captioner.load(Path(args.model))
-    config = settings.resolve_trained(args, captioner.config)
-    settings.refuse_idle_consensus([config])
+    config = resolve_trained(args, captioner.config)
+    refuse_idle_consensus([config])
     exports = []
     for (kind, int8), folder in zip(wanted, folders, strict=True):
         exporting.export(captioner, config, kind, folder, int8)
@@ -109,7 +113,7 @@ def _check(captioner: "Captioner", config: Config, exports: list[Exported], list
         return [caption.text for caption in captioner.caption(captioner.encode(pixels[None]), config)[0]]
 
     def pictures() -> Iterator[tuple[str, np.ndarray]]:
-        for source in tqdm(listed, desc="check", unit="picture", disable=settings.hide_progress()):
+        for source in tqdm(listed, desc="check", unit="picture", disable=hide_progress()):
             try:
                 yield source, load_image(open_source(source), config.image_size)
             except UnreadableImage as error:
@@ -125,7 +129,7 @@ def _check(captioner: "Captioner", config: Config, exports: list[Exported], list
         write(exported.folder / "predictions.json", json.dumps(entries, indent=0, ensure_ascii=False) + "\n")
         write(
             exported.folder / "check.json",
-            json.dumps({**report, "original": about, **describe(config)}, indent=2) + "\n",
+            json.dumps({**report, "original": about, **describe(config.seed)}, indent=2) + "\n",
         )
         rows.append(
             {
@@ -146,4 +150,4 @@ def _check(captioner: "Captioner", config: Config, exports: list[Exported], list
 
 
 if __name__ == "__main__":
-    settings.run_script(main)
+    run_script(main)

@@ -6,7 +6,7 @@ The encoder runs once per image (``encoders.build_encoder``); the decoder is one
 (``decoding``) walk its ``step``. The file is described in ``bundles``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +14,20 @@ import keras
 import numpy as np
 from keras import ops
 
+from captioning.base.errors import UserError
+from captioning.base.files import load_arrays, save_arrays
+from captioning.command_line.resolving import refuse_longer
 from captioning.decoders.build import Decoder, build_decoder
-from captioning.embeddings.arrays import load_arrays, save_arrays
+from captioning.decoders.ensemble import EnsembleDecoder
+from captioning.features.batches import EnsembleBatches, FeatureBatches
+from captioning.features.encoder import encoder_digest
 from captioning.features.folding import FoldedEncoder
+from captioning.pictures.loading import view
 from captioning.search import search as decoding
 from captioning.storage import bundles
-from captioning.training.batches import FeatureBatches
-from captioning.words.vocabulary import PAD, Vocabulary
-from config import Config, UserError
+from captioning.words.padding import pad
+from captioning.words.vocabulary import Vocabulary
+from config import Config
 
 
 @dataclass(frozen=True)
@@ -130,10 +136,7 @@ class Captioner:
         if not self.decoder.attends:
             raise UserError(f"decoder: {self.config.decoder} has no attention that could be shown; take another run")
         rows = [self.vocabulary.encode(text, max_length=len(text))[:-1] for text in captions]  # no caption is cut
-        token_ids = np.full((len(rows), max(map(len, rows))), PAD, dtype=np.int32)
-        for padded, row in zip(token_ids, rows, strict=True):
-            padded[: len(row)] = row
-        weights = self.decoder.attend(ops.convert_to_tensor(features), ops.convert_to_tensor(token_ids))[1]
+        weights = self.decoder.attend(ops.convert_to_tensor(features), ops.convert_to_tensor(pad(rows)))[1]
         weights = ops.convert_to_numpy(weights).astype("float32")
         # A word of several WordPieces gets the mean of theirs.
         lengths = [np.asarray([*self.vocabulary.lengths(text), 1]) for text in captions]
@@ -165,3 +168,55 @@ class Captioner:
             captioner = cls.untrained(config, vocabulary, encoder, pretrained)
             bundles.load_weights(captioner.decoder, folder / "decoder.weights.h5", path)
         return captioner
+
+
+class Ensemble(Captioner):
+    """Captioners that decode together; settings and vocabulary are those of the first.
+
+    Each of the ``members`` has a decoder and features here for each of the views (see ``images.view``), of which ``views``
+    has the numbers.
+    """
+
+    def __init__(self, captioners: Sequence[Captioner], views: int = 1):
+        """Raises UserError when the captioners' vocabularies or image sizes differ."""
+        first = captioners[0]
+        for member in captioners[1:]:
+            if member.vocabulary.words != first.vocabulary.words:
+                raise UserError("--model: these captioners know different words, so they cannot decode together")
+            if member.config.image_size != first.config.image_size:
+                raise UserError("--model: these captioners take images of different sizes (image_size)")
+        decoders = [member.decoder for member in captioners for _ in range(views)]
+        super().__init__(first.config, first.vocabulary, first.encoder, EnsembleDecoder(decoders))
+        self.members, self.views = list(captioners), [*range(views)] * len(captioners)
+        self._digests = [
+            encoder_digest(member.encoder, member.config) + str(member.config.feature_grid) for member in captioners
+        ]
+
+    def encode(self, pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The features of each member's views, of RGB pixels uint8 ``(B, S, S, 3)``; equal encoders run once."""
+        numbers = range(1, max(self.views) + 1)
+        seen = [pixels, *(np.stack([view(picture, number) for picture in pixels]) for number in numbers)]
+        found: dict[str, list[np.ndarray]] = {}
+        for digest, member in zip(self._digests, self.members, strict=True):
+            if digest not in found:
+                found[digest] = [member.encode(each) for each in seen]
+        return tuple(features for digest in self._digests for features in found[digest])
+
+    def caption(
+        self, features: tuple[np.ndarray, ...] | EnsembleBatches, config: Config | None = None
+    ) -> list[list[Caption]]:
+        """As ``Captioner.caption``, of a tuple of features, one for each member, or of their stores' batches.
+
+        Raises UserError when the captions may become longer than a member can keep in mind.
+        """
+        for member in self.members:
+            refuse_longer(member.config, config or self.config)
+        if isinstance(features, tuple) and not len(features[0]):
+            return []
+        return super().caption(features, config)
+
+
+def load_captioners(paths: Sequence[Path], views: int = 1) -> Captioner:
+    """The captioner of one bundle or run folder, or the ensemble of several, or of several views. Raises UserError."""
+    captioners = [Captioner.load(path) for path in paths]
+    return Ensemble(captioners, views) if len(captioners) * views > 1 else captioners[0]

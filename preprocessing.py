@@ -8,100 +8,24 @@ train.py and evaluate.py call the same functions, so running this script first i
 names every wart found in the data. It can be interrupted at any moment and run again.
 """
 
-import contextlib
-import ctypes
-import io
-import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-import config as settings
+from captioning.base.errors import UserError
+from captioning.base.script import run_script
+from captioning.command_line.options import make_parser
+from captioning.command_line.resolving import resolve
 from captioning.data import datasets
+from captioning.data.aside import _return_memory
 from captioning.embeddings.arrays import read_wordpieces
 from captioning.words.tokenizer import tokenize
 from captioning.words.vocabulary import Vocabulary
-from config import Config, UserError
+from config import Config
 
 if TYPE_CHECKING:
     import keras
 
-    from captioning.features.folding import FoldedEncoder
-    from captioning.features.store import FeatureStore, StoreKey, View
-
-
-@dataclass(frozen=True)
-class Look:
-    """How the images of a feature store look: whole or a random crop, in one of the ways of ``images.view``."""
-
-    crop: int = 0  # its number, or 0 for whole images
-    view: int = 0
-
-
-@dataclass
-class Prepared:
-    """All that training and evaluation start from."""
-
-    dataset: datasets.CaptionDataset
-    encoder: "keras.Model"
-    store: "FeatureStore"
-    # The training images mirrored and cropped (settings mirror and crops), or those of a split in further ways.
-    views: "Sequence[View]" = ()
-
-    def usable(self, split: str) -> list[datasets.ImageRecord]:
-        """The images of a split whose features exist. Raises UserError when there are none."""
-        records = [record for record in self.dataset.split(split) if record.file_name in self.store.rows]
-        if not records:
-            raise UserError(f"{self.store.folder}: not one image of the split {split!r} could be read")
-        return records
-
-    def captions(self, split: str) -> Iterator[tuple[str, str]]:
-        """File name and text of each caption of the ``usable`` images."""
-        return ((record.file_name, text) for record in self.usable(split) for text in record.captions)
-
-    def release(self, split: str) -> None:
-        """Let go of the images of a split, their captions and where their features lie: half a million captions take 150 MB."""
-        gone = {record.file_name for record in self.dataset.records if record.split == split}
-        others = tuple(record for record in self.dataset.records if record.split != split)
-        aside = put_aside(replace(self.dataset, records=others))
-        del others
-        self.dataset = replace(self.dataset, records=())
-        self.store = self.store.without(gone)
-        self.views = [replace(view, store=view.store.without(gone)) for view in self.views]
-        del gone
-        self.dataset = aside()
-        del aside
-        _return_memory()
-
-
-def put_aside(dataset: datasets.CaptionDataset) -> Callable[[], datasets.CaptionDataset]:
-    """Write ``dataset`` down; what is returned makes it anew.
-
-    Python gives memory back by the megabyte, and only where all of it is free. So what is to stay among much that goes is
-    made anew once everything has gone, and what is to go behind what comes first: else that settles in its gaps. For the same
-    reason all is written into one piece, and read one record after the other.
-    """
-    written = bytearray()
-    for record in dataset.records:
-        parts = (record.image_id, record.file_name, str(record.path), record.captions, record.split)
-        written += json.dumps(parts).encode() + b"\n"
-    bare = replace(dataset, records=())
-
-    def make(image_id: int, name: str, path: str, captions: list[str], split: str) -> datasets.ImageRecord:
-        return datasets.ImageRecord(image_id, name, Path(path), tuple(captions), sys.intern(split))
-
-    return lambda: replace(bare, records=tuple(make(*json.loads(line)) for line in io.BytesIO(written)))
-
-
-def _return_memory() -> None:
-    """Have glibc give freed memory back to the system, which it otherwise keeps for itself."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    from captioning.features.prepared import Prepared
 
 
 def load_dataset(config: Config) -> datasets.CaptionDataset:
@@ -127,7 +51,7 @@ def prepare(
     training: bool = False,
     split: str = "",
     ways: int = 1,
-) -> Prepared:
+) -> "Prepared":
     """Open the feature store of ``dataset``, extracting features where they are missing.
 
     ``encoder`` replaces the one that ``config`` describes: that of a trained captioner. For ``training`` with the settings
@@ -137,7 +61,9 @@ def prepare(
     """
     # Here: what is wrong with data or settings shows before Keras has loaded.
     from captioning.features.encoder import build_encoder
+    from captioning.features.extraction import Look, extract_features, store_location
     from captioning.features.folding import FoldedEncoder
+    from captioning.features.prepared import Prepared
     from captioning.features.store import FeatureStore, View
     from captioning.pictures.loading import MIRRORED
 
@@ -174,84 +100,13 @@ def prepare(
     return Prepared(dataset, encoder, store, views)
 
 
-def store_location(
-    config: Config, name: str, records: Sequence[datasets.ImageRecord], encoder: "keras.Model"
-) -> "tuple[Path, StoreKey]":
-    """Where the features of ``records``' images lie, once they are extracted, and what decides them."""
-    from captioning.features.encoder import encoder_digest
-    from captioning.features.store import StoreKey, digest_images
-    from captioning.pictures.loading import PREPROCESSING
-
-    key = StoreKey(
-        encoder=Path(config.encoder).name,
-        weights=encoder_digest(encoder, config),
-        preprocessing=PREPROCESSING,
-        image_size=config.image_size,
-        feature_grid=config.feature_grid,
-        dtype=config.feature_dtype,
-        images=digest_images({record.file_name: record.path for record in records}),
-    )
-    return _folder(config, name, key), key
-
-
-def _folder(config: Config, name: str, key: "StoreKey") -> Path:
-    return Path(config.feature_dir) / f"{name}-{key.encoder}-{key.fingerprint}"
-
-
-def extract_features(
-    config: Config,
-    name: str,
-    records: Sequence[datasets.ImageRecord],
-    encoder: "keras.Model",
-    encode: "FoldedEncoder",
-    looks: Sequence[Look] = (Look(),),
-) -> "list[FeatureStore]":
-    """The stores of the features of ``records``' images, one for each of ``looks``, made where they are missing.
-
-    They lie in feature_dir; ``name`` is the data set's. ``encode`` is ``encoder`` folded, which computes them.
-    """
-    from captioning.features.store import extract
-    from captioning.pictures.loading import VIEWS, load_image, load_varied, view
-
-    _, plain = store_location(config, name, records, encoder)
-    paths = {record.file_name: record.path for record in records}
-
-    def load(file_name: str, look: Look) -> np.ndarray:
-        if look.crop:
-            # By name, so that the store is the same whatever other images there are and in whatever order they come.
-            rng = np.random.default_rng((look.crop, *file_name.encode()))
-            pixels = load_varied(paths[file_name], config.image_size, config.crop, config.colour_jitter, rng)
-        else:
-            pixels = load_image(paths[file_name], config.image_size)
-        return view(pixels, look.view)
-
-    stores = []
-    for look in looks:
-        crop = f"-crop-{look.crop}-keeps-{config.crop:g}-colour-{config.colour_jitter:g}" if look.crop else ""
-        seen = f"-{VIEWS[look.view]}" if look.view else ""
-        key = replace(plain, preprocessing=plain.preprocessing + crop + seen)
-        store = extract(
-            _folder(config, name, key),
-            key,
-            list(paths),
-            load=partial(load, look=look),
-            encode=encode,
-            shape=tuple(encoder.output_shape[1:]),
-            batch_size=config.extract_batch_size,
-            workers=config.workers,
-            label="features" + f" of crop {look.crop}" * (look.crop > 0) + f" ({VIEWS[look.view]})" * (look.view > 0),
-        )
-        stores.append(store)
-    return stores
-
-
 def main() -> None:
-    parser = settings.make_parser(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--download", action="store_true", help="fetch Flickr8k, MS-COCO or Karpathy's split files first"
     )
     args = parser.parse_args()
-    config = settings.resolve(args)
+    config = resolve(args)
     if args.download:
         from captioning.data import download
 
@@ -283,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    settings.run_script(main)
+    run_script(main)

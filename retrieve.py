@@ -23,15 +23,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import config as settings
+from captioning.base.errors import UserError
+from captioning.base.files import write
+from captioning.base.script import run_script
+from captioning.command_line.options import make_parser, typed_settings
+from captioning.command_line.resolving import resolve_trained, settle_backend
 from captioning.data.records import SPLIT_NAMES
 from captioning.metrics.recall import CUTS, SIDES
 from captioning.pictures.loading import SUFFIXES, UnreadableImage, find_images, load_image, open_source, sources
 from captioning.reports.figures import captioned, ranked, read_picture, save
-from captioning.reports.tables import markdown, write
+from captioning.reports.tables import markdown
 from captioning.retrieval.index import ImageIndex, update
 from captioning.words.tokenizer import tokenize
-from config import Config, UserError
+from config import Config
 from preprocessing import load_dataset, prepare
 
 if TYPE_CHECKING:
@@ -46,9 +50,9 @@ LEAST_BACKGROUND = 5
 
 def evaluate(aligner: "Aligner", config: Config, args: argparse.Namespace) -> None:
     """Score a split, print the table and write it."""
+    from captioning.base.environment import describe
+    from captioning.features.batches import FeatureBatches
     from captioning.retrieval.ranking import score, score_reranked
-    from captioning.storage.runs import describe
-    from captioning.training.batches import FeatureBatches
 
     reranking = load_reranking(args, "gain")
     dataset = load_dataset(config)
@@ -56,7 +60,7 @@ def evaluate(aligner: "Aligner", config: Config, args: argparse.Namespace) -> No
     records = prepared.usable(args.split)
     if reranking:
         captioner = reranking.captioner
-        theirs = captioner.config.with_overrides(settings.typed_settings(args))
+        theirs = captioner.config.with_overrides(typed_settings(args))
         captioner_store = prepare(theirs, dataset, captioner.encoder, split=args.split).store
         # An image that the captioner's encoder could not read is left out.
         records = [record for record in records if record.file_name in captioner_store.rows]
@@ -76,7 +80,7 @@ def evaluate(aligner: "Aligner", config: Config, args: argparse.Namespace) -> No
             best = max(rows[-len(COSINE_WEIGHTS) :], key=lambda row: row["recall"])["reranking"]
             print(f"best: --rerank-by {best['kind']} --cosine-weight {best['cosine_weight']:g}", file=sys.stderr)
     about = {"aligner": _folder(args).resolve().name, "split": args.split}
-    more = {"settings": config.model_dump(), "environment": describe(config)}
+    more = {"settings": config.model_dump(), "environment": describe(config.seed)}
     rows = [about | row | more for row in rows]
     text = table(rows)
     print(text, end="")
@@ -133,8 +137,8 @@ def open_index(aligner: "Aligner", config: Config, args: argparse.Namespace) -> 
     return index, paths
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = settings.make_parser(__doc__, trained=True)
+def retrieval_parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__, trained=True)
     parser.add_argument(
         "queries",
         nargs="*",
@@ -312,15 +316,15 @@ def _pictures(folder: str) -> dict[str, Path]:
 
 
 def main() -> int:
-    args = make_parser().parse_args()
+    args = retrieval_parser().parse_args()
     check(args)
-    settings.settle_backend(settings.typed_settings(args).get("backend"))
+    settle_backend(typed_settings(args).get("backend"))
 
     from captioning.retrieval.aligner import Aligner
     from captioning.retrieval.ranking import search_captions, search_images
 
     aligner = Aligner.load(Path(args.model))
-    config = settings.resolve_trained(args, aligner.config)
+    config = resolve_trained(args, aligner.config)
     if not (args.queries or args.images):
         args.split = args.split or "dev"
         evaluate(aligner, config, args)
@@ -351,4 +355,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    settings.run_script(main)
+    run_script(main)

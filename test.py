@@ -21,20 +21,23 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import config as settings
 from captioning.albums import album as albums
+from captioning.base.errors import UserError
+from captioning.base.files import write
+from captioning.base.script import run_script
+from captioning.command_line.options import add_views, make_parser, typed_settings
+from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
 from captioning.pictures.loading import UnreadableImage, load_image, open_source, sources
 from captioning.reports.figures import attention_maps, captioned, grid_side, read_picture, save
-from captioning.reports.tables import write
 from captioning.words.tokenizer import tokenize
-from config import Config, UserError
+from config import POCKET, Config
 
 if TYPE_CHECKING:
     from model import Captioner
 
 
 def main() -> int:
-    parser = settings.make_parser(__doc__, trained=True)
+    parser = make_parser(__doc__, trained=True)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or an http(s) address")
     parser.add_argument(
         "--model",
@@ -42,7 +45,7 @@ def main() -> int:
         action="append",
         help="a run folder or a captioner.zip; several, each after a --model of its own, decode as an ensemble [default: pretrained/pocket.zip]",
     )
-    settings.add_views(parser)
+    add_views(parser)
     parser.add_argument("--best", type=int, default=1, metavar="K", help="captions per picture, at most beam_size")
     parser.add_argument("--json", action="store_true", help="print one JSON object per picture")
     parser.add_argument("--pictures", metavar="DIR", help="write each picture with its captions into this folder")
@@ -73,20 +76,20 @@ def main() -> int:
     )
     args = parser.parse_args()
     _refuse_conflicts(args)
-    settings.settle_backend(settings.typed_settings(args).get("backend"))
+    settle_backend(typed_settings(args).get("backend"))
     # Listed now: a folder without pictures stops nothing midway.
     listed = albums.list_pictures(Path(args.images[0])) if args.output else list(sources(args.images))
     if args.coco_results:
         albums.coco_ids(listed)
-    paths = list(map(Path, args.model or [settings.POCKET]))
+    paths = list(map(Path, args.model or [POCKET]))
     if args.attention and len(paths) * args.views > 1:
         raise UserError("--attention: shows where one captioner looks; give one --model, and leave out --views")
 
-    from captioning.decoders.ensemble import load_captioners
+    from model import load_captioners
 
     captioner = load_captioners(paths, args.views)
-    config = settings.resolve_trained(args, captioner.config)
-    settings.refuse_idle_consensus([config])
+    config = resolve_trained(args, captioner.config)
+    refuse_idle_consensus([config])
     if not 1 <= args.best <= config.beam_size:
         raise UserError(f"--best: {args.best} captions need a --beam-size of at least that; it is {config.beam_size}")
     if args.output:
@@ -201,4 +204,4 @@ def _draw(option: str, folder: str, source: str, make: Callable, size: int, *arg
 
 
 if __name__ == "__main__":
-    settings.run_script(main)
+    run_script(main)

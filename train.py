@@ -13,18 +13,22 @@ Leaves a run folder (see runs.py) whose captioner.zip test.py and evaluate.py re
 import sys
 from pathlib import Path
 
-import config as settings
+from captioning.base.errors import UserError
+from captioning.base.script import run_script
+from captioning.command_line.options import make_parser, typed_settings
+from captioning.command_line.resolving import resolve, settle_backend
+from captioning.data.aside import put_aside
 from captioning.embeddings.arrays import load_pretrained
 from captioning.storage.runs import Run
-from config import Config, UserError
-from preprocessing import fit_vocabulary, load_dataset, prepare, put_aside
+from config import Config
+from preprocessing import fit_vocabulary, load_dataset, prepare
 
 # What may change when a run goes on: where things lie, and how long it goes on. A cosine schedule stretches to new epochs.
 RESUMABLE = {"epochs", "patience", "data_dir", "feature_dir", "workers", "sample_captions", "tensorboard"}
 
 
 def main() -> int:
-    parser = settings.make_parser(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--name", help="name of the run folder [default: data, decoder and time]")
     parser.add_argument("--resume", metavar="RUN", help="go on with this run folder")
     args = parser.parse_args()
@@ -33,13 +37,13 @@ def main() -> int:
 
     run = Run.open(args.resume) if args.resume else None
     if run:
-        fixed = sorted(set(settings.typed_settings(args)) - RESUMABLE - {"backend"})
+        fixed = sorted(set(typed_settings(args)) - RESUMABLE - {"backend"})
         if fixed:
             raise UserError(f"--resume: {', '.join(fixed)} cannot change now; only {', '.join(sorted(RESUMABLE))} can")
-        config = run.config().with_overrides(settings.typed_settings(args))
-        settings.settle_backend(config.backend)
+        config = run.config().with_overrides(typed_settings(args))
+        settle_backend(config.backend)
     else:
-        config = settings.resolve(args)
+        config = resolve(args)
 
     if config.dataset == "flickr8k" and config.data_dir == Config().data_dir and not run:
         folder = Path(config.data_dir)
@@ -83,4 +87,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    settings.run_script(main)
+    run_script(main)

@@ -27,7 +27,9 @@ import requests
 from common import ROOT, make_parser, print_table, verdict, write_results
 from folder import make_photographs
 
-from config import POCKET, UserError, run_script
+from captioning.base.errors import UserError
+from captioning.base.script import run_script
+from config import POCKET
 
 BAR = 1.0
 CROWD_BAR = 10

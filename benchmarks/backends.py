@@ -25,8 +25,10 @@ from common import (
 )
 from throughput import FEATURE_SIZE, ours
 
+from captioning.base.script import run_script
+from captioning.command_line.resolving import preset
 from captioning.features.store import FeatureStore
-from config import Config, preset, run_script
+from config import Config
 
 TINY = {"embedding_size": 16, "hidden_size": 16}
 APART = "transformer, captions apart"

@@ -15,7 +15,8 @@ import numpy as np
 from common import make_parser, print_table, write_results
 from folder import make_photographs
 
-from config import POCKET, run_script, search_name
+from captioning.base.script import run_script
+from config import POCKET, search_name
 
 SEARCHES = [
     {"beam_size": 1},

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from common import image_name, make_parser, make_store, print_table, synthetic_vocabulary, verdict, write_results
 
-from config import Config, run_script
+from captioning.base.script import run_script
+from config import Config
 
 FEATURE_SIZE = 2048
 SENTENCES = 40
@@ -37,7 +38,8 @@ def main() -> None:
     import keras
 
     from captioning.decoders.build import build_decoder
-    from captioning.training.batches import CaptionBatches, FeatureBatches
+    from captioning.features.batches import FeatureBatches
+    from captioning.training.batches import CaptionBatches
     from captioning.training.cross_entropy import CaptionTrainer
     from captioning.training.loop import make_optimizer
     from model import Captioner

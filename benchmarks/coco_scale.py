@@ -36,9 +36,13 @@ from common import (
     write_results,
 )
 
+from captioning.base.script import run_script
+from captioning.command_line.resolving import preset
+from captioning.data.aside import put_aside
+from captioning.features.prepared import Prepared
 from captioning.features.store import FeatureStore, StoreKey, digest_images
-from config import Config, preset, run_script
-from preprocessing import Prepared, fit_vocabulary, load_dataset, put_aside
+from config import Config
+from preprocessing import fit_vocabulary, load_dataset
 
 TRAIN, VAL = 118_287, 5_000  # images of COCO 2017
 WORDS = 12_000  # different words; about 10,000 of COCO's occur five times

@@ -147,7 +147,7 @@ def describe_machine() -> dict[str, Any]:
     """Command, date, processor, load and versions."""
     import keras
 
-    from captioning.storage.runs import cpu_model, devices, package_versions
+    from captioning.base.environment import cpu_model, devices, package_versions
 
     return {
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),

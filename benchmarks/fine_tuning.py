@@ -13,7 +13,8 @@ from statistics import median
 import numpy as np
 from common import CAPTIONS_PER_IMAGE, make_parser, print_table, synthetic_vocabulary, write_results
 
-from config import preset, run_script
+from captioning.base.script import run_script
+from captioning.command_line.resolving import preset
 
 
 def main() -> None:

@@ -17,7 +17,8 @@ from statistics import median
 from common import ROOT, make_parser, print_table, verdict, write_results
 from folder import make_photographs
 
-from config import POCKET, run_script
+from captioning.base.script import run_script
+from config import POCKET
 
 BARS = {"first": 10.0, "second": 0.3}
 

@@ -24,7 +24,8 @@ import numpy as np
 from common import image_name, make_parser, print_table, verdict, write_results
 from PIL import Image
 
-from config import POCKET, run_script
+from captioning.base.script import run_script
+from config import POCKET
 
 BAR = 0.8
 

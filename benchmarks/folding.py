@@ -12,7 +12,8 @@ from statistics import median
 import numpy as np
 from common import make_parser, print_table, write_results
 
-from config import Config, run_script
+from captioning.base.script import run_script
+from config import Config
 
 ENCODERS = {"EfficientNet-Lite0": "efficientnet_lite0", "ResNet50": "resnet50"}
 BATCHES = (1, 32)

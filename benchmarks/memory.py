@@ -31,8 +31,9 @@ from common import (
     write_results,
 )
 
+from captioning.base.script import run_script
 from captioning.features.store import FeatureStore
-from config import Config, run_script
+from config import Config
 
 SHAPE = (49, 2048)
 FACTORS = (1, 4, 16)

@@ -17,7 +17,8 @@ from statistics import median
 import numpy as np
 from common import make_parser, measure_apart, print_table, write_results
 
-from config import POCKET, Config, run_script
+from captioning.base.script import run_script
+from config import POCKET, Config
 
 BATCH = 32
 ENCODERS = {"EfficientNet-Lite0": "efficientnet_lite0", "ResNet50": "resnet50"}

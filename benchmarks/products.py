@@ -16,7 +16,9 @@ from backends import REGIONS, TINY
 from common import CAPTIONS_PER_IMAGE, VOCABULARY_SIZE, make_parser, print_table, write_results
 from throughput import FEATURE_SIZE
 
-from config import UserError, preset, run_script
+from captioning.base.errors import UserError
+from captioning.base.script import run_script
+from captioning.command_line.resolving import preset
 
 WORDS = 12  # of a caption, with <end>
 STEPS = 5

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from common import make_parser, print_table, synthetic_vocabulary, verdict, write_results
 
+from captioning.base.script import run_script
 from captioning.retrieval.index import ImageIndex, update
-from config import PRESETS, Config, run_script
+from config import PRESETS, Config
 
 BAR = 0.5
 REPEATS = 20

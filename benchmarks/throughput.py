@@ -24,8 +24,9 @@ from common import (
     write_results,
 )
 
+from captioning.base.script import run_script
 from captioning.features.store import FeatureStore
-from config import Config, run_script
+from config import Config
 
 FEATURE_SIZE = 2048
 BAR = 20

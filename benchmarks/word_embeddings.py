@@ -25,7 +25,9 @@ from common import (
 )
 from throughput import FEATURE_SIZE, ours
 
-from config import Config, preset, run_script
+from captioning.base.script import run_script
+from captioning.command_line.resolving import preset
+from config import Config
 
 REGIONS, WORDS = 49, 12
 REPEATS = 5
@@ -34,7 +36,7 @@ REPEATS = 5
 def captioning(config: Config, store, pretrained) -> float:
     """Images per second of greedy search from stored features."""
     from captioning.decoders.build import build_decoder
-    from captioning.training.batches import FeatureBatches
+    from captioning.features.batches import FeatureBatches
     from model import Captioner
 
     vocabulary = synthetic_vocabulary()

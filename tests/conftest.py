@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers import OPTIONS, PIECES, fake_encoder, fake_pixels
 
-from config import set_up_tensorflow
+from captioning.base.script import set_up_tensorflow
 
 set_up_tensorflow()
 

@@ -13,11 +13,15 @@ import pytest
 from helpers import ROOT
 
 import config
-from config import PRESETS, TRAINED_SETTINGS, Config, UserError
+from captioning.base.errors import UserError
+from captioning.base.script import run_script, set_up_tensorflow
+from captioning.command_line.options import make_parser
+from captioning.command_line.resolving import preset, resolve, resolve_trained
+from config import PRESETS, TRAINED_SETTINGS, Config
 
 
 def typed(*arguments: str, trained: bool = False) -> argparse.Namespace:
-    return config.make_parser("", trained).parse_args(arguments)
+    return make_parser("", trained).parse_args(arguments)
 
 
 # Values ---------------------------------------------------------------------------------------------------------------
@@ -64,7 +68,7 @@ def test_a_file_may_write_whole_numbers_for_shares():
 
 
 def test_the_command_line_is_read_as_text():
-    settings = config.resolve(typed("--epochs", "3", "--dropout", "0", "--no-tensorboard", "--download-urls", "a,b"))
+    settings = resolve(typed("--epochs", "3", "--dropout", "0", "--no-tensorboard", "--download-urls", "a,b"))
     assert (settings.epochs, settings.dropout, settings.tensorboard) == (3, 0.0, False)
     assert settings.download_urls == ("a", "b")
 
@@ -90,7 +94,7 @@ def test_the_command_line_is_read_as_text():
 )
 def test_a_bad_value_on_the_command_line_is_named(option, value):
     with pytest.raises(UserError) as caught:
-        config.resolve(typed(option, value))
+        resolve(typed(option, value))
     assert f"the command line:\n  {option[2:].replace('-', '_')}: " in str(caught.value)
 
 
@@ -160,7 +164,7 @@ def test_json_round_trip():
     changed = Config(
         dataset="folder", captions_file="c.csv", download_urls=("https://a",), download_checksums=(), dropout=0.1
     )
-    for settings in (Config(), changed, config.preset("demo")):
+    for settings in (Config(), changed, preset("demo")):
         assert Config.from_json(settings.to_json(), "x.json") == settings
 
 
@@ -175,7 +179,7 @@ def test_a_file_that_is_no_json_object_is_named(text):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_is_valid_and_holds_only_differences(name):
-    settings = config.preset(name)
+    settings = preset(name)
     for setting, value in PRESETS[name].items():
         assert getattr(settings, setting) == value
     repeated = {s for s, value in PRESETS[name].items() if Config.model_fields[s].default == value}
@@ -184,7 +188,7 @@ def test_preset_is_valid_and_holds_only_differences(name):
 
 def test_unknown_preset():
     with pytest.raises(UserError, match="preset: there is no 'demi'; choose from demo, "):
-        config.resolve(typed("--preset", "demi"))
+        resolve(typed("--preset", "demi"))
 
 
 # Sources --------------------------------------------------------------------------------------------------------------
@@ -193,7 +197,7 @@ def test_unknown_preset():
 def test_command_line_over_file_over_preset(tmp_path):
     file = tmp_path / "mine.json"
     file.write_text('{"vocab_threshold": 3, "epochs": 4}')
-    settings = config.resolve(typed("--preset", "demo", "--config", str(file), "--epochs", "5"))
+    settings = resolve(typed("--preset", "demo", "--config", str(file), "--epochs", "5"))
     assert settings.dataset == "demo"  # from the preset
     assert settings.vocab_threshold == 3  # from the file, over the preset's
     assert settings.epochs == 5  # from the command line, over the file's
@@ -203,25 +207,25 @@ def test_command_line_over_file_over_preset(tmp_path):
 def test_a_file_on_the_command_line_must_have_the_right_types_too(tmp_path):
     (tmp_path / "mine.json").write_text('{"epochs": "4"}')
     with pytest.raises(UserError, match=r"mine\.json:\n  epochs: "):
-        config.resolve(typed("--config", str(tmp_path / "mine.json")))
+        resolve(typed("--config", str(tmp_path / "mine.json")))
 
 
 def test_a_conflict_between_sources_is_refused(tmp_path):
     file = tmp_path / "mine.json"
     file.write_text('{"optimizer": "adamw", "weight_decay": 0.01}')
     with pytest.raises(UserError, match="weight_decay: only optimizer=adamw"):
-        config.resolve(typed("--config", str(file), "--optimizer", "sgd"))
+        resolve(typed("--config", str(file), "--optimizer", "sgd"))
 
 
 def test_a_missing_settings_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"absent\.json: cannot read"):
-        config.resolve(typed("--config", str(tmp_path / "absent.json")))
+        resolve(typed("--config", str(tmp_path / "absent.json")))
 
 
 def test_a_settings_file_that_is_not_utf8_is_named(tmp_path):
     (tmp_path / "latin.json").write_bytes(b'{"data_dir": "caf\xe9"}')
     with pytest.raises(UserError, match=r"latin\.json: "):
-        config.resolve(typed("--config", str(tmp_path / "latin.json")))
+        resolve(typed("--config", str(tmp_path / "latin.json")))
 
 
 def test_options_are_not_abbreviated():
@@ -232,7 +236,7 @@ def test_options_are_not_abbreviated():
 def test_captions_file_can_be_unset_on_the_command_line():
     trained = Config(dataset="folder", captions_file="c.csv")
     args = typed("--dataset", "flickr8k", "--captions-file", "none", trained=True)
-    assert config.resolve_trained(args, trained).captions_file is None
+    assert resolve_trained(args, trained).captions_file is None
 
 
 @pytest.mark.parametrize("changes", [{}, {"stage": "align", "monitor": "recall"}])
@@ -272,7 +276,7 @@ def test_a_trained_captioner_refuses_what_training_fixed(name):
     }
     args = typed("--" + name.replace("_", "-"), other.get(name, "32"), trained=True)
     with pytest.raises(UserError, match=f"^{name}: the model was trained with "):
-        config.resolve_trained(args, Config())
+        resolve_trained(args, Config())
 
 
 @pytest.mark.parametrize("name", config.CROP_SETTINGS)
@@ -290,8 +294,8 @@ def test_how_to_crop_is_refused_where_nothing_crops(name):
 def test_what_a_preset_brings_and_another_decoder_does_not_read_has_a_way_out():
     refusal = "image_scale: only merge and inject read it, and decoder is attention; leave it at 1.0, the default"
     with pytest.raises(UserError, match=re.escape(refusal)):
-        config.preset("demo").with_overrides({"decoder": "attention"})
-    assert config.preset("demo").with_overrides({"decoder": "attention", "image_scale": 1.0, "feature_grid": 0})
+        preset("demo").with_overrides({"decoder": "attention"})
+    assert preset("demo").with_overrides({"decoder": "attention", "image_scale": 1.0, "feature_grid": 0})
     with pytest.raises(UserError, match="embedding_file: only file read it, and embedding is learned; leave it out"):
         Config().with_overrides({"embedding_file": "words.txt"})
 
@@ -299,54 +303,52 @@ def test_what_a_preset_brings_and_another_decoder_does_not_read_has_a_way_out():
 def test_init_brings_the_settings_of_its_run_and_the_stage_changes_them(tmp_path):
     trained = Config(embedding_size=8, label_smoothing=0.1, learning_rate=0.01, accumulate=2)
     (tmp_path / "config.json").write_text(trained.to_json())
-    settings = config.resolve(typed("--stage", "scst", "--init", str(tmp_path), "--epochs", "3"))
+    settings = resolve(typed("--stage", "scst", "--init", str(tmp_path), "--epochs", "3"))
     assert (settings.stage, settings.embedding_size, settings.epochs) == ("scst", 8, 3)
     assert (settings.label_smoothing, settings.learning_rate) == (0.0, config.STAGES["scst"]["learning_rate"])
-    assert config.resolve(typed("--init", str(tmp_path))).label_smoothing == 0.1
+    assert resolve(typed("--init", str(tmp_path))).label_smoothing == 0.1
     tuned = trained.with_overrides({"stage": "finetune", "init": "earlier", "crop": 0.5, "tuned_layers": 10})
     (tmp_path / "config.json").write_text(tuned.to_json())
-    settings = config.resolve(typed("--stage", "scst", "--init", str(tmp_path)))
+    settings = resolve(typed("--stage", "scst", "--init", str(tmp_path)))
     assert (settings.stage, settings.crop) == ("scst", Config().crop), "what only fine-tuning reads is forgotten"
     cropped = trained.with_overrides({"crops": 2, "crop": 0.5})
     (tmp_path / "config.json").write_text(cropped.to_json())
     for stage, crops in (("scst", 2), ("finetune", 0)):
-        settings = config.resolve(typed("--stage", stage, "--init", str(tmp_path)))
+        settings = resolve(typed("--stage", stage, "--init", str(tmp_path)))
         assert (settings.crops, settings.crop) == (crops, 0.5), "both stages crop"
-    settings = config.resolve(typed("--stage", "scst", "--init", str(tmp_path), "--crops", "0"))
+    settings = resolve(typed("--stage", "scst", "--init", str(tmp_path), "--crops", "0"))
     assert (settings.crops, settings.crop) == (0, Config().crop)
     (tmp_path / "config.json").write_text(trained.to_json())
-    settings = config.resolve(typed("--stage", "finetune", "--init", str(tmp_path), "--epochs", "3"))
+    settings = resolve(typed("--stage", "finetune", "--init", str(tmp_path), "--epochs", "3"))
     assert (settings.tuned_layers, settings.encoder_learning_rate, settings.learning_rate) == (0, 3e-4, 5e-4)
     assert (settings.batch_size, settings.ema_decay, settings.epochs) == (60, 0.99, 3)
     with pytest.raises(UserError, match=r"--init: embedding_size, encoder cannot change"):
-        config.resolve(typed("--init", str(tmp_path), "--embedding-size", "9", "--encoder", "vgg16"))
+        resolve(typed("--init", str(tmp_path), "--embedding-size", "9", "--encoder", "vgg16"))
     with pytest.raises(UserError, match=r"--init: .* leave out --preset"):
-        config.resolve(typed("--init", str(tmp_path), "--preset", "demo"))
+        resolve(typed("--init", str(tmp_path), "--preset", "demo"))
     with pytest.raises(UserError, match=r"nowhere.config\.json: cannot read"):
-        config.resolve(typed("--init", str(tmp_path / "nowhere")))
+        resolve(typed("--init", str(tmp_path / "nowhere")))
 
 
 def test_align_has_settings_of_its_own_over_a_preset_or_a_run(tmp_path):
-    settings = config.resolve(typed("--stage", "align", "--preset", "demo", "--epochs", "3"))
+    settings = resolve(typed("--stage", "align", "--preset", "demo", "--epochs", "3"))
     assert (settings.dataset, settings.feature_grid, settings.epochs) == ("demo", 3, 3)
     assert (settings.monitor, settings.image_scale) == ("recall", 1.0)
     assert settings.hidden_size == config.STAGES["align"]["hidden_size"]
-    preset = config.preset("flickr8k-align")
-    assert config.resolve(typed("--stage", "align", "--preset", "flickr8k-align")) == preset
+    wanted = preset("flickr8k-align")
+    assert resolve(typed("--stage", "align", "--preset", "flickr8k-align")) == wanted
     trained = Config(decoder="attention", feature_grid=0, attention_size=8, label_smoothing=0.1, embedding_size=9)
     (tmp_path / "config.json").write_text(trained.to_json())
-    settings = config.resolve(typed("--stage", "align", "--init", str(tmp_path), "--embedding-size", "7"))
+    settings = resolve(typed("--stage", "align", "--init", str(tmp_path), "--embedding-size", "7"))
     assert (settings.feature_grid, settings.decoder, settings.embedding_size) == (0, Config().decoder, 7)
     for vocabulary, bert in (("wordpieces", "folder"), ("words", Config().bert)):
         trained = Config(
             decoder="attention", feature_grid=0, embedding="bert-static", bert="folder", vocabulary=vocabulary
         )
         (tmp_path / "config.json").write_text(trained.to_json())
-        assert config.resolve(typed("--stage", "align", "--init", str(tmp_path))).bert == bert
+        assert resolve(typed("--stage", "align", "--init", str(tmp_path))).bert == bert
     with pytest.raises(UserError, match=r"--init: encoder, vocab_threshold cannot change"):
-        config.resolve(
-            typed("--stage", "align", "--init", str(tmp_path), "--encoder", "vgg16", "--vocab-threshold", "2")
-        )
+        resolve(typed("--stage", "align", "--init", str(tmp_path), "--encoder", "vgg16", "--vocab-threshold", "2"))
 
 
 @pytest.mark.parametrize(
@@ -358,27 +360,27 @@ def test_align_has_settings_of_its_own_over_a_preset_or_a_run(tmp_path):
 )
 def test_what_was_built_for_a_length_cannot_outgrow_it(kind, settings, tmp_path):
     trained = Config(max_caption_length=12, **settings)
-    assert config.resolve_trained(typed("--max-caption-length", "9", trained=True), trained).max_caption_length == 9
+    assert resolve_trained(typed("--max-caption-length", "9", trained=True), trained).max_caption_length == 9
     with pytest.raises(UserError, match=f"^max_caption_length: this {kind} was built for 12 words"):
-        config.resolve_trained(typed("--max-caption-length", "13", trained=True), trained)
+        resolve_trained(typed("--max-caption-length", "13", trained=True), trained)
     (tmp_path / "config.json").write_text(trained.to_json())
     with pytest.raises(UserError, match=f"^max_caption_length: this {kind} was built for 12 words"):
-        config.resolve(typed("--init", str(tmp_path), "--max-caption-length", "13"))
+        resolve(typed("--init", str(tmp_path), "--max-caption-length", "13"))
 
 
 def test_a_trained_captioner_takes_other_decoding_settings_and_places():
     trained = Config(embedding_size=8, beam_size=2)
     args = typed("--beam-size", "5", "--feature-dir", "f", "--embedding-size", "8", trained=True)
-    settings = config.resolve_trained(args, trained)
+    settings = resolve_trained(args, trained)
     assert (settings.beam_size, settings.feature_dir, settings.embedding_size) == (5, "f", 8)
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_backend_setting_is_settled(backend):
     os.environ["KERAS_BACKEND"] = "from outside"
-    config.resolve(typed())
+    resolve(typed())
     assert os.environ["KERAS_BACKEND"] == "from outside"
-    config.resolve(typed("--backend", backend))
+    resolve(typed("--backend", backend))
     assert os.environ["KERAS_BACKEND"] == backend
 
 
@@ -409,7 +411,7 @@ def test_user_errors_end_a_script_with_status_2(capsys):
         raise UserError("somewhere: something is wrong")
 
     with pytest.raises(SystemExit) as left:
-        config.run_script(main)
+        run_script(main)
     assert left.value.code == 2
     assert capsys.readouterr().err == "error: somewhere: something is wrong\n"
 
@@ -419,7 +421,7 @@ def test_ctrl_c_ends_a_script_without_a_traceback(capsys):
         raise KeyboardInterrupt
 
     with pytest.raises(BaseException) as left:  # noqa: PT011  KeyboardInterrupt itself would end pytest
-        config.run_script(main)
+        run_script(main)
     assert isinstance(left.value, SystemExit)
     assert left.value.code == 130
 
@@ -430,13 +432,13 @@ def test_scripts_turn_on_tensorflows_fast_kernels(monkeypatch, machine, kernels)
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
     seen = []
     with pytest.raises(SystemExit):
-        config.run_script(lambda: seen.append(os.environ.get("TF_ENABLE_ONEDNN_OPTS")))
+        run_script(lambda: seen.append(os.environ.get("TF_ENABLE_ONEDNN_OPTS")))
     assert seen == [kernels]
 
 
 def test_what_the_user_says_of_these_kernels_stays(monkeypatch):
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
-    config.set_up_tensorflow()
+    set_up_tensorflow()
     assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0"
 
 
@@ -472,7 +474,7 @@ def test_other_settings_of_an_earlier_release_are_refused_as_ever():
 
 def test_help_names_what_a_stage_has_for_default(capsys):
     with pytest.raises(SystemExit):
-        config.make_parser("").parse_args(["--help"])
+        make_parser("").parse_args(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "peak learning rate [default: 0.001; stage=finetune: 0.0005; stage=scst: 0.0001]" in text
     assert "peak learning rate of the encoder (finetune) [default: 0.0003]" in text

@@ -14,11 +14,13 @@ from helpers import random_captioner
 from keras import layers
 
 import model
+from captioning.base.errors import UserError
+from captioning.command_line.resolving import preset
 from captioning.decoders.build import build_decoder
+from captioning.features.batches import FeatureBatches
 from captioning.storage import bundles
-from captioning.training.batches import FeatureBatches
 from captioning.words.vocabulary import Vocabulary
-from config import Config, UserError, preset
+from config import Config
 from model import Captioner, Search
 
 WORDS = Vocabulary([f"word{i}" for i in range(20)])

@@ -9,9 +9,9 @@ import pytest
 from layouts import flickr8k_files, write_files
 from PIL import Image
 
+from captioning.base.errors import UserError
 from captioning.metrics import scores as metrics
 from captioning.pictures.loading import load_image
-from config import UserError
 from tools import human_judgements, unseen_pictures
 from tools.human_judgements import against_four, correlations, read_judgements
 

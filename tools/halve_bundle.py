@@ -10,23 +10,25 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import config as settings
+from captioning.base.script import run_script
+from captioning.command_line.options import make_parser, typed_settings
+from captioning.command_line.resolving import resolve_trained, settle_backend
 
 
 def main() -> None:
-    parser = settings.make_parser(__doc__, trained=True)
+    parser = make_parser(__doc__, trained=True)
     parser.add_argument("model", help="run folder or captioner.zip")
     parser.add_argument("output", type=Path, help="the new bundle")
     args = parser.parse_args()
-    settings.settle_backend(settings.typed_settings(args).get("backend"))
+    settle_backend(typed_settings(args).get("backend"))
 
     from model import Captioner
 
     captioner = Captioner.load(Path(args.model))
-    captioner.config = settings.resolve_trained(args, captioner.config)
+    captioner.config = resolve_trained(args, captioner.config)
     captioner.save(args.output, half=True)
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    settings.run_script(main)
+    run_script(main)

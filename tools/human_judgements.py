@@ -30,15 +30,16 @@ import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import config as settings
+from captioning.base.errors import UserError
+from captioning.base.files import write_atomically
+from captioning.base.script import hide_progress, run_script
 from captioning.data.files import find
 from captioning.data.flickr8k import JUDGEMENTS
 from captioning.data.predictions import read_predictions
 from captioning.data.records import ImageRecord, Warts
-from captioning.features.store import write_atomically
 from captioning.metrics import java
 from captioning.metrics import scores as metrics
-from config import Config, UserError
+from config import Config
 from preprocessing import load_dataset
 
 # Hessel et al. (2021), table 1: expert tau-c, crowd tau-b.
@@ -123,7 +124,7 @@ def human_rows(records: list[ImageRecord], files: list[str], meteor: bool) -> di
     """Scores against four references: of people's own captions, and of the captions in each of ``files``."""
     words = [[metrics.words(caption) for caption in record.captions] for record in records]
     rows = {"people": against_four([[group[k] for group in words] for k in range(CAPTIONS)], words, meteor)}
-    for file in tqdm(files, desc="against four references", unit="file", disable=settings.hide_progress()):
+    for file in tqdm(files, desc="against four references", unit="file", disable=hide_progress()):
         captions = read_predictions(Path(file), records)
         rows[file] = against_four([[*map(metrics.words, captions)]] * CAPTIONS, words, meteor)
     return rows
@@ -198,4 +199,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    settings.run_script(main)
+    run_script(main)

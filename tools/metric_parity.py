@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import config as settings
+from captioning.base.files import write
+from captioning.base.script import run_script
 from captioning.metrics import java
 from captioning.metrics import scores as metrics
-from captioning.reports.tables import markdown, write
+from captioning.reports.tables import markdown
 from config import Config
 from preprocessing import load_dataset
 
@@ -126,4 +127,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    settings.run_script(main)
+    run_script(main)

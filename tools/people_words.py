@@ -16,9 +16,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import config as settings
+from captioning.base.files import write
+from captioning.base.script import run_script
+from captioning.command_line.options import make_parser
+from captioning.command_line.resolving import resolve
 from captioning.data.predictions import read_predictions
-from captioning.reports.tables import markdown, write
+from captioning.reports.tables import markdown
 from captioning.words.tokenizer import tokenize
 from preprocessing import load_dataset
 
@@ -66,11 +69,11 @@ def counts(captions: list[list[str]]) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = settings.make_parser(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="captions of the test split")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON")
     args = parser.parse_args()
-    dataset = load_dataset(settings.resolve(args))
+    dataset = load_dataset(resolve(args))
     about = {
         "training captions": counts([tokenize(text) for record in dataset.split("train") for text in record.captions])
     }
@@ -108,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    settings.run_script(main)
+    run_script(main)

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from captioning.reports.tables import markdown, score_cells, write
-from config import UserError, run_script
+from captioning.base.errors import UserError
+from captioning.base.files import write
+from captioning.base.script import run_script
+from captioning.reports.tables import markdown, score_cells
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, FIGURE = ROOT / "docs" / "results.md", ROOT / "docs" / "results.svg"

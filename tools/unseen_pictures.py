@@ -16,7 +16,8 @@ from zipfile import BadZipFile, ZipFile
 from PIL import Image, ImageEnhance
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from config import UserError, run_script
+from captioning.base.errors import UserError
+from captioning.base.script import run_script
 
 # Wheel -> what of its pictures is a photograph of something.
 PICTURES = {

@@ -27,7 +27,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from captioning.features.store import alone_with, write_atomically
+from captioning.base.errors import UserError
+from captioning.base.files import alone_with, write_atomically
+from captioning.base.script import hide_progress
 from captioning.pictures.loading import (
     PREPROCESSING,
     SUFFIXES,
@@ -38,7 +40,7 @@ from captioning.pictures.loading import (
     one_behind,
 )
 from captioning.pictures.metadata import UnwritableMetadata, write_caption
-from config import Config, UserError, hide_progress
+from config import Config
 
 if TYPE_CHECKING:
     from model import Caption, Captioner

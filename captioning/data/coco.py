@@ -21,9 +21,9 @@ from typing import Annotated
 
 from pydantic import FailFast
 
+from captioning.base.errors import UserError
 from captioning.data.files import is_image, list_images, read_json, unzip
 from captioning.data.records import CaptionDataset, Warts, join
-from config import UserError
 
 DEV_STEP = 25  # every image of train whose id this divides is in dev
 

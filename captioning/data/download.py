@@ -20,7 +20,9 @@ from urllib.parse import unquote
 import requests
 from tqdm import tqdm
 
-from config import Config, UserError, hide_progress
+from captioning.base.errors import UserError
+from captioning.base.script import hide_progress
+from config import Config
 
 _PAUSES = (1, 2, 4)  # seconds before each further try; a try that gained bytes starts the count anew
 _TIMEOUTS = (10, 60)  # seconds to connect, and between two pieces of an answer

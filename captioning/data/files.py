@@ -14,9 +14,10 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
+from captioning.base.errors import UserError
+from captioning.base.script import hide_progress
 from captioning.data.records import Warts
 from captioning.pictures.loading import SUFFIXES
-from config import UserError, hide_progress
 
 # Names of the folders that people keep the Flickr images in; the publishers of Flickr8k spell theirs "Flicker".
 IMAGE_FOLDERS = ("flicker8k_dataset", "flickr8k_dataset", "flickr30k-images", "flickr30k_images", "images")

@@ -9,11 +9,12 @@ Young et al. (2014), "From image descriptions to visual denotations", https://ac
 import re
 from pathlib import Path
 
+from captioning.base.errors import UserError
 from captioning.data import karpathy
 from captioning.data.files import find, lines
 from captioning.data.flickr8k import read_tokens
 from captioning.data.records import CaptionDataset, Warts, draw_splits, join
-from config import Config, UserError
+from config import Config
 
 SOURCE = (
     "The images and captions of Flickr30k are given out on request at https://shannon.cs.illinois.edu/DenotationGraph/; "

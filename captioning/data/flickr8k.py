@@ -8,9 +8,9 @@ import re
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from captioning.base.errors import UserError
 from captioning.data.files import IMAGE_FOLDERS, find, is_image, lines, scan, unzip
 from captioning.data.records import SPLITS, CaptionDataset, Warts, join
-from config import UserError
 
 _CAPTIONS = "Flickr8k.token.txt"
 _SPLITS = {split: f"Flickr_8k.{split}Images.txt" for split in SPLITS}

@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from captioning.base.errors import UserError
 from captioning.data.files import is_image, lines, read_text, scan
 from captioning.data.records import SPLIT_NAMES, CaptionDataset, Warts, draw_splits, join
-from config import Config, UserError
+from config import Config
 
 
 def load(dataset: str, image_dir: Path, captions_file: Path, config: Config) -> CaptionDataset:

@@ -15,10 +15,10 @@ from typing import Annotated, Literal
 
 from pydantic import FailFast
 
+from captioning.base.errors import UserError
 from captioning.data.coco import image_folder
 from captioning.data.files import find, list_images, read_json, unzip
 from captioning.data.records import CaptionDataset, Warts, join
-from config import UserError
 
 _ARCHIVE = "caption_datasets.zip"
 _SOURCE = (

@@ -7,8 +7,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from captioning.base.errors import UserError
 from captioning.data.records import ImageRecord
-from config import UserError
 
 
 def read_predictions(path: Path, records: list[ImageRecord]) -> list[str]:

@@ -30,7 +30,8 @@ import numpy as np
 from PIL import Image, ImageFilter
 from tqdm import tqdm
 
-from config import UserError, hide_progress, run_script
+from captioning.base.errors import UserError
+from captioning.base.script import hide_progress, run_script
 
 FORMAT = 2  # raised whenever the same seed would give other scenes, so that older sets are made anew
 SIDE = 224  # pixels

@@ -15,6 +15,7 @@ while they predict the word after ``token_ids[:, t]``. The weights of a word sum
 import keras
 from keras import layers, ops
 
+from captioning.base.backend import compiles_scans
 from captioning.embeddings.build import LearnedEmbedding, WordEmbedding
 
 
@@ -133,8 +134,7 @@ class RegionDecoder(Decoder):
     ):
         super().__init__(vocabulary_size, regions, feature_size, embedding_size, hidden_size, dropout, **kwargs)
         self.sizes["untied_output"] = untied_output
-        # ops.scan grows TensorArrays, which TensorFlow's XLA does not take where the caption length is not fixed.
-        self.supports_jit = keras.backend.backend() != "tensorflow"
+        self.supports_jit = compiles_scans()
         self.region_dense = layers.Dense(hidden_size, name="regions")
         self.region_norm = layers.LayerNormalization(name="regions_norm")
         self.region_dropout = layers.Dropout(dropout)

@@ -17,7 +17,6 @@ BERT is read through KerasHub: a preset by its name, or a folder in Hugging Face
 
 import difflib
 import os
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +24,8 @@ from types import ModuleType
 
 import numpy as np
 
-from config import Config, UserError
+from captioning.base.errors import UserError
+from config import Config
 
 # WordPieces beyond one a word that a caption may have in all; of words beyond that only the last pieces are read. Because
 # the bound is a number, all shapes follow from the number of words. Flickr8k's training captions have at most 6.
@@ -59,25 +59,6 @@ def load_pretrained(config: Config, words: Sequence[str]) -> dict[str, np.ndarra
         table = weights["token_embedding/embeddings"]
         return {"vectors": np.stack([table[ids].mean(axis=0) for ids in pieces])}
     return _prefix_arrays(pieces, weights, config)
-
-
-def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a whole file or nothing: to a neighbour first, then renamed over ``path``."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read what ``save_arrays`` wrote. Raises UserError when it is missing or damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not the pretrained embedding of a run, or damaged ({error})") from None
 
 
 # Text files of word vectors ------------------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from captioning.base.errors import UserError
 from captioning.words.vocabulary import Vocabulary
-from config import UserError
 
 FORMAT = 1
 

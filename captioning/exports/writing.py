@@ -18,11 +18,13 @@ import keras
 import numpy as np
 from keras import ops
 
+from captioning.base.backend import backend_name
+from captioning.base.environment import package_versions
+from captioning.base.errors import UserError
 from captioning.exports.reading import FORMAT, KINDS, Exported
 from captioning.features.folding import fold
 from captioning.pictures.loading import PREPROCESSING
-from captioning.storage.runs import package_versions
-from config import Config, UserError
+from config import Config
 from model import Captioner, Search
 
 # The newest that tf2onnx 1.17 writes.
@@ -51,9 +53,9 @@ def export(captioner: Captioner, config: Config, kind: str, folder: Path, int8: 
     older export. ``int8`` keeps weights in 8 bits (onnx, litert). Raises UserError when the converter cannot take this
     captioner or the folder cannot be written.
     """
-    if keras.backend.backend() != "tensorflow":
+    if backend_name() != "tensorflow":
         raise UserError(
-            f"backend: exports are made under TensorFlow, and Keras runs on {keras.backend.backend()}; unset KERAS_BACKEND, "
+            f"backend: exports are made under TensorFlow, and Keras runs on {backend_name()}; unset KERAS_BACKEND, "
             "a trained captioner is the same on every backend"
         )
     try:

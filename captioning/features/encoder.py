@@ -20,7 +20,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from config import ROOT, Config, UserError
+from captioning.base.errors import UserError
+from config import ROOT, Config
 
 LITE0_WEIGHTS = ROOT / "weights" / "efficientnet_lite0.weights.h5"
 

@@ -15,6 +15,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from captioning.base.backend import graph_nodes, graph_of, models_within
+
 _FOLDABLE = (layers.Conv2D, layers.DepthwiseConv2D)
 _KERNELS = (*_FOLDABLE, layers.SeparableConv2D, layers.Dense)
 
@@ -151,11 +153,9 @@ class _Identity(layers.Layer):
 
 def _foldable(model: keras.Model) -> Iterator[tuple[Any, layers.BatchNormalization]]:
     """Each convolution of ``model``, or of models within, into which the batch norm behind it can be folded."""
-    models = {id(part): part for part in model._flatten_layers() if isinstance(part, keras.Model)}
-    # A subclassed model tells nothing of its inside; a Sequential keeps its graph in a functional one.
-    graphs = [getattr(part, "_functional", None) or part for part in models.values()]
-    graphs = [graph for graph in graphs if hasattr(graph, "_nodes_by_depth")]
-    nodes = {id(node): node for graph in graphs for level in graph._nodes_by_depth.values() for node in level}
+    models = models_within(model)
+    graphs = [graph for graph in map(graph_of, models) if graph is not None]
+    nodes = {id(node): node for part in models for node in graph_nodes(part)}
     uses = Counter(id(node.operation) for node in nodes.values())
     # All that reads a tensor; None is whatever reads the outputs of a model.
     readers: dict[int, list[Any]] = {}

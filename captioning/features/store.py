@@ -16,18 +16,18 @@ import errno
 import hashlib
 import json
 import os
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from captioning.base.errors import UserError
+from captioning.base.files import allocate, alone_with, write_atomically
+from captioning.base.script import hide_progress
 from captioning.pictures.loading import UnreachableImage, load_ahead
-from config import UserError, hide_progress
 
 
 @dataclass(frozen=True)
@@ -178,28 +178,6 @@ def extract(
     return FeatureStore(folder, key)
 
 
-@contextmanager
-def alone_with(path: Path) -> Iterator[None]:
-    """Keep other processes away from a file or folder meanwhile; wait for one that has it. Where it cannot be locked, don't."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{path}: waiting for another process that is writing it", file=sys.stderr)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:  # some network file systems lock no folders
-            pass
-        yield
-    finally:
-        os.close(handle)
-
-
 def _begin(folder: Path, key: StoreKey, batch_size: int, shape: tuple[int, int, int]) -> int:
     """Lay out the files of a new store, or find those of a begun one. Returns the store's batch size."""
     if (folder / "key.json").exists():
@@ -215,22 +193,6 @@ def _begin(folder: Path, key: StoreKey, batch_size: int, shape: tuple[int, int, 
     # Last: a folder with key.json is complete enough to be resumed.
     write_atomically(folder / "key.json", json.dumps({**asdict(key), "batch_size": batch_size}, indent=2))
     return batch_size
-
-
-def allocate(path: Path, dtype: str, shape: tuple[int, ...]) -> int:
-    """Write a ``.npy`` file of zeros whose space is taken. Returns where its first row begins, in bytes. Raises OSError."""
-    with open(path, "wb") as file:
-        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        offset = file.tell()
-        # Claim the space now: a full disk is an error here, but a crash (SIGBUS) when a mapping meets it later.
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        if size and hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), offset, size)
-        else:
-            file.truncate(offset + size)
-        os.fsync(file.fileno())
-    return offset
 
 
 def _run(folder, names, load, encode, image_size, batch_size, workers, label) -> dict[str, str]:
@@ -280,13 +242,3 @@ def _run(folder, names, load, encode, image_size, batch_size, workers, label) ->
     lines = bad_lines.read_text(encoding="utf-8").splitlines()
     found = {name: reason for line in lines for name, reason in json.loads(line).items()}
     return dict(sorted(found.items()))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a whole text file or nothing: to a neighbour first, then renamed over ``path``."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

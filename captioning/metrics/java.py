@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from captioning.base.errors import UserError
 from captioning.metrics.references import Caption, words
-from config import UserError
 
 TOOLS = ("meteor", "spice", "tokenizer")
 

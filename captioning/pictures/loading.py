@@ -12,7 +12,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 
-from config import UserError
+from captioning.base.errors import UserError
 
 # Names the recipes of load_image and load_varied in feature-store fingerprints: change the version whenever their pixels
 # change.

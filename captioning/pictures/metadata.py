@@ -25,7 +25,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from PIL import Image, IptcImagePlugin
 
-from config import UserError
+from captioning.base.errors import UserError
 
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 # Names as expat gives them: namespace, space, local name.

@@ -8,8 +8,11 @@ Writes an SVG file, which browsers open; evaluate.py --report shows the same dia
 import html
 from pathlib import Path
 
-import config as settings
-from config import Config, UserError
+from captioning.base.errors import UserError
+from captioning.base.script import run_script
+from captioning.command_line.options import make_parser
+from captioning.command_line.resolving import resolve
+from config import Config
 
 _STYLE = """
 .arch { --paper: #fbfbf8; --box: #e8edf4; --own: #fbe9d0; --line: #5b6675; --ink: #1b222c; font: 13px sans-serif }
@@ -122,10 +125,10 @@ def _box(x: int, y: int, width: int, lines: list[str], kind: str = "box") -> str
 
 
 def main() -> None:
-    parser = settings.make_parser(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("output", metavar="FILE", help="the SVG file to write")
     args = parser.parse_args()
-    config = settings.resolve(args)
+    config = resolve(args)
     if config.stage == "align":
         raise UserError("stage: align has two towers and no decoder that could be drawn; take another preset")
 
@@ -140,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    settings.run_script(main)
+    run_script(main)

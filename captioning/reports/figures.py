@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image
 
+from captioning.base.errors import UserError
 from captioning.pictures.loading import open_picture
-from config import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

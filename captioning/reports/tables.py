@@ -1,11 +1,7 @@
 """What scripts leave behind: Markdown tables, and whole files or none. No Keras."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-
-from captioning.features.store import write_atomically
-from config import UserError
 
 TITLES = {"bleu4": "BLEU-4", "meteor": "METEOR", "rouge_l": "ROUGE-L", "cider_d": "CIDEr", "spice": "SPICE"}
 
@@ -37,12 +33,3 @@ def blocked(row: dict[str, Any], name: str) -> str:
     """What to say beside the diagnostic ``name``: that decoding blocks what it counts, or nothing."""
     longest = {"repeated_bigrams": 2, "repeated_trigrams": 3}.get(name, 0)
     return " (blocked in decoding)" if 0 < row.get("settings", {}).get("no_repeat_ngram", 0) <= longest else ""
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file, and its folder if there is none. Raises UserError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None

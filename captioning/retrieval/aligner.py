@@ -16,13 +16,14 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from captioning.features.batches import FeatureBatches
 from captioning.features.encoder import encoder_digest, weights_digest
 from captioning.features.folding import FoldedEncoder
 from captioning.pictures.loading import PREPROCESSING, UnreadableImage, load_ahead, load_image
 from captioning.retrieval.towers import build_towers
 from captioning.storage import bundles
-from captioning.training.batches import FeatureBatches
-from captioning.words.vocabulary import PAD, Vocabulary
+from captioning.words.padding import pad
+from captioning.words.vocabulary import Vocabulary
 from config import Config
 
 # Captions are read in widths that are multiples of this many tokens: few widths to compile, little padding.
@@ -80,9 +81,7 @@ class Aligner:
         vectors = np.empty((len(rows), self.config.joint_size), dtype=np.float32)
         for width in np.unique(widths):
             chosen = np.flatnonzero(widths == width)
-            token_ids = np.full((len(chosen), width), PAD, dtype=np.int32)
-            for padded, row in zip(token_ids, chosen, strict=True):
-                padded[: len(rows[row])] = rows[row]
+            token_ids = pad([rows[row] for row in chosen], width)
             vectors[chosen] = self.towers.text.predict(token_ids, batch_size=256, verbose=0)
         return vectors
 

@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from captioning.features.store import allocate, alone_with, write_atomically
+from captioning.base.errors import UserError
+from captioning.base.files import allocate, alone_with, write_atomically
+from captioning.base.script import hide_progress
 from captioning.pictures.loading import UnreachableImage, UnreadableImage
-from config import UserError, hide_progress
 
 FORMAT = 1
 _AGAIN = (-1, -1)  # a stamp that no file has, so that the next update tries the picture again

@@ -13,10 +13,11 @@ import numpy as np
 from keras import ops
 from tqdm import tqdm
 
+from captioning.base.script import hide_progress
 from captioning.decoders.build import Decoder
 from captioning.training.cross_entropy import word_nll
+from captioning.words.padding import pad
 from captioning.words.vocabulary import PAD
-from config import hide_progress
 from model import Captioner
 
 KINDS = ("likelihood", "per-word", "gain")
@@ -66,9 +67,7 @@ def log_likelihoods(
                 filled = np.pad(batch, (0, _PAIRS - len(batch)), mode="edge")
                 images, image = np.unique(pairs[filled, 0], return_inverse=True)
                 features = read(np.pad(images, (0, -len(images) % _IMAGES), mode="edge"))
-                rows = np.full((_PAIRS, width), PAD, dtype=np.int32)
-                for row, caption in zip(rows, pairs[filled, 1], strict=True):
-                    row[: len(tokens[caption])] = tokens[caption]
+                rows = pad([tokens[caption] for caption in pairs[filled, 1]], width)
                 judged = judge.predict_on_batch((features, image.astype("int32"), rows))
                 found[batch] = np.asarray(judged)[: len(batch)]
                 bar.update(len(batch))

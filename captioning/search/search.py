@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-PAD, START, END, UNK = 0, 1, 2, 3
+from captioning.words.vocabulary import END, PAD, START, UNK
+
 # Added to what must never be chosen. Finite, so that sums of it stay comparable and top-k never sees NaN.
 BANNED = -1e9
 # A caption's vote is p to this power, chosen on Flickr8k dev. With 1 the few most probable ones have all the votes.

@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from captioning.base.errors import UserError
 from captioning.pictures.loading import UnreadableImage
 from captioning.serving.engine import (
     FORMATS,
@@ -36,7 +37,7 @@ from captioning.serving.engine import (
     read_picture,
 )
 from captioning.words.tokenizer import tokenize
-from config import DecodingSettings, UserError
+from config import DecodingSettings
 
 WEB = Path(__file__).parent / "page"
 MAX_BYTES = 20 << 20

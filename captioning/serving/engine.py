@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from captioning.base.errors import UserError
 from captioning.pictures.loading import UnreadableImage, load_image
 from captioning.reports.figures import grid_side
-from config import Config, UserError
+from config import Config
 
 if TYPE_CHECKING:
     from model import Caption, Captioner

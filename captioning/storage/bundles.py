@@ -21,9 +21,10 @@ from pathlib import Path
 
 import keras
 
+from captioning.base.errors import UserError
 from captioning.features.encoder import build_encoder, halve_weights
 from captioning.words.vocabulary import Vocabulary
-from config import Config, UserError
+from config import Config
 
 FORMAT = 1
 # The weights that each kind adds, and what trains it.

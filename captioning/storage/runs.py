@@ -21,61 +21,18 @@ import csv
 import errno
 import json
 import os
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from captioning.embeddings.arrays import load_arrays, save_arrays
-from captioning.features.store import write_atomically
+from captioning.base.environment import describe
+from captioning.base.errors import UserError
+from captioning.base.files import load_arrays, save_arrays, write_atomically
 from captioning.words.vocabulary import Vocabulary
-from config import Config, UserError, search_name
-
-# The two panels of curves.png: title, unit, and of columns of history.csv the label, style and colour.
-_CURVES: dict[str, tuple[tuple[str, str, dict[str, tuple[str, str, str]]], ...]] = {
-    "captioner": (
-        (
-            "Negative log-likelihood",
-            "nats per word",
-            {"nll": ("training (with dropout)", "o-", "tab:blue"), "val_nll": ("dev", "o-", "tab:orange")},
-        ),
-        (
-            "Dev captions ({search}), coco protocol",
-            "",
-            {
-                "bleu4": ("BLEU-4", "o-", "tab:green"),
-                "cider": ("CIDEr-D", "o-", "tab:red"),
-                "reward": ("CIDEr-D, drawn training captions", "o-", "tab:gray"),
-            },
-        ),
-    ),
-    "aligner": (
-        (
-            "Loss",
-            "",
-            {"loss": ("training (with dropout)", "o-", "tab:blue"), "val_loss": ("dev", "o-", "tab:orange")},
-        ),
-        (
-            "Retrieval on dev",
-            "recall, %",
-            {
-                f"{side}_r{cut}": (f"{side.replace('_', ' ')}, R@{cut}", style, colour)
-                for side, colour in (("image_to_text", "tab:green"), ("text_to_image", "tab:red"))
-                for cut, style in ((10, "o:"), (5, "o--"), (1, "o-"))
-            },
-        ),
-    ),
-}
-_PACKAGES = (
-    *("keras", "keras-hub", "tensorflow", "jax", "torch", "numpy", "nltk", "pillow"),
-    *("tf2onnx", "onnx", "onnxruntime", "ai-edge-litert"),
-)
+from config import Config
 
 
 class Run:
@@ -143,7 +100,7 @@ class Run:
         Raises UserError when about.json is damaged.
         """
         path = self.folder / "about.json"
-        about = describe(config)
+        about = describe(config.seed)
         if path.exists():
             try:
                 first = dict(json.loads(path.read_text(encoding="utf-8")))
@@ -205,88 +162,3 @@ class Run:
         text = ",".join(lines[0]) + "\n"
         text += "".join(",".join(f"{value:.6g}" for value in line.values()) + "\n" for line in lines)
         write_atomically(self.folder / "history.csv", text)
-
-    def draw_curves(self) -> None:
-        """Draw history.csv as curves.png: the loss on the left, scores on dev on the right."""
-        from matplotlib.figure import Figure
-
-        lines = self.history()
-        epochs = [line["epoch"] for line in lines]
-        search = search_name(self.config().dev_search())
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        losses, scores = figure.subplots(1, 2)
-        for axes, (title, unit, curves) in zip((losses, scores), _CURVES[self.bundle.stem], strict=True):
-            for name, (label, style, colour) in curves.items():
-                if name in lines[0]:
-                    axes.plot(epochs, [line[name] for line in lines], style, color=colour, label=label)
-            axes.set(xlabel="epoch", ylabel=unit, title=title.format(search=search))
-            axes.legend()
-        best = self.state()["best_epoch"]
-        for axes in (losses, scores):
-            axes.grid(alpha=0.3)
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            if best:
-                axes.axvline(best, color="gray", linestyle=":", linewidth=1)
-        figure.savefig(self.folder / "curves.png", dpi=110)
-
-
-def describe(config: Config) -> dict[str, Any]:
-    """The command, seed, versions, git commit and machine of this process."""
-    import keras
-
-    return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "seed": config.seed,
-        "backend": keras.backend.backend(),
-        "devices": devices(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "packages": package_versions(),
-        "git_commit": _git_commit(),
-    }
-
-
-def devices() -> list[str]:
-    """What Keras computes on."""
-    import keras
-
-    if keras.backend.backend() == "torch":  # for which Keras lists none
-        import torch
-
-        return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
-    return keras.distribution.list_devices()
-
-
-def cpu_model() -> str:
-    """What the machine calls its processor."""
-    if Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that a result may depend on, of those that are installed."""
-    return {name: found for name in _PACKAGES if (found := _version(name))}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    """The commit of this source tree, with ``+`` when it has been changed since; None outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.strip() + ("+" if status.stdout.strip() else "")

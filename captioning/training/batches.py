@@ -11,14 +11,16 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from captioning.base.backend import compiles_per_shape
 from captioning.features.store import FeatureStore, View
 from captioning.pictures.loading import load_varied
+from captioning.words.padding import pad
 from captioning.words.tokenizer import tokenize
 from captioning.words.vocabulary import PAD, Vocabulary
 from config import Config
 
 # Batches are trimmed to a multiple of this many tokens. JAX compiles anew for every width, so it should meet few.
-_ROUND_TO = 4 if keras.backend.backend() == "jax" else 1
+_ROUND_TO = 4 if compiles_per_shape() else 1
 # Captions are sorted by length within this many shuffled batches: enough to pad little, too few to lose randomness.
 _POOL_BATCHES = 50
 # Captions with these words are wrong of a mirrored image.
@@ -134,11 +136,9 @@ class CaptionBatches(keras.utils.PyDataset):
 
     def _read_tokens(self, captions: np.ndarray) -> np.ndarray:
         """Token ids int32 ``(len(captions), T + 1)`` from ``<start>`` on, padded."""
-        tokens = np.full((len(captions), self._width(captions) + 1), PAD, dtype=np.int32)
-        for row, caption in enumerate(captions):
-            start, length = self.offsets[caption], self.lengths[caption]
-            tokens[row, :length] = self.tokens[start : start + length]
-        return tokens
+        starts, lengths = self.offsets[captions], self.lengths[captions]
+        rows = [self.tokens[start : start + length] for start, length in zip(starts, lengths, strict=True)]
+        return pad(rows, self._width(captions) + 1)
 
     def _read_features(self, captions: np.ndarray) -> np.ndarray:
         """Features ``(len(captions), R, D)`` of the captions' images, as they look in this epoch."""
@@ -221,7 +221,7 @@ class ImageBatches(CaptionBatches):
 
     def _fill_up(self, tokens: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """On JAX, which compiles anew for every number of captions too, few of these: by rows of padding, of the first image."""
-        if keras.backend.backend() != "jax":
+        if not compiles_per_shape():
             return tokens, image
         missing = -len(tokens) % max(1, self.batch_size // 8)
         return np.pad(tokens, ((0, missing), (0, 0)), constant_values=PAD), np.pad(image, (0, missing))
@@ -277,7 +277,7 @@ class PixelBatches(ImageBatches):
 
     def _width(self, batch):
         # On JAX all are as wide as the longest caption: to compile encoder and decoder once more costs more than padding.
-        return self._full_width() if keras.backend.backend() == "jax" else super()._width(batch)
+        return self._full_width() if compiles_per_shape() else super()._width(batch)
 
     def __getitem__(self, index: int):
         captions, tokens, image, rows = self._read_images(index)
@@ -290,19 +290,3 @@ class PixelBatches(ImageBatches):
     def _load(self, row: int) -> np.ndarray:
         rng = np.random.default_rng((self.seed, self.epoch, row))
         return load_varied(self.paths[row], self.config.image_size, self.config.crop, self.config.colour_jitter, rng)
-
-
-class FeatureBatches(keras.utils.PyDataset):
-    """Features of images in order, in batches of one size: the last is filled up with its last image."""
-
-    def __init__(self, store: FeatureStore, file_names: Sequence[str], batch_size: int, workers: int = 1):
-        super().__init__(workers=workers, max_queue_size=4)
-        self.store, self.batch_size = store, min(batch_size, len(file_names))
-        rows = np.asarray([store.rows[name] for name in file_names], dtype=np.int64)
-        self.rows = np.pad(rows, (0, -len(rows) % self.batch_size), mode="edge")
-
-    def __len__(self) -> int:
-        return len(self.rows) // self.batch_size
-
-    def __getitem__(self, index: int):
-        return (self.store.read(self.rows[index * self.batch_size : (index + 1) * self.batch_size]),)

@@ -14,33 +14,31 @@ import keras
 import numpy as np
 from keras import ops
 
+from captioning.base.errors import UserError
+from captioning.base.script import hide_progress
 from captioning.decoders.build import DECODERS
+from captioning.features.batches import FeatureBatches
 from captioning.features.encoder import let_learn
+from captioning.features.extraction import extract_features
 from captioning.features.folding import FoldedEncoder
+from captioning.features.prepared import Prepared
 from captioning.features.store import FeatureStore
 from captioning.metrics import scores as metrics
 from captioning.metrics.recall import CUTS, SIDES
+from captioning.reports.curves import draw_curves
 from captioning.retrieval.aligner import Aligner
 from captioning.retrieval.contrast import AlignmentTrainer
 from captioning.retrieval.index import neighbours
 from captioning.retrieval.ranking import score
 from captioning.storage.runs import Run
-from captioning.training.batches import (
-    CaptionBatches,
-    FeatureBatches,
-    GroupedBatches,
-    PairBatches,
-    PixelBatches,
-    ReferenceBatches,
-)
+from captioning.training.batches import CaptionBatches, GroupedBatches, PairBatches, PixelBatches, ReferenceBatches
 from captioning.training.cross_entropy import CaptionTrainer
 from captioning.training.fine_tuning import PixelTrainer
 from captioning.training.self_critical import Rewards, SelfCritic, SelfCriticalTrainer
 from captioning.words.tokenizer import tokenize
 from captioning.words.vocabulary import Vocabulary
-from config import Config, UserError, hide_progress, search_name
+from config import Config, search_name
 from model import Captioner
-from preprocessing import Prepared, extract_features
 
 
 @keras.saving.register_keras_serializable(package="captioning")
@@ -263,7 +261,7 @@ class Recorder(keras.callbacks.Callback):
         for path in folder.glob("*.weights.h5"):
             if path not in [self.run.checkpoint(which) for which in ("last", "best", "encoder")]:
                 path.unlink()
-        self.run.draw_curves()
+        draw_curves(self.run)
 
     def _summary(self, line: dict[str, float]) -> str:
         return (

@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 from tqdm import tqdm
 
+from captioning.base.script import hide_progress
 from captioning.decoders.build import Decoder
 from captioning.metrics import scores as metrics
 from captioning.search import search as decoding
@@ -21,7 +22,7 @@ from captioning.training.batches import ReferenceBatches, round_width
 from captioning.training.cross_entropy import CaptionTrainer, word_nll
 from captioning.words.tokenizer import tokenize
 from captioning.words.vocabulary import END, PAD, START, Vocabulary
-from config import Config, hide_progress
+from config import Config
 from model import Search
 
 # Draws are whole numbers below this: as floats, Keras would round them to the few bits of a reduced precision.

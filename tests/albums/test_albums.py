@@ -17,7 +17,8 @@ from PIL import Image
 
 from captioning.albums import album as albums
 from captioning.albums.album import caption_album, list_pictures, made_with, read_lines, write_metadata
-from config import Config, UserError
+from captioning.base.errors import UserError
+from config import Config
 
 CONFIG = Config(image_size=32, extract_batch_size=4, workers=2)
 SETTINGS = {"folder": "here", "models": ["0" * 20], "beam_size": 3}

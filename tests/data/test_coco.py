@@ -3,8 +3,9 @@
 import pytest
 from layouts import TRAIN, VAL, captions_file, coco_files, pack, warning, write_files
 
+from captioning.base.errors import UserError
 from captioning.data import datasets
-from config import Config, UserError
+from config import Config
 
 
 def read(folder, year: str = "2017") -> datasets.CaptionDataset:

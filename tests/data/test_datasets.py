@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 from layouts import TOKENS, flickr8k_files, names, pack, warning, write_files
 
+from captioning.base.errors import UserError
 from captioning.data import datasets
-from config import Config, UserError
+from config import Config
 
 
 def read_flickr8k(folder: Path) -> datasets.CaptionDataset:

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from captioning.base.errors import UserError
 from captioning.data import download
-from config import Config, UserError
+from config import Config
 
 DATA = bytes(range(256)) * 2000  # 512,000 bytes
 PIECE = download._PIECE

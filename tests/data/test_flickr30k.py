@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from layouts import karpathy_image, warning, write_files
 
+from captioning.base.errors import UserError
 from captioning.data import datasets
-from config import Config, UserError
+from config import Config
 
 NAMES = "abcdefghij"
 TOKENS = "".join(f"{name}.jpg#{k}\tcaption {k} of {name} .\n" for name in NAMES for k in (0, 1))

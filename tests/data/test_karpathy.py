@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from layouts import karpathy_image, pack, warning, write_files
 
+from captioning.base.errors import UserError
 from captioning.data import datasets
-from config import Config, UserError
+from config import Config
 
 # Of COCO: id, folder and split. A training image of 2014 is named after its folder.
 COCO = [

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from captioning.base.errors import UserError
 from captioning.data import scenes as demo
 from captioning.data.scenes import Scene, Thing
-from config import UserError
 
 SCENE = Scene(
     Thing("red", "ball", "small", 60, 190), "left of", Thing("blue", "cube", "large", 164, 190), "wooden", "brick"

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from keras import ops
 
-from captioning.decoders.ensemble import Ensemble, EnsembleBatches
+from captioning.base.errors import UserError
+from captioning.features.batches import EnsembleBatches, FeatureBatches
 from captioning.features.encoder import build_encoder
-from captioning.training.batches import FeatureBatches
 from captioning.words.vocabulary import Vocabulary
-from config import Config, UserError
-from model import Captioner
+from config import Config
+from model import Captioner, Ensemble
 
 WORDS = Vocabulary([f"word{i}" for i in range(20)])
 SIZES = {"image_size": 32, "embedding_size": 8, "hidden_size": 8, "max_caption_length": 6}

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from helpers import PIECES
 
-from captioning.embeddings.arrays import SPARE, load_arrays, load_pretrained, read_wordpieces, save_arrays
+from captioning.base.errors import UserError
+from captioning.base.files import load_arrays, save_arrays
+from captioning.embeddings.arrays import SPARE, load_pretrained, read_wordpieces
 from captioning.words.vocabulary import Vocabulary
-from config import Config, UserError
+from config import Config
 
 WORDS = Vocabulary(["a", "dog", "cat", "t-shirt", "skateboarder", "café", "'s"]).words
 A, DOG, CAT, T_SHIRT, SKATEBOARDER, CAFE, S = range(4, 11)

@@ -16,6 +16,7 @@ from PIL import Image
 from running import refused, script
 
 import export
+from captioning.base.errors import UserError
 from captioning.data.predictions import read_predictions
 from captioning.data.records import ImageRecord
 from captioning.exports import reading as exported
@@ -24,7 +25,7 @@ from captioning.exports.reading import KINDS, Exported, compare
 from captioning.pictures.loading import load_image
 from captioning.search import search as decoding
 from captioning.words.vocabulary import Vocabulary
-from config import Config, UserError
+from config import Config
 from model import Captioner
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are made under TensorFlow")

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from captioning.base.errors import UserError
 from captioning.features import encoder as encoders
-from config import Config, UserError
+from config import Config
 
 
 def pixels(count: int, size: int) -> np.ndarray:

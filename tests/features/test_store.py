@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from helpers import OPTIONS, ROOT, fake_encoder, fake_pixels
 
+from captioning.base.errors import UserError
 from captioning.features.store import FeatureStore, StoreKey, digest_images, extract
 from captioning.pictures.loading import UnreachableImage, UnreadableImage
-from config import UserError
 
 KEY = StoreKey("fake", "w" * 64, "recipe-1", 32, 1, "float16", "i" * 64)
 SHAPE = (2, 3)

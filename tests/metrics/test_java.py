@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from captioning.base.errors import UserError
 from captioning.metrics import java
-from config import UserError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for java is a shell script")
 

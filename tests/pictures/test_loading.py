@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from captioning.base.errors import UserError
 from captioning.pictures import loading as images
-from config import UserError
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

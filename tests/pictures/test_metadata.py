@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
+from captioning.base.errors import UserError
 from captioning.pictures import metadata as xmp
 from captioning.pictures.metadata import UnwritableMetadata, with_description, write_caption
-from config import UserError
 
 LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
 OLD_TIME = 1_000_000_000

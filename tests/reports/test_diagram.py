@@ -6,8 +6,9 @@ from xml.etree import ElementTree
 import pytest
 from helpers import ROOT
 
+from captioning.command_line.resolving import preset
 from captioning.reports.diagram import architecture
-from config import Config, preset
+from config import Config
 
 
 def texts(svg: str) -> list[str]:

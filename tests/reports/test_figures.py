@@ -5,10 +5,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from captioning.base.errors import UserError
 from captioning.data import scenes as demo
 from captioning.pictures.loading import UnreadableImage
 from captioning.reports import figures
-from config import UserError
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from captioning.base.errors import UserError
 from captioning.data.records import CaptionDataset, ImageRecord
 from captioning.features.encoder import build_encoder
+from captioning.features.prepared import Prepared
 from captioning.features.store import StoreKey, View, extract
 from captioning.retrieval.aligner import Aligner
 from captioning.retrieval.contrast import AlignmentTrainer, contrast
@@ -18,9 +20,9 @@ from captioning.storage.runs import Run
 from captioning.training.batches import PairBatches
 from captioning.training.loop import AlignmentRecorder, fit
 from captioning.words.vocabulary import END, PAD, START, UNK
-from config import Config, UserError
+from config import Config
 from model import Captioner
-from preprocessing import Prepared, fit_vocabulary
+from preprocessing import fit_vocabulary
 
 V = 11
 COLOURS = ["red", "green", "blue"]

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from captioning.base.errors import UserError
 from captioning.pictures.loading import UnreachableImage, UnreadableImage
 from captioning.retrieval import index
 from captioning.retrieval.index import ImageIndex, nearest, update
-from config import UserError
 
 J = 4
 

@@ -10,9 +10,10 @@ import pytest
 from layouts import VAL, coco_files, write_files
 
 import evaluate
+from captioning.base.errors import UserError
 from captioning.data.records import ImageRecord
 from captioning.metrics import scores as metrics
-from config import Config, UserError
+from config import Config
 
 
 def record(image_id: int, *captions: str) -> ImageRecord:

@@ -8,9 +8,11 @@ import pytest
 from keras import layers
 from PIL import Image
 
+from captioning.base.errors import UserError
+from captioning.data.aside import put_aside
 from captioning.data.records import CaptionDataset, ImageRecord
-from config import Config, UserError
-from preprocessing import prepare, put_aside
+from config import Config
+from preprocessing import prepare
 
 
 @pytest.fixture

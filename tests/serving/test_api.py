@@ -17,9 +17,10 @@ pytest.importorskip("python_multipart")
 pytest.importorskip("httpx2")
 from fastapi.testclient import TestClient
 
+from captioning.base.errors import UserError
 from captioning.serving import api
 from captioning.serving.engine import MAX_BEAM, Engine, Model
-from config import Config, UserError
+from config import Config
 
 
 class FakeCaptioner:

@@ -18,8 +18,10 @@ from helpers import ROOT
 from PIL import Image
 
 import app
+from captioning.base.errors import UserError
+from captioning.command_line.options import make_parser
 from captioning.words.vocabulary import Vocabulary
-from config import Config, UserError, make_parser
+from config import Config
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")

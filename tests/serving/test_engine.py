@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from captioning.base.errors import UserError
 from captioning.pictures.loading import UnreadableImage, load_image
 from captioning.serving import engine as serving
 from captioning.serving.engine import (
@@ -26,7 +27,7 @@ from captioning.serving.engine import (
     WrongType,
     read_picture,
 )
-from config import Config, UserError
+from config import Config
 
 CONFIG = Config(image_size=32, beam_size=3, length_penalty=0.7)
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from captioning.base.errors import UserError
 from captioning.storage import runs
 from captioning.storage.runs import Run
 from captioning.words.vocabulary import Vocabulary
-from config import Config, UserError
+from config import Config
 
 WORDS = Vocabulary(["dog", "café"])
 

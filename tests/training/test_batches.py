@@ -6,15 +6,9 @@ import pytest
 from keras import ops
 from PIL import Image
 
+from captioning.features.batches import FeatureBatches
 from captioning.features.store import View
-from captioning.training.batches import (
-    CaptionBatches,
-    FeatureBatches,
-    GroupedBatches,
-    ImageBatches,
-    PixelBatches,
-    ReferenceBatches,
-)
+from captioning.training.batches import CaptionBatches, GroupedBatches, ImageBatches, PixelBatches, ReferenceBatches
 from captioning.words.vocabulary import END, PAD, START, Vocabulary
 from config import Config
 

@@ -6,6 +6,7 @@ import pytest
 from keras import layers, ops
 from PIL import Image
 
+from captioning.base.errors import UserError
 from captioning.data.records import CaptionDataset, ImageRecord
 from captioning.features.encoder import build_encoder, let_learn
 from captioning.storage.runs import Run
@@ -14,7 +15,7 @@ from captioning.training.cross_entropy import CaptionTrainer
 from captioning.training.fine_tuning import PixelTrainer
 from captioning.training.loop import Recorder, fit, make_tuning_optimizer
 from captioning.words.vocabulary import Vocabulary
-from config import Config, UserError
+from config import Config
 from model import Captioner
 from preprocessing import fit_vocabulary, prepare
 

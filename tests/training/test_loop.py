@@ -13,9 +13,11 @@ import pytest
 from helpers import fake_arrays
 from keras import layers, ops
 
+from captioning.base.errors import UserError
 from captioning.data.records import CaptionDataset, ImageRecord
 from captioning.decoders.build import build_decoder
 from captioning.features.encoder import build_encoder
+from captioning.features.prepared import Prepared
 from captioning.features.store import StoreKey, View, extract
 from captioning.storage.runs import Run
 from captioning.training import loop as training
@@ -23,9 +25,9 @@ from captioning.training.cross_entropy import CaptionTrainer
 from captioning.training.loop import Recorder, WarmUp, fit, make_optimizer
 from captioning.training.self_critical import SelfCritic
 from captioning.words.vocabulary import END, PAD, START, UNK
-from config import Config, UserError
+from config import Config
 from model import Caption, Captioner
-from preprocessing import Prepared, fit_vocabulary
+from preprocessing import fit_vocabulary
 
 V = 11
 

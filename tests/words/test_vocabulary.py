@@ -5,10 +5,10 @@ import random
 import numpy as np
 import pytest
 
+from captioning.base.errors import UserError
 from captioning.search import search as decoding
 from captioning.words import vocabulary
 from captioning.words.vocabulary import END, PAD, START, UNK, Vocabulary
-from config import UserError
 
 CAPTIONS = ["A dog runs .", "A dog sits .", "The man's dog", "A cat"]
 

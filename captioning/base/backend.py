@@ -1,0 +1,67 @@
+"""The one place that asks which backend Keras runs on, and that touches what Keras keeps to itself.
+
+All other code is written in ``keras.ops`` and Keras layers and is the same on every backend. Each function below says why
+its backend needs something else. This module imports Keras only inside its functions.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def backend_name() -> str:
+    """``"tensorflow"``, ``"jax"`` or ``"torch"``: the backend that Keras runs on."""
+    import keras
+
+    return keras.backend.backend()
+
+
+def compiles_per_shape() -> bool:
+    """Whether every new shape of a batch costs a compilation, so that batches should come in few shapes.
+
+    JAX compiles a program for each shape. TensorFlow traces with open dimensions and PyTorch runs eagerly.
+    """
+    return backend_name() == "jax"
+
+
+def compiles_scans() -> bool:
+    """Whether XLA can compile a model that calls ``ops.scan`` over a number of steps that is not fixed.
+
+    On TensorFlow ``ops.scan`` grows TensorArrays, which XLA takes only where the number of steps is a constant.
+    """
+    return backend_name() != "tensorflow"
+
+
+def devices() -> list[str]:
+    """The devices that Keras computes on, such as ``["cpu:0"]``. Keras lists none for PyTorch, so PyTorch is asked."""
+    import keras
+
+    if backend_name() == "torch":
+        import torch
+
+        return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
+    return keras.distribution.list_devices()
+
+
+def models_within(model: Any) -> list[Any]:
+    """``model`` and every Keras model nested in it, each once. Keras has no public way to list nested models."""
+    import keras
+
+    found = {id(part): part for part in model._flatten_layers() if isinstance(part, keras.Model)}
+    return list(found.values())
+
+
+def graph_nodes(model: Any) -> Iterator[Any]:
+    """The nodes of the graph of a functional or sequential ``model``; none of a subclassed one.
+
+    A node has ``operation``, ``input_tensors`` and ``outputs``. Keras' public interface shows layers but not who reads
+    whose output. A sequential model keeps its graph in a functional one.
+    """
+    graph = graph_of(model)
+    if graph is not None:
+        yield from (node for level in graph._nodes_by_depth.values() for node in level)
+
+
+def graph_of(model: Any) -> Any | None:
+    """The functional model that holds the graph of ``model``, or None for a subclassed one."""
+    graph = getattr(model, "_functional", None) or model
+    return graph if hasattr(graph, "_nodes_by_depth") else None

@@ -1,0 +1,38 @@
+"""Batches of the features of images, in order."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from captioning.features.store import FeatureStore
+
+
+class FeatureBatches(keras.utils.PyDataset):
+    """Features of images in order, in batches of one size: the last is filled up with its last image."""
+
+    def __init__(self, store: FeatureStore, file_names: Sequence[str], batch_size: int, workers: int = 1):
+        super().__init__(workers=workers, max_queue_size=4)
+        self.store, self.batch_size = store, min(batch_size, len(file_names))
+        rows = np.asarray([store.rows[name] for name in file_names], dtype=np.int64)
+        self.rows = np.pad(rows, (0, -len(rows) % self.batch_size), mode="edge")
+
+    def __len__(self) -> int:
+        return len(self.rows) // self.batch_size
+
+    def __getitem__(self, index: int):
+        return (self.store.read(self.rows[index * self.batch_size : (index + 1) * self.batch_size]),)
+
+
+class EnsembleBatches(keras.utils.PyDataset):
+    """Batches of the same images from the store of each member: ``((features, ...),)``."""
+
+    def __init__(self, members: Sequence[FeatureBatches]):
+        super().__init__(workers=members[0].workers, max_queue_size=4)
+        self.members = members
+
+    def __len__(self) -> int:
+        return len(self.members[0])
+
+    def __getitem__(self, index: int):
+        return (tuple(member[index][0] for member in self.members),)
