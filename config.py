@@ -23,6 +23,36 @@ PRETRAINED = ROOT / "pretrained"
 POCKET = PRETRAINED / "pocket.zip"
 
 
+def own_fields(group: type[BaseModel]) -> list[str]:
+    """The names of the settings that ``group`` declares itself, without those of the groups that it extends."""
+    return [name for name in group.model_fields if name in group.__annotations__]
+
+
+class MachineSettings(BaseModel):
+    """Machine and folders"""
+
+    workers: int = Field(2, ge=1, description="threads that read batches")
+    run_dir: str = Field("runs", description="folder that holds the run folders")
+    backend: Literal["", "tensorflow", "jax", "torch"] = Field(
+        "", description="Keras backend; empty: KERAS_BACKEND, else Keras' own choice"
+    )
+
+
+class CaptionSettings(BaseModel):
+    """Captions"""
+
+    max_caption_length: int = Field(
+        30, ge=1, description="words kept of a caption in training, and produced at most in decoding"
+    )
+    vocabulary: Literal["words", "wordpieces"] = Field(
+        "words",
+        description="what captions are made of: words, or the WordPieces of bert, of which rare words are put together; min_length, max_caption_length and no_repeat_ngram count these",
+    )
+    vocab_threshold: int = Field(
+        5, ge=1, description="a word enters the vocabulary when the training captions hold it this often"
+    )
+
+
 class DataSettings(BaseModel):
     """Data"""
 
@@ -59,19 +89,9 @@ class DataSettings(BaseModel):
         (),
         description="md5:HEX or sha256:HEX of each archive, in the order of download_urls; empty: the digests are printed, not checked",
     )
-    max_caption_length: int = Field(
-        30, ge=1, description="words kept of a caption in training, and produced at most in decoding"
-    )
-    vocabulary: Literal["words", "wordpieces"] = Field(
-        "words",
-        description="what captions are made of: words, or the WordPieces of bert, of which rare words are put together; min_length, max_caption_length and no_repeat_ngram count these",
-    )
-    vocab_threshold: int = Field(
-        5, ge=1, description="a word enters the vocabulary when the training captions hold it this often"
-    )
 
 
-class EncoderSettings(BaseModel):
+class EncoderSettings(MachineSettings):
     """Encoder and features"""
 
     encoder: str = Field(
@@ -94,7 +114,7 @@ class EncoderSettings(BaseModel):
     extract_batch_size: int = Field(32, ge=1, description="images per encoder batch")
 
 
-class DecoderSettings(BaseModel):
+class DecoderSettings(CaptionSettings):
     """Decoder"""
 
     decoder: Literal["merge", "inject", "attention", "adaptive", "transformer"] = Field(
@@ -151,7 +171,7 @@ EMBEDDING_SETTINGS: dict[str, tuple[str, ...]] = {
 }
 
 
-class AlignmentSettings(BaseModel):
+class AlignmentSettings(DecoderSettings):
     """Alignment (stage=align)"""
 
     text_encoder: Literal["gru", "bigru"] = Field(
@@ -168,7 +188,58 @@ class AlignmentSettings(BaseModel):
     margin: float = Field(0.2, gt=0, le=2, description="cosine by which the right one should lead (triplet)")
 
 
-class TrainingSettings(BaseModel):
+class BatchSettings(CaptionSettings, MachineSettings):
+    """Batches"""
+
+    batch_size: int = Field(
+        64,
+        ge=1,
+        description="captions per batch (about as many with the transformer, whose batches hold whole images); images, in finetune with all their captions, in scst",
+    )
+    mirror: bool = Field(
+        False,
+        description="train on mirrored images too, half of the time (from feature stores of their own while the encoder is frozen); captions that say left or right never meet one",
+    )
+    crops: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="train on so many random crops of every training image too, the same for every seed, each with a feature store of its own; with mirror every other one is mirrored. A caption meets the image or any of these, drawn anew in each epoch (frozen encoder)",
+    )
+    crop: float = Field(
+        0.7, gt=0, le=1, description="least share of a picture that a random crop keeps; 1: all of it (finetune, crops)"
+    )
+    colour_jitter: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="most that brightness, contrast and saturation change at random, as a share; little, because captions name colours (finetune, crops)",
+    )
+    seed: int = Field(0, ge=0, description="seed of initial weights, shuffling and dropout")
+
+
+class OptimizerSettings(BaseModel):
+    """Optimiser"""
+
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="adam, adamw (weight decay) or sgd")
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="constant, or cosine decay to 1%% of the peak over all epochs"
+    )
+    warmup_steps: int = Field(0, ge=0, description="batches of linear warm-up from zero")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (optimizer=adamw)")
+    clip_norm: float = Field(5.0, ge=0, description="global gradient norm that is clipped to; 0: no clipping")
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay per batch of a moving average of the weights, which then is what captions and is kept (less in the first batches); 0: none",
+    )
+    accumulate: int = Field(1, ge=1, description="batches whose gradients make one update")
+    epochs: int = Field(20, ge=1, description="passes over the training captions")
+
+
+class TrainingSettings(BatchSettings, OptimizerSettings):
     """Training"""
 
     stage: Literal["xe", "finetune", "scst", "align"] = Field(
@@ -185,15 +256,6 @@ class TrainingSettings(BaseModel):
         description="encoder layers that learn, counted from its output, of those with a kernel (ResNet50: 10 are its last stage, 29 the last two); 0: all (finetune)",
     )
     encoder_learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of the encoder (finetune)")
-    crop: float = Field(
-        0.7, gt=0, le=1, description="least share of a picture that a random crop keeps; 1: all of it (finetune, crops)"
-    )
-    colour_jitter: float = Field(
-        0.1,
-        ge=0,
-        lt=1,
-        description="most that brightness, contrast and saturation change at random, as a share; little, because captions name colours (finetune, crops)",
-    )
     samples: int = Field(5, ge=2, le=100, description="captions drawn per image (scst)")
     baseline: Literal["others", "greedy"] = Field(
         "others",
@@ -205,14 +267,6 @@ class TrainingSettings(BaseModel):
         le=1,
         description="share of cross-entropy in the loss, which keeps sentences whole; it is of one reference an image, drawn anew in each epoch (scst)",
     )
-    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="adam, adamw (weight decay) or sgd")
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
-    schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="constant, or cosine decay to 1%% of the peak over all epochs"
-    )
-    warmup_steps: int = Field(0, ge=0, description="batches of linear warm-up from zero")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (optimizer=adamw)")
-    clip_norm: float = Field(5.0, ge=0, description="global gradient norm that is clipped to; 0: no clipping")
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="probability mass spread over the whole vocabulary in the training loss"
     )
@@ -223,29 +277,6 @@ class TrainingSettings(BaseModel):
         0.0,
         ge=0,
         description="weight of the doubly stochastic penalty, which asks a caption to look at all regions alike (attention, transformer)",
-    )
-    ema_decay: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="decay per batch of a moving average of the weights, which then is what captions and is kept (less in the first batches); 0: none",
-    )
-    accumulate: int = Field(1, ge=1, description="batches whose gradients make one update")
-    mirror: bool = Field(
-        False,
-        description="train on mirrored images too, half of the time (from feature stores of their own while the encoder is frozen); captions that say left or right never meet one",
-    )
-    crops: int = Field(
-        0,
-        ge=0,
-        le=64,
-        description="train on so many random crops of every training image too, the same for every seed, each with a feature store of its own; with mirror every other one is mirrored. A caption meets the image or any of these, drawn anew in each epoch (frozen encoder)",
-    )
-    epochs: int = Field(20, ge=1, description="passes over the training captions")
-    batch_size: int = Field(
-        64,
-        ge=1,
-        description="captions per batch (about as many with the transformer, whose batches hold whole images); images, in finetune with all their captions, in scst",
     )
     monitor: Literal["bleu4", "cider", "loss", "recall"] = Field(
         "bleu4",
@@ -264,19 +295,13 @@ class TrainingSettings(BaseModel):
         "float32",
         description="what the decoder or the towers compute in while they train and are scored on dev, and an encoder while it learns; weights, frozen encoders and what comes out of training stay float32. bfloat16 suits CPUs and GPUs that have it, float16 suits GPUs (Keras scales the loss)",
     )
-    workers: int = Field(2, ge=1, description="threads that read batches")
-    seed: int = Field(0, ge=0, description="seed of initial weights, shuffling and dropout")
-    run_dir: str = Field("runs", description="folder that holds the run folders")
-    backend: Literal["", "tensorflow", "jax", "torch"] = Field(
-        "", description="Keras backend; empty: KERAS_BACKEND, else Keras' own choice"
-    )
 
 
 # Settings of one stage only.
 STAGE_SETTINGS: dict[str, tuple[str, ...]] = {
     "finetune": ("tuned_layers", "encoder_learning_rate"),
     "scst": ("samples", "baseline", "xe_share"),
-    "align": tuple(AlignmentSettings.model_fields),
+    "align": tuple(own_fields(AlignmentSettings)),
 }
 
 # Settings of random crops, which stage=finetune makes anew in every epoch, and other stages where crops asks for some.
@@ -294,7 +319,7 @@ _UNUSED: dict[str, tuple[str, ...]] = {
 }
 
 
-class DecodingSettings(BaseModel):
+class DecodingSettings(CaptionSettings):
     """Decoding"""
 
     beam_size: int = Field(3, ge=1, le=100, description="hypotheses kept per image; 1 is greedy search")
@@ -309,7 +334,7 @@ class DecodingSettings(BaseModel):
     decode_batch_size: int = Field(100, ge=1, description="images captioned at once")
 
 
-class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSettings, EncoderSettings, DataSettings):
+class Config(DecodingSettings, TrainingSettings, AlignmentSettings, EncoderSettings, DataSettings):
     """All settings of a run. Immutable; ``with_overrides`` gives a changed, validated copy."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -417,7 +442,7 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, DecoderSetti
 
     def decoding(self) -> dict[str, Any]:
         """The settings that decide which captions come out of a search, by name."""
-        names = [*DecodingSettings.model_fields.keys() - {"decode_batch_size"}, "max_caption_length"]
+        names = [*set(own_fields(DecodingSettings)) - {"decode_batch_size"}, "max_caption_length"]
         return {name: getattr(self, name) for name in sorted(names)}
 
     def to_json(self) -> str:
@@ -554,16 +579,18 @@ STAGES: dict[str, dict[str, Any]] = {
 }
 
 # What the encoder and the vocabulary of a captioner were made for, and what all its weights were.
-KEPT_SETTINGS = set(EncoderSettings.model_fields) - {"feature_dir", "extract_batch_size"}
+KEPT_SETTINGS = set(own_fields(EncoderSettings)) - {"feature_dir", "extract_batch_size"}
 KEPT_SETTINGS |= {"vocabulary", "vocab_threshold"}
-SHAPING_SETTINGS = KEPT_SETTINGS | set(DecoderSettings.model_fields) - {"dropout"}
+SHAPING_SETTINGS = KEPT_SETTINGS | set(own_fields(DecoderSettings)) - {"dropout"}
 
 # Fixed by training: scripts that load a trained captioner refuse to change these.
 TRAINED_SETTINGS = (
-    set(EncoderSettings.model_fields) - {"feature_dir", "extract_batch_size"}
-    | set(DecoderSettings.model_fields)
-    | set(AlignmentSettings.model_fields)
-    | set(TrainingSettings.model_fields) - {"workers", "run_dir", "backend"}
+    set(own_fields(EncoderSettings)) - {"feature_dir", "extract_batch_size"}
+    | set(own_fields(DecoderSettings))
+    | set(own_fields(AlignmentSettings))
+    | set(own_fields(BatchSettings))
+    | set(own_fields(OptimizerSettings))
+    | set(own_fields(TrainingSettings))
     | {"vocabulary", "vocab_threshold"}
 )
 

@@ -7,12 +7,17 @@ from config import (
     PRESETS,
     STAGES,
     AlignmentSettings,
+    BatchSettings,
+    CaptionSettings,
     Config,
     DataSettings,
     DecoderSettings,
     DecodingSettings,
     EncoderSettings,
+    MachineSettings,
+    OptimizerSettings,
     TrainingSettings,
+    own_fields,
 )
 
 
@@ -20,14 +25,19 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add one option per setting, in groups, each left unset unless typed. The help states default and meaning."""
     for group in (
         DataSettings,
+        CaptionSettings,
         EncoderSettings,
         DecoderSettings,
         AlignmentSettings,
         TrainingSettings,
+        BatchSettings,
+        OptimizerSettings,
         DecodingSettings,
+        MachineSettings,
     ):
         section = parser.add_argument_group(f"settings: {group.__doc__}")
-        for name, field in group.model_fields.items():
+        for name in own_fields(group):
+            field = group.model_fields[name]
             text = f"{field.description} [default: {_shown_default(name)}]"
             kwargs: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS, "dest": f"setting:{name}"}
             if field.annotation is bool:
