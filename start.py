@@ -21,8 +21,8 @@ LOCK = "requirements.lock"
 def set_up(extras: str) -> None:
     """Make .venv and install this project into it, in the versions of the lock file, unless that has been done.
 
-    ``extras`` are names from ``pyproject.toml`` in square brackets, or an empty string. A file in .venv holds a digest of
-    the lists of dependencies, so a change of them installs anew.
+    ``extras`` are names from ``pyproject.toml`` in square brackets, or an empty string. A file in .venv holds a digest
+    of the lists of dependencies, so a change of them installs anew.
     """
     if not PYTHON.exists():
         print(f"making {VENV}", flush=True)
