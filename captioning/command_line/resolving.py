@@ -64,7 +64,7 @@ def _fresh(trained: Config, typed: Mapping[str, Any]) -> dict[str, Any]:
     """
     wanted = trained.model_copy(update={**typed, "stage": trained.stage})
     fresh = {}
-    for name in _settings_of_stages():
+    for name in settings_of_stages():
         others = [condition for condition in rules_of(Config, name).only if "stage" not in condition]
         if not any(holds(trained, condition) and holds(wanted, condition) for condition in others):
             fresh[name] = Config.model_fields[name].default
@@ -78,11 +78,11 @@ def _at_stage(settings: Config, stage: str, changes: Mapping[str, Any] | None = 
     """
     changed = {**(changes or {}), **STAGES.get(stage, {}), "stage": stage}
     at_stage = settings.model_copy(update=changed)
-    unread = [name for name in Config.model_fields if refusal(at_stage, name) and name not in _settings_of_stages()]
+    unread = [name for name in Config.model_fields if refusal(at_stage, name) and name not in settings_of_stages()]
     return settings.with_overrides({name: Config.model_fields[name].default for name in unread} | changed)
 
 
-def _settings_of_stages() -> list[str]:
+def settings_of_stages() -> list[str]:
     """The settings that only some stages read."""
     return [
         name for name in Config.model_fields if any("stage" in condition for condition in rules_of(Config, name).only)
