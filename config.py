@@ -4,15 +4,6 @@
     python config.py --preset demo --epochs 3
     python config.py --presets              # what each preset is for, how long it takes, what it scores
 
-How to read a declaration (``captioning/base/settings.py`` has all of it):
-
-    setting(default, meaning,
-        only={"decoder": ("merge", "inject")},   # read only with these choices; elsewhere it must be at its default
-        never={"stage": ("align",)},             # not read with these choices; there it must be at its default
-        fixed="decoder",                         # a trained captioner keeps it; see ``setting`` for the other words
-        resumable=True,                          # train.py --resume may change it
-        ge=1)                                    # bounds: ge, gt, le, lt
-
 This module does not import Keras. The backend must be chosen before Keras is first imported, and it is a setting.
 """
 
@@ -34,13 +25,27 @@ ROOT = Path(__file__).parent
 PRETRAINED = ROOT / "pretrained"
 POCKET = PRETRAINED / "pocket.zip"
 
+# How to read a declaration (``setting`` in captioning/base/settings.py has the details):
+#
+#     setting(
+#         default,
+#         "meaning",
+#         only={"decoder": ("merge", "inject")},  # read only with these choices; elsewhere it must be at its default
+#         never={"stage": ("align",)},            # not read with these choices; there it must be at its default
+#         tolerated=True,                         # where nothing reads it, it may have any value
+#         fixed="decoder",                        # until when it stays: "training", "decoder" or "model"
+#         resumable=True,                         # train.py --resume may change it
+#         ge=1,                                   # bounds: ge, gt, le, lt
+#     )
+
 
 class DataSettings(BaseModel):
     """Data"""
 
     dataset: Literal["flickr8k", "flickr30k", "coco", "karpathy", "demo", "folder"] = setting(
         "flickr8k",
-        "flickr8k, flickr30k or coco: in the layout of their publishers; karpathy: a Karpathy split file with the images of one of these; demo: generated scenes; folder: your own images with a captions file",
+        "flickr8k, flickr30k or coco: in the layout of their publishers; karpathy: a Karpathy split file with the "
+        "images of one of these; demo: generated scenes; folder: your own images with a captions file",
     )
     data_dir: str = setting(
         "data/flickr8k",
@@ -49,7 +54,8 @@ class DataSettings(BaseModel):
     )
     captions_file: str | None = setting(
         None,
-        "folder: the captions, as .csv (columns image,caption[,split]) or .jsonl; karpathy: the split file, such as dataset_coco.json; flickr30k: the split file, if there is one; none: no file",
+        "folder: the captions, as .csv (columns image,caption[,split]) or .jsonl; karpathy: the split file, such as "
+        "dataset_coco.json; flickr30k: the split file, if there is one; none: no file",
         only={"dataset": ("folder", "karpathy", "flickr30k")},
     )
     coco_year: Literal["2014", "2017"] = setting(
@@ -90,13 +96,15 @@ class DataSettings(BaseModel):
     )
     download_urls: tuple[str, ...] = setting(
         (),
-        "where preprocessing.py --download finds the archives of the data set, comma-separated; unset: where they are published (see captioning/data/download.py)",
+        "where preprocessing.py --download finds the archives of the data set, comma-separated; unset: where they are "
+        "published (see captioning/data/download.py)",
         only={"dataset": ("flickr8k", "coco", "karpathy")},
         tolerated=True,
     )
     download_checksums: tuple[str, ...] = setting(
         (),
-        "md5:HEX or sha256:HEX of each archive, in the order of download_urls; unset: the digests are printed, not checked",
+        "md5:HEX or sha256:HEX of each archive, in the order of download_urls; unset: the digests are printed, not "
+        "checked",
         only={"dataset": ("flickr8k", "coco", "karpathy")},
         tolerated=True,
     )
@@ -154,7 +162,9 @@ class EncoderSettings(MachineSettings):
 
     encoder: str = setting(
         "resnet50",
-        "resnet50; another backbone of keras.applications, such as efficientnet_v2b0; efficientnet_lite0, whose weights are in this repository; or the path of a Keras model (.keras) that maps RGB images (0-255) to a feature grid",
+        "resnet50; another backbone of keras.applications, such as efficientnet_v2b0; efficientnet_lite0, whose "
+        "weights are in this repository; or the path of a Keras model (.keras) that maps RGB images (0-255) to a "
+        "feature grid",
         fixed="model",
     )
     encoder_weights: str = setting(
@@ -165,7 +175,8 @@ class EncoderSettings(MachineSettings):
     image_size: int = setting(224, "pixels per side to which every image is resized", fixed="model", ge=32, le=1024)
     feature_grid: int = setting(
         1,
-        "regions per side, averaged from the encoder's own grid. 1: one vector per image; 0: the encoder's own grid (7 x 7 for 224 pixels)",
+        "regions per side, averaged from the encoder's own grid. 1: one vector per image; 0: the encoder's own grid "
+        "(7 x 7 for 224 pixels)",
         fixed="model",
         ge=0,
         le=32,
@@ -191,7 +202,8 @@ class CaptionSettings(BaseModel):
     )
     vocabulary: Literal["words", "wordpieces"] = setting(
         "words",
-        "units of a caption: words, or WordPieces of bert, which compose rare words. min_length, max_caption_length and no_repeat_ngram count these units",
+        "units of a caption: words, or WordPieces of bert, which compose rare words. min_length, max_caption_length "
+        "and no_repeat_ngram count these units",
         fixed="model",
     )
     vocab_threshold: int = setting(
@@ -204,13 +216,16 @@ class DecoderSettings(CaptionSettings):
 
     decoder: Literal["merge", "inject", "attention", "adaptive", "transformer"] = setting(
         "inject",
-        "merge: an LSTM reads the words, and one vector per image joins its output; inject: the LSTM reads this vector at every step; attention: an LSTM that looks at regions (Show, Attend and Tell); adaptive: attention with a visual sentinel; transformer: over regions",
+        "merge: an LSTM reads the words, and one vector per image joins its output; inject: the LSTM reads this "
+        "vector at every step; attention: an LSTM that looks at regions (Show, Attend and Tell); adaptive: attention "
+        "with a visual sentinel; transformer: one that looks at regions",
         never={"stage": ("align",)},
         fixed="decoder",
     )
     embedding: Literal["learned", "bert-static", "bert-prefix", "file"] = setting(
         "learned",
-        "word vectors. learned: with the decoder; bert-static: BERT's input vectors; bert-prefix: BERT's states of the caption so far; file: those of embedding_file",
+        "word vectors. learned: trained with the decoder; bert-static: BERT's input vectors; bert-prefix: BERT's "
+        "states of the caption so far; file: those of embedding_file",
         never={"stage": ("align",)},
         fixed="decoder",
     )
@@ -231,13 +246,15 @@ class DecoderSettings(CaptionSettings):
     )
     bert: str = setting(
         "bert_base_en_uncased",
-        "a KerasHub preset (bert_large_en_uncased is another), or a folder with a BERT in the layout of Hugging Face or KerasHub",
+        "a KerasHub preset (bert_large_en_uncased is another), or a folder with a BERT in the layout of Hugging Face "
+        "or KerasHub",
         only=({"embedding": ("bert-static", "bert-prefix")}, {"vocabulary": ("wordpieces",)}),
         fixed="decoder",
     )
     untied_output: bool = setting(
         False,
-        "use two tables of word vectors, one for input and one for output. Other embeddings always have two, so this is the control for comparing with them",
+        "use two tables of word vectors, one for input and one for output. Other embeddings always have two, so this "
+        "is the control for comparing with them",
         only={"decoder": ("attention", "adaptive", "transformer"), "embedding": ("learned",)},
         fixed="decoder",
     )
@@ -245,7 +262,8 @@ class DecoderSettings(CaptionSettings):
     dropout: float = setting(0.3, "share of units that dropout sets to zero", fixed="training", ge=0, lt=1)
     image_scale: float = setting(
         1.0,
-        "factor of the image features. Below 1 the image projection learns more slowly than the words. This helps if features are many and images few",
+        "factor of the image features. Below 1 the image projection learns more slowly than the words. This helps if "
+        "features are many and images few",
         only={"decoder": ("merge", "inject")},
         fixed="decoder",
         gt=0,
@@ -306,13 +324,14 @@ class AlignmentSettings(DecoderSettings):
     )
     alignment_loss: Literal["infonce", "triplet"] = setting(
         "infonce",
-        "infonce: tell the right partner from all others of the batch; triplet: keep the hardest wrong partner a margin behind the right one",
+        "infonce: tell the right partner from all others of the batch; triplet: keep the hardest wrong partner a "
+        "margin behind the right one",
         only={"stage": ("align",)},
         fixed="training",
     )
     temperature: float = setting(
         0.05,
-        "divisor of the cosines",
+        "the cosines are divided by this",
         only={"stage": ("align",), "alignment_loss": ("infonce",)},
         fixed="training",
         gt=0,
@@ -333,18 +352,22 @@ class BatchSettings(CaptionSettings, MachineSettings):
 
     batch_size: int = setting(
         64,
-        "captions per batch. finetune: images, each with all its captions; scst: images. The transformer's batches hold whole images, with about as many captions",
+        "captions per batch. stage=finetune: images, each with all its captions; stage=scst: images. The batches of "
+        "the transformer hold whole images, with about as many captions",
         fixed="training",
         ge=1,
     )
     mirror: bool = setting(
         False,
-        "train on mirrored images too, half of the time. Captions that say left or right never get a mirrored image. With a frozen encoder mirrored images have feature stores of their own",
+        "train on mirrored images too, half of the time. Captions that say left or right never get a mirrored image. "
+        "With a frozen encoder mirrored images have feature stores of their own",
         fixed="training",
     )
     crops: int = setting(
         0,
-        "number of random crops of each training image, with feature stores of their own, the same for every seed. In each epoch a caption gets the whole image or one of the crops, at random. With mirror every second crop is mirrored",
+        "number of random crops of each training image, with feature stores of their own, the same for every seed. In "
+        "each epoch a caption gets the whole image or one of the crops, at random. With mirror every second crop is "
+        "mirrored",
         never={"stage": ("finetune",)},
         fixed="training",
         ge=0,
@@ -352,7 +375,8 @@ class BatchSettings(CaptionSettings, MachineSettings):
     )
     crop: float = setting(
         0.7,
-        "smallest share of an image that a random crop keeps; 1: the whole image. Fine-tuning draws a new crop every time",
+        "smallest share of an image that a random crop keeps. 1: the whole image. Fine-tuning draws a new crop every "
+        "time",
         only=({"stage": ("finetune",)}, {"crops": ON}),
         fixed="training",
         gt=0,
@@ -360,7 +384,8 @@ class BatchSettings(CaptionSettings, MachineSettings):
     )
     colour_jitter: float = setting(
         0.1,
-        "largest random change of brightness, contrast and saturation, as a share. Keep it small, because captions name colours",
+        "largest random change of brightness, contrast and saturation, as a share. Keep it small, because captions "
+        "name colours",
         only=({"stage": ("finetune",)}, {"crops": ON}),
         fixed="training",
         ge=0,
@@ -384,7 +409,8 @@ class OptimizerSettings(BaseModel):
     clip_norm: float = setting(5.0, "largest global norm of a gradient; 0: no clipping", fixed="training", ge=0)
     ema_decay: float = setting(
         0.0,
-        "decay per batch of a moving average of the weights. This average captions dev and is kept. In the first batches the decay is smaller; 0: no average",
+        "decay per batch of a moving average of the weights. This average captions dev and is kept. In the first "
+        "batches the decay is smaller. 0: no average",
         fixed="training",
         ge=0,
         lt=1,
@@ -400,7 +426,9 @@ class TrainingSettings(BatchSettings, OptimizerSettings):
 
     stage: Literal["xe", "finetune", "scst", "align"] = setting(
         "xe",
-        "xe: cross-entropy with the reference captions, encoder frozen; finetune: the same, and the encoder learns too, from pixels; scst: self-critical, with CIDEr-D as reward, encoder frozen; align: images and captions in one space, for retrieval, encoder frozen",
+        "xe: cross-entropy with the reference captions, encoder frozen; finetune: the same, and the encoder learns "
+        "too, from pixels; scst: self-critical, with CIDEr-D as reward, encoder frozen; align: images and captions in "
+        "one space, for retrieval, encoder frozen",
         fixed="training",
     )
     init: str = setting(
@@ -410,7 +438,8 @@ class TrainingSettings(BatchSettings, OptimizerSettings):
     )
     tuned_layers: int = setting(
         0,
-        "layers of the encoder that learn. Only layers with a kernel count, from the output backwards. ResNet50: 10 are its last stage, 29 its last two; 0: all layers",
+        "layers of the encoder that learn. Only layers with a kernel count, from the output backwards. ResNet50: 10 "
+        "are its last stage, 29 its last two. 0: all layers",
         only={"stage": ("finetune",)},
         fixed="training",
         ge=0,
@@ -421,13 +450,15 @@ class TrainingSettings(BatchSettings, OptimizerSettings):
     samples: int = setting(5, "captions drawn per image", only={"stage": ("scst",)}, fixed="training", ge=2, le=100)
     baseline: Literal["others", "greedy"] = setting(
         "others",
-        "what is subtracted from the reward of a drawn caption: the mean reward of the image's other drawn captions (others), or the reward of its greedy caption (greedy)",
+        "what is subtracted from the reward of a drawn caption: the mean reward of the image's other drawn captions "
+        "(others), or the reward of its greedy caption (greedy)",
         only={"stage": ("scst",)},
         fixed="training",
     )
     xe_share: float = setting(
         0.05,
-        "share of cross-entropy in the loss, which keeps sentences whole. It uses one reference per image, drawn anew in each epoch",
+        "share of cross-entropy in the loss, which keeps sentences whole. It uses one reference per image, drawn anew "
+        "in each epoch",
         only={"stage": ("scst",)},
         fixed="training",
         ge=0,
@@ -443,7 +474,7 @@ class TrainingSettings(BatchSettings, OptimizerSettings):
     )
     word_dropout: float = setting(
         0.0,
-        "share of input words that are replaced by <unk> in training, so that the decoder must look at the image",
+        "share of input words that are replaced by <unk> in training, so that the model must look at the image",
         fixed="training",
         ge=0,
         lt=1,
@@ -458,7 +489,8 @@ class TrainingSettings(BatchSettings, OptimizerSettings):
     )
     monitor: Literal["bleu4", "cider", "loss", "recall"] = setting(
         "bleu4",
-        "what chooses the best epoch on dev: BLEU-4 (bleu4) or CIDEr-D (cider) of its captions, or the loss. stage=align always takes recall: the sum of R@1, R@5 and R@10 in both directions",
+        "what chooses the best epoch on dev: BLEU-4 (bleu4) or CIDEr-D (cider) of its captions, or the loss. "
+        "stage=align always takes recall: the sum of R@1, R@5 and R@10 in both directions",
         fixed="training",
     )
     dev_beam_size: int = setting(
@@ -476,7 +508,9 @@ class TrainingSettings(BatchSettings, OptimizerSettings):
     tensorboard: bool = setting(True, "write TensorBoard logs into the run folder", fixed="training", resumable=True)
     precision: Literal["float32", "bfloat16", "float16"] = setting(
         "float32",
-        "number format for computing in training: of decoder or towers, also when dev is scored, and of an encoder that learns. Weights, frozen encoders and the result stay float32. bfloat16 suits CPUs and GPUs that support it, float16 suits GPUs (Keras scales the loss)",
+        "number format for computing in training: of decoder or towers, also when dev is scored, and of an encoder "
+        "that learns. Weights, frozen encoders and the result stay float32. bfloat16 suits CPUs and GPUs that support "
+        "it, float16 suits GPUs (Keras scales the loss)",
         fixed="training",
     )
 
@@ -489,7 +523,10 @@ class TrainingSettings(BatchSettings, OptimizerSettings):
     @model_validator(mode="after")
     def _check_monitor(self) -> Self:
         if (self.stage == "align") != (self.monitor == "recall"):
-            raise ValueError(f"monitor: recall and stage=align need one another; stage is {self.stage}")
+            raise ValueError(
+                f"monitor: stage=align needs recall, and recall needs stage=align; stage is {self.stage}, and monitor "
+                f"is {self.monitor}"
+            )
         return self
 
 
@@ -516,7 +553,7 @@ class DecodingSettings(CaptionSettings):
     min_length: int = setting(1, "fewest words of a caption", never={"stage": ("align",)}, ge=1)
     consensus: bool = setting(
         False,
-        "choose the caption of a beam that is most like all of them. Use it with a beam_size of 20",
+        "rank the captions of a beam by their likeness to all of them. Use it with a beam_size of 20",
         never={"stage": ("align",)},
     )
     decode_batch_size: int = setting(100, "images captioned at once", ge=1)
@@ -557,7 +594,7 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, EncoderSetti
     def _check_feature_grid(self) -> Self:
         if self.feature_grid == 1 and self.decoder not in ("merge", "inject"):
             raise ValueError(
-                f"feature_grid: with 1 there is nothing to choose from; the decoder {self.decoder} wants 0"
+                f"feature_grid: decoder={self.decoder} chooses among regions, and with 1 there is only one; set it to 0"
             )
         return self
 
@@ -567,11 +604,11 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, EncoderSetti
 
     def dev_search(self) -> "Config":
         """The settings with which training captions dev."""
-        # Not validated again: the curves of an aligner are drawn by the same code, and an aligner may have no beam_size.
+        # Not validated again: this also names the curves of an aligner, which may not have a beam_size.
         return self.model_copy(update={"beam_size": self.dev_beam_size})
 
     def to_json(self) -> str:
-        """The settings as indented JSON text, as ``read_settings`` of ``captioning/command_line/reading.py`` reads it."""
+        """The settings as indented JSON text, as captioning/command_line/reading.py reads it."""
         return json.dumps(self.model_dump(), indent=2) + "\n"
 
 
@@ -620,8 +657,8 @@ class Preset:
     settings: Mapping[str, Any]
 
 
-# Sizes of dabasajay/Image-Caption-Generator: image and word vectors of 300 units, an LSTM of 256. Its recipe was changed
-# on dev: dropout 0.5 instead of 0.3, label smoothing, a cosine schedule, and the settings of decoding.
+# Sizes of dabasajay/Image-Caption-Generator: image and word vectors of 300 units, an LSTM of 256. Its recipe was
+# changed on dev: dropout 0.5 instead of 0.3, label smoothing, a cosine schedule, and the settings of decoding.
 _FLICKR8K = {
     "dropout": 0.5,
     "label_smoothing": 0.1,
@@ -725,7 +762,7 @@ PRESETS = {
         settings=_FLICKR8K_GRID | {"decoder": "transformer"},
     ),
     "pocket": Preset(
-        aim="the first of the four stages of the captioner that comes with this repository (pretrained/README.md); no paper",
+        aim="the first of the four stages of the captioner in this repository (pretrained/README.md); no paper",
         time="46 minutes, with other work beside it",
         score="Flickr8k dev: CIDEr 52.55",
         settings=_FLICKR8K_GRID
@@ -736,7 +773,8 @@ PRESETS = {
         time="not measured",
         score="not measured",
         # The sizes are those of widespread reimplementations: embedding, LSTM and attention of 512 units, Adam at 4e-4,
-        # dropout 0.5, penalty of weight 1. 7 x 7 regions take 25 GB of features; 14 x 14 would take 99. Nothing was tuned.
+        # dropout 0.5, penalty of weight 1. Features of 7 x 7 regions take 25 GB; those of 14 x 14 would take 99.
+        # Nothing was tuned.
         settings={
             "dataset": "coco",
             "data_dir": "data/coco",
@@ -758,10 +796,11 @@ PRESETS = {
     ),
 }
 
-# What a stage changes in the settings that it starts from: those of a run (init) or, for align alone, of a preset.
-# Settings that the stage does not read go back to their defaults besides.
+# What a stage changes in the settings that it starts from: those of a run (init), or with align also those of a preset.
+# Settings that the stage does not read go back to their defaults as well.
 STAGES: dict[str, dict[str, Any]] = {
-    # Chosen on dev with ResNet50 and attention. All layers of the encoder learn. The decoder's rate is that of its own training.
+    # Chosen on dev with ResNet50 and attention. All layers of the encoder learn. The decoder learns as fast as in
+    # its own training.
     "finetune": {
         "learning_rate": 5e-4,
         "warmup_steps": 50,
@@ -781,7 +820,7 @@ STAGES: dict[str, dict[str, Any]] = {
         "ema_decay": 0.99,
         "monitor": "cider",
     },
-    # A captioner's learning rate does not suit the towers, so it goes back to the default.
+    # The learning rate goes back to the default, whatever that of the captioner was.
     "align": _ALIGN | {"learning_rate": 1e-3},
 }
 

@@ -27,7 +27,7 @@ def add_settings(parser: argparse.ArgumentParser, trained: bool = False) -> None
 
 
 def _metavar(name: str) -> str:
-    """What stands for the value of a setting in the help: its choices, N or X for a number, else the end of its name."""
+    """What stands for a value in the help: its choices, N or X for a number, or else the end of the setting's name."""
     annotation = Config.model_fields[name].annotation
     if get_origin(annotation) is Literal:
         return f"{{{','.join(filter(None, get_args(annotation)))}}}"
@@ -69,7 +69,7 @@ def typed_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Help whose usage names the options of the script, not the ninety of the settings. They have sections of their own."""
+    """Help whose usage names the options of the script only. Those of the settings have sections of their own."""
 
     def add_usage(self, usage, actions, groups, prefix=None):
         shown = [action for action in actions if not action.dest.startswith("setting:")]
@@ -97,5 +97,6 @@ def add_views(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=[1, 4],
         default=1,
-        help="4: average what is predicted from four looks at each picture: the whole, its middle, and both mirrored. This takes four times as long [default: 1]",
+        help="4: average what is predicted from four looks at each picture: the whole, its middle, and both mirrored. "
+        "This takes four times as long [default: 1]",
     )

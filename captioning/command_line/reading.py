@@ -26,8 +26,8 @@ def _json_object(text: str, source: str) -> dict[str, Any]:
     return values
 
 
-# Defaults of earlier releases, of settings that only one stage reads. Runs of other stages hold these values too, although
-# nothing read them. There the setting takes its default of today.
+# Settings that only one stage reads, with that stage and the default that an earlier release had. Runs of other stages
+# hold this default too, although nothing read it. In such a run the setting takes today's default.
 _FORMER_DEFAULTS = {
     "xe_share": ("scst", 0.2),
     "tuned_layers": ("finetune", 29),

@@ -21,10 +21,10 @@ def preset(name: str) -> Config:
 
 
 def resolve(args: argparse.Namespace) -> Config:
-    """The settings of a new run: defaults, then preset, then file, then command line, each over the one before.
+    """The settings of a new run. Raises UserError.
 
-    ``--init`` names a run whose settings replace the first three. What a stage changes (``STAGES``) comes before the rest
-    of the command line. Sets ``KERAS_BACKEND`` when the backend setting asks for one. Raises UserError.
+    Each source overrides the one before: defaults, preset, file, what the stage changes (``STAGES``), command line. With
+    ``--init`` the settings of that run take the place of the first three. Sets ``KERAS_BACKEND`` if a backend is chosen.
     """
     typed = typed_settings(args)
     if typed.get("init"):
@@ -48,7 +48,7 @@ def _continued(typed: Mapping[str, Any]) -> Config:
     stage = typed.get("stage", Config().stage)
     fixed = fixed_settings("model") if stage == "align" else fixed_settings("model", "decoder")
     if refused := sorted(set(typed) & fixed):
-        raise UserError(f"--init: {', '.join(refused)} cannot change now; the run's weights were made for its own")
+        raise UserError(f"--init: {', '.join(refused)} cannot change now; the weights of the run were made for its own")
     trained = _read_file(Path(typed["init"]) / "config.json")
     settings = _at_stage(trained, stage, {"init": typed["init"]} | _fresh(trained, typed))
     if stage != "align":
@@ -129,7 +129,7 @@ def resumable_settings() -> list[str]:
 def resolve_resumed(args: argparse.Namespace, begun: Config) -> Config:
     """The settings of a run that goes on, with those of the command line over them.
 
-    Sets ``KERAS_BACKEND`` when the backend setting asks for one. Raises UserError when a setting cannot change now.
+    Sets ``KERAS_BACKEND`` if a backend is chosen. Raises UserError when a setting cannot change now.
     """
     typed = typed_settings(args)
     if fixed := sorted(set(typed) - set(resumable_settings())):
