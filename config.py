@@ -230,7 +230,7 @@ class DecoderSettings(CaptionSettings):
         fixed="decoder",
     )
     embedding_size: int = setting(
-        300, "units of the word embedding. Vectors of another size are projected to it", fixed="decoder", ge=1
+        300, "units of the word embedding. Pretrained vectors are projected to it", fixed="decoder", ge=1
     )
     embedding_file: str = setting(
         "",
@@ -421,7 +421,7 @@ class OptimizerSettings(BaseModel):
     epochs: int = setting(20, "passes over the training captions", fixed="training", resumable=True, ge=1)
 
 
-class TrainingSettings(BatchSettings, OptimizerSettings):
+class TrainingSettings(OptimizerSettings, BatchSettings):
     """Training"""
 
     stage: Literal["xe", "finetune", "scst", "align"] = setting(

@@ -23,8 +23,9 @@ def preset(name: str) -> Config:
 def resolve(args: argparse.Namespace) -> Config:
     """The settings of a new run. Raises UserError.
 
-    Each source overrides the one before: defaults, preset, file, what the stage changes (``STAGES``), command line. With
-    ``--init`` the settings of that run take the place of the first three. Sets ``KERAS_BACKEND`` if a backend is chosen.
+    Each source overrides the one before: defaults, preset, file, what the stage changes (``STAGES``), command line.
+    With ``--init`` the settings of that run take the place of the first three. Sets ``KERAS_BACKEND`` if a backend is
+    chosen.
     """
     typed = typed_settings(args)
     if typed.get("init"):
