@@ -12,9 +12,9 @@
 
 The captioner reads its own words and never a reference. Each image is encoded once.
 
-For each beam size it writes the captions in COCO's format, with the CIDEr-D of each. It writes all scores as JSON and prints
-them as a Markdown table. For MS-COCO it also writes captions_val2014_NAME_results.json, as COCO's own evaluation takes it.
-captioning/metrics/protocols.py explains the protocols, and captioning/reports/rows.py the scores.
+For each beam size it writes the captions in COCO's format, with the CIDEr-D of each. It writes all scores as JSON and
+prints them as a Markdown table. For MS-COCO it also writes captions_val2014_NAME_results.json, as COCO's own
+evaluation takes it. captioning/metrics/protocols.py explains the protocols, and captioning/reports/rows.py the scores.
 """
 
 import sys

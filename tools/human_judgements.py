@@ -4,13 +4,13 @@
     python tools/human_judgements.py --data-dir data/flickr8k --meteor --output results/human/flickr8k.json
     python tools/human_judgements.py --predictions results/flickr8k-inject/predictions-test-beam3.json
 
-Judgements: Kendall's tau of each metric with the judgements that come with Flickr8k. The setting is that of Anderson et al.
-(2016, SPICE) and Hessel et al. (2021, CLIPScore, appendix A), whose figures stand beside ours.
+Judgements: Kendall's tau of each metric with the judgements that come with Flickr8k. The setting is that of Anderson
+et al. (2016, SPICE) and Hessel et al. (2021, CLIPScore, appendix A), whose figures stand beside ours.
 
-* Experts: tau-c and tau-b over all ratings, from 1 to 4. Each pair of image and caption has three, and each counts as one.
-  Pairs whose caption is a reference of the image are left out.
-* Crowd: tau-b with the share of people who said that the caption fits. Where the caption is a reference of the image, the
-  pair stays, and the caption leaves the references, as published. In the column "strict" such pairs are left out.
+* Experts: tau-c and tau-b over all ratings, from 1 to 4. Each pair of image and caption has three, and each counts as
+  one. Pairs whose caption is a reference of the image are left out.
+* Crowd: tau-b with the share of people who said that the caption fits. Where the caption is a reference of the image,
+  the pair stays, and the caption leaves the references, as published. In the column "strict" such pairs are left out.
 
 Captions are scored one by one. BLEU is that of a sentence, smoothed by 1e-15 as in pycocoevalcap. CIDEr is CIDEr-D with
 document frequencies over the judged images. (The published one counts an image once for each of its pairs; that makes a
@@ -57,8 +57,8 @@ Judgement = tuple[str, str, list[float]]  # file name of the image, judged capti
 def read_judgements(path: Path, columns: slice, captions: dict[str, tuple[str, ...]]) -> list[Judgement]:
     """The pairs in an annotation file of Flickr8k, with the judgements in ``columns``.
 
-    A line holds the image, ``name#number`` of the caption, and numbers, separated by tabs. Raises UserError for a missing or
-    damaged file, and for an image or caption that the data set does not have.
+    A line holds the image, ``name#number`` of the caption, and numbers, separated by tabs. Raises UserError for a
+    missing or damaged file, and for an image or caption that the data set does not have.
     """
     try:
         pairs = []

@@ -3,10 +3,10 @@
     pip install -e ".[metrics]"
     python tools/metric_parity.py --data-dir data/flickr8k
 
-The scored captions are people's: the first caption of each image against its others. Every fourth one is cut to three words,
-said twice, or taken from the next image. Both sides score the words of our tokeniser, then those of the Stanford tokeniser
-(Java). The last table states the difference between the two tokenisers. The exit status is 1 when the two sides differ by
-more than 1e-6.
+The scored captions are people's: the first caption of each image against its others. Every fourth one is cut to three
+words, said twice, or taken from the next image. Both sides score the words of our tokeniser, then those of the
+Stanford tokeniser (Java). The last table states the difference between the two tokenisers. The exit status is 1 when
+the two sides differ by more than 1e-6.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python tools/results_table.py
 
-It rewrites the table and ``docs/results.svg``, nothing else. A test checks that both, and the README's shorter table, agree
-with the files.
+It rewrites the table and ``docs/results.svg``, nothing else. A test checks that both, and the README's shorter table,
+agree with the files.
 """
 
 import hashlib

@@ -32,8 +32,8 @@ def sentence_bleu(predictions: Sequence[Caption], references: Sequence[Sequence[
 def bleu_counts(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> np.ndarray:
     """What BLEU sums over a corpus, int64 (N, 10).
 
-    Columns: the words of the caption; the words of the reference that is closest in length, the shorter of two; for n from
-    1 to 4 the n-grams that match; for n from 1 to 4 all n-grams.
+    Columns: the words of the caption; the words of the reference that is closest in length, the shorter of two; for n
+    from 1 to 4 the n-grams that match; for n from 1 to 4 all n-grams.
     """
     rows = []
     for prediction, group in zip(predictions, references, strict=True):
@@ -63,8 +63,8 @@ def bleu_score(counts: np.ndarray, weights: Sequence[float] = _UNIFORM, tiny: fl
 def rouge_l(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> tuple[float, np.ndarray]:
     """ROUGE-L (Lin, 2004): the mean, and the score of each caption, float64 (N,).
 
-    It is the F-measure of the longest common subsequence, with a weight of 1.2 on recall. Precision and recall are each the
-    best over the references.
+    It is the F-measure of the longest common subsequence, with a weight of 1.2 on recall. Precision and recall are
+    each the best over the references.
     """
     scores = np.array(
         [_rouge_l(words(p), [*map(words, group)]) for p, group in zip(predictions, references, strict=True)]

@@ -1,11 +1,11 @@
 """Scores by consensus with the references: CIDEr-D and CIDEr (Vedantam et al., 2015), fast enough to be a reward.
 
-A caption is a vector of n-gram counts. The fewer images have an n-gram in their references, the more it weighs. The score
-is 10 times the cosine with a reference, averaged over the references and over n = 1 to 4. CIDEr-D clips each count to the
-count in the reference. It also multiplies by exp(-d^2 / 72), where d is the difference in length.
+A caption is a vector of n-gram counts. The fewer images have an n-gram in their references, the more it weighs. The
+score is 10 times the cosine with a reference, averaged over the references and over n = 1 to 4. CIDEr-D clips each
+count to the count in the reference. It also multiplies by exp(-d^2 / 72), where d is the difference in length.
 
-Papers that report "CIDEr" ran the class ``Cider`` of pycocoevalcap, and that class computes CIDEr-D. So ``cider_d`` is the
-number to compare with papers. ``cider`` is the plain measure of the paper, without its stemming.
+Papers that report "CIDEr" ran the class ``Cider`` of pycocoevalcap, and that class computes CIDEr-D. So ``cider_d`` is
+the number to compare with papers. ``cider`` is the plain measure of the paper, without its stemming.
 
 All scores are times 100.
 """
@@ -117,8 +117,8 @@ class Cider:
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """For each n from 1 to 4: n - 1, and for every n-gram its sentence and its number, int64 (G,) each.
 
-        The key of an n-gram joins the number of its first n - 1 words with its last word. Its number is the place of the key
-        among the known keys. Unknown n-grams get numbers above those.
+        The key of an n-gram joins the number of its first n - 1 words with its last word. Its number is the place of
+        the key among the known keys. Unknown n-grams get numbers above those.
         """
         start, gram = np.arange(len(ids)), np.zeros(len(ids), np.int64)
         ids, owner = np.append(ids, [0] * 3), np.append(owner, [-1] * 3)

@@ -1,17 +1,18 @@
 """The two protocols that captions are scored by. Never compare a figure of one with a figure of the other.
 
-``coco`` gives every number of this project but one. Its words are those of ``captioning.words.tokenizer``: lower case, Penn
-Treebank splitting, no punctuation. All references count. The scores are corpus BLEU with uniform weights (``bleu_rouge``),
-ROUGE-L (``bleu_rouge``) and CIDEr (``cider``; papers call CIDEr-D CIDEr, and so do our tables). The arithmetic is that of
-pycocoevalcap 1.2, the evaluation that published results come from; ``tools/metric_parity.py`` compares the two.
+``coco`` gives every number of this project but one. Its words are those of ``captioning.words.tokenizer``: lower case,
+Penn Treebank splitting, no punctuation. All references count. The scores are corpus BLEU with uniform weights
+(``bleu_rouge``), ROUGE-L (``bleu_rouge``) and CIDEr (``cider``; papers call CIDEr-D CIDEr, and so do our tables). The
+arithmetic is that of pycocoevalcap 1.2, the evaluation that published results come from; ``tools/metric_parity.py``
+compares the two.
 
 ``seed`` is the loose protocol of the historical Keras captioners. It is kept for one comparison and knows BLEU only.
-References are split at spaces and keep capitals and the final full stop. Predictions are lower case without punctuation.
-So capitals and full stops never match. Both are wrapped in a start and an end token, and these are free matches. BLEU-3
-weighs (.3, .3, .3).
+References are split at spaces and keep capitals and the final full stop. Predictions are lower case without
+punctuation. So capitals and full stops never match. Both are wrapped in a start and an end token, and these are free
+matches. BLEU-3 weighs (.3, .3, .3).
 
-All scores are times 100. The metrics need neither Keras nor Java, except those of ``java``: METEOR, SPICE and the Stanford
-tokeniser.
+All scores are times 100. The metrics need neither Keras nor Java, except those of ``java``: METEOR, SPICE and the
+Stanford tokeniser.
 """
 
 import re

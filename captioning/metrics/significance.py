@@ -1,8 +1,8 @@
 """How sure a score is: bootstrap intervals, and a paired test between two captioners. Both resample images.
 
 Corpus BLEU is not a mean over images. So each image's contribution to the sums behind the scores is resampled. CIDEr's
-document frequencies stay those of the whole split. An interval says how the score would vary with other images of the same
-kind. Only more trainings can say how it varies with the seed.
+document frequencies stay those of the whole split. An interval says how the score would vary with other images of the
+same kind. Only more trainings can say how it varies with the seed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -76,11 +76,12 @@ def compare(a: np.ndarray, b: np.ndarray, resamples: int = 10_000, seed: int = 0
     """Whether two captioners differ on the same images. One ``Difference`` for each of ``NAMES``.
 
     ``a`` and ``b``: their ``image_statistics``, float64 (N, 12). Or those of two ways of training with S seeds each,
-    (S, N, 12): the scores then are means over the seeds. Interval and p are about the images; the seeds are taken as given.
+    (S, N, 12): the scores then are means over the seeds. Interval and p are about the images; the seeds are taken as
+    given.
 
-    The interval of the difference comes from the paired bootstrap (Koehn, 2004). p comes from approximate randomisation,
-    two-sided (Riezler and Maxwell, 2005): chance swaps the two captions of each image, those of all seeds at once. p is the
-    share of such swaps whose difference is at least as large as the observed one.
+    The interval of the difference comes from the paired bootstrap (Koehn, 2004). p comes from approximate
+    randomisation, two-sided (Riezler and Maxwell, 2005): chance swaps the two captions of each image, those of all
+    seeds at once. p is the share of such swaps whose difference is at least as large as the observed one.
     """
     a, b = (each.reshape(-1, *each.shape[-2:]) for each in (a, b))  # (S, N, 12)
     count = a.shape[1]

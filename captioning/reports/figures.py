@@ -74,9 +74,9 @@ def grid_side(regions: int) -> int:
 def attention_maps(picture: Image.Image, words: Sequence[str], weights: np.ndarray, side: int) -> "Figure":
     """The picture, then one panel for each word: the dimmed picture, with what the decoder looked at in colour.
 
-    ``weights``: float ``(T, side * side)``, a row for each word. The columns go through the grid row by row, and the grid
-    covers the whole picture. With one more column, that is the sentinel's. Then the share of the attention that is left for
-    the image stands below the word. All panels share one colour scale, which ends at the largest weight.
+    ``weights``: float ``(T, side * side)``, a row for each word. The columns go through the grid row by row, and the
+    grid covers the whole picture. With one more column, that is the sentinel's. Then the share of the attention that
+    is left for the image stands below the word. All panels share one colour scale, which ends at the largest weight.
     """
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap

@@ -1,9 +1,9 @@
 """The report of an evaluation: one HTML file with scores, captioned pictures and curves, which needs no network.
 
-evaluate.py --report writes it from templates/report.html.j2. Captions and file names may come from anybody: the template
-escapes all text, and the page's own policy forbids every address and every script but its own. Pictures are JPEG thumbnails
-of at most 160 x 160 pixels inside the file, about 7 kB of it for a photo. Of more than 1,000 images 1,000 are shown, evenly
-spaced by CIDEr. No Keras.
+evaluate.py --report writes it from templates/report.html.j2. Captions and file names may come from anybody: the
+template escapes all text, and the page's own policy forbids every address and every script but its own. Pictures are
+JPEG thumbnails of at most 160 x 160 pixels inside the file, about 7 kB of it for a photo. Of more than 1,000 images
+1,000 are shown, evenly spaced by CIDEr. No Keras.
 """
 
 import base64
@@ -74,9 +74,9 @@ def report(
 ) -> str:
     """The page as HTML text.
 
-    ``rows``: the coco scores of each decoding. ``predictions``: for each decoding the captions of ``records``, and the CIDEr
-    of each, float64 (N,). ``sizes``: the decoder's regions, feature_size and vocabulary_size. ``run``: the run folder; one
-    without a history gives no curves.
+    ``rows``: the coco scores of each decoding. ``predictions``: for each decoding the captions of ``records``, and the
+    CIDEr of each, float64 (N,). ``sizes``: the decoder's regions, feature_size and vocabulary_size. ``run``: the run
+    folder; one without a history gives no curves.
     """
     decodings = [row.decoding for row in rows]
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8").strip()

@@ -1,7 +1,8 @@
 """Rows of results: all that evaluate.py finds out about the captions of one decoding. No Keras.
 
 scores-SPLIT-PROTOCOL.json is a JSON list of rows, one for each decoding. Each row is one flat object: the fields of
-``ScoreRow``, with those of ``scores`` and of its ``diagnostics`` in their places. A field that is None has no key there.
+``ScoreRow``, with those of ``scores`` and of its ``diagnostics`` in their places. A field that is None has no key
+there.
 """
 
 import json
@@ -23,8 +24,8 @@ Bleu = tuple[float, float, float, float]  # BLEU-1 to BLEU-4
 class CocoScores:
     """What the coco protocol measures. Scores are times 100.
 
-    ``shuffled_`` scores are those of the control: each image gets the caption of its neighbour. A captioner that looks at the
-    picture loses nearly all then.
+    ``shuffled_`` scores are those of the control: each image gets the caption of its neighbour. A captioner that looks
+    at the picture loses nearly all then.
     """
 
     bleu: Bleu

@@ -31,8 +31,8 @@ def score(
 ) -> tuple[Scores, np.ndarray]:
     """All scores of one caption for each record, and the CIDEr-D of each caption, float64 (N,).
 
-    ``training``: the captions that a novel caption is not among, if there are any. ``tools``: the Java programs to use as
-    well, of ``java.TOOLS``; the ``seed`` protocol uses none of their scores.
+    ``training``: the captions that a novel caption is not among, if there are any. ``tools``: the Java programs to use
+    as well, of ``java.TOOLS``; the ``seed`` protocol uses none of their scores.
     """
     found, references = _words(captions, records, tools)
     images = image_statistics(found, references)
