@@ -5,7 +5,7 @@
     python evaluate.py --model runs/NAME --split dev --protocol seed       # the one historical comparison
     python evaluate.py --model runs/A --model runs/B --output both         # an ensemble
     python evaluate.py --model runs/NAME --views 4 --output four-views     # an average of four looks at each image
-    python evaluate.py --model runs/NAME --beam-sizes 20 --consensus       # the caption most like the others of its beam
+    python evaluate.py --model runs/NAME --beam-sizes 20 --consensus       # the caption most like all of its beam
     python evaluate.py --predictions FILE --split test                     # score captions from elsewhere
     python evaluate.py --compare FILE FILE --split test                    # do two captioners differ, or is it chance?
     python evaluate.py --compare "runs/a-*/FILE" "runs/b-*/FILE"           # several seeds of each
@@ -102,7 +102,7 @@ def parse() -> Namespace:
 
 
 def java_tools(args: Namespace) -> list[str]:
-    """The Java programs of ``--java``. Raises UserError when there is no such program, or something for it is missing."""
+    """The Java programs of ``--java``. Raises UserError for an unknown one, and where something for it is missing."""
     tools = [tool for tool in args.java.split(",") if tool]
     for tool in tools:
         if tool not in java.TOOLS:

@@ -227,7 +227,7 @@ def draw(option: str, folder: str, source: str, make: Callable[..., "Figure"], s
 
 
 def caption_folder(args: Namespace, names: Sequence[str], captioner: "Captioner", config: Config) -> int:
-    """Caption a folder into a file and, if asked to, from there into the pictures' metadata. Returns the exit status."""
+    """Caption a folder into a file, and the pictures' metadata if asked to. Returns the exit status."""
     folder, output = Path(args.images[0]), Path(args.output)
     models = [Path(path) for path in args.model]
     made_with = albums.made_with(folder, models, config, args.best, args.views)

@@ -130,7 +130,7 @@ def against_four(choices: Sequence[list[Words]], references: list[list[Words]], 
 
 
 def human_rows(records: list[ImageRecord], files: list[str], meteor: bool) -> dict[str, dict[str, float]]:
-    """Scores against four references: those of people's own captions, and those of the captions in each of ``files``."""
+    """Scores against four references: those of people's own captions, and of the captions in each of ``files``."""
     references = [[words(caption) for caption in record.captions] for record in records]
     choices = [[group[k] for group in references] for k in range(CAPTIONS)]
     rows = {"people": against_four(choices, references, meteor)}

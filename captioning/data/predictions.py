@@ -3,8 +3,7 @@
 ``image_id`` is that of ``ImageRecord`` or, in files from elsewhere, the file name of the image.
 
     predictions-test-beam3.json                       also "file_name", and "cider": the CIDEr-D of this caption
-    captions_val2014_NAME-test-beam3_results.json     as COCO's evaluation server takes them: COCO's image ids, no
-    other keys
+    captions_val2014_NAME-test-beam3_results.json     for COCO's evaluation server: COCO's image ids, no other keys
 """
 
 import json

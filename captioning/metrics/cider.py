@@ -106,7 +106,7 @@ class Cider:
         return 1000 * total / (len(self._postings) * self._sizes[image])
 
     def _flatten(self, sentences: Sequence[Sentence]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All sentences in one row, int64: the number of each word (T,), its sentence (T,), the length of each sentence (N,)."""
+        """All sentences in one row, int64: each word's number (T,) and sentence (T,), each sentence's length (N,)."""
         known = self._words
         ids = np.array([known.setdefault(word, len(known)) for sentence in sentences for word in sentence], np.int64)
         lengths = np.array([len(sentence) for sentence in sentences], np.int64)

@@ -1,4 +1,4 @@
-"""Statistics of captions that show what a bad model does: it says the same of every image, repeats itself, or breaks off."""
+"""Statistics of captions that show a bad model: it says the same of every image, repeats itself, or breaks off."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -96,7 +96,7 @@ def meteor(predictions: Sequence[Caption], references: Sequence[Sequence[Caption
 
 
 def spice(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> tuple[float, np.ndarray]:
-    """SPICE (Anderson et al., 2016), the F-score over scene graphs: the mean, and the score of each caption, float64 (N,)."""
+    """SPICE (Anderson et al., 2016), the F-score over scene graphs: the mean, and each caption's, float64 (N,)."""
     require("spice")
     from pycocoevalcap.spice.spice import Spice
 
@@ -133,7 +133,7 @@ def _open_modules() -> Iterator[None]:
 def _as_coco(
     predictions: Sequence[Caption], references: Sequence[Sequence[Caption]]
 ) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    """References and predictions as pycocoevalcap takes them: image to sentences, whose words are separated by spaces."""
+    """References and predictions as pycocoevalcap takes them: image to sentences with spaces between the words."""
     return (
         {i: [" ".join(words(reference)) for reference in group] for i, group in enumerate(references)},
         {i: [" ".join(words(prediction))] for i, prediction in enumerate(predictions)},

@@ -120,7 +120,7 @@ def _scores(sums: np.ndarray, count: int) -> np.ndarray:
 
 
 def _bootstrap(statistics: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """The scores of ``resamples`` samples of the images, drawn with replacement and as many as there are: (resamples, 3)."""
+    """The scores of ``resamples`` samples of N images, drawn with replacement: (resamples, 3)."""
     count = len(statistics)
     rng = np.random.default_rng(seed)
     times = (rng.multinomial(count, np.full(count, 1 / count), size) for size in _chunks(resamples))

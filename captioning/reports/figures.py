@@ -1,4 +1,4 @@
-"""Figures: a photo with its captions, the photos found for a query, and where the decoder looked for each word. No Keras."""
+"""Figures: a photo with its captions, the photos found for a query, and where the decoder looked. No Keras."""
 
 import math
 import textwrap
@@ -115,7 +115,7 @@ def attention_maps(picture: Image.Image, words: Sequence[str], weights: np.ndarr
 
 
 def save(figure: "Figure", folder: Path, source: str) -> Path:
-    """Write the figure into ``folder``, named after the picture at ``source``, with a number where that name is taken."""
+    """Write the figure into ``folder``, named after the picture at ``source``, with a number if the name is taken."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = Path(source.split("?")[0]).stem or "picture"
     path = folder / f"{stem}.png"

@@ -45,7 +45,7 @@ class CocoScores:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedScores:
-    """What the seed protocol measures: BLEU of its own kind, times 100, and the fields that do not depend on a protocol."""
+    """What the seed protocol measures: BLEU of its own kind, times 100. The other fields are those of ``CocoScores``."""
 
     bleu: Bleu
     shuffled_bleu: Bleu
