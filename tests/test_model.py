@@ -18,10 +18,12 @@ from captioning.base.errors import UserError
 from captioning.command_line.resolving import preset
 from captioning.decoders.build import build_decoder
 from captioning.features.batches import FeatureBatches
+from captioning.search import compiled
+from captioning.search.compiled import Search
 from captioning.storage import bundles
 from captioning.words.vocabulary import Vocabulary
 from config import Config
-from model import Captioner, Search
+from model import Captioner
 
 WORDS = Vocabulary([f"word{i}" for i in range(20)])
 SIZES = {"image_size": 32, "embedding_size": 8, "hidden_size": 8, "max_caption_length": 6, "feature_grid": 2}
@@ -106,10 +108,8 @@ def test_another_length_penalty_ranks_anew_and_compiles_nothing(saved, monkeypat
     ]
     found = [made.caption(features, penalties[0])]
     traced = []
-    real = model.decoding.beam_search
-    monkeypatch.setattr(
-        model.decoding, "beam_search", lambda *args, **kwargs: traced.append(1) or real(*args, **kwargs)
-    )
+    real = compiled.beam_search
+    monkeypatch.setattr(compiled, "beam_search", lambda *args, **kwargs: traced.append(1) or real(*args, **kwargs))
     found += [made.caption(features, config) for config in penalties[1:]]
     assert keras.backend.backend() == "torch" or not traced
     for ours, theirs in zip(found, fresh, strict=True):

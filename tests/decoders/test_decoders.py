@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from keras import ops
 
-from captioning.decoders.build import DECODERS, build_decoder
+from captioning.decoders.build import build_decoder, decoder_class, decoder_names
+from captioning.search.compiled import Search
 from captioning.training.cross_entropy import CaptionTrainer
 from captioning.words.vocabulary import END, PAD, START
 from config import Config
-from model import Search
 
 VOCABULARY, REGIONS, FEATURES = 40, 3, 7
 
@@ -27,7 +27,7 @@ def make(name: str, seed: int = 0, **sizes) -> keras.Model:
         "dropout": 0.3,
         **({"heads": 2} if name == "transformer" else {}),
     }
-    return DECODERS[name](**{**defaults, **sizes})
+    return decoder_class(name)(**{**defaults, **sizes})
 
 
 def batch(rows: int = 4, length: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +40,7 @@ def run(decoder, features, tokens) -> np.ndarray:
     return ops.convert_to_numpy(decoder(features, tokens))
 
 
-@pytest.fixture(params=sorted(DECODERS))
+@pytest.fixture(params=sorted(decoder_names()))
 def name(request) -> str:
     return request.param
 
@@ -144,7 +144,7 @@ def test_dropout_is_drawn_in_training_only(name):
     )
 
 
-@pytest.mark.parametrize("name", sorted(name for name in DECODERS if DECODERS[name].attends))
+@pytest.mark.parametrize("name", sorted(name for name in decoder_names() if decoder_class(name).attends))
 def test_attention_tells_where_each_word_looks(name):
     decoder = make(name)
     features, tokens = batch()

@@ -7,15 +7,19 @@ import pytest
 from helpers import fake_arrays
 from keras import ops
 
-from captioning.decoders.build import DECODERS, Decoder
+from captioning.decoders.base import Decoder
+from captioning.decoders.build import decoder_class, decoder_names
 from captioning.decoders.ensemble import EnsembleDecoder
-from captioning.embeddings.arrays import SPARE
-from captioning.embeddings.build import LearnedEmbedding, PrefixEmbedding, WordEmbedding, build_embedding
+from captioning.embeddings.base import WordEmbedding
+from captioning.embeddings.bert import SPARE
+from captioning.embeddings.build import build_embedding
+from captioning.embeddings.learned import LearnedEmbedding
+from captioning.embeddings.prefix import PrefixEmbedding
+from captioning.search.compiled import Search
 from captioning.training.cross_entropy import CaptionTrainer
 from captioning.training.self_critical import Sampler
 from captioning.words.vocabulary import END, PAD, START
 from config import Config
-from model import Search
 
 VOCABULARY, REGIONS, FEATURES, LENGTH = 40, 3, 7, 7
 KINDS = ("learned", "file", "bert-prefix")
@@ -28,7 +32,7 @@ def embed(kind: str, **changes) -> WordEmbedding | None:
 
 def make(decoder: str, embedding: WordEmbedding | None, **sizes) -> Decoder:
     """Weights as large as trained ones, biases included, so that every part counts; pretrained ones as they are."""
-    made = DECODERS[decoder](
+    made = decoder_class(decoder)(
         vocabulary_size=VOCABULARY, regions=REGIONS, feature_size=FEATURES, embedding_size=12, hidden_size=10,
         dropout=0.3, embedding=embedding, **({"heads": 2} if decoder == "transformer" else {}), **sizes,
     )  # fmt: skip
@@ -48,7 +52,7 @@ def run(decoder, features, tokens) -> np.ndarray:
     return ops.convert_to_numpy(decoder(features, tokens))
 
 
-@pytest.fixture(params=sorted(DECODERS))
+@pytest.fixture(params=sorted(decoder_names()))
 def decoder(request) -> str:
     return request.param
 
@@ -87,7 +91,7 @@ def test_no_logit_depends_on_a_later_word_with_the_vectors_of_bert(decoder, trai
     assert not leaks(make(decoder, embed("bert-static", embedding_trainable=trainable)))
 
 
-@pytest.mark.parametrize("decoder", sorted(name for name in DECODERS if DECODERS[name].attends))
+@pytest.mark.parametrize("decoder", sorted(name for name in decoder_names() if decoder_class(name).attends))
 def test_no_logit_depends_on_a_later_word_with_an_output_of_its_own(decoder):
     assert not leaks(make(decoder, embed("learned"), untied_output=True))
 

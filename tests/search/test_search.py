@@ -11,18 +11,13 @@ import numpy as np
 import pytest
 from keras import ops
 
-from captioning.search.search import (
-    BANNED,
-    END,
-    PAD,
-    START,
-    UNK,
-    Hypotheses,
-    beam_search,
-    consensus,
-    greedy_search,
-    sample,
-)
+from captioning.search.beam import beam_search
+from captioning.search.consensus import consensus
+from captioning.search.greedy import greedy_search
+from captioning.search.hypotheses import BANNED, Hypotheses
+from captioning.search.rules import Rules
+from captioning.search.sampling import sample
+from captioning.words.vocabulary import END, PAD, START, UNK
 
 OPTIONS = [
     {},
@@ -68,9 +63,10 @@ def toy(tables: np.ndarray, max_length: int):
     return step, state
 
 
-def search(tables: np.ndarray, max_length: int, beam_size: int | None = None, **options):
+def search(tables: np.ndarray, max_length: int, beam_size: int | None = None, length_penalty: float = 1.0, **rules):
     """Tokens ``(B, K, L)``, log-probabilities and scores ``(B, K)`` as arrays; greedy search without ``beam_size``."""
     step, state = toy(tables, max_length)
+    options = {"length_penalty": length_penalty, "rules": Rules(**rules)}
     if beam_size is None:
         found = greedy_search(step, state, len(tables), max_length, **options)
     else:
@@ -295,12 +291,12 @@ def test_no_ngram_repeats(beam_size, n):
     def step(token_ids, state):
         return ops.take(flat, state, axis=0), state
 
-    def captions(**options):
+    def captions(**rules):
         state = ops.arange(12, dtype="int32")
         if beam_size:
-            found = beam_search(step, state, 12, max_length, beam_size, **options)
+            found = beam_search(step, state, 12, max_length, beam_size, rules=Rules(**rules))
         else:
-            found = greedy_search(step, state, 12, max_length, **options)
+            found = greedy_search(step, state, 12, max_length, rules=Rules(**rules))
         tokens = ops.convert_to_numpy(found.tokens).reshape(-1, max_length + 1).tolist()
         return [[token for token in caption if token > UNK] for caption in tokens]
 

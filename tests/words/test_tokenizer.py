@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from captioning.words import tokenizer as text
+from captioning.words import tokenizer
 from captioning.words.tokenizer import detokenize, tokenize
 
 EXAMPLES = [
@@ -52,8 +52,8 @@ def test_plain_captions_take_a_shorter_way_to_the_same_words(monkeypatch):
         for _ in range(3000)
     ]
     found = [tokenize(caption) for caption in captions]
-    assert sum(text._PLAIN.fullmatch(caption.lower()) is not None for caption in captions) > 500
-    monkeypatch.setattr(text, "_PLAIN", re.compile("(?!)"))
+    assert sum(tokenizer._PLAIN.fullmatch(caption.lower()) is not None for caption in captions) > 500
+    monkeypatch.setattr(tokenizer, "_PLAIN", re.compile("(?!)"))
     for caption, expected in zip(captions, found, strict=True):
         assert tokenize(caption) == expected, caption
 

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from captioning.base.errors import UserError
-from captioning.search import search as decoding
-from captioning.words import vocabulary
 from captioning.words.vocabulary import END, PAD, START, UNK, Vocabulary
 
 CAPTIONS = ["A dog runs .", "A dog sits .", "The man's dog", "A cat"]
@@ -18,11 +16,6 @@ def test_words_follow_the_special_ones_by_frequency_then_spelling():
     assert found.words == ["<pad>", "<start>", "<end>", "<unk>", "a", "dog", "'s", "cat", "man", "runs", "sits", "the"]
     assert len(found) == 12
     assert (PAD, START, END, UNK) == (0, 1, 2, 3)
-
-
-def test_decoding_means_the_same_special_ids():
-    for name in ("PAD", "START", "END", "UNK"):
-        assert getattr(decoding, name) == getattr(vocabulary, name)
 
 
 def test_threshold_counts_occurrences():
