@@ -6,13 +6,14 @@ A new decoder is a new file, and its name in the setting.
 
 import importlib
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
+from captioning.base.settings import read_by_choice
 from captioning.decoders.base import Decoder
 from captioning.embeddings.build import build_embedding
-from config import DECODER_SETTINGS, DecoderSettings
+from config import DecoderSettings
 
 
 def decoder_names() -> tuple[str, ...]:
@@ -37,7 +38,7 @@ def build_decoder(
     ``pretrained``: the arrays of a word embedding that is not learned (see ``captioning/embeddings/arrays.py``).
     """
     kind = decoder_class(settings.decoder)
-    own = own_settings(settings)
+    own = read_by_choice(settings, DecoderSettings, "decoder")  # what this decoder reads and some others do not
     if kind.bounded:
         own["max_length"] = settings.max_caption_length + 1  # <start> and the words
     return kind(
@@ -50,8 +51,3 @@ def build_decoder(
         embedding=build_embedding(settings, pretrained or {}),
         **own,
     )
-
-
-def own_settings(settings: DecoderSettings) -> dict[str, Any]:
-    """The settings that the chosen decoder reads and some others do not, by name."""
-    return {name: getattr(settings, name) for name, readers in DECODER_SETTINGS.items() if settings.decoder in readers}
