@@ -1,4 +1,4 @@
-"""The captioner: an encoder, a decoder and a vocabulary that together turn pictures into captions. And the ensemble of several.
+"""The captioner: encoder, decoder and vocabulary, which together turn pictures into captions. The ensemble of several.
 
     pixels (B, S, S, 3)
       --encoder-->        features (B, R, D)      captioning/features/encoder.py
@@ -6,8 +6,8 @@
       --search-->         token ids (B, K, L)     captioning/search/
       --vocabulary-->     captions                captioning/words/vocabulary.py
 
-Legend: B images, S pixels per side, R regions, D feature size, K captions per image, T tokens of a given caption, L longest
-caption in tokens (``max_caption_length`` words and ``<end>``).
+Legend: B images, S pixels per side, R regions, D feature size, K captions per image, T tokens of a given caption, L
+longest caption in tokens (``max_caption_length`` words and ``<end>``).
 
 The encoder runs once per image. Nothing after it needs the pixels. A search calls the decoder once per word.
 A captioner is kept in one file, the bundle (``captioning/storage/bundles.py``).
@@ -91,8 +91,9 @@ class Captioner:
     ) -> list[list[Caption]]:
         """The captions of each image, best first: ``beam_size`` of them, or fewer if there are not so many sentences.
 
-        ``features``: an array ``(B, R, D)`` that is searched at once, or batches from a store. The last batch may be filled
-        up with copies of its last image; they are captioned too. ``decoding``: how to search; None: as the run's settings say.
+        ``features``: an array ``(B, R, D)`` that is searched at once, or batches from a store. The last batch may be
+        filled up with copies of its last image; they are captioned too. ``decoding``: how to search; None: as the run's
+        settings say.
         """
         if not len(features):
             return []
@@ -127,9 +128,9 @@ class Captioner:
     def attend(self, features: np.ndarray, captions: Sequence[str]) -> list[np.ndarray]:
         """Where the decoder looks while it predicts each word of ``captions``, and then ``<end>``.
 
-        ``features (B, R, D)`` and B captions give B arrays float32 ``(words + 1, R)``. With decoder=adaptive an array has
-        one more column, for the sentinel. Each row sums to one. The decoder reads the given captions (teacher forcing);
-        the weights are the same as in decoding. Raises UserError for a decoder without attention.
+        ``features (B, R, D)`` and B captions give B arrays float32 ``(words + 1, R)``. With decoder=adaptive an array
+        has one more column, for the sentinel. Each row sums to one. The decoder reads the given captions (teacher
+        forcing); the weights are the same as in decoding. Raises UserError for a decoder without attention.
         """
         if not self.decoder.attends:
             raise UserError(
@@ -168,8 +169,8 @@ class Captioner:
 class Ensemble(Captioner):
     """Captioners that choose each word together: the probabilities of the next word are averaged.
 
-    Each captioner may see several views of an image (``captioning.pictures.loading.view``). Features are a tuple: for each
-    captioner, one array per view. Settings and vocabulary are those of the first captioner.
+    Each captioner may see several views of an image (``captioning.pictures.loading.view``). Features are a tuple: for
+    each captioner, one array per view. Settings and vocabulary are those of the first captioner.
     """
 
     def __init__(self, captioners: Sequence[Captioner], views: int = 1):
@@ -222,6 +223,9 @@ class Ensemble(Captioner):
 
 
 def load_captioners(paths: Sequence[Path], views: int = 1) -> Captioner:
-    """The captioner of one bundle or run folder. Several paths or several ``views`` give an ensemble. Raises UserError."""
+    """The captioner of one bundle or run folder. Several paths or several ``views`` give an ensemble.
+
+    Raises UserError.
+    """
     captioners = [Captioner.load(path) for path in paths]
     return Ensemble(captioners, views) if len(captioners) * views > 1 else captioners[0]

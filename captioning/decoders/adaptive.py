@@ -1,9 +1,9 @@
 """Adaptive attention: instead of the image, the decoder may look at a visual sentinel, which is its own memory.
 
-Lu et al. (2017), "Knowing when to look", https://arxiv.org/abs/1612.01887. The LSTM reads the words and the mean region. Its
-new state decides where to look (spatial attention). The sentinel helps with words that the image does not show, such as
-"of" and "the". The attention gives nothing back to the LSTM, so all steps can attend at once.
-Legend: B batch, R regions, D feature size, T time, E embedding, H hidden, A attention size, V vocabulary.
+Lu et al. (2017), "Knowing when to look", https://arxiv.org/abs/1612.01887. The LSTM reads the words and the mean
+region. Its new state decides where to look (spatial attention). The sentinel helps with words that the image does not
+show, such as "of" and "the". The attention gives nothing back to the LSTM, so all steps can attend at once.
+Legend: B images, N captions, R regions, D feature size, T time, E embedding, H hidden, A attention size, V vocabulary.
 """
 
 import keras
@@ -21,7 +21,7 @@ class AdaptiveDecoder(RegionDecoder):
     hidden, regions, sentinel -> attention -> context H, a mixture of regions and sentinel
     context + hidden -> dense E -> V
 
-    ``attend`` gives weights ``(B, T, R + 1)``. The last is the sentinel's: 1 if the decoder does not look at the image.
+    ``attend`` gives weights ``(N, T, R + 1)``. The last is the sentinel's: 1 if the decoder does not look at the image.
     """
 
     def __init__(self, attention_size: int = 256, **sizes):
@@ -56,17 +56,20 @@ class AdaptiveDecoder(RegionDecoder):
         return {"values": values, "keys": self.keys(values), "gates": gates}
 
     def _advance(self, gates, hidden, cell):
-        """One step of the LSTM: ``(hidden, cell, sentinel)``, each ``(B, H)``, from ``gates (B, 5 H)`` of word and image."""
+        """One step of the LSTM: ``(hidden, cell, sentinel)``, each ``(N, H)``.
+
+        ``gates (N, 5 H)`` is what comes from word and image. ``hidden`` and ``cell`` are those of the last step.
+        """
         gates = gates + self.hidden_gates(hidden)
         size = self.sizes["hidden_size"]
         hidden, cell = lstm(gates[..., : 4 * size], cell)
         return hidden, cell, ops.sigmoid(gates[..., 4 * size :]) * ops.tanh(cell)
 
     def _attend(self, hidden, sentinel, image, training=None):
-        """Logits ``(B, T, V)`` and weights ``(B, T, R + 1)`` from hidden states and sentinels ``(B, T, H)``."""
-        query = self.query(hidden)  # (B, T, A)
-        scores = self.scores(ops.tanh(image["keys"][:, None] + query[:, :, None]))[..., 0]  # (B, T, R)
-        blind = self.scores(ops.tanh(self.sentinel_key(sentinel) + query))  # (B, T, 1)
+        """Logits ``(N, T, V)`` and weights ``(N, T, R + 1)`` from hidden states and sentinels ``(N, T, H)``."""
+        query = self.query(hidden)  # (N, T, A)
+        scores = self.scores(ops.tanh(image["keys"][:, None] + query[:, :, None]))[..., 0]  # (N, T, R)
+        blind = self.scores(ops.tanh(self.sentinel_key(sentinel) + query))  # (N, T, 1)
         weights = ops.softmax(ops.concatenate([scores, blind], axis=-1), axis=-1)
         context = ops.matmul(weights[..., :-1], image["values"]) + weights[..., -1:] * sentinel
         return self.word_logits(context + hidden, training), weights
@@ -85,8 +88,9 @@ class AdaptiveDecoder(RegionDecoder):
 
     def init_state(self, features):
         image = self._look(features)
-        # ``step`` subtracts the negative. TensorFlow turns a sum of three into one over a temporary variable. The last pass
-        # of a search's loop leaves it behind, and with many rows the next batch fails on it (tensorflow/tensorflow#23780).
+        # ``step`` subtracts the negative. TensorFlow turns a sum of three into one over a temporary variable. The last
+        # pass of a search's loop leaves it behind, and with many rows the next batch fails on it
+        # (tensorflow/tensorflow#23780).
         image["minus_gates"] = -image.pop("gates")
         zeros = ops.zeros_like(image["values"][:, 0])
         embedding = self.embedding.init_state(ops.shape(features)[0])

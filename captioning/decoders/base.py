@@ -6,8 +6,8 @@ Training reads whole captions (teacher forcing):
 
     decoder(features (B, R, D), token_ids (B, T)) -> logits (B, T, V)
 
-The logits at t predict the word after ``token_ids[:, t]``. They depend on no later token. Padding stands at the end of a
-row, so there is no mask: the loss leaves padding out.
+The logits at t predict the word after ``token_ids[:, t]``. They depend on no later token. Padding stands at the end of
+a row, so there is no mask: the loss leaves padding out.
 
 Decoding goes word by word and gives the same logits:
 
@@ -38,15 +38,16 @@ from captioning.embeddings.learned import LearnedEmbedding
 class Decoder(keras.Model):
     """Base of all decoders: keeps the sizes.
 
-    A subclass creates and builds its layers in ``__init__``. Among them are ``embedding``, the given one or a learned one,
-    and ``word_dropout``. What ``__init__`` takes beyond the sizes of this class is a setting of the same name.
+    A subclass creates and builds its layers in ``__init__``. Among them are ``embedding``, the given one or a learned
+    one, and ``word_dropout``. What ``__init__`` takes beyond the sizes of this class is a setting of the same name.
     """
 
-    attends = False  # whether the decoder has ``attend``
-    by_image = (
-        False  # whether most of the work is on the image alone: then a batch should hold all captions of an image
-    )
-    bounded = False  # whether a state has room for a fixed number of tokens, which ``__init__`` takes as ``max_length``
+    # Whether the decoder has ``attend``.
+    attends = False
+    # Whether most of the work is on the image alone. Then a batch should hold all captions of an image.
+    by_image = False
+    # Whether a state has room for a fixed number of tokens. ``__init__`` takes the number as ``max_length``.
+    bounded = False
 
     embedding: WordEmbedding
     word_dropout: layers.Dropout
@@ -142,10 +143,11 @@ class OneVectorDecoder(Decoder):
 class RegionDecoder(Decoder):
     """Base of decoders with attention over regions: projection of the regions, word embedding, output.
 
-    With a learned embedding the output is tied: a word's input vector also holds its output weights (Press and Wolf, 2017,
-    https://arxiv.org/abs/1608.05859). Other embeddings cannot be both. BERT's state of a prefix is not the vector of one
-    word, and frozen vectors do not learn. With these the output has a table of its own, with the size and the start of a
-    learned one. ``untied_output`` gives a learned embedding such an output too, so that only the inputs differ.
+    With a learned embedding the output is tied: a word's input vector also holds its output weights (Press and Wolf,
+    2017, https://arxiv.org/abs/1608.05859). Other embeddings cannot be both. BERT's state of a prefix is not the vector
+    of one word, and frozen vectors do not learn. With these the output has a table of its own, with the size and the
+    start of a learned one. ``untied_output`` gives a learned embedding such an output too, so that only the inputs
+    differ.
     """
 
     attends = True
@@ -210,10 +212,10 @@ def of_captions(parts, rows):
 
 
 def lstm(gates, cell):
-    """One step of an LSTM: ``(hidden, cell)``, each ``(..., H)``, from ``gates (..., 4 H)`` and the last ``cell (..., H)``.
+    """One step of an LSTM: ``(hidden, cell)``, each ``(..., H)``.
 
-    ``gates`` is the sum of all inputs, in the order input, forget, new, output.
-    Hochreiter and Schmidhuber (1997) with the forget gate of Gers et al. (2000).
+    ``gates (..., 4 H)`` is the sum of all inputs, in the order input, forget, new, output. ``cell (..., H)`` is that of
+    the last step. Hochreiter and Schmidhuber (1997) with the forget gate of Gers et al. (2000).
     """
     inward, forget, new, outward = ops.split(gates, 4, axis=-1)
     cell = ops.sigmoid(forget) * cell + ops.sigmoid(inward) * ops.tanh(new)
@@ -221,7 +223,7 @@ def lstm(gates, cell):
 
 
 def forget_bias(shape, dtype=None):
-    """Biases ``(4 H,)`` of the gates of ``lstm``: one for the forget gate, zero for the others (Jozefowicz et al., 2015)."""
+    """Biases ``(4 H,)`` of ``lstm``'s gates: one for the forget gate, zero for the others (Jozefowicz et al., 2015)."""
     size = shape[0] // 4
     return ops.concatenate([ops.zeros((size,)), ops.ones((size,)), ops.zeros((2 * size,))])
 

@@ -36,6 +36,14 @@ def build_decoder(
     """The decoder that ``settings`` name, built, for features ``(B, regions, feature_size)``.
 
     ``pretrained``: the arrays of a word embedding that is not learned (see ``captioning/embeddings/arrays.py``).
+
+    >>> decoder = build_decoder(DecoderSettings(decoder="merge"), vocabulary_size=1000, regions=1, feature_size=2048)
+    >>> features, token_ids = np.zeros((2, 1, 2048), "float32"), np.ones((2, 5), "int32")
+    >>> tuple(decoder(features, token_ids).shape)
+    (2, 5, 1000)
+    >>> logits, state = decoder.step(token_ids[:, 0], decoder.init_state(features))
+    >>> tuple(logits.shape)
+    (2, 1000)
     """
     kind = decoder_class(settings.decoder)
     own = read_by_choice(settings, DecoderSettings, "decoder")  # what this decoder reads and some others do not

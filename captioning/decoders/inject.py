@@ -2,7 +2,7 @@
 
 Tanti, Gatt and Camilleri (2018), "Where to put the image in an image caption generator",
 https://arxiv.org/abs/1703.09137.
-Legend: B batch, R regions, D feature size, T time, E embedding, H hidden, V vocabulary.
+Legend: B images, N captions, R regions, D feature size, T time, E embedding, H hidden, V vocabulary.
 """
 
 import keras
@@ -15,7 +15,7 @@ from captioning.decoders.base import OneVectorDecoder, of_captions, zero_state
 class InjectDecoder(OneVectorDecoder):
     """From image and words to logits:
 
-    image -> dropout -> dense E, ReLU, the same at every step
+    image -> times ``image_scale`` -> dropout -> dense E, ReLU: the same at every step
     words -> embedding E -> dropout -> LSTM H -> dense E
     both  -> LSTM H -> dropout -> dense V
     """
@@ -38,11 +38,11 @@ class InjectDecoder(OneVectorDecoder):
         self.built = True
 
     def call(self, features, token_ids, training=None, rows=None):
-        words = self.embed(token_ids, training)  # (B, T, E)
-        language = self.language_dense(self.language_lstm(words, training=training))  # (B, T, E)
-        image = of_captions(self.project_image(features, training), rows)[:, None, :]  # (B, 1, E)
-        image = ops.broadcast_to(image, ops.shape(language))  # (B, 1, E) -> (B, T, E)
-        hidden = self.lstm(ops.concatenate([image, language], axis=-1), training=training)  # (B, T, H)
+        words = self.embed(token_ids, training)  # (N, T, E)
+        language = self.language_dense(self.language_lstm(words, training=training))  # (N, T, E)
+        image = of_captions(self.project_image(features, training), rows)[:, None, :]  # (N, 1, E)
+        image = ops.broadcast_to(image, ops.shape(language))  # (N, 1, E) -> (N, T, E)
+        hidden = self.lstm(ops.concatenate([image, language], axis=-1), training=training)  # (N, T, H)
         return self.output_dense(self.output_dropout(hidden, training=training))
 
     def init_state(self, features):

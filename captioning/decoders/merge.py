@@ -2,7 +2,7 @@
 
 Tanti, Gatt and Camilleri (2018), "Where to put the image in an image caption generator",
 https://arxiv.org/abs/1703.09137.
-Legend: B batch, R regions, D feature size, T time, E embedding, H hidden, V vocabulary.
+Legend: B images, N captions, R regions, D feature size, T time, E embedding, H hidden, V vocabulary.
 """
 
 import keras
@@ -15,7 +15,7 @@ from captioning.decoders.base import OneVectorDecoder, of_captions, zero_state
 class MergeDecoder(OneVectorDecoder):
     """From image and words to logits:
 
-    image -> dropout -> dense E, ReLU
+    image -> times ``image_scale`` -> dropout -> dense E, ReLU
     words -> embedding E -> dropout -> LSTM H
     both  -> dense H, ReLU -> dense V
     """
@@ -39,10 +39,10 @@ class MergeDecoder(OneVectorDecoder):
         return self.output_dense(self.merged_dense(ops.concatenate([image, sentence], axis=-1)))
 
     def call(self, features, token_ids, training=None, rows=None):
-        words = self.embed(token_ids, training)  # (B, T, E)
-        sentence = self.lstm(words, training=training)  # (B, T, H)
-        image = of_captions(self.project_image(features, training), rows)[:, None, :]  # (B, 1, E)
-        image = ops.broadcast_to(image, (*ops.shape(sentence)[:2], image.shape[-1]))  # (B, 1, E) -> (B, T, E)
+        words = self.embed(token_ids, training)  # (N, T, E)
+        sentence = self.lstm(words, training=training)  # (N, T, H)
+        image = of_captions(self.project_image(features, training), rows)[:, None, :]  # (N, 1, E)
+        image = ops.broadcast_to(image, (*ops.shape(sentence)[:2], image.shape[-1]))  # (N, 1, E) -> (N, T, E)
         return self._logits(image, sentence)
 
     def init_state(self, features):

@@ -1,9 +1,10 @@
 """Transformer: an encoder over the regions, and a decoder that attends to its own words and to the regions.
 
-Vaswani et al. (2017), https://arxiv.org/abs/1706.03762, with the layer norms in front of the blocks (Xiong et al., 2020,
-https://arxiv.org/abs/2002.04745). ``step`` keeps keys and values of the words so far, so each word is computed once.
-Legend: B batch, R regions, D feature size, T words, S things looked at (words or regions), L tokens a state has room for,
-E embedding, H width, V vocabulary.
+Vaswani et al. (2017), https://arxiv.org/abs/1706.03762, with the layer norms in front of the blocks (Xiong et al.,
+2020, https://arxiv.org/abs/2002.04745). ``step`` keeps keys and values of the words so far, so each word is computed
+once.
+Legend: B images or captions, R regions, D feature size, T words, S words or regions that are looked at, L tokens that
+a state has room for, E embedding, H width, V vocabulary.
 """
 
 import keras
@@ -30,7 +31,8 @@ class Attention(layers.Layer):
     def call(self, x, keys_values, allowed=None):
         """``(output (B, T, H), weights (B, heads, T, S))`` of ``x (B, T, H)`` over ``keys_values (B, S, 2 H)``.
 
-        ``allowed``: bool that broadcasts to ``(B, heads, T, S)``, false where x must not look. None: x may look anywhere.
+        ``allowed``: bool that broadcasts to ``(B, heads, T, S)``, false where x must not look. None: x may look
+        anywhere.
         """
         keys, values = ops.split(keys_values, 2, axis=-1)
         scores = ops.matmul(self._split(self.query(x)), ops.swapaxes(self._split(keys), -1, -2))
@@ -48,10 +50,10 @@ class Attention(layers.Layer):
 
 
 class Block(layers.Layer):
-    """One layer: self-attention, attention to the regions (``cross``, decoder only), feed-forward, each with its norm in front.
+    """One layer: self-attention, attention to the regions (if ``cross``), feed-forward. Each has its norm in front.
 
-    Its parts are built in ``build``, under the layer's own name. So no two variables have the same path, by which PyTorch
-    clears gradients.
+    Its parts are built in ``build``, under the layer's own name. So no two variables have the same path, by which
+    PyTorch clears gradients.
     """
 
     def __init__(self, size: int, heads: int, dropout: float, cross: bool, **kwargs):
@@ -133,7 +135,7 @@ class TransformerDecoder(RegionDecoder):
         return [block.cross_attention.key_value(regions) for block in self.decoder_blocks]
 
     def _place(self, words, positions):
-        """Word vectors ``(..., E)`` at int ``positions`` as ``(..., H)`` with sines and cosines of the position (section 3.5)."""
+        """Word vectors ``(..., E)`` as ``(..., H)``, plus sines and cosines of int ``positions`` (section 3.5)."""
         half = -(-self.sizes["hidden_size"] // 2)
         rates = ops.convert_to_tensor(1e4 ** -(np.arange(half) / half), dtype="float32")
         angles = ops.cast(positions, "float32")[..., None] * rates
@@ -162,7 +164,10 @@ class TransformerDecoder(RegionDecoder):
         word, embedding = self.embedding.step(token_ids, state["embedding"])
         x = self._place(word, position)[:, None]
         places = ops.arange(self.sizes["max_length"])
-        here, known = places == position[:, None], (places <= position[:, None])[:, None, None]  # (B, L), (B, 1, 1, L)
+        here, known = (
+            places == position[:, None],
+            (places <= position[:, None])[:, None, None],
+        )  # (B, L) and (B, 1, 1, L)
         words = []
         for block, own, image in zip(self.decoder_blocks, state["words"], state["image"], strict=True):
             new = block.self_attention.key_value(block.self_norm(x))  # (B, 1, 2 H)

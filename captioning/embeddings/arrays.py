@@ -1,10 +1,10 @@
 """What is known about the words before training, as arrays. No Keras.
 
-The arrays are kept as ``embedding.npz`` in the run folder and in the bundle. So nothing else is needed to resume training or to
-caption: not the file of vectors, not the BERT, not KerasHub.
+The arrays are kept as ``embedding.npz`` in the run folder and in the bundle. So nothing else is needed to resume
+training or to caption: not the file of vectors, not the BERT, not KerasHub.
 
 Legend: V words of the vocabulary, W width of the vectors, P most WordPieces of a word, U WordPieces that occur,
-S WordPieces that a caption has room for (see ``bert.SPARE``). Arrays are float32 unless another type is named.
+S WordPieces that a caption has room for (``SPARE`` in ``bert.py``). Arrays are float32 unless another type is named.
 
 embedding=file and embedding=bert-static:
     vectors     (V, W): one row per word
@@ -30,8 +30,9 @@ from config import DecoderSettings
 def load_pretrained(settings: DecoderSettings, words: Sequence[str], seed: int) -> dict[str, np.ndarray]:
     """The arrays of the word embedding that ``settings`` name, by name; none for a learned one.
 
-    ``words``: all words of the vocabulary in id order. ``seed``: draws the vectors of words that the file does not have.
-    Prints how many words are covered. Raises UserError if a file, folder, preset or library is missing or damaged.
+    ``words``: all words of the vocabulary in id order. ``seed``: draws the vectors of words that the file does not
+    have. Prints how many words are covered. Raises UserError if a file, folder, preset or library is missing or
+    damaged.
     """
     if settings.embedding == "learned":
         return {}

@@ -6,13 +6,14 @@ Training reads whole captions:
 
     embedding(token_ids (B, T)) -> vectors (B, T, E)
 
-The vector at t depends on the tokens up to t, and on no later one. Decoding goes word by word and gives the same vectors:
+The vector at t depends on the tokens up to t, and on no later one. Decoding goes word by word and gives the same
+vectors:
 
     init_state(batch) -> state
     step(token_ids (B,), state) -> (vectors (B, E), next state)
 
-A state is a nest of tensors. Their first axis is the batch, and their shapes stay the same from step to step. So a search
-can reorder a state, and can be compiled. Vectors have about unit variance, which the kernels behind them expect.
+A state is a nest of tensors. Their first axis is the batch, and their shapes stay the same from step to step. So a
+search can reorder a state, and can be compiled. Vectors have about unit variance, which the kernels behind them expect.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,7 @@ class WordEmbedding(layers.Layer):
 
 
 class PretrainedEmbedding(WordEmbedding):
-    """Base of embeddings made of pretrained arrays (see ``arrays.py``). Their vectors pass a layer norm and a dense layer.
+    """Base of embeddings made of pretrained arrays (``arrays.py``). Their vectors pass a layer norm and a dense layer.
 
     Arrays are trained only if ``tuned``. Otherwise ``.weights.h5`` files do not hold them: ``embedding.npz`` in the run
     folder and in the bundle does.

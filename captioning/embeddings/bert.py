@@ -15,9 +15,9 @@ import numpy as np
 from captioning.base.errors import UserError
 from config import DecoderSettings
 
-# A caption has room for one WordPiece per word, and for this many more. If its words have more than that, only the last
-# pieces of a word are read. With a fixed number the number of words fixes all shapes.
-# The training captions of Flickr8k need 6 at most.
+# A caption has room for one WordPiece per word, and for this many more. If its words have more, only the last pieces of
+# its later words are read. Because this number is fixed, all shapes follow from the number of words. The training
+# captions of Flickr8k need 6 at most.
 SPARE = 6
 
 # BERT's pieces for our special words. <unk> stands for a rare word, or for one that word dropout hides.
@@ -67,14 +67,14 @@ def read_bert(name: str, words: Sequence[str]) -> tuple[list[list[int]], dict[st
 
 
 def mean_vectors(pieces: Sequence[Sequence[int]], weights: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The mean of the input vectors of each word's WordPieces, float32 ``(V, W)``. Both arguments are from ``read_bert``."""
+    """The mean input vector of each word's WordPieces, float32 ``(V, W)``. ``read_bert`` gives both arguments."""
     return np.stack([weights[_TABLE][list(ids)].mean(axis=0) for ids in pieces])
 
 
 def prefix_arrays(
     pieces: Sequence[Sequence[int]], weights: Mapping[str, np.ndarray], settings: DecoderSettings
 ) -> dict[str, np.ndarray]:
-    """The arrays of embedding=bert-prefix (see ``arrays.py``). The first two arguments are from ``read_bert``."""
+    """The arrays of embedding=bert-prefix (see ``arrays.py``). ``read_bert`` gives the first two arguments."""
     slots = min(max(map(len, pieces)), SPARE + 1)
     used, rows = np.unique(np.concatenate([ids[-slots:] for ids in pieces]), return_inverse=True)
     table = np.full((len(pieces), slots), -1, dtype=np.int32)

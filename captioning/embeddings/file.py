@@ -20,7 +20,8 @@ def read_vectors(path: Path, words: Sequence[str], seed: int) -> np.ndarray:
         with open(path, encoding="utf-8", errors="replace", newline="\n") as lines:
             found, width = _parse(lines, ids, path)
     except OSError as error:
-        raise UserError(f"embedding_file: {path} cannot be read: {error.strerror or error}") from None
+        problem = error.strerror or error
+        raise UserError(f"embedding_file: {path} cannot be read: {problem}; name a file of word vectors") from None
     ordinary = len(words) - len(SPECIALS)
     missing = sum(word not in SPECIALS and ids[word] not in found for word in words)
     if missing == ordinary:
@@ -35,8 +36,8 @@ def read_vectors(path: Path, words: Sequence[str], seed: int) -> np.ndarray:
 def _parse(lines: Iterable[str], ids: dict[str, int], path: Path) -> tuple[dict[int, np.ndarray], int]:
     """The vectors of the words in ``ids``, by id, and the width of the vectors.
 
-    A line is a word and its numbers, with spaces between. word2vec and fastText have one more line at the top: the number of
-    words, and the width. If a word occurs twice, the first line counts. Raises UserError that names the line.
+    A line is a word and its numbers, with spaces between. word2vec and fastText have one more line at the top: the
+    number of words, and the width. If a word occurs twice, the first line counts. Raises UserError that names the line.
     """
     found: dict[int, np.ndarray] = {}
     announced, width, count = None, 0, 0
@@ -59,7 +60,8 @@ def _parse(lines: Iterable[str], ids: dict[str, int], path: Path) -> tuple[dict[
             values = rest.split(" ")
             if not _are_numbers(values):
                 raise UserError(
-                    f"embedding_file: {path}, line {number}: the values of {word!r} are not numbers; fetch the file again"
+                    f"embedding_file: {path}, line {number}: the values of {word!r} are not numbers; "
+                    "fetch the file again"
                 )
             found[ids[word]] = np.asarray(values, dtype=np.float32)
     if announced not in (None, count):

@@ -12,9 +12,9 @@ from captioning.embeddings.base import WordEmbedding
 class LearnedEmbedding(WordEmbedding):
     """A table ``(V, E)``. Its entries start with a standard deviation of 1 / ``scale`` and are multiplied by ``scale``.
 
-    So the vectors start with unit variance. With Keras' own start, +-0.05, an LSTM hardly notices the words in the first
-    few hundred batches. A ``scale`` of sqrt(E) suits a table that also holds the output weights: the loss then starts near
-    log V.
+    So the vectors start with unit variance. With Keras' own start, +-0.05, an LSTM hardly notices the words in the
+    first few hundred batches. A ``scale`` of sqrt(E) suits a table that also holds the output weights: the loss then
+    starts near log V.
     """
 
     def __init__(self, vocabulary_size: int, embedding_size: int, scale: float = 1.0, **kwargs: Any):

@@ -2,19 +2,19 @@
 
 Devlin et al. (2019), "BERT", https://arxiv.org/abs/1810.04805, with frozen weights.
 
-BERT was trained to look both ways. That must not be here. In training, its state at t would know the word at t + 1, which
-the decoder has to predict. In decoding, that word does not exist yet. So a causal mask lets each WordPiece see itself and
-the pieces before it, in training and in decoding alike.
+BERT was trained to look both ways. That must not be here. In training, its state at t would know the word at t + 1,
+which the decoder has to predict. In decoding, that word does not exist yet. So a causal mask lets each WordPiece see
+itself and the pieces before it, in training and in decoding alike.
 
 There is another sound way: run BERT anew over every prefix, looking both ways inside it. BERT is used to that. But a
 caption of T words then costs T passes instead of one (``benchmarks/word_embeddings.py`` measures it).
 
-A word goes in as its WordPieces, and the state of the last piece is its vector. ``<start>`` is BERT's ``[CLS]``. ``<unk>``
-stands for rare words and for words that word dropout hides; it is ``[MASK]``, BERT's sign for a hidden word.
+A word goes in as its WordPieces, and the state of the last piece is its vector. ``<start>`` is BERT's ``[CLS]``.
+``<unk>`` stands for rare words and for words that word dropout hides; it is ``[MASK]``, BERT's sign for a hidden word.
 
 Legend: B batch, T tokens, E embedding size, V vocabulary size, P most pieces of a word, U pieces that occur, W width of
-BERT, K width of a head (heads x K = W), S cells. A cell is a position in BERT's input and takes one piece. There is one for
-each token, and ``SPARE`` more.
+BERT, K width of a head (heads x K = W), S cells. A cell is a position in BERT's input and takes one piece. There is one
+for each token, and ``SPARE`` more.
 """
 
 from typing import Any
@@ -106,8 +106,9 @@ class PrefixEmbedding(PretrainedEmbedding):
         return key, value
 
     def _layer(self, layer, x, keys, values, allowed):
-        """One layer of BERT, ``(B, N, W)``, of ``x (B, N, W)``, which looks at ``keys`` and ``values`` ``(B, M, heads, K)``.
+        """One layer of BERT: ``(B, N, W)`` of ``x (B, N, W)``.
 
+        ``keys`` and ``values`` ``(B, M, heads, K)``: what x looks at.
         ``allowed`` bool ``(B or 1, N, M)``: where x may look.
         """
         name = f"transformer_layer_{layer}"

@@ -1,7 +1,7 @@
 """One pretrained vector per word: from a file of word vectors (file), or from BERT's input embedding (bert-static).
 
-A word of several WordPieces has the mean of their vectors. BERT itself weighs the pieces of a word by the sentence. Without
-a sentence the mean is the one way to treat all pieces alike.
+A word of several WordPieces has the mean of their vectors. BERT itself weighs the pieces of a word by the sentence.
+Without a sentence the mean is the one way to treat all pieces alike.
 """
 
 import keras

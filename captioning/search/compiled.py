@@ -22,9 +22,9 @@ class Stepper(Protocol):
 
 
 class Search(keras.Model):
-    """``features (B, R, D)`` -> the three parts of ``Hypotheses``, by greedy or beam search, and by consensus if wanted.
+    """Features ``(B, R, D)`` -> the three parts of ``Hypotheses``: greedy or beam search, and consensus if wanted.
 
-    An ensemble takes a tuple of features. ``length_penalty`` is a variable, so a new value needs no new compilation.
+    An ensemble takes a tuple of such features. ``length_penalty`` is a variable, so a new value needs no compilation.
     """
 
     def __init__(self, decoder: Stepper, settings: DecodingSettings):

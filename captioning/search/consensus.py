@@ -36,7 +36,10 @@ class Ngrams(NamedTuple):
 
 
 def consensus(found: Hypotheses) -> Hypotheses:
-    """``found`` in the order of agreement, which becomes the score. Captions that did not end have no vote and stay last."""
+    """``found`` in the order of agreement, which becomes the score.
+
+    Captions that did not end have no vote and stay last.
+    """
     tokens, log_probs, scores = found
     beams = tokens.shape[1]
     has_ended = ops.logical_and(ops.any(tokens == END, axis=-1), log_probs > IMPOSSIBLE)

@@ -34,8 +34,8 @@ def greedy_search(
 ) -> Hypotheses:
     """The caption that greedy search finds for each image, as ``Hypotheses`` with K = 1.
 
-    ``state``: the decoder's state before the first word, of ``batch`` images. ``max_length``: words of the longest caption.
-    ``length_penalty`` may be a scalar tensor.
+    ``state``: the decoder's state before the first word, of ``batch`` images. ``max_length``: words of the longest
+    caption. ``length_penalty`` may be a scalar tensor.
     """
     length = max_length + 1
 

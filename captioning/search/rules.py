@@ -60,9 +60,9 @@ class Rules:
     def log_probabilities(self, logits, tokens, t):
         """Log p of the next word, float32 ``(N, V)``, from ``logits (N, V)``.
 
-        ``tokens`` int32 ``(N, L)`` holds the words so far, at positions before ``t``.
-        Special words and an early ``<end>`` are banned before the softmax, so the probabilities of the others sum to one.
-        Repeated n-grams are banned after it: their probability goes to no other word.
+        ``tokens`` int32 ``(N, L)`` holds the words so far, at positions before ``t``. Special words and an early
+        ``<end>`` are banned before the softmax, so the probabilities of the others sum to one. Repeated n-grams are
+        banned after it: their probability goes to no other word.
         """
         vocabulary = logits.shape[-1]
         impossible = ops.logical_or(is_special(vocabulary), is_early_end(vocabulary, t, self.min_length))

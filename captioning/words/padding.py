@@ -8,9 +8,9 @@ from captioning.words.vocabulary import PAD
 
 
 def pad(rows: Sequence[np.ndarray], width: int = 0) -> np.ndarray:
-    """``rows`` of ids, each int ``(T,)``, as one int32 array ``(len(rows), width)``, filled up with ``<pad>`` at the end.
+    """``rows`` of ids, each int ``(T,)``, as one array int32 ``(len(rows), width)``. Rows end with ``<pad>``.
 
-    ``width``: columns of the array, enough for the longest row; 0: as many as the longest row has.
+    ``width``: columns of the array, at least as many as the longest row has; 0: exactly as many.
     """
     padded = np.full((len(rows), width or max(map(len, rows))), PAD, dtype=np.int32)
     for target, row in zip(padded, rows, strict=True):

@@ -1,8 +1,8 @@
 """The words of a caption, split in one way for the vocabulary, the models and the scores. No Keras.
 
-The rules are those of the Stanford PTB tokeniser, which the COCO caption evaluation uses. Text becomes lower case, is split
-as in the Penn Treebank ("man's" becomes "man" and "'s"), and loses its punctuation. The work is done by NLTK's Treebank
-tokeniser, which needs no download.
+The rules are those of the Stanford PTB tokeniser, which the COCO caption evaluation uses. Text becomes lower case, is
+split as in the Penn Treebank ("man's" becomes "man" and "'s"), and loses its punctuation. The work is done by NLTK's
+Treebank tokeniser, which needs no download.
 """
 
 import re
@@ -15,8 +15,9 @@ _PUNCTUATION = frozenset(
 )
 _SUFFIXES = ("'s", "n't", "'re", "'ll", "'ve", "'m", "'d")
 _treebank = TreebankWordTokenizer()
-# Nearly all captions consist of words, commas, hyphens and a full stop. In these the Treebank rules split only the words of
-# _CONTRACTIONS. Without the thirty regular expressions of NLTK, COCO's 617,000 captions take seconds, not a minute.
+# Nearly all captions consist of words, commas, hyphens and a full stop. In these the Treebank rules split only the
+# words of _CONTRACTIONS. Without the thirty regular expressions of NLTK, COCO's 617,000 captions take seconds, not a
+# minute.
 _PLAIN = re.compile(r"(?:[a-z0-9 ]++|,(?= )|(?<=[a-z0-9])-(?=[a-z0-9]))*+\.?")
 _CONTRACTIONS = frozenset(["cannot", "gimme", "gonna", "gotta", "lemme", "wanna"])
 

@@ -2,8 +2,8 @@
 
 The words come from the training captions only, most frequent first, and are kept as JSON. Instead of words they may be
 WordPieces, parts of words (Wu et al., 2016, https://arxiv.org/abs/1609.08144, section 4.1). "snow" is one piece;
-"snowboarder" may be "snow", "##board" and "##er". With WordPieces few words are unknown. Captions come out as whole words
-again.
+"snowboarder" may be "snow", "##board" and "##er". With WordPieces few words are unknown. Captions come out as whole
+words again.
 """
 
 import json
@@ -43,8 +43,9 @@ class Vocabulary:
     def fit(cls, captions: Iterable[str], threshold: int, wordpieces: Sequence[str] = ()) -> "Vocabulary":
         """The words that occur at least ``threshold`` times in ``captions``, those of the training split.
 
-        With ``wordpieces``, all pieces of a BERT, the vocabulary holds those pieces that the words consist of. Then pieces
-        are counted. The order is by falling frequency, then by spelling. So the order of the captions changes no id.
+        With ``wordpieces``, all pieces of a BERT, the vocabulary holds those pieces that the words consist of. Then
+        pieces are counted. The order is by falling frequency, then by spelling. So the order of the captions changes no
+        id.
         """
         counts = Counter(word for caption in captions for word in tokenize(caption))
         if wordpieces:
@@ -94,7 +95,7 @@ class Vocabulary:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The caption with these ids, as text. It ends before the first ``<end>``. ``<pad>`` and ``<start>`` are left out."""
+        """The caption with these ids, as text, up to the first ``<end>``. ``<pad>`` and ``<start>`` are left out."""
         return detokenize(self.spell(ids))
 
     def spell(self, ids: Iterable[int]) -> list[str]:
@@ -123,7 +124,7 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, text: str, source: str) -> "Vocabulary":
-        """The vocabulary that ``to_json`` wrote. Raises UserError that names ``source`` if ``text`` is no vocabulary."""
+        """The vocabulary that ``to_json`` wrote. Raises UserError, naming ``source``, if ``text`` is no vocabulary."""
         try:
             found = json.loads(text)
             words, wordpieces = found["words"], bool(found.get("wordpieces"))

@@ -1,5 +1,6 @@
 """What every decoder promises: the two ways of running it agree, no logit sees the future, and it can learn."""
 
+import doctest
 import math
 
 import keras
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 from keras import ops
 
+from captioning.decoders import build
+from captioning.decoders.base import Decoder
 from captioning.decoders.build import build_decoder, decoder_class, decoder_names
 from captioning.search.compiled import Search
 from captioning.training.cross_entropy import CaptionTrainer
@@ -43,6 +46,20 @@ def run(decoder, features, tokens) -> np.ndarray:
 @pytest.fixture(params=sorted(decoder_names()))
 def name(request) -> str:
     return request.param
+
+
+def test_every_name_has_a_file_of_its_own():
+    """A new decoder is one file and one name in the setting."""
+    classes = [decoder_class(name) for name in decoder_names()]
+    assert len(set(classes)) == len(classes) == 5
+    assert all(issubclass(kind, Decoder) for kind in classes)
+    assert [kind.__module__ for kind in classes] == [f"captioning.decoders.{name}" for name in decoder_names()]
+
+
+def test_the_example_of_the_docstring():
+    failed, tried = doctest.testmod(build)
+    assert failed == 0
+    assert tried > 0
 
 
 def test_logits(name):

@@ -6,6 +6,7 @@ distribution. The images of a batch have a table each: one call of the search tr
 
 import itertools
 from collections import Counter
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from captioning.search.greedy import greedy_search
 from captioning.search.hypotheses import BANNED, Hypotheses
 from captioning.search.rules import Rules
 from captioning.search.sampling import sample
+from captioning.search.state import loop_while
 from captioning.words.vocabulary import END, PAD, START, UNK
 
 OPTIONS = [
@@ -377,6 +379,53 @@ def test_a_state_may_be_any_nest():
     nest = {"inner": [state, ()], "vector": ops.zeros((3, 2))}
     found = beam_search(nested_step, nest, 3, 4, 3)
     np.testing.assert_array_equal(ops.convert_to_numpy(found.tokens), search(tables, 4, 3)[0])
+
+
+@pytest.mark.parametrize("beam_size", [None, 3])
+def test_what_is_of_the_image_alone_is_never_reordered(beam_size):
+    """So ``step`` gets the very tensors that the search began with, one row for each hypothesis."""
+    images = np.arange(3 * 5, dtype="float32").reshape(3, 5)
+    rng = np.random.default_rng(0)
+    flat = ops.convert_to_tensor(rng.normal(size=(10, 10)).astype("float32"))
+    seen = []
+
+    def step(token_ids, state):
+        seen.append(ops.convert_to_numpy(state["image"]["vectors"]))
+        return ops.take(flat, token_ids, axis=0), {**state, "count": state["count"] + 1}
+
+    state = {"image": {"vectors": ops.convert_to_tensor(images)}, "count": ops.zeros((3,))}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops, "while_loop", eager_while_loop)
+        if beam_size:
+            beam_search(step, state, 3, 4, beam_size)
+        else:
+            greedy_search(step, state, 3, 4)
+    assert len(seen) > 1
+    for each in seen:
+        np.testing.assert_array_equal(each, np.repeat(images, beam_size or 1, axis=0))
+
+
+def eager_while_loop(cond, body, loop_vars):
+    """Each pass for itself, so that a step can look at values on every backend."""
+    while cond(*loop_vars):
+        loop_vars = body(*loop_vars)
+    return loop_vars
+
+
+def test_a_loop_carries_a_named_tuple():
+    class State(NamedTuple):
+        t: Any
+        nest: Any
+
+    first = State(ops.convert_to_tensor(0, dtype="int32"), {"sums": [ops.zeros((2,)), ()]})
+
+    def advance(now: State) -> State:
+        return now._replace(t=now.t + 1, nest={"sums": [now.nest["sums"][0] + 2.0, ()]})
+
+    last = loop_while(lambda now: now.t < 3, advance, first)
+    assert isinstance(last, State)
+    assert int(last.t) == 3
+    np.testing.assert_array_equal(ops.convert_to_numpy(last.nest["sums"][0]), [6, 6])
 
 
 def test_half_precision_logits():

@@ -1,5 +1,6 @@
 """Words as the COCO evaluation sees them, and back."""
 
+import doctest
 import random
 import re
 
@@ -66,3 +67,8 @@ def test_suffixes_are_joined_to_their_word():
 
 def test_special_tokens_typed_in_a_caption_are_no_special_tokens():
     assert not {"<end>", "<unk>", "<pad>", "<start>"} & set(tokenize("a <end> <unk> <pad> <start> dog"))
+
+
+def test_the_examples_of_the_docstrings():
+    failed, tried = doctest.testmod(tokenizer)
+    assert (failed, tried) == (0, 2)
