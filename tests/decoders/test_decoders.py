@@ -1,4 +1,4 @@
-"""What every decoder promises: the two ways of running it agree, no logit sees the future, and it can learn."""
+"""What every decoder promises: training and decoding give the same logits, no logit sees later words, and it learns."""
 
 import doctest
 import math
@@ -131,7 +131,7 @@ def test_a_row_does_not_depend_on_its_batch(name):
     decoder = make(name)
     features, tokens = batch()
     state = decoder.init_state(ops.convert_to_tensor(features))
-    # The search reorders states along the batch axis, so every part of a state must lead with it.
+    # A search reorders states along the batch axis, so it must be the first axis of every part.
     assert all(leaf.shape[0] == 4 for leaf in keras.tree.flatten(state))
     logits, state = decoder.step(ops.convert_to_tensor(tokens[:, 0]), state)
     order = [2, 0, 0]
@@ -171,7 +171,7 @@ def test_attention_tells_where_each_word_looks(name):
     assert weights.shape == (*tokens.shape, columns)
     assert (weights >= 0).all()
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
-    # Where regions are moved, the looks move along.
+    # If regions change places, their weights do too.
     moved = ops.convert_to_numpy(decoder.attend(features[:, [2, 0, 1]], tokens)[1])
     np.testing.assert_allclose(moved[..., :REGIONS], weights[..., [2, 0, 1]], atol=1e-5)
     assert weights[..., :REGIONS].std(-1).min() > 1e-6
@@ -221,7 +221,7 @@ def test_every_weight_is_trained(name):
 
 
 def test_overfits_a_toy_set_and_says_it_back(name):
-    """Captions of different length, told apart by the image alone, one of them in the last region only."""
+    """Captions of different lengths. Only the image tells which; two images differ in their last region only."""
     captions = [[5, 6, 7, 8], [5, 6, 9], [5, 6, 7, 10, 11, 12], [13], [14, 15, 16, 9]]
     tokens = np.full((len(captions), 8), PAD, "int32")
     for row, words in enumerate(captions):

@@ -109,7 +109,7 @@ def transformer(decoder, features, words):
         regions = np.asarray([feed(block, x + seen) for x, seen in zip(regions, looked, strict=True)])
     regions = norm(decoder.encoder_norm, regions)
     half = np.arange(H // 2)
-    known = [[] for _ in decoder.decoder_blocks]  # what each block has met so far
+    known = [[] for _ in decoder.decoder_blocks]  # the words so far, as each block has seen them
     for t, y in enumerate(words):
         angles = t / 1e4 ** (half / len(half))
         x = dense(decoder.word_dense, y) + np.concatenate([np.sin(angles), np.cos(angles)])

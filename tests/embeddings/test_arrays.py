@@ -35,7 +35,7 @@ LINES = "the 1 2 3\ndog 0.5 -1e-1 3\ncat 4 5 6\n"
     [
         LINES,  # GloVe
         "3 3\n" + LINES,  # word2vec, fastText
-        "3 3\n" + LINES.replace("\n", " \n"),  # both put a space behind
+        "3 3\n" + LINES.replace("\n", " \n"),  # both end lines with a space
         LINES.replace("\n", "\r\n"),
         LINES + ". . . 7 8 9\nat name@domain.com 7 8 9\nca\u2028t 7 8 9\n",  # GloVe 840B
         LINES + "dog 9 9 9\n",  # the first counts
@@ -45,7 +45,7 @@ def test_vectors_of_a_text_file(tmp_path, text, capsys):
     vectors = read(tmp_path / "vectors.txt", text)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors[[DOG, CAT]], [[0.5, -0.1, 3], [4, 5, 6]])
-    # The others are random, not alike, and of the same spread.
+    # The others are random, all different, and have the same spread.
     assert vectors.shape == (len(WORDS), 3)
     assert len(np.unique(vectors, axis=0)) == len(WORDS)
     assert 1 < vectors[[0, 1, 2, 3, 4, 7]].std() < 5

@@ -1,4 +1,4 @@
-"""Word embeddings: none looks ahead, each gives in decoding what it gave in training, and what is frozen stays as it was."""
+"""Word embeddings: none looks ahead, decoding gives the vectors of training, and frozen vectors do not change."""
 
 import h5py
 import keras
@@ -68,7 +68,7 @@ def kind(request) -> str:
 def leaks(decoder: Decoder) -> bool:
     """Whether a change of later tokens, one or all of them, moves a single bit of earlier logits.
 
-    This is what the well-known BERT captioner would have failed: its BERT had read the caption that it was to predict.
+    The well-known BERT captioner would fail here: its BERT had read the caption that the decoder had to predict.
     """
     features, tokens = batch()
     before = run(decoder, features, tokens)
@@ -104,7 +104,7 @@ class TwoWayBert(PrefixEmbedding):
 
 
 class NextWord(LearnedEmbedding):
-    """A faint trace of the next word, and of no other."""
+    """Adds a faint trace of the next word."""
 
     def call(self, token_ids):
         vectors = super().call(token_ids)
@@ -177,7 +177,7 @@ def test_every_earlier_word_and_piece_counts():
 
 
 def log_probability(decoder, features, tokens) -> np.ndarray:
-    """Of captions ``(N, L)``, teacher-forced."""
+    """Log p of captions ``tokens (N, L)``, teacher-forced: ``(N,)``."""
     inputs = np.concatenate([np.full((len(tokens), 1), START, "int32"), tokens[:, :-1]], axis=1)
     logits = run(decoder, features, inputs).astype("float64")
     logits[..., [0, 1, 3]] = -1e9  # never drawn

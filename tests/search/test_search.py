@@ -1,7 +1,7 @@
 """Greedy and beam search against plain-Python references, on scripted step functions over a tiny vocabulary.
 
-A toy model is a table of logits ``(codes, V)`` whose code numbers the words so far, so every prefix has its own
-distribution. The images of a batch have a table each: one call of the search tries many random models.
+A toy model is a table of logits ``(codes, V)``. The words so far are numbered by a code, which picks the row. So every
+prefix has a distribution of its own. Each image of a batch has its own table: one search tries many random models.
 """
 
 import itertools
@@ -31,7 +31,7 @@ OPTIONS = [
 
 
 def random_tables(images: int, words: int, max_length: int, seed: int = 0, scale: float = 1.5) -> np.ndarray:
-    """Random logits ``(images, codes, V)``; ``<end>`` gets likelier with every word, so that lengths differ."""
+    """Random logits ``(images, codes, V)``; ``<end>`` becomes more probable with every word, so lengths differ."""
     rng = np.random.default_rng(seed)
     tables = rng.normal(0, scale, (images, (words + 1) ** max_length, words + 4)).astype("float32")
     tables[:, :, END] += np.linspace(-2.5, 1.5, tables.shape[1])[None] + rng.normal(0, 2, (images, 1))
@@ -216,7 +216,7 @@ def test_a_batch_is_captioned_as_each_image_alone():
 
 
 def test_captions_that_end_early_do_not_cut_off_a_better_one():
-    # "a a a a" is all but certain, yet after each word <end> is among the three best continuations.
+    # "a a a a" is almost certain, but after each word <end> is among the three best continuations.
     tables = np.zeros((1, 2**4, 5), "float32")
     tables[:, :, END] = -12
     tables[0, code([4, 4, 4, 4], 1), END] = 12
@@ -284,7 +284,7 @@ def test_no_caption_is_shorter_than_min_length(beam_size, min_length):
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_no_ngram_repeats(beam_size, n):
     max_length = 7
-    # The same few words are likeliest after any prefix, so that without blocking all captions repeat them.
+    # The same few words are the most probable after any prefix. Without the rule all captions repeat them.
     rng = np.random.default_rng(n)
     logits = rng.normal(0, 2, (12, 12)).astype("float32")
     logits[:, END] = -4
@@ -347,7 +347,7 @@ def test_state_follows_its_hypothesis(beam_size):
     step, state = toy(tables, max_length)
 
     def history_step(token_ids, state):
-        # Logits from what the state itself remembers: the code is counted up from the seen tokens, not carried along.
+        # Logits from what the state itself remembers: the code is computed from the tokens seen, not carried along.
         _, new = step(token_ids, state)
         number = ops.zeros_like(new["code"])
         for position in range(max_length + 1):
@@ -547,7 +547,7 @@ def draw(tables: np.ndarray, max_length: int, uniforms: np.ndarray) -> np.ndarra
 def test_captions_are_drawn_as_often_as_they_are_probable():
     words, max_length, samples = 2, 3, 20_000
     tables = random_tables(2, words, max_length, scale=1.0)
-    tables[:, :, UNK] += 5  # what must never be drawn leaves its share to the rest
+    tables[:, :, UNK] += 5  # banned words leave their probability to the others
     drawn = draw(tables, max_length, np.random.default_rng(0).random((2, samples, max_length + 1)))
     assert drawn.shape == (2, samples, max_length + 1)
     for table, captions in zip(tables, drawn, strict=True):

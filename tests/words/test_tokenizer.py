@@ -1,4 +1,4 @@
-"""Words as the COCO evaluation sees them, and back."""
+"""Captions become the words of the COCO evaluation, and words become captions again."""
 
 import doctest
 import random

@@ -1,4 +1,4 @@
-"""Ids of words: fitted on what is given and nothing else, stable, and back to text."""
+"""The ids of words: which words have one, that they are stable, and how ids become text again."""
 
 import random
 
@@ -51,7 +51,7 @@ PIECES = ["[PAD]", "[UNK]", "a", "snow", "##board", "##er", "##s", "'", "skate",
 def test_words_are_put_together_of_wordpieces():
     captions = ["A snowboarder snowboards .", "a skater's skateboard", "a kkk"]
     found = Vocabulary.fit(captions, 1, PIECES)
-    # "skater" starts with a piece, but "##r" is none; pieces that no word needs are left out.
+    # "skater" begins with a piece, but "##r" is not one. Pieces that no word needs are left out.
     assert found.words[4:] == ["##board", "a", "##k", "##s", "snow", "##er", "'", "k", "skate"]
     ids = found.encode("a snowboarder's zebra skates", 30)
     assert [found.words[i] for i in ids] == [
@@ -68,7 +68,7 @@ def test_wordpieces_are_spelled_as_words():
     found = Vocabulary.fit(["snowboarder's skateboards a"], 1, PIECES)
     assert found.decode(found.encode("a snowboarder's skateboards", 30)) == "a snowboarder's skateboards"
     assert found.spell(found.encode("a snowboarder's skate", 30)) == ["a", "snowboarder", "'s", "skate"]
-    # A piece of the middle may come first, where a decoder likes it so.
+    # A decoder may begin a caption with a piece from the middle of a word.
     number = {word: i for i, word in enumerate(found.words)}
     assert found.decode([number["##board"], number["##er"], number["a"]]) == "boarder a"
     again = Vocabulary.from_json(found.to_json(), "here")
@@ -82,7 +82,7 @@ def test_a_threshold_counts_wordpieces():
 
 def test_a_caption_that_is_cut_gets_no_end():
     words = Vocabulary.fit(CAPTIONS, 1)
-    assert words.encode("a dog runs", 3).tolist()[-1] == END  # exactly as long as allowed is not cut
+    assert words.encode("a dog runs", 3).tolist()[-1] == END  # as long as allowed, so not cut
     cut = words.encode("a dog runs", 2)
     assert [words.words[i] for i in cut] == ["<start>", "a", "dog"]
 
