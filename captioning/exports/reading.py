@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from captioning.base.errors import UserError
+from captioning.search.hypotheses import IMPOSSIBLE
 from captioning.words.vocabulary import Vocabulary
 
 FORMAT = 1
@@ -34,16 +35,13 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "litert": ("model.tflite", ("ai_edge_litert",)),
 }
 
-# A log p below this stands for no caption: with fewer sentences than beams, the rest of a beam has about decoding.BANNED.
-IMPOSSIBLE = -5e8
-
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 class Exported:
     """One export, loaded: a function of uint8 RGB pixels ``(B, S, S, 3)``; LiteRT takes one picture at a time, B = 1.
 
-    Gives ``tokens`` int32 ``(B, K, L)``, ``log_probs`` and ``scores`` float32 ``(B, K)``, as ``decoding.Hypotheses``.
+    Gives ``tokens`` int32 ``(B, K, L)``, ``log_probs`` and ``scores`` float32 ``(B, K)``, as ``captioning.search.hypotheses.Hypotheses``.
     """
 
     def __init__(self, folder: Path):

@@ -24,8 +24,9 @@ from captioning.base.errors import UserError
 from captioning.exports.reading import FORMAT, KINDS, Exported
 from captioning.features.folding import fold
 from captioning.pictures.loading import PREPROCESSING
+from captioning.search.compiled import Search
 from config import Config
-from model import Captioner, Search
+from model import Captioner
 
 # The newest that tf2onnx 1.17 writes.
 OPSET = 18
