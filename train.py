@@ -17,7 +17,6 @@ from captioning.base.errors import UserError
 from captioning.base.script import run_script
 from captioning.command_line.options import make_parser, typed_settings
 from captioning.command_line.resolving import resolve, settle_backend
-from captioning.data.aside import put_aside
 from captioning.embeddings.arrays import load_pretrained
 from captioning.storage.runs import Run
 from config import Config
@@ -60,22 +59,15 @@ def main() -> int:
         # Before the features, which take long.
         inherited = source and config.embedding != "learned"
         pretrained = source.pretrained() if inherited else load_pretrained(config, vocabulary.words)
-    # Keras comes before the records, of which COCO's would else hold on to a third of their memory when fit lets them go.
-    aside = put_aside(dataset)
-    del dataset
-    from model import Captioner  # here, because it brings in Keras, which reads KERAS_BACKEND when it is imported
-
-    dataset = aside()
-    del aside
-    initial = None
-    if config.init:
-        initial = Captioner.load(Path(config.init))
-    prepared = prepare(config, dataset, initial and initial.encoder, training=True)
-    del dataset  # or fit could not let go of its training captions
-    run = run or Run.create(config, vocabulary, args.name, pretrained)
-    print(f"run folder: {run.folder}", flush=True)
-
+    # Only here, because these bring in Keras, which reads KERAS_BACKEND when it is imported.
     from captioning.training.loop import fit
+    from captioning.training.stages.base import stage_named
+    from model import Captioner
+
+    initial = Captioner.load(Path(config.init)) if config.init else None
+    prepared = prepare(config, dataset, initial and initial.encoder, training=True)
+    run = run or Run.create(config, vocabulary, args.name or stage_named(config.stage).run_name(config), pretrained)
+    print(f"run folder: {run.folder}", flush=True)
 
     try:
         return fit(config, prepared, vocabulary, run, initial)

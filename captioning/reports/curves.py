@@ -49,7 +49,8 @@ def draw_curves(run: Run) -> None:
     search = search_name(run.config().dev_search())
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, scores = figure.subplots(1, 2)
-    for axes, (title, unit, curves) in zip((losses, scores), _CURVES[run.bundle.stem], strict=True):
+    panels = _CURVES["aligner" if "recall" in lines[0] else "captioner"]
+    for axes, (title, unit, curves) in zip((losses, scores), panels, strict=True):
         for name, (label, style, colour) in curves.items():
             if name in lines[0]:
                 axes.plot(epochs, [line[name] for line in lines], style, color=colour, label=label)
