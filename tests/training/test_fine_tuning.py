@@ -13,7 +13,9 @@ from captioning.storage.runs import Run
 from captioning.training.batches import CaptionBatches
 from captioning.training.cross_entropy import CaptionTrainer
 from captioning.training.fine_tuning import PixelTrainer
-from captioning.training.loop import Recorder, fit, make_tuning_optimizer
+from captioning.training.loop import fit
+from captioning.training.optimizers import make_tuning_optimizer
+from captioning.training.recorder import Recorder
 from captioning.words.vocabulary import Vocabulary
 from config import Config
 from model import Captioner
@@ -140,7 +142,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(folder, dataset, firs
     expected = train(config, dataset, "straight")
 
     def interrupt(recorder, batch, logs=None):
-        if recorder.batches.epoch == 1:
+        if recorder.stage.batches.epoch == 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
