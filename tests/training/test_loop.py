@@ -15,6 +15,7 @@ from captioning.base.errors import UserError
 from captioning.storage.runs import Run
 from captioning.training import loop
 from captioning.training.dev_scoring import CaptionScores
+from captioning.training.optimizers import make_optimizer
 from captioning.training.recorder import Recorder
 from captioning.training.self_critical import SelfCritic
 from captioning.training.stages.base import Stage
@@ -170,7 +171,8 @@ def test_a_loss_that_is_no_number_ends_the_run(prepared, straight, monkeypatch, 
     config, run = start(prepared, f"diverged-{stage}", epochs=1, stage=stage, **init)
     assert train(prepared, config, run) == 0
     before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file() and path.name != "about.json"}
-    monkeypatch.setattr(Stage, "make_optimizer", lambda stage: keras.optimizers.SGD(math.nan))
+    broken = make_optimizer(config, 1, peak=math.nan)
+    monkeypatch.setattr(Stage, "make_optimizer", lambda stage: broken)
     seen, check = [], Recorder._check
     monkeypatch.setattr(Recorder, "_check", lambda recorder, loss: seen.append(loss) or check(recorder, loss))
     with pytest.raises(UserError, match=r"in epoch 2 the loss became nan; .* kept: 1\. .*learning_rate"):

@@ -129,7 +129,7 @@ def test_scores_that_differ_in_the_seventh_digit_pick_the_same_epoch_after_a_res
 def test_words_per_second_are_those_of_the_batches_or_of_the_epoch_itself(prepared, monkeypatch, logs, words):
     config, run = start(prepared, f"words-{words}")
     made = fake_recorder(prepared, config, run)
-    monkeypatch.setattr(recorder.time, "perf_counter", itertools.count(step=2).__next__)
+    monkeypatch.setattr(recorder, "time", SimpleNamespace(perf_counter=itertools.count(step=2).__next__))
     made.on_epoch_begin(0)
     logs = {"loss": 1.0, "nll": 1.0, **logs}
     made.on_epoch_end(0, logs)

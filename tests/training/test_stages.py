@@ -63,6 +63,7 @@ def test_each_stage_with_a_frozen_encoder_trains_on_all_views(prepared, straight
     assert met.value.args == (views,)
 
 
+@pytest.mark.filterwarnings("ignore:You are using a softmax over axis -1")  # of the only region
 def test_a_decoder_that_works_by_image_trains_on_whole_images(prepared, monkeypatch):
     config, run = start(
         prepared, "grouped", decoder="transformer", feature_grid=0, heads=2, layers=1, batch_size=4, epochs=1
