@@ -26,7 +26,7 @@ from preprocessing import fit_vocabulary, load_dataset, prepare
 
 def main() -> int:
     parser = make_parser(__doc__)
-    parser.add_argument("--name", help="name of the run folder [default: data, decoder and time]")
+    parser.add_argument("--name", help="name of the run folder [default: data, decoder (or align) and time]")
     parser.add_argument(
         "--resume",
         metavar="RUN",
