@@ -53,6 +53,7 @@ def interrupt_second_epoch(prepared, monkeypatch, config: Config, run: Run) -> N
         assert train(prepared, config, run) == 130
 
 
+@pytest.mark.backends
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(prepared, straight, monkeypatch, capsys):
     config, run = start(prepared, "interrupted")
     interrupt_second_epoch(prepared, monkeypatch, config, run)
@@ -71,7 +72,9 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(prepared, straight, mo
     [
         {"decoder": "attention"},
         # Whose batches hold whole images, and whose optimiser is one around another.
-        {"decoder": "transformer", "heads": 2, "layers": 1, "precision": "float16"},
+        pytest.param(
+            {"decoder": "transformer", "heads": 2, "layers": 1, "precision": "float16"}, marks=pytest.mark.backends
+        ),
     ],
     ids=["attention", "transformer-float16"],
 )
@@ -104,6 +107,7 @@ def test_so_does_one_with_every_part_of_the_recipe(prepared, monkeypatch, reques
 
 
 @pytest.mark.slow
+@pytest.mark.backends
 def test_a_self_critical_run_starts_from_another_and_resumes_exactly(prepared, straight, monkeypatch):
     changes = {"stage": "scst", "init": str(straight.folder), "xe_share": 0.5, "ema_decay": 0.5, "monitor": "cider"}
     changes["epochs"] = 2
@@ -182,6 +186,7 @@ def test_a_loss_that_is_no_number_ends_the_run(prepared, straight, monkeypatch, 
     assert len(seen) == {"xe": 2, "scst": 1}[stage]  # after the second batch, whose loss the first has broken
 
 
+@pytest.mark.backends
 def test_weights_that_the_last_batch_broke_are_not_saved(prepared, monkeypatch):
     config, run = start(prepared, "broken-at-last", epochs=1)
     monkeypatch.setattr(CaptionScores, "__call__", lambda dev, trainer: ({"val_loss": math.nan}, []))
@@ -224,6 +229,7 @@ def test_a_run_cut_off_before_its_bundle_gets_it_on_resume(prepared):
     assert run.history() == history
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_reduced_precision(prepared, precision):
     config, run = start(prepared, precision, precision=precision, epochs=1)

@@ -13,6 +13,8 @@ from captioning.training.self_critical import Rewards, SelfCritic, SelfCriticalT
 from captioning.words.vocabulary import END, PAD, START, UNK, Vocabulary
 from config import Config
 
+pytestmark = pytest.mark.backends
+
 WORDS = Vocabulary(["dog", "cat", "runs", "sleeps"])
 V = len(WORDS)
 SETTINGS = {

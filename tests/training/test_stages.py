@@ -1,11 +1,13 @@
 """Stages: each value of the setting has its file, and all keep to the seam."""
 
+import ast
 import math
 import re
 from dataclasses import replace
 from typing import get_args
 
 import pytest
+from helpers import ROOT
 from toy_run import start, train
 
 from captioning.features.store import View
@@ -26,6 +28,13 @@ def test_each_stage_is_in_the_file_of_its_name_and_says_what_it_keeps(name):
     assert {"loss", "val_loss"} <= set(stage.columns)
 
 
+def test_no_code_of_training_compares_the_name_of_a_stage():
+    """Whatever differs between stages is said by their objects."""
+    for path in (ROOT / "captioning" / "training").rglob("*.py"):
+        compared = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Compare | ast.Match)]
+        assert not [ast.unparse(node) for node in compared if "config.stage" in ast.unparse(node)], path
+
+
 @pytest.mark.parametrize(("name", "subject"), [("xe", "merge"), ("finetune", "merge"), ("align", "align")])
 def test_a_run_without_a_name_is_named_after_data_decoder_or_stage_and_time(name, subject):
     config = Config(dataset="demo", data_dir="d", decoder="merge")
@@ -33,6 +42,7 @@ def test_a_run_without_a_name_is_named_after_data_decoder_or_stage_and_time(name
     assert re.fullmatch(rf"demo-{subject}-2\d{{7}}-\d{{6}}", stage_named(name).run_name(config))
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize(
     ("stage", "place"),
     [
@@ -63,6 +73,7 @@ def test_each_stage_with_a_frozen_encoder_trains_on_all_views(prepared, straight
     assert met.value.args == (views,)
 
 
+@pytest.mark.backends
 @pytest.mark.filterwarnings("ignore:You are using a softmax over axis -1")  # of the only region
 def test_a_decoder_that_works_by_image_trains_on_whole_images(prepared, monkeypatch):
     config, run = start(
