@@ -41,7 +41,7 @@ def main() -> None:
     from captioning.features.batches import FeatureBatches
     from captioning.training.batches import CaptionBatches
     from captioning.training.cross_entropy import CaptionTrainer
-    from captioning.training.loop import make_optimizer
+    from captioning.training.optimizers import make_optimizer
     from model import Captioner
 
     keras.utils.set_random_seed(0)

@@ -120,7 +120,7 @@ def train(batches, steps: int) -> None:
     """Train the decoder of the preset coco-attention for a few batches."""
     from captioning.decoders.build import build_decoder
     from captioning.training.cross_entropy import CaptionTrainer
-    from captioning.training.loop import make_optimizer
+    from captioning.training.optimizers import make_optimizer
 
     config = preset("coco-attention")
     trainer = CaptionTrainer(build_decoder(config, DECODER_WORDS, *SHAPE), attention_penalty=config.attention_penalty)

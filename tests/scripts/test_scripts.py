@@ -126,20 +126,20 @@ def history(folder: Path) -> list[list[str]]:
 
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(data, trained, monkeypatch):
-    from captioning.training import loop as training
+    from captioning.training.recorder import Recorder
 
     folder = data[0] / "runs" / "interrupted"
-    real = training.Recorder.on_train_batch_begin
+    real = Recorder.on_train_batch_begin
 
     def interrupt(self, batch, logs=None):
-        if len(self.lines) == 1 and batch == 1:
+        if len(self.history.lines) == 1 and batch == 1:
             signal.raise_signal(signal.SIGINT)
         return real(self, batch, logs)
 
     # A test run in the background may have been told to ignore Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patched:
-        patched.setattr(training.Recorder, "on_train_batch_begin", interrupt)
+        patched.setattr(Recorder, "on_train_batch_begin", interrupt)
         outcome = script("train", *data[1], *TINY, "--epochs", "2", "--run-dir", folder.parent, "--name", folder.name)
     signal.signal(signal.SIGINT, before)
     assert outcome.status == 130
