@@ -21,7 +21,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captioning.albums import album as albums
+from captioning.albums.captions import caption_album, entry, list_pictures, made_with
+from captioning.albums.coco_results import coco_ids, coco_results
+from captioning.albums.metadata import write_metadata
 from captioning.base.errors import UserError
 from captioning.base.files import write
 from captioning.base.script import run_script
@@ -78,9 +80,9 @@ def main() -> int:
     _refuse_conflicts(args)
     settle_backend(typed_settings(args).get("backend"))
     # Listed now: a folder without pictures stops nothing midway.
-    listed = albums.list_pictures(Path(args.images[0])) if args.output else list(sources(args.images))
+    listed = list_pictures(Path(args.images[0])) if args.output else list(sources(args.images))
     if args.coco_results:
-        albums.coco_ids(listed)
+        coco_ids(listed)
     paths = list(map(Path, args.model or [POCKET]))
     if args.attention and len(paths) * args.views > 1:
         raise UserError("--attention: shows where one captioner looks; give one --model, and leave out --views")
@@ -156,14 +158,14 @@ def _caption_album(
 ) -> int:
     """Caption a folder into a file and, if asked to, from there into the pictures' metadata. Returns the exit status."""
     folder, output = Path(args.images[0]), Path(args.output)
-    made_with = albums.made_with(folder, models, config, args.best, args.views)
-    unreadable = albums.caption_album(folder, names, output, made_with, captioner, config, args.best)
+    settings = made_with(folder, models, config, args.best, args.views)
+    unreadable = caption_album(folder, names, output, settings, captioner, config, args.best)
     print(f"{output}: {len(names) - unreadable:,} pictures with captions, {unreadable:,} unreadable")
     if args.coco_results:
-        write(Path(args.coco_results), json.dumps(albums.coco_results(names, output)) + "\n")
+        write(Path(args.coco_results), json.dumps(coco_results(names, output)) + "\n")
     if not args.write_metadata:
         return 1 if unreadable else 0
-    found = albums.write_metadata(
+    found = write_metadata(
         folder, names, output, args.write_metadata == "embed", args.overwrite_descriptions, config.workers
     )
     print(
@@ -177,7 +179,7 @@ def _caption_album(
 
 def _report(source: str, captions: list, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(albums.entry(source, captions), ensure_ascii=False), flush=True)
+        print(json.dumps(entry(source, captions), ensure_ascii=False), flush=True)
     elif len(captions) == 1:
         print(f"{source}: {captions[0].text}", flush=True)
     else:
