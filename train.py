@@ -15,35 +15,29 @@ from pathlib import Path
 
 from captioning.base.errors import UserError
 from captioning.base.script import run_script
-from captioning.command_line.options import make_parser, typed_settings
-from captioning.command_line.resolving import resolve, settle_backend
+from captioning.command_line.options import make_parser
+from captioning.command_line.resolving import resolve, resolve_resumed, resumable_settings
 from captioning.data.aside import put_aside
 from captioning.embeddings.arrays import load_pretrained
 from captioning.storage.runs import Run
 from config import Config
 from preprocessing import fit_vocabulary, load_dataset, prepare
 
-# What may change when a run goes on: where things lie, and how long it goes on. A cosine schedule stretches to new epochs.
-RESUMABLE = {"epochs", "patience", "data_dir", "feature_dir", "workers", "sample_captions", "tensorboard"}
-
 
 def main() -> int:
     parser = make_parser(__doc__)
     parser.add_argument("--name", help="name of the run folder [default: data, decoder and time]")
-    parser.add_argument("--resume", metavar="RUN", help="go on with this run folder")
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help=f"go on with this run folder; only these settings can change then: {', '.join(resumable_settings())}",
+    )
     args = parser.parse_args()
     if args.resume and (args.preset or args.config or args.name):
         raise UserError("--resume: the run brings its own settings; leave out --preset, --config and --name")
 
     run = Run.open(args.resume) if args.resume else None
-    if run:
-        fixed = sorted(set(typed_settings(args)) - RESUMABLE - {"backend"})
-        if fixed:
-            raise UserError(f"--resume: {', '.join(fixed)} cannot change now; only {', '.join(sorted(RESUMABLE))} can")
-        config = run.config().with_overrides(typed_settings(args))
-        settle_backend(config.backend)
-    else:
-        config = resolve(args)
+    config = resolve_resumed(args, run.config()) if run else resolve(args)
 
     if config.dataset == "flickr8k" and config.data_dir == Config().data_dir and not run:
         folder = Path(config.data_dir)

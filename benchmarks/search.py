@@ -43,7 +43,7 @@ def embed(names):
         yield batch, vectors / np.linalg.norm(vectors, axis=1, keepdims=True), {}
 
 
-SETTINGS = {"stage": "align", **{name: PRESETS["flickr8k-align"][name] for name in ("monitor", "hidden_size")}}
+SETTINGS = {"stage": "align", **{name: PRESETS["flickr8k-align"].settings[name] for name in ("monitor", "hidden_size")}}
 SIZE = Config(**SETTINGS).joint_size
 
 

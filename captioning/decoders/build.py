@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from captioning.base.settings import read_by_choice
 from captioning.decoders.adaptive import AdaptiveDecoder
 from captioning.decoders.attention import AttentionDecoder
 from captioning.decoders.base import Decoder
@@ -11,7 +12,7 @@ from captioning.decoders.inject import InjectDecoder
 from captioning.decoders.merge import MergeDecoder
 from captioning.decoders.transformer import TransformerDecoder
 from captioning.embeddings.build import build_embedding
-from config import DECODER_SETTINGS, Config
+from config import Config, DecoderSettings
 
 DECODERS: dict[str, type[Decoder]] = {
     "merge": MergeDecoder,
@@ -33,7 +34,7 @@ def build_decoder(
 
     ``pretrained``: the arrays of its word embedding (see ``embedding_arrays``), unless that is learned.
     """
-    own = {name: getattr(config, name) for name in DECODER_SETTINGS if config.decoder in DECODER_SETTINGS[name]}
+    own = read_by_choice(config, DecoderSettings, "decoder")
     if config.decoder == "transformer":
         own["max_length"] = config.max_caption_length + 1
     return DECODERS[config.decoder](

@@ -31,6 +31,7 @@ import numpy as np
 from captioning.base.environment import describe
 from captioning.base.errors import UserError
 from captioning.base.files import load_arrays, save_arrays, write_atomically
+from captioning.command_line.reading import read_settings
 from captioning.words.vocabulary import Vocabulary
 from config import Config
 
@@ -113,7 +114,7 @@ class Run:
 
     def config(self) -> Config:
         path = self.folder / "config.json"
-        return Config.from_json(path.read_text(encoding="utf-8"), str(path))
+        return read_settings(path.read_text(encoding="utf-8"), str(path))
 
     def vocabulary(self) -> Vocabulary:
         path = self.folder / "vocabulary.json"
