@@ -36,7 +36,7 @@ from captioning.pictures.loading import (
     load_image,
     one_behind,
 )
-from config import Config
+from config import Config, DecodingSettings
 
 if TYPE_CHECKING:
     from model import Caption, Captioner
@@ -62,7 +62,9 @@ def list_pictures(folder: Path) -> list[str]:
     return names
 
 
-def made_with(folder: Path, models: Sequence[Path], config: Config, best: int, views: int = 1) -> dict[str, Any]:
+def made_with(
+    folder: Path, models: Sequence[Path], decoding: DecodingSettings, best: int, views: int = 1
+) -> dict[str, Any]:
     """Everything that decides the lines of an album: the folder, the models, the number of captions, views and decoding.
 
     ``models`` are bundles or run folders.
@@ -77,7 +79,7 @@ def made_with(folder: Path, models: Sequence[Path], config: Config, best: int, v
         "preprocessing": PREPROCESSING,
         "best": best,
         "views": views,
-        **config.decoding(),
+        **decoding.decoding(),
     }
 
 
