@@ -9,9 +9,9 @@ batch from a sparse file shows only the cost of the reading itself.
 
 Peak memory is that of the process during the step. On other systems than Linux it is that since the start of the process.
 
-The same steps with a sixteenth of the data, and a decoder of as many words, show how the memory of training grows with the
-data. TensorFlow's own memory differs by a fifth from run to run. So both sizes run in turn, several times, and their medians
-are compared.
+The same steps run with a sixteenth of the data, and a decoder of as many words. They show how the memory of training grows
+with the data. TensorFlow's own memory differs by a fifth from run to run. So both sizes run in turn, several times, and
+their medians are compared.
 The bar: at most a minute of CPU time and 2 GB before the first batch, and 5% more memory in training than with the sixteenth.
 """
 

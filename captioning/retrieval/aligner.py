@@ -31,8 +31,8 @@ from config import Config
 # Captions are padded to a multiple of this many tokens, so that few widths are compiled and little is padding.
 _WIDTH = 8
 
-# One batch of pictures: their names, the unit vectors float32 (B, J) of those that can be read, and the reasons why the
-# others cannot be read, by name.
+# One batch of pictures, as ``index.Embed`` gives it: names, unit vectors float32 (B, J) of the pictures that can be read,
+# and for the others the reason why not, by name.
 Embedded = tuple[Sequence[str], np.ndarray, dict[str, UnreadableImage]]
 
 

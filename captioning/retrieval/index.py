@@ -36,8 +36,8 @@ _TRY_AGAIN = (-1, -1)  # a stamp that no file has: the next update tries the pic
 _CHUNK = 1024  # pictures between two versions of index.json
 
 Stamp = tuple[int, int]  # size in bytes, time of change in nanoseconds
-# Takes names of pictures. Gives for each batch of them: the names, the vectors float32 (B, J) of the pictures that can be
-# read, in the order of their names, and the reasons why the others cannot be read, by name.
+# Takes names of pictures. Gives for each batch of them the names, vectors float32 (B, J), and reasons by name. The vectors
+# are those of the pictures that can be read, in the order of the names. The reasons say why the others cannot be read.
 Embed = Callable[[Sequence[str]], Iterator[tuple[Sequence[str], np.ndarray, Mapping[str, UnreadableImage]]]]
 
 
@@ -66,7 +66,7 @@ class ImageIndex:
             raise UserError(f"{folder}: not an index ({Path(error.filename).name} is missing)") from None
         except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{folder}: damaged index ({error}); delete it, and the next search builds it anew"
+                f"{folder}: damaged index ({error}); delete it, and the next search builds it again"
             ) from None
 
     def search(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -152,7 +152,7 @@ def _refuse_other(old: ImageIndex, model: str, source: str) -> None:
         if found != wanted:
             raise UserError(
                 f"{old.folder}: this index was built with another {what} ({found}, and now it is {wanted}); "
-                "delete it to have it built anew, or name another --index"
+                "delete it, and the next search builds it again; or name another --index"
             )
 
 
