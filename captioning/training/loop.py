@@ -23,7 +23,8 @@ from captioning.features.extraction import extract_features
 from captioning.features.folding import FoldedEncoder
 from captioning.features.prepared import Prepared
 from captioning.features.store import FeatureStore
-from captioning.metrics import scores as metrics
+from captioning.metrics.bleu_rouge import bleu
+from captioning.metrics.cider import Cider
 from captioning.metrics.recall import CUTS, SIDES
 from captioning.reports.curves import draw_curves
 from captioning.retrieval.aligner import Aligner
@@ -210,7 +211,7 @@ class Recorder(keras.callbacks.Callback):
 
     def _read_dev(self, store: FeatureStore) -> None:
         self.dev_data = self._dev_data(store)
-        self.cider = metrics.Cider([[tokenize(caption) for caption in record.captions] for record in self.dev])
+        self.cider = Cider([[tokenize(caption) for caption in record.captions] for record in self.dev])
 
     def _score_dev(self) -> tuple[dict[str, float], list[str]]:
         """What the model as it is scores on dev, and for each of the first dev images what it says of it."""
@@ -218,7 +219,7 @@ class Recorder(keras.callbacks.Callback):
             found = self.model.evaluate(pairs, verbose=0, return_dict=True)
             captions = self._caption_dev(features)
         scores = {f"val_{name}": value for name, value in found.items()}
-        scores["bleu4"] = metrics.bleu(captions, [record.captions for record in self.dev])[3]
+        scores["bleu4"] = bleu(captions, [record.captions for record in self.dev])[3]
         scores["cider"] = self.cider.score(range(len(captions)), [tokenize(caption) for caption in captions]).mean()
         return scores, captions
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from captioning.base.script import hide_progress
 from captioning.decoders.build import Decoder
-from captioning.metrics import scores as metrics
+from captioning.metrics.cider import Cider
 from captioning.search import search as decoding
 from captioning.training.batches import ReferenceBatches, round_width
 from captioning.training.cross_entropy import CaptionTrainer, word_nll
@@ -86,7 +86,7 @@ class Rewards:
         for row, caption in captions:
             groups.setdefault(row, []).append([*tokenize(caption), vocabulary.words[END]])
         self.position = {row: i for i, row in enumerate(groups)}
-        self.cider = metrics.Cider(list(groups.values()))
+        self.cider = Cider(list(groups.values()))
         self.vocabulary = vocabulary
 
     def __call__(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
