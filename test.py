@@ -237,11 +237,11 @@ def caption_folder(args: Namespace, names: Sequence[str], captioner: "Captioner"
     print(f"{output}: {len(names) - unreadable:,} pictures with captions, {unreadable:,} unreadable")
     if args.coco_results:
         write(Path(args.coco_results), json.dumps(coco_results(names, output)) + "\n")
-    failed = write_metadata(args, folder, names, output, config.workers) if args.write_metadata else 0
+    failed = describe_pictures(args, folder, names, output, config.workers) if args.write_metadata else 0
     return 1 if unreadable or failed else 0
 
 
-def write_metadata(args: Namespace, folder: Path, names: Sequence[str], output: Path, workers: int) -> int:
+def describe_pictures(args: Namespace, folder: Path, names: Sequence[str], output: Path, workers: int) -> int:
     """Write the captions in ``output`` into the metadata of the pictures. Returns how many pictures failed."""
     embed = args.write_metadata == "embed"
     found = write_metadata(folder, names, output, embed, args.overwrite_descriptions, workers)
