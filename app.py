@@ -109,12 +109,12 @@ def models_of(paths: Sequence[Path], args: Namespace, named: bool) -> list[Model
 
 
 def _model(path: Path, args: Namespace) -> Model:
-    from captioning.decoders.build import DECODERS
+    from captioning.decoders.build import decoder_class
     from captioning.storage.bundles import name_of, settings_of
 
     config = resolve_trained(args, settings_of(path, "captioner"))
     refuse_idle_consensus([config])
-    return Model(name_of(path), config, DECODERS[config.decoder].attends, partial(_load, path))
+    return Model(name_of(path), config, decoder_class(config.decoder).attends, partial(_load, path))
 
 
 def _load(path: Path) -> "Captioner":

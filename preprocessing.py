@@ -17,7 +17,7 @@ from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import resolve
 from captioning.data import datasets
 from captioning.data.aside import _return_memory
-from captioning.embeddings.arrays import read_wordpieces
+from captioning.embeddings.bert import read_wordpieces
 from captioning.words.tokenizer import tokenize
 from captioning.words.vocabulary import Vocabulary
 from config import Config

@@ -53,7 +53,7 @@ def main() -> int:
         Run.check(config, args.name)
         # Before the features, which take long.
         inherited = source and config.embedding != "learned"
-        pretrained = source.pretrained() if inherited else load_pretrained(config, vocabulary.words)
+        pretrained = source.pretrained() if inherited else load_pretrained(config, vocabulary.words, config.seed)
     # Keras comes before the records, of which COCO's would else hold on to a third of their memory when fit lets them go.
     aside = put_aside(dataset)
     del dataset

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from captioning.decoders.build import Decoder
+from captioning.decoders.base import Decoder
 from captioning.words.vocabulary import END, START
 from config import Config
 

@@ -62,7 +62,7 @@ def main() -> None:
     args = make_parser(__doc__).parse_args()
     import keras
 
-    from captioning.decoders.build import DECODERS, build_decoder
+    from captioning.decoders.build import build_decoder, decoder_class
     from captioning.training.cross_entropy import CaptionTrainer
     from captioning.training.loop import make_optimizer
 
@@ -81,10 +81,10 @@ def main() -> None:
             build_decoder(config, VOCABULARY_SIZE, regions, FEATURE_SIZE), config.label_smoothing, config.word_dropout
         )
         trainer.compile(optimizer=make_optimizer(config, 100))
-        images = -(-config.batch_size // CAPTIONS_PER_IMAGE) if DECODERS[name].by_image else config.batch_size
+        images = -(-config.batch_size // CAPTIONS_PER_IMAGE) if decoder_class(name).by_image else config.batch_size
         features = rng.random((images, regions, FEATURE_SIZE), dtype=np.float32).astype("float16")
         tokens = rng.integers(4, VOCABULARY_SIZE, (config.batch_size, WORDS + 1), dtype=np.int32)
-        rows = [np.arange(config.batch_size, dtype=np.int32) // CAPTIONS_PER_IMAGE] * DECODERS[name].by_image
+        rows = [np.arange(config.batch_size, dtype=np.int32) // CAPTIONS_PER_IMAGE] * decoder_class(name).by_image
 
         def step(trainer=trainer, features=features, tokens=tokens, rows=rows):
             trainer.train_on_batch((features, tokens[:, :-1], *rows), tokens[:, 1:])

@@ -93,7 +93,7 @@ def main() -> None:
             config = preset("flickr8k-attention").with_overrides(
                 {"embedding": kind} | ({"bert": args.bert} if kind != "learned" else {})
             )
-            pretrained = load_pretrained(config, synthetic_vocabulary().words)
+            pretrained = load_pretrained(config, synthetic_vocabulary().words, config.seed)
             found[kind] = {
                 "words_per_second": ours(config, store, synthetic_captions(images), epochs, pretrained),
                 "images_per_second": captioning(config, store, pretrained),

@@ -24,11 +24,33 @@ ROOMS: dict[str, set[str]] = {
     "storage": {"base", "command_line", "words", "embeddings", "features"},
     "reports": {"base", "command_line", "words", "pictures", "data", "metrics", "features", "storage"},
     "retrieval": {
-        *("base", "command_line", "words", "pictures", "data", "metrics", "embeddings", "decoders", "features", "search"),
+        *(
+            "base",
+            "command_line",
+            "words",
+            "pictures",
+            "data",
+            "metrics",
+            "embeddings",
+            "decoders",
+            "features",
+            "search",
+        ),
         *("storage", "reports"),
     },
     "training": {
-        *("base", "command_line", "words", "pictures", "data", "metrics", "embeddings", "decoders", "features", "search"),
+        *(
+            "base",
+            "command_line",
+            "words",
+            "pictures",
+            "data",
+            "metrics",
+            "embeddings",
+            "decoders",
+            "features",
+            "search",
+        ),
         *("storage", "reports", "retrieval"),
     },
     "albums": {"base", "command_line", "words", "pictures", "data", "search", "features", "storage", "reports"},
@@ -132,7 +154,9 @@ def test_light_modules_import_keras_only_inside_functions(path):
 def test_what_needs_no_keras_does_not_load_it():
     """The table above says what modules import; this says what loads when they do."""
     light = "preprocessing captioning.data.datasets captioning.data.download captioning.metrics.cider"
-    light += " captioning.albums.captions captioning.serving.engine captioning.reports.figures captioning.exports.reading"
+    light += (
+        " captioning.albums.captions captioning.serving.engine captioning.reports.figures captioning.exports.reading"
+    )
     light += " captioning.retrieval.index captioning.storage.runs captioning.features.store captioning.embeddings.bert"
     code = f"import sys, {', '.join(light.split())}; print(sorted({KERAS!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from captioning.base.errors import UserError
+from captioning.search.hypotheses import IMPOSSIBLE
 from captioning.words.vocabulary import Vocabulary
 
 FORMAT = 1
@@ -41,10 +42,6 @@ KINDS = {
     "litert": Kind("model.tflite", ("ai_edge_litert",)),
 }
 
-# A caption with a log-probability below this is impossible: a search fills its beam with such captions if there are fewer
-# sentences than beams.
-IMPOSSIBLE = -5e8
-
 # A loaded graph: uint8 RGB pixels (B, S, S, 3) to named arrays.
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
@@ -52,7 +49,8 @@ Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 class Exported:
     """One export, loaded: a function of uint8 RGB pixels ``(B, S, S, 3)``. For LiteRT, B is 1.
 
-    It gives ``tokens`` int32 ``(B, K, L)``, ``log_probs`` and ``scores`` float32 ``(B, K)``, as a search does.
+    It gives ``tokens`` int32 ``(B, K, L)``, ``log_probs`` and ``scores`` float32 ``(B, K)``: the parts of
+    ``search.hypotheses.Hypotheses``.
     """
 
     def __init__(self, folder: Path):

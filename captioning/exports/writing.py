@@ -25,8 +25,9 @@ from captioning.base.errors import UserError
 from captioning.exports.reading import FORMAT, KINDS, Exported
 from captioning.features.folding import fold
 from captioning.pictures.loading import PREPROCESSING
+from captioning.search.compiled import Search
 from config import Config
-from model import Captioner, Search
+from model import Captioner
 
 OPSET = 18  # the newest version of ONNX' operators that tf2onnx 1.17 writes
 

@@ -20,7 +20,7 @@ from keras import ops
 from tqdm import tqdm
 
 from captioning.base.script import hide_progress
-from captioning.decoders.build import Decoder
+from captioning.decoders.base import Decoder
 from captioning.training.cross_entropy import word_nll
 from captioning.words.padding import pad
 from captioning.words.vocabulary import PAD

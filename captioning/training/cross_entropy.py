@@ -6,7 +6,7 @@ Legend: B batch, R regions, D feature size, T time, V vocabulary size.
 import keras
 from keras import ops
 
-from captioning.decoders.build import Decoder
+from captioning.decoders.base import Decoder
 from captioning.words.vocabulary import PAD, UNK
 
 

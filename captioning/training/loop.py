@@ -16,7 +16,7 @@ from keras import ops
 
 from captioning.base.errors import UserError
 from captioning.base.script import hide_progress
-from captioning.decoders.build import DECODERS
+from captioning.decoders.build import decoder_class
 from captioning.features.batches import FeatureBatches
 from captioning.features.encoder import let_learn
 from captioning.features.extraction import extract_features
@@ -128,7 +128,7 @@ def make_tuning_optimizer(
 
 def batches_for(config: Config) -> type[CaptionBatches]:
     """What teacher forcing on stored features reads: batches of whole images where the decoder gains by them."""
-    return GroupedBatches if DECODERS[config.decoder].by_image else CaptionBatches
+    return GroupedBatches if decoder_class(config.decoder).by_image else CaptionBatches
 
 
 class Recorder(keras.callbacks.Callback):

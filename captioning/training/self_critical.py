@@ -15,15 +15,15 @@ from keras import ops
 from tqdm import tqdm
 
 from captioning.base.script import hide_progress
-from captioning.decoders.build import Decoder
+from captioning.decoders.base import Decoder
 from captioning.metrics.cider import Cider
-from captioning.search import search as decoding
+from captioning.search.compiled import Search
+from captioning.search.sampling import ban_unsampled, sample
 from captioning.training.batches import ReferenceBatches, round_width
 from captioning.training.cross_entropy import CaptionTrainer, word_nll
 from captioning.words.tokenizer import tokenize
 from captioning.words.vocabulary import END, PAD, START, Vocabulary
 from config import Config
-from model import Search
 
 # Draws are whole numbers below this: as floats, Keras would round them to the few bits of a reduced precision.
 _DRAWS = 2**24
@@ -32,7 +32,7 @@ _DRAWS = 2**24
 class Sampler(keras.Model):
     """``(features (B, R, D), draws (B, S, L)) -> token ids (B, S, L)``, as a model so that ``predict`` compiles it.
 
-    ``draws`` int32 below ``_DRAWS`` are what ``decoding.sample`` takes as ``uniforms``, times that.
+    ``draws`` int32 below ``_DRAWS`` are what ``sample`` takes as ``uniforms``, times that.
     """
 
     def __init__(self, decoder: Decoder, max_length: int):
@@ -43,7 +43,7 @@ class Sampler(keras.Model):
     def call(self, inputs):
         features, draws = inputs
         uniforms = ops.cast(draws, "float32") / _DRAWS
-        return decoding.sample(self.decoder.step, self.decoder.init_state(features), uniforms, self.max_length)
+        return sample(self.decoder.step, self.decoder.init_state(features), uniforms, self.max_length)
 
 
 class SelfCriticalTrainer(CaptionTrainer):
@@ -71,7 +71,7 @@ class SelfCriticalTrainer(CaptionTrainer):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         (targets, drawn, advantages), (logits, drawn_logits) = y, y_pred
         cross_entropy = super().compute_loss(x, targets, logits, sample_weight, training)
-        nll, _ = word_nll(decoding.ban_unsampled(drawn_logits), drawn)
+        nll, _ = word_nll(ban_unsampled(drawn_logits), drawn)
         mask = ops.cast(ops.not_equal(drawn, PAD), "float32")
         policy = ops.sum(ops.cast(advantages, "float32")[:, None] * nll * mask) / ops.sum(mask)
         return (1 - self.xe_share) * policy + self.xe_share * cross_entropy

@@ -19,12 +19,11 @@ import export
 from captioning.base.errors import UserError
 from captioning.data.predictions import read_predictions
 from captioning.data.records import ImageRecord
-from captioning.exports import reading, writing
+from captioning.exports import writing
 from captioning.exports.checking import compare
 from captioning.exports.reading import KINDS, Exported
 from captioning.exports.writing import write_export
 from captioning.pictures.loading import load_image
-from captioning.search import search as decoding
 from captioning.words.vocabulary import Vocabulary
 from config import Config
 from model import Captioner
@@ -79,11 +78,6 @@ def assert_same(exported: Exported, captioner: Captioner, config: Config) -> Non
         np.testing.assert_allclose(found["scores"][0, 0], captions[0].score, rtol=2e-3)
         for name, stated in exported.about["outputs"].items():
             assert (str(found[name].dtype), list(found[name].shape[1:])) == (stated["dtype"], stated["shape"][1:])
-
-
-def test_what_is_no_caption_is_so_everywhere():
-    """``reading`` cannot import the search, which needs Keras."""
-    assert reading.IMPOSSIBLE == decoding.BANNED / 2
 
 
 def test_a_savedmodel_captions_as_the_original(merged):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from captioning.decoders.build import DECODERS, build_decoder
+from captioning.decoders.build import build_decoder, decoder_names
 from captioning.retrieval.judge import Judge, judgements, log_likelihoods
 from captioning.training.cross_entropy import word_nll
 from captioning.words.vocabulary import PAD, Vocabulary
@@ -38,7 +38,7 @@ def teacher_forced(made: Captioner, image: np.ndarray, text: str) -> float:
     return -float(ops.convert_to_numpy(ops.sum(nll)))
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", decoder_names())
 def test_likelihoods_are_those_of_training(decoder):
     made = captioner(decoder)
     images = features()
