@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from captioning.albums import album as albums
+from captioning.albums.captions import caption_album, entry, list_pictures, made_with
+from captioning.albums.coco_results import coco_ids, coco_results
+from captioning.albums.metadata import write_metadata
 from captioning.base.errors import UserError
 from captioning.base.files import write
 from captioning.base.script import run_script
@@ -45,9 +47,9 @@ def main() -> int:
     refuse_conflicts(args)
     settle_backend(typed_settings(args).get("backend"))
     # Listed before the model loads: a folder without pictures stops nothing midway.
-    names = albums.list_pictures(Path(args.images[0])) if args.output else list(sources(args.images))
+    names = list_pictures(Path(args.images[0])) if args.output else list(sources(args.images))
     if args.coco_results:
-        albums.coco_ids(names)
+        coco_ids(names)
 
     from model import load_captioners
 
@@ -196,7 +198,7 @@ def caption_batch(pixels: np.ndarray, captioner: "Captioner", config: Config, at
 def report_captions(source: str, captions: "Sequence[Caption]", as_json: bool) -> None:
     """Print the captions of a picture."""
     if as_json:
-        print(json.dumps(albums.entry(source, captions), ensure_ascii=False), flush=True)
+        print(json.dumps(entry(source, captions), ensure_ascii=False), flush=True)
     elif len(captions) == 1:
         print(f"{source}: {captions[0].text}", flush=True)
     else:
@@ -230,19 +232,19 @@ def caption_folder(args: Namespace, names: Sequence[str], captioner: "Captioner"
     """Caption a folder into a file, and the pictures' metadata if asked to. Returns the exit status."""
     folder, output = Path(args.images[0]), Path(args.output)
     models = [Path(path) for path in args.model]
-    made_with = albums.made_with(folder, models, config, args.best, args.views)
-    unreadable = albums.caption_album(folder, names, output, made_with, captioner, config, args.best)
+    settings = made_with(folder, models, config, args.best, args.views)
+    unreadable = caption_album(folder, names, output, settings, captioner, config, args.best)
     print(f"{output}: {len(names) - unreadable:,} pictures with captions, {unreadable:,} unreadable")
     if args.coco_results:
-        write(Path(args.coco_results), json.dumps(albums.coco_results(names, output)) + "\n")
-    failed = write_metadata(args, folder, names, output, config.workers) if args.write_metadata else 0
+        write(Path(args.coco_results), json.dumps(coco_results(names, output)) + "\n")
+    failed = describe_pictures(args, folder, names, output, config.workers) if args.write_metadata else 0
     return 1 if unreadable or failed else 0
 
 
-def write_metadata(args: Namespace, folder: Path, names: Sequence[str], output: Path, workers: int) -> int:
+def describe_pictures(args: Namespace, folder: Path, names: Sequence[str], output: Path, workers: int) -> int:
     """Write the captions in ``output`` into the metadata of the pictures. Returns how many pictures failed."""
     embed = args.write_metadata == "embed"
-    found = albums.write_metadata(folder, names, output, embed, args.overwrite_descriptions, workers)
+    found = write_metadata(folder, names, output, embed, args.overwrite_descriptions, workers)
     print(
         f"metadata: {found['embedded']:,} captions inside their pictures, {found['sidecar']:,} beside them; "
         f"{found['kept']:,} pictures kept the description they had, {found['failed']:,} failed"

@@ -647,7 +647,11 @@ def test_test_names_what_is_wrong(data, trained, tmp_path):
     assert not (tmp_path / "maps").exists()
     output = ["--output", tmp_path / "captions.jsonl"]
     refused(
-        "test", picture, *model, *output, mentions="--output: captions one folder of pictures, and .*00.png is none"
+        "test",
+        picture,
+        *model,
+        *output,
+        mentions="--output: captions one folder of pictures, and .*00.png is not a folder",
     )
     refused("test", picture.parent, picture, *model, *output, mentions="--output: .* 2 places are named")
     refused("test", picture.parent, *model, *output, "--json", mentions="--output: .*leave out --json")
