@@ -121,7 +121,7 @@ def score_columns(rows: Sequence[ScoreRow]) -> dict[str, list[Score]]:
     """The columns of the table of scores: title to a cell for each decoding."""
     titles = {"bleu1": "BLEU-1", "bleu2": "BLEU-2", "bleu3": "BLEU-3"} | TITLES
     columns: dict[str, list[Score]] = {}
-    for name in ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "meteor", "spice", "cider_d"):
+    for name, title in titles.items():
         cells = []
         for row in rows:
             scores = row.coco
@@ -129,7 +129,7 @@ def score_columns(rows: Sequence[ScoreRow]) -> dict[str, list[Score]]:
             if value is not None:
                 cells.append(Score(value, getattr(scores.intervals, name, None)))
         if cells:
-            columns[titles[name]] = cells
+            columns[title] = cells
     return columns
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from captioning.reports.rows import CocoScores, ScoreRow
 
+# The columns of scores, in their order: the field of ``CocoScores`` (BLEU-4 is the last of ``bleu``), and its title.
 TITLES = {"bleu4": "BLEU-4", "meteor": "METEOR", "rouge_l": "ROUGE-L", "cider_d": "CIDEr", "spice": "SPICE"}
 
 
@@ -32,8 +33,8 @@ def score_cells(row: ScoreRow) -> dict[str, str]:
     cells |= {"protocol": row.protocol, "decoding": row.decoding}
     cells |= {f"B{n}": f"{value:.2f}" for n, value in enumerate(scores.bleu, 1)}
     if isinstance(scores, CocoScores):
-        values = {name: getattr(scores, name) for name in ("meteor", "rouge_l", "cider_d", "spice")}
-        cells |= {TITLES[name]: f"{value:.2f}" for name, value in values.items() if value is not None}
+        values = {title: getattr(scores, name) for name, title in TITLES.items() if name != "bleu4"}
+        cells |= {title: f"{value:.2f}" for title, value in values.items() if value is not None}
         low, high = scores.intervals.cider_d
         cells["CIDEr"] += f" ({low:.1f}-{high:.1f})"
         cells["shuffled CIDEr"] = f"{scores.shuffled_cider_d:.2f}"

@@ -42,8 +42,8 @@ def test_help_names_what_a_stage_has_for_default(help_of):
 @pytest.mark.parametrize(
     "note",
     [
-        "[default: 1.0; only with decoder=merge or inject]",
-        "only with decoder=attention, adaptive or transformer and with embedding=learned]",
+        "[default: 8; only with decoder=transformer]",
+        "[default: 0.05; only with stage=align and with alignment_loss=infonce]",
         "only with embedding=bert-static or bert-prefix or with vocabulary=wordpieces]",
         "only with stage=finetune or with crops]",
         "[default: 0.0; only with decoder=attention or transformer; not with stage=scst or align]",
@@ -56,7 +56,7 @@ def test_help_says_who_reads_a_setting(help_of, note):
 
 def test_help_says_what_training_has_fixed_where_a_trained_captioner_is_used(help_of):
     assert "fixed by training" not in help_of[False]
-    assert "[default: 1.0; only with decoder=merge or inject; fixed by training]" in help_of[True]
+    assert "[default: 8; only with decoder=transformer; fixed by training]" in help_of[True]
     assert "not with stage=align; fixed by training" not in help_of[True].split("settings: Decoding:")[1]
 
 
