@@ -35,6 +35,7 @@ from captioning.command_line.options import add_views, make_parser, typed_settin
 from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
 from captioning.data.predictions import read_predictions
 from captioning.data.records import CaptionDataset, ImageRecord
+from captioning.features.looks import further_views
 from captioning.metrics import java
 from captioning.metrics import scores as metrics
 from captioning.reports.tables import TITLES, blocked, markdown, score_cells
@@ -297,7 +298,7 @@ def main() -> None:
         dataset = load_dataset(config)
         dataset.split(args.split)  # a wrong name shows before features are extracted
         prepared = [
-            prepare(member.config.with_overrides(typed), dataset, member.encoder, split=args.split, ways=args.views)
+            prepare(member.config.with_overrides(typed), dataset, member.encoder, split=args.split, looks=further_views(args.views))
             for member in captioner.members
         ]
         stores = [store for each in prepared for store in (each.store, *(view.store for view in each.views))]

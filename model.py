@@ -20,7 +20,7 @@ from captioning.command_line.resolving import refuse_longer
 from captioning.decoders.build import Decoder, build_decoder
 from captioning.decoders.ensemble import EnsembleDecoder
 from captioning.features.batches import EnsembleBatches, FeatureBatches
-from captioning.features.encoder import encoder_digest
+from captioning.features.digests import encoder_digest
 from captioning.features.folding import FoldedEncoder
 from captioning.pictures.loading import view
 from captioning.search import search as decoding
@@ -189,7 +189,7 @@ class Ensemble(Captioner):
         super().__init__(first.config, first.vocabulary, first.encoder, EnsembleDecoder(decoders))
         self.members, self.views = list(captioners), [*range(views)] * len(captioners)
         self._digests = [
-            encoder_digest(member.encoder, member.config) + str(member.config.feature_grid) for member in captioners
+            encoder_digest(member.encoder, member.config.encoder) + str(member.config.feature_grid) for member in captioners
         ]
 
     def encode(self, pixels: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -17,8 +17,8 @@ from captioning.base.errors import UserError
 from captioning.base.script import run_script
 from captioning.command_line.options import make_parser, typed_settings
 from captioning.command_line.resolving import resolve, settle_backend
-from captioning.data.aside import put_aside
 from captioning.embeddings.arrays import load_pretrained
+from captioning.features.looks import training_looks
 from captioning.storage.runs import Run
 from config import Config
 from preprocessing import fit_vocabulary, load_dataset, prepare
@@ -60,18 +60,12 @@ def main() -> int:
         # Before the features, which take long.
         inherited = source and config.embedding != "learned"
         pretrained = source.pretrained() if inherited else load_pretrained(config, vocabulary.words)
-    # Keras comes before the records, of which COCO's would else hold on to a third of their memory when fit lets them go.
-    aside = put_aside(dataset)
-    del dataset
     from model import Captioner  # here, because it brings in Keras, which reads KERAS_BACKEND when it is imported
 
-    dataset = aside()
-    del aside
     initial = None
     if config.init:
         initial = Captioner.load(Path(config.init))
-    prepared = prepare(config, dataset, initial and initial.encoder, training=True)
-    del dataset  # or fit could not let go of its training captions
+    prepared = prepare(config, dataset, initial and initial.encoder, looks=training_looks(config))
     run = run or Run.create(config, vocabulary, args.name, pretrained)
     print(f"run folder: {run.folder}", flush=True)
 

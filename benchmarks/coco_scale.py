@@ -38,8 +38,6 @@ from common import (
 
 from captioning.base.script import run_script
 from captioning.command_line.resolving import preset
-from captioning.data.aside import put_aside
-from captioning.features.prepared import Prepared
 from captioning.features.store import FeatureStore, StoreKey, digest_images
 from config import Config
 from preprocessing import fit_vocabulary, load_dataset
@@ -136,35 +134,31 @@ def write_data(folder: Path, scale: int) -> None:
     sparse_store(folder / "store", names)
 
 
-def lay_out(folder: Path, steps: Steps) -> tuple[Any, Prepared, dict[str, Any]]:
+def lay_out(folder: Path, steps: Steps) -> tuple[Any, Any, dict[str, Any]]:
     """All that precedes the first batch. Returns the batches, the rest of the data, and the numbers of images, captions and
     words.
     """
     config = Config(dataset="coco", data_dir=str(folder))
     dataset = steps("read the captions files, list the images", lambda: load_dataset(config))
     vocabulary = steps("fit the vocabulary", lambda: fit_vocabulary(config, dataset))
-    aside = steps("put the data aside", lambda: put_aside(dataset))
-    del dataset
-    generator = steps("import Keras", lambda: importlib.import_module("generator"))
-    dataset = steps("make the data anew", aside)
-    del aside
-    paths = {record.file_name: record.path for record in dataset.records}
-    steps("digest of names and sizes of the images", lambda: digest_images(paths))
+    batching = steps("import Keras", lambda: importlib.import_module("captioning.training.batches"))
+    prepared_module = importlib.import_module("captioning.features.prepared")
+    pairs = ((record.file_name, record.path) for record in dataset.records)
+    steps("digest of names and sizes of the images", lambda: digest_images(pairs))
     store = steps("open the feature store", lambda: FeatureStore(folder / "store"))
-    prepared = Prepared(dataset, None, store)
+    prepared = prepared_module.Prepared(dataset, None, store)
     batches = steps(
         "encode the training captions",
-        lambda: generator.CaptionBatches(store, prepared.captions("train"), vocabulary, config),
+        lambda: batching.CaptionBatches(store, prepared.captions("train"), vocabulary, config),
     )
     all_captions = sum(len(record.captions) for record in dataset.records)
-    return batches, prepared, {"images": len(paths), "captions": all_captions, "words": len(vocabulary)}
+    return batches, prepared, {"images": len(dataset.records), "captions": all_captions, "words": len(vocabulary)}
 
 
 def run_steps(folder: Path, trained: int) -> dict[str, Any]:
     """Time all that training does with the data in ``folder``, to the end of so many batches. In a process of its own."""
     steps = Steps()
     batches, prepared, counts = lay_out(folder, steps)
-    steps("let go of the training captions", lambda: prepared.release("train"))
     before = {name: sum(step[name] for step in steps.found.values()) for name in ("seconds", "cpu_seconds")}
     before["peak"] = max(step["peak"] for step in steps.found.values())
     steps("lay out the batches of another epoch", lambda: batches.start_epoch(1))

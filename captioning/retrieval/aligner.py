@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from captioning.features.batches import FeatureBatches
-from captioning.features.encoder import encoder_digest, weights_digest
+from captioning.features.digests import encoder_digest, weights_digest
 from captioning.features.folding import FoldedEncoder
 from captioning.pictures.loading import PREPROCESSING, UnreadableImage, load_ahead, load_image
 from captioning.retrieval.towers import build_towers
@@ -89,7 +89,7 @@ class Aligner:
     def fingerprint(self) -> str:
         """20 hex digits for all that decides the vectors: an index holds those of one model only."""
         parts = [
-            encoder_digest(self.encoder, self.config),
+            encoder_digest(self.encoder, self.config.encoder),
             weights_digest(self.towers.image),
             weights_digest(self.towers.text),
             PREPROCESSING,

@@ -57,11 +57,10 @@ class CaptionBatches(keras.utils.PyDataset):
         """
         super().__init__(workers=config.workers, max_queue_size=8)
         self.shuffle = shuffle
-        # Rows are all that is read from here on, and the names of COCO's images would take 15 MB.
-        self.store = store.without(store.rows)
+        self.store = store
         # Mirrored ones first, the image as it is last.
         views = sorted(views, key=lambda view: not view.mirrored)
-        self.looks = [*(view.store.without(view.store.rows) for view in views), self.store]
+        self.looks = [*(view.store for view in views), self.store]
         self.mirrored_looks = sum(view.mirrored for view in views)
         self.batch_size, self.seed = config.batch_size, config.seed
         # All captions end to end; caption i is tokens[offsets[i] : offsets[i] + lengths[i]].

@@ -320,8 +320,6 @@ class AlignmentRecorder(Recorder):
 def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, initial: Captioner | None = None) -> int:
     """Train ``run`` to its last epoch and write its bundle from the best one. Returns the exit status.
 
-    The training images are taken out of ``prepared``, whose captions the batches hold.
-
     Training starts from the weights of ``initial``, if any, whose encoder then is that of ``prepared``. What stage=align
     trains is an aligner. Goes on after the last whole epoch of the run. Ctrl-C keeps all whole epochs and returns 130. Of
     a run whose epochs are done, only the bundle is written, if it is missing or older than the best epoch.
@@ -371,7 +369,6 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
         batches = batches_for(config)
         train = batches(prepared.store, prepared.captions("train"), vocabulary, config, views=prepared.views)
         trainer = CaptionTrainer(captioner.decoder, *losses)
-    prepared.release("train")  # the batches hold what training needs of them
     if config.stage == "finetune":
         optimizer = make_tuning_optimizer(config, len(train), let_learn(captioner.encoder, config.tuned_layers))
     else:
