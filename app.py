@@ -1,6 +1,7 @@
-"""Caption pictures in the browser: a page to drop, paste or photograph them, and an HTTP API beside it.
+"""Caption pictures in the browser: a page to drop, paste or photograph them, and an HTTP API for programs.
 
-    python app.py                              # the one that comes with this repository, and all runs
+    pip install -e ".[app]"
+    python app.py                              # the captioners that come with this repository, and all runs
     python app.py --model runs/A --model runs/B
     python app.py --host 0.0.0.0 --port 8080   # for others on the network too, without password or encryption
     curl -F image=@photo.jpg 'http://127.0.0.1:8000/api/captions?beam_size=5'
@@ -12,7 +13,8 @@ import logging
 import socket
 import sys
 import webbrowser
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,16 +31,65 @@ if TYPE_CHECKING:
     from model import Captioner
 
 
+def main() -> int:
+    args = app_parser().parse_args()
+    typed = typed_settings(args)
+    settle_backend(typed.get("backend"))
+    logging.getLogger("tensorflow").setLevel("ERROR")  # it warns that each size of batch is compiled
+    try:
+        import uvicorn
+
+        from captioning.serving.api import create_app
+    except ImportError as error:
+        raise UserError(f'app.py: {error.name} is not installed; pip install -e ".[app]"') from None
+    paths = list(map(Path, args.model or bundles_found(typed.get("run_dir", Config().run_dir))))
+    with listen(args.host, args.port) as listening, Engine(models_of(paths, args, bool(args.model))) as engine:
+        print(f"loading {engine.default.name}", flush=True)
+        engine.warm_up()
+        page = address(args.host, listening.getsockname()[1])
+        print(f"captions at {page}  (Ctrl-C stops)", flush=True)
+        if not (args.no_browser or hide_progress()):
+            webbrowser.open(page)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(engine), log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=5
+            )
+        )
+        try:
+            server.run(sockets=[listening])
+        except KeyboardInterrupt:  # uvicorn raises it again after it has stopped
+            print("\nstopped")
+    return 0
+
+
+def app_parser() -> ArgumentParser:
+    parser = make_parser(__doc__, trained=True)
+    parser.add_argument(
+        "--model",
+        metavar="RUN",
+        action="append",
+        help="a run folder or a captioner.zip. For several to choose from, give --model several times [default: all in pretrained/ and run_dir]",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen at; 0.0.0.0: all addresses of this machine [default: %(default)s]",
+    )
+    parser.add_argument("--port", type=int, default=8000, help="0: any free port [default: %(default)s]")
+    parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
+    return parser
+
+
 def bundles_found(run_dir: str) -> list[Path]:
-    """The captioners that came with this repository, then those of run_dir, newest first."""
+    """The captioners that come with this repository, then those of ``run_dir``, newest first."""
     runs = sorted(Path(run_dir).glob("*/captioner.zip"), key=lambda path: -path.stat().st_mtime)
     return [*sorted(PRETRAINED.glob("*.zip")), *(path.parent for path in runs)]
 
 
-def models_of(paths: list[Path], args: Namespace, named: bool) -> list[Model]:
-    """What can be chosen, with the settings that were typed. Unless it was ``named``, what cannot be used is left out.
+def models_of(paths: Sequence[Path], args: Namespace, named: bool) -> list[Model]:
+    """The captioners to choose from, with the settings that were typed. Raises UserError.
 
-    Raises UserError.
+    ``named``: whether the user named the ``paths``. Otherwise captioners that cannot be used are reported and left out.
     """
     models: dict[str, Model] = {}
     for path in paths:
@@ -58,12 +109,12 @@ def models_of(paths: list[Path], args: Namespace, named: bool) -> list[Model]:
 
 
 def _model(path: Path, args: Namespace) -> Model:
-    from captioning.decoders.build import DECODERS
+    from captioning.decoders.build import decoder_class
     from captioning.storage.bundles import name_of, settings_of
 
     config = resolve_trained(args, settings_of(path, "captioner"))
     refuse_idle_consensus([config])
-    return Model(name_of(path), config, DECODERS[config.decoder].attends, partial(_load, path))
+    return Model(name_of(path), config, decoder_class(config.decoder).attends, partial(_load, path))
 
 
 def _load(path: Path) -> "Captioner":
@@ -73,7 +124,7 @@ def _load(path: Path) -> "Captioner":
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises UserError."""
+    """A socket that listens at this address. Raises UserError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=128)
@@ -82,52 +133,10 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(f"--port: cannot listen at {host}, port {port}: {reason}; choose another") from None
 
 
-def main() -> int:
-    parser = make_parser(__doc__, trained=True)
-    parser.add_argument(
-        "--model",
-        metavar="RUN",
-        action="append",
-        help="a run folder or a captioner.zip; several, each after a --model of its own, to choose from [default: all in pretrained/ and run_dir]",
-    )
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="the address to listen at; 0.0.0.0: all of this machine's [default: %(default)s]",
-    )
-    parser.add_argument("--port", type=int, default=8000, help="0: any that is free [default: %(default)s]")
-    parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
-    args = parser.parse_args()
-    typed = typed_settings(args)
-    settle_backend(typed.get("backend"))
-    logging.getLogger("tensorflow").setLevel("ERROR")  # it would warn that each size of batch is compiled
-    try:
-        import uvicorn
-
-        from captioning.serving.api import create_app
-    except ImportError as error:
-        raise UserError(f"app.py: {error.name} is not installed; pip install -r requirements-app.txt") from None
-    paths = list(map(Path, args.model or bundles_found(typed.get("run_dir", Config().run_dir))))
-    with listen(args.host, args.port) as listening, Engine(models_of(paths, args, bool(args.model))) as engine:
-        print(f"loading {engine.default.name}", flush=True)
-        engine.warm_up()
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
-            args.host, f"[{args.host}]" if ":" in args.host else args.host
-        )
-        page = f"http://{host}:{listening.getsockname()[1]}"
-        print(f"captions at {page}  (Ctrl-C stops)", flush=True)
-        if not (args.no_browser or hide_progress()):
-            webbrowser.open(page)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(engine), log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=5
-            )
-        )
-        try:
-            server.run(sockets=[listening])
-        except KeyboardInterrupt:  # which uvicorn raises again once it has stopped
-            print("\nstopped")
-    return 0
+def address(host: str, port: int) -> str:
+    """The web address of the page, for a browser on this machine."""
+    local = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+    return f"http://{local.get(host, f'[{host}]' if ':' in host else host)}:{port}"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import resolve
 from captioning.data import datasets
 from captioning.data.records import SPLITS, CaptionDataset
-from captioning.embeddings.arrays import read_wordpieces
+from captioning.embeddings.bert import read_wordpieces
 from captioning.features.looks import Look, training_looks
 from captioning.words.tokenizer import tokenize
 from captioning.words.vocabulary import Vocabulary

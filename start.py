@@ -15,19 +15,26 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+LOCK = "requirements.lock"
 
 
-def set_up(requirements: str) -> None:
-    """Make .venv and install a requirements file, unless that has been done."""
+def set_up(extras: str) -> None:
+    """Make .venv and install this project into it, in the versions of the lock file, unless that has been done.
+
+    ``extras`` are names from ``pyproject.toml`` in square brackets, or an empty string. A file in .venv holds a digest
+    of the lists of dependencies, so a change of them installs anew.
+    """
     if not PYTHON.exists():
         print(f"making {VENV}", flush=True)
         venv.create(VENV, with_pip=True)
-    wanted = "".join(path.read_text() for path in sorted(ROOT.glob("requirements*.txt")))
-    stamp = VENV / f"installed-{requirements}"
-    digest = hashlib.sha256(wanted.encode()).hexdigest()
+    wanted = b"".join((ROOT / name).read_bytes() for name in ("requirements.txt", "pyproject.toml", LOCK))
+    digest = hashlib.sha256(wanted).hexdigest()
+    stamp = VENV / f"installed{extras}"
     if not stamp.exists() or stamp.read_text() != digest:
-        print(f"installing {requirements} (TensorFlow is large; this takes a few minutes once)", flush=True)
-        run("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements)
+        print("installing the dependencies (TensorFlow is large; this takes a few minutes once)", flush=True)
+        # --no-compile saves time: only a part of TensorFlow is ever imported, and Python compiles that then.
+        options = ["--quiet", "--disable-pip-version-check", "--no-compile"]
+        run("-m", "pip", "install", *options, "-e", f".{extras}", "-c", LOCK)
         stamp.write_text(digest)
 
 
@@ -54,10 +61,10 @@ def main() -> None:
     if sys.version_info < (3, 11):  # noqa: UP036  any Python may start this script
         sys.exit(f"error: Python 3.11 or newer is needed; this is {sys.version.split()[0]}")
     if sys.argv[1] == "demo":
-        set_up("requirements.txt")
+        set_up("")
         demo()
     else:
-        set_up("requirements-dev.txt")
+        set_up("[dev,app]")
         run("-m", "pytest")
 
 

@@ -7,21 +7,25 @@
     python test.py photo.jpg --views 4                      # an average of four looks at the picture
     python test.py photo.jpg --model runs/NAME --beam-size 20 --consensus    # of 20 captions the one most like all
     python test.py photo.jpg --attention maps/              # where the decoder looked for each word
-    python test.py holiday/ --output captions.jsonl         # a whole collection; the same command goes on with it
+    python test.py holiday/ --output captions.jsonl         # a whole folder; the same command goes on with it
 
-A picture that cannot be read is reported and the rest go on; then the exit status is 1.
+A picture that cannot be read is reported, and the rest go on. The exit status is 1 then.
 """
 
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from captioning.albums import album as albums
+import numpy as np
+
+from captioning.albums.captions import caption_album, entry, list_pictures, made_with
+from captioning.albums.coco_results import coco_ids, coco_results
+from captioning.albums.metadata import write_metadata
 from captioning.base.errors import UserError
 from captioning.base.files import write
 from captioning.base.script import run_script
@@ -33,17 +37,39 @@ from captioning.words.tokenizer import tokenize
 from config import POCKET, Config
 
 if TYPE_CHECKING:
-    from model import Captioner
+    from matplotlib.figure import Figure
+
+    from model import Caption, Captioner
 
 
 def main() -> int:
+    args = parse()
+    refuse_conflicts(args)
+    settle_backend(typed_settings(args).get("backend"))
+    # Listed before the model loads: a folder without pictures stops nothing midway.
+    names = list_pictures(Path(args.images[0])) if args.output else list(sources(args.images))
+    if args.coco_results:
+        coco_ids(names)
+
+    from model import load_captioners
+
+    captioner = load_captioners([Path(path) for path in args.model], args.views)
+    config = resolve_trained(args, captioner.config)
+    refuse_impossible(args, captioner, config)
+    if args.output:
+        return caption_folder(args, names, captioner, config)
+    return caption_pictures(args, names, captioner, config)
+
+
+def parse() -> Namespace:
+    """The command line."""
     parser = make_parser(__doc__, trained=True)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or an http(s) address")
     parser.add_argument(
         "--model",
         metavar="RUN",
         action="append",
-        help="a run folder or a captioner.zip; several, each after a --model of its own, decode as an ensemble [default: pretrained/pocket.zip]",
+        help="a run folder or a captioner.zip; give --model several times to decode with an ensemble [default: pretrained/pocket.zip]",
     )
     add_views(parser)
     parser.add_argument("--best", type=int, default=1, metavar="K", help="captions per picture, at most beam_size")
@@ -57,86 +83,30 @@ def main() -> int:
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="caption the one folder IMAGE into this file of JSON lines; the same command goes on with what is missing",
+        help="caption the folder IMAGE into this file of JSON lines; the same command goes on with what is missing",
     )
     parser.add_argument(
         "--coco-results",
         metavar="FILE",
-        help="with --output, of a folder of MS-COCO's images: write the captions as COCO's evaluation server takes them, too",
+        help="with --output, for a folder of MS-COCO's images: also write the captions as COCO's evaluation server takes them",
     )
     parser.add_argument(
         "--write-metadata",
         choices=["sidecar", "embed"],
-        help="with --output: write the captions as XMP into files beside the pictures (photo.jpg.xmp), or into JPEG and PNG pictures themselves",
+        help="with --output: write the captions as XMP into files beside the pictures (photo.jpg.xmp), or into the JPEG and PNG pictures themselves",
     )
     parser.add_argument(
         "--overwrite-descriptions",
         action="store_true",
-        help="with --write-metadata: also where a picture has a description already",
+        help="with --write-metadata: also replace descriptions that pictures have already",
     )
     args = parser.parse_args()
-    _refuse_conflicts(args)
-    settle_backend(typed_settings(args).get("backend"))
-    # Listed now: a folder without pictures stops nothing midway.
-    listed = albums.list_pictures(Path(args.images[0])) if args.output else list(sources(args.images))
-    if args.coco_results:
-        albums.coco_ids(listed)
-    paths = list(map(Path, args.model or [POCKET]))
-    if args.attention and len(paths) * args.views > 1:
-        raise UserError("--attention: shows where one captioner looks; give one --model, and leave out --views")
-
-    from model import load_captioners
-
-    captioner = load_captioners(paths, args.views)
-    config = resolve_trained(args, captioner.config)
-    refuse_idle_consensus([config])
-    if not 1 <= args.best <= config.beam_size:
-        raise UserError(f"--best: {args.best} captions need a --beam-size of at least that; it is {config.beam_size}")
-    if args.output:
-        return _caption_album(args, listed, paths, captioner, config)
-    if args.attention:
-        if not captioner.decoder.attends:
-            raise UserError(f"--attention: the decoder {config.decoder} has no attention; take a run of one that has")
-        side = grid_side(captioner.decoder.sizes["regions"])
-
-    def load(source: str):
-        try:
-            return load_image(open_source(source), config.image_size)
-        except UnreadableImage as error:
-            return error
-
-    failed, remaining = 0, iter(listed)
-    with ThreadPoolExecutor(config.workers) as pool:
-        while group := list(islice(remaining, config.extract_batch_size)):
-            loaded = list(pool.map(load, group))
-            good = [
-                (source, pixels)
-                for source, pixels in zip(group, loaded, strict=True)
-                if not isinstance(pixels, Exception)
-            ]
-            features = captioner.encode([pixels for _, pixels in good]) if good else []
-            found = captioner.caption(features, config)
-            looks = iter(
-                captioner.attend(features, [best[0].text for best in found]) if args.attention and good else []
-            )
-            found = iter(found)
-            for source, pixels in zip(group, loaded, strict=True):
-                if isinstance(pixels, Exception):
-                    failed += 1
-                    _report_failure(source, pixels, args.json)
-                    continue
-                captions = next(found)[: args.best]
-                _report(source, captions, args.json)
-                texts = [caption.text for caption in captions]
-                if args.pictures:
-                    _draw("--pictures", args.pictures, source, captioned, 1200, texts)
-                if args.attention:
-                    maps = next(looks)[:-1]  # without that of the end
-                    _draw("--attention", args.attention, source, attention_maps, 480, tokenize(texts[0]), maps, side)
-    return 1 if failed else 0
+    args.model = args.model or [POCKET]
+    return args
 
 
-def _refuse_conflicts(args: Namespace) -> None:
+def refuse_conflicts(args: Namespace) -> None:
+    """Raise UserError for options that do not go together."""
     if not args.output:
         for option in ("write_metadata", "coco_results"):
             if getattr(args, option):
@@ -149,35 +119,86 @@ def _refuse_conflicts(args: Namespace) -> None:
         raise UserError("--output: writes captions into a file; leave out --json, --pictures and --attention")
     if args.overwrite_descriptions and not args.write_metadata:
         raise UserError("--overwrite-descriptions: say where to write with --write-metadata")
+    if args.attention and len(args.model) * args.views > 1:
+        raise UserError("--attention: shows where one captioner looks; give one --model, and leave out --views")
 
 
-def _caption_album(
-    args: Namespace, names: list[str], models: list[Path], captioner: "Captioner", config: Config
-) -> int:
-    """Caption a folder into a file and, if asked to, from there into the pictures' metadata. Returns the exit status."""
-    folder, output = Path(args.images[0]), Path(args.output)
-    made_with = albums.made_with(folder, models, config, args.best, args.views)
-    unreadable = albums.caption_album(folder, names, output, made_with, captioner, config, args.best)
-    print(f"{output}: {len(names) - unreadable:,} pictures with captions, {unreadable:,} unreadable")
-    if args.coco_results:
-        write(Path(args.coco_results), json.dumps(albums.coco_results(names, output)) + "\n")
-    if not args.write_metadata:
-        return 1 if unreadable else 0
-    found = albums.write_metadata(
-        folder, names, output, args.write_metadata == "embed", args.overwrite_descriptions, config.workers
-    )
-    print(
-        f"metadata: {found['embedded']:,} captions inside their pictures, {found['sidecar']:,} beside them; "
-        f"{found['kept']:,} pictures kept the description they had, {found['failed']:,} failed"
-    )
-    if args.write_metadata == "embed" and found["sidecar"]:
-        print("beside: what is neither JPEG nor PNG, is signed, or would break when it grows")
-    return 1 if unreadable or found["failed"] else 0
+def refuse_impossible(args: Namespace, captioner: "Captioner", config: Config) -> None:
+    """Raise UserError for what this captioner cannot do."""
+    refuse_idle_consensus([config])
+    if not 1 <= args.best <= config.beam_size:
+        raise UserError(f"--best: {args.best} captions need a --beam-size of at least that; it is {config.beam_size}")
+    if args.attention:
+        if not captioner.decoder.attends:
+            raise UserError(f"--attention: the decoder {config.decoder} has no attention; take a run of one that has")
+        grid_side(int(captioner.decoder.sizes["regions"]))
 
 
-def _report(source: str, captions: list, as_json: bool) -> None:
+# Single pictures ------------------------------------------------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    """What came out for one picture."""
+
+    captions: "list[Caption]"  # best first
+    weights: np.ndarray | None  # (T + 1, R): the attention for each word of the best caption, then for the end token
+
+
+def caption_pictures(args: Namespace, names: Sequence[str], captioner: "Captioner", config: Config) -> int:
+    """Print the captions of each picture, and draw what was asked for. Returns the exit status."""
+    failed = 0
+    for source, found in find_captions(names, captioner, config, attend=bool(args.attention)):
+        if isinstance(found, UnreadableImage):
+            failed += 1
+            report_failure(source, found, args.json)
+            continue
+        captions = found.captions[: args.best]
+        report_captions(source, captions, args.json)
+        texts = [caption.text for caption in captions]
+        if args.pictures:
+            draw("--pictures", args.pictures, source, captioned, 1200, texts)
+        if found.weights is not None:
+            side = grid_side(int(captioner.decoder.sizes["regions"]))
+            words = tokenize(texts[0])
+            draw("--attention", args.attention, source, attention_maps, 480, words, found.weights[:-1], side)
+    return 1 if failed else 0
+
+
+def find_captions(
+    names: Sequence[str], captioner: "Captioner", config: Config, attend: bool
+) -> Iterator[tuple[str, Found | UnreadableImage]]:
+    """Caption pictures in batches. Gives each name with what was found, or with the reason why it cannot be read."""
+
+    def load(source: str) -> np.ndarray | UnreadableImage:
+        try:
+            return load_image(open_source(source), config.image_size)
+        except UnreadableImage as error:
+            return error
+
+    remaining = iter(names)
+    with ThreadPoolExecutor(config.workers) as pool:
+        while group := list(islice(remaining, config.extract_batch_size)):
+            loaded = list(pool.map(load, group))
+            pixels = [each for each in loaded if not isinstance(each, UnreadableImage)]
+            found = iter(caption_batch(np.stack(pixels), captioner, config, attend) if pixels else [])
+            for source, each in zip(group, loaded, strict=True):
+                yield source, each if isinstance(each, UnreadableImage) else next(found)
+
+
+def caption_batch(pixels: np.ndarray, captioner: "Captioner", config: Config, attend: bool) -> list[Found]:
+    """The captions of RGB pixels uint8 ``(B, S, S, 3)`` and, with ``attend``, where the decoder looked."""
+    features = captioner.encode(pixels)
+    found = captioner.caption(features, config)
+    if not attend:
+        return [Found(captions, None) for captions in found]
+    looks = captioner.attend(features, [captions[0].text for captions in found])
+    return [Found(captions, weights) for captions, weights in zip(found, looks, strict=True)]
+
+
+def report_captions(source: str, captions: "Sequence[Caption]", as_json: bool) -> None:
+    """Print the captions of a picture."""
     if as_json:
-        print(json.dumps(albums.entry(source, captions), ensure_ascii=False), flush=True)
+        print(json.dumps(entry(source, captions), ensure_ascii=False), flush=True)
     elif len(captions) == 1:
         print(f"{source}: {captions[0].text}", flush=True)
     else:
@@ -186,14 +207,15 @@ def _report(source: str, captions: list, as_json: bool) -> None:
             print(f"  {caption.score:7.3f}  {caption.text}", flush=True)
 
 
-def _report_failure(source: str, error: Exception, as_json: bool) -> None:
+def report_failure(source: str, error: Exception, as_json: bool) -> None:
+    """Say that a picture cannot be read."""
     if as_json:
         print(json.dumps({"image": source, "error": str(error)}, ensure_ascii=False), flush=True)
     print(f"error: {error}", file=sys.stderr)
 
 
-def _draw(option: str, folder: str, source: str, make: Callable, size: int, *arguments: Any) -> None:
-    """Save the figure that ``make`` makes of the picture, at most ``size`` pixels wide and high, and ``arguments``."""
+def draw(option: str, folder: str, source: str, make: Callable[..., "Figure"], size: int, *arguments: Any) -> None:
+    """Save the figure that ``make(picture, *arguments)`` gives, the picture at most ``size`` pixels wide and high."""
     try:
         path = save(make(read_picture(open_source(source), size), *arguments), Path(folder), source)
         print(f"written: {path}", file=sys.stderr)
@@ -201,6 +223,35 @@ def _draw(option: str, folder: str, source: str, make: Callable, size: int, *arg
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
         raise UserError(f"{option}: {folder}: cannot be written: {error.strerror or error}") from None
+
+
+# A whole folder -------------------------------------------------------------------------------------------------------
+
+
+def caption_folder(args: Namespace, names: Sequence[str], captioner: "Captioner", config: Config) -> int:
+    """Caption a folder into a file, and the pictures' metadata if asked to. Returns the exit status."""
+    folder, output = Path(args.images[0]), Path(args.output)
+    models = [Path(path) for path in args.model]
+    settings = made_with(folder, models, config, args.best, args.views)
+    unreadable = caption_album(folder, names, output, settings, captioner, config, args.best)
+    print(f"{output}: {len(names) - unreadable:,} pictures with captions, {unreadable:,} unreadable")
+    if args.coco_results:
+        write(Path(args.coco_results), json.dumps(coco_results(names, output)) + "\n")
+    failed = describe_pictures(args, folder, names, output, config.workers) if args.write_metadata else 0
+    return 1 if unreadable or failed else 0
+
+
+def describe_pictures(args: Namespace, folder: Path, names: Sequence[str], output: Path, workers: int) -> int:
+    """Write the captions in ``output`` into the metadata of the pictures. Returns how many pictures failed."""
+    embed = args.write_metadata == "embed"
+    found = write_metadata(folder, names, output, embed, args.overwrite_descriptions, workers)
+    print(
+        f"metadata: {found['embedded']:,} captions inside their pictures, {found['sidecar']:,} beside them; "
+        f"{found['kept']:,} pictures kept the description they had, {found['failed']:,} failed"
+    )
+    if embed and found["sidecar"]:
+        print("beside: pictures that are neither JPEG nor PNG, are signed, or would break when they grow")
+    return found["failed"]
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""Captions over HTTP: one client after another's answer, then 20 and 50 people at once.
+"""Captions over HTTP: first one client that asks again and again, then 20 and 50 clients at once.
 
     python benchmarks/app.py                                # the pocket captioner
     python benchmarks/app.py --model runs/NAME
 
-Starts app.py on this machine with the captioner and sends it JPEGs of the size of Flickr8k's (500 x 375 pixels, about
-130 kB), from the first byte sent to the last received. After the server's warm-up, one client asks 20 times; then clients
-that each ask three times in a row do so at once. Each decodes greedily and with the captioner's own beam; "with attention"
-also where it looked, as the page asks. The bars: a second for one client, with attention; of 20 clients none fails and the
-median is below ten times that of one.
+Starts app.py on this machine and sends it JPEGs of the size of Flickr8k's (500 x 375 pixels, about 130 kB). The time is from
+the first byte sent to the last byte received. After the server's warm-up, one client asks 20 times. Then 20 and 50 clients
+ask at once, each three times in a row. Every answer has the greedy caption and those of the captioner's own beam. "With
+attention" it also has where the decoder looked, as the page asks.
+
+The bars: one second for one client, with attention. Of 20 clients none fails, and their median is below ten times that of
+one client.
 """
 
 import os
@@ -37,7 +39,7 @@ CROWD_BAR = 10
 
 @contextmanager
 def served(model: Path) -> Iterator[tuple[str, int]]:
-    """The address of a server that is warm, and its process id."""
+    """The address of a server after its warm-up, and its process id."""
     command = [sys.executable, str(ROOT / "app.py"), "--model", str(model), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "CI": "1"}) as server:
         try:
@@ -49,11 +51,11 @@ def served(model: Path) -> Iterator[tuple[str, int]]:
             yield found[1], server.pid
         finally:
             server.send_signal(signal.SIGINT)
-            server.communicate()  # its last words, before the pipe is closed
+            server.communicate()  # reads the rest of its output before the pipe is closed
 
 
 def ask(address: str, pictures: list[bytes], clients: int, times: int, attention: bool) -> tuple[list[float], int]:
-    """Seconds of every answer when ``clients`` ask ``times`` in a row, all at once; and how many were no captions."""
+    """Let ``clients`` ask at once, each ``times`` in a row. Returns the seconds of every answer, and the number of failures."""
     seconds: list[float] = []
     failures: list[int] = []
     together = threading.Barrier(clients)
@@ -85,7 +87,7 @@ def ask(address: str, pictures: list[bytes], clients: int, times: int, attention
 
 
 def memory(pid: int) -> int | None:
-    """Peak resident memory of a process in bytes, where the system tells."""
+    """The peak resident memory of a process in bytes. None if the system does not tell it."""
     status = Path(f"/proc/{pid}/status")
     return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 if status.exists() else None
 

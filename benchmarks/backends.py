@@ -1,11 +1,11 @@
-"""Training speed of each decoder on each installed Keras backend, in target words per second.
+"""The speed of training each decoder on each installed Keras backend, in target words per second.
 
     python benchmarks/backends.py
     python benchmarks/backends.py --only tensorflow
 
-The same measurement as ours in throughput.py, in a process of its own per backend and precision, each decoder in the sizes
-of its flickr8k preset: merge and inject over one vector, the others over 49 regions. The transformer also with its
-captions apart, each with an image of its own, as the other decoders train. There is no bar.
+Measures as throughput.py does for our decoders, in a process of its own for each backend and precision. Each decoder has the
+sizes of its flickr8k preset: merge and inject over one vector, the others over 49 regions. The transformer is also measured
+with its captions apart: each has an image of its own, as in the training of the other decoders. There is no bar.
 """
 
 import argparse
@@ -38,7 +38,7 @@ REGIONS = {"merge": 1, "inject": 1, "attention": 49, "adaptive": 49, "transforme
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--measure", nargs=3, metavar=("STORES", "EPOCHS", "PRECISION"), help=argparse.SUPPRESS)
-    parser.add_argument("--only", help="measure this backend alone [default: all that are installed]")
+    parser.add_argument("--only", help="measure only this backend [default: all that are installed]")
     args = parser.parse_args()
     names = ["transformer"] if args.quick else list(REGIONS)
     if args.measure:

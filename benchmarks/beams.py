@@ -1,9 +1,9 @@
-"""What wider beams and a vote among their captions cost: the pocket captioner's search over one batch of 100 features.
+"""The cost of wider beams and of consensus: the pocket captioner's search over one batch of 100 features.
 
     python benchmarks/beams.py
 
-Encodes photographs of coarse shapes once, then captions the features by each way of searching, in turns after a first batch
-that compiles; the median counts.
+Encodes made-up photographs once. Then each way of searching captions the features, in turns. The first turn compiles and
+does not count. The median of the others counts.
 """
 
 import tempfile

@@ -1,96 +1,122 @@
-"""Captioning speed from stored features: 1,000 images at once, against the classic predict for every word.
+"""The speed of captioning from stored features: 1,000 images at once, against the classic ``predict`` for every word.
 
     python benchmarks/captioning.py
 
-Trains a merge decoder of default size for a moment on synthetic captions of about ten words, so that captions end where
-captions end, then captions the images of a store with Captioner.caption: beam search of 3 and greedy search, first call
-(with compilation) and after. The classic loop (benchmarks/classic.py, the same weights) captions one image at a time and
-one beam at a time with ``predict``; it is timed on the first images and scaled up.
-The bar: with a beam of 3, compilation included, at least 100 times faster.
+Trains a merge decoder of default size for a moment on made-up captions of about ten words, so that its captions have a
+natural length. Then captions the images of a store with Captioner.caption, by beam search of 3 and by greedy search. The
+first call includes compilation. A later call does not.
+
+The classic loop (benchmarks/classic.py) has the same weights. It captions one image and one beam at a time with
+``predict``. It is timed on the first images and scaled up.
+The bar: with a beam of 3, compilation included, at least 100 times as fast.
 """
 
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from common import image_name, make_parser, make_store, print_table, synthetic_vocabulary, verdict, write_results
 
 from captioning.base.script import run_script
+from captioning.features.store import FeatureStore
 from config import Config
+
+if TYPE_CHECKING:
+    from model import Captioner
 
 FEATURE_SIZE = 2048
 SENTENCES = 40
+LONGEST_PREFIX = 37  # words of the longest prefix of Flickr8k, to which the classic code pads
 BAR = 100
 
 
 def sentences() -> list[str]:
-    """Made-up sentences of 7 to 14 words (mean 10.5) that share no word, so that a decoder learns them fast."""
+    """Made-up sentences of 7 to 14 words (mean 10.5). They share no word, so a decoder learns them fast."""
     lengths = 7 + np.arange(SENTENCES) % 8
     starts = 4 + np.cumsum(lengths) - lengths
     return [" ".join(f"w{start + i}" for i in range(n)) for start, n in zip(starts, lengths, strict=True)]
 
 
-def main() -> None:
-    args = make_parser(__doc__).parse_args()
-    images, timed, epochs = (100, 1, 2) if args.quick else (1000, 20, 8)
-    import classic
-    import keras
+def make_data(folder: Path, images: int) -> tuple[FeatureStore, list[tuple[str, str]]]:
+    """A store of features, and pairs of file name and caption, five for each image.
 
-    from captioning.decoders.build import build_decoder
-    from captioning.features.batches import FeatureBatches
-    from captioning.training.batches import CaptionBatches
-    from captioning.training.cross_entropy import CaptionTrainer
-    from captioning.training.loop import make_optimizer
-    from model import Captioner
-
-    keras.utils.set_random_seed(0)
-    config = Config(decoder="merge", learning_rate=3e-3, epochs=epochs)
-    vocabulary = synthetic_vocabulary()
+    Each image shows one of the sentences: its features are the pattern of the sentence, and noise.
+    """
     rng = np.random.default_rng(0)
-    # Each image shows one of the sentences: a pattern of its own, and noise.
     patterns = rng.random((SENTENCES, FEATURE_SIZE))
 
     def features(start, stop):
         shown = np.arange(start, stop) % SENTENCES
         return (patterns[shown] + 0.3 * rng.random((stop - start, FEATURE_SIZE)))[:, None, :]
 
-    names = [image_name(i) for i in range(images)]
-    captions = [(name, sentences()[i % SENTENCES]) for i, name in enumerate(names)] * 5
+    store = make_store(folder, features, images, (1, FEATURE_SIZE))
+    return store, [(image_name(i), sentences()[i % SENTENCES]) for i in range(images)] * 5
+
+
+def train(config: Config, store: FeatureStore, captions: list[tuple[str, str]]) -> "Captioner":
+    """A captioner whose decoder has trained for a moment. It has no encoder."""
+    from captioning.decoders.build import build_decoder
+    from captioning.training.batches import CaptionBatches
+    from captioning.training.cross_entropy import CaptionTrainer
+    from captioning.training.optimizers import make_optimizer
+    from model import Captioner
+
+    vocabulary = synthetic_vocabulary()
+    batches = CaptionBatches(store, captions, vocabulary, config)
+    decoder = build_decoder(config, len(vocabulary), 1, FEATURE_SIZE)
+    trainer = CaptionTrainer(decoder)
+    trainer.compile(optimizer=make_optimizer(config, len(batches)))
+    trainer.fit(batches, epochs=config.epochs, verbose=0)
+    return Captioner(config, vocabulary, None, decoder)
+
+
+def time_ours(captioner: "Captioner", store: FeatureStore, beam_size: int) -> tuple[float, float]:
+    """Caption all images of the store. Returns seconds, and words per caption."""
+    from captioning.features.batches import FeatureBatches
+
+    names = [image_name(i) for i in range(len(store.rows))]
+    rows = FeatureBatches(store, names, captioner.config.decode_batch_size)
+    began = time.perf_counter()
+    found = captioner.caption(rows, captioner.config.with_overrides({"beam_size": beam_size}))
+    seconds = time.perf_counter() - began
+    return seconds, float(np.mean([len(hypotheses[0].text.split()) for hypotheses in found[: len(names)]]))
+
+
+def time_classic(captioner: "Captioner", store: FeatureStore, images: int) -> tuple[float, float]:
+    """Caption the first images of the store the classic way, with a beam of 3. Returns seconds, and words per caption."""
+    import classic
+
+    model = classic.build_model(captioner.config, len(captioner.vocabulary), FEATURE_SIZE, LONGEST_PREFIX)
+    classic.copy_weights(captioner.decoder, model)
+    inputs = store.read(np.arange(images))[:, 0].astype("float32")
+    classic.beam_search(model, inputs[0], LONGEST_PREFIX, 3)  # compiles
+    began = time.perf_counter()
+    found = [classic.beam_search(model, image, LONGEST_PREFIX, 3) for image in inputs]
+    return time.perf_counter() - began, float(np.mean([len(tokens) for tokens in found]))
+
+
+def main() -> None:
+    args = make_parser(__doc__).parse_args()
+    images, timed, epochs = (100, 1, 2) if args.quick else (1000, 20, 8)
+    import keras
+
+    keras.utils.set_random_seed(0)
+    config = Config(decoder="merge", learning_rate=3e-3, epochs=epochs)
+    rates, table = {}, []
+
+    def record(name: str, count: int, seconds: float, words: float) -> None:
+        rates[name] = {"images_per_second": count / seconds, "images_timed": count, "mean_words": words}
+        table.append([name, count, f"{seconds:.2f}", f"{count / seconds:,.1f}", f"{words:.1f}"])
+
     with tempfile.TemporaryDirectory() as folder:
-        store = make_store(Path(folder), features, images, (1, FEATURE_SIZE))
-        batches = CaptionBatches(store, captions, vocabulary, config)
-        decoder = build_decoder(config, len(vocabulary), 1, FEATURE_SIZE)
-        trainer = CaptionTrainer(decoder)
-        trainer.compile(optimizer=make_optimizer(config, len(batches)))
-        trainer.fit(batches, epochs=epochs, verbose=0)
-
-        captioner = Captioner(config, vocabulary, None, decoder)
-        rows = FeatureBatches(store, names, config.decode_batch_size)
-        rates, table = {}, []
-
-        def record(name, seconds, count, words):
-            rates[name] = {"images_per_second": count / seconds, "images_timed": count, "mean_words": words}
-            table.append([name, count, f"{seconds:.2f}", f"{count / seconds:,.1f}", f"{words:.1f}"])
-
+        store, captions = make_data(Path(folder), images)
+        captioner = train(config, store, captions)
         for name, beam_size in (("beam 3", 3), ("greedy", 1)):
             for call in ("first call", "after"):
-                began = time.perf_counter()
-                found = captioner.caption(rows, config.with_overrides({"beam_size": beam_size}))
-                seconds = time.perf_counter() - began
-                words = np.mean([len(hypotheses[0].text.split()) for hypotheses in found[:images]])
-                record(f"ours, {name}, {call}", seconds, images, float(words))
-
-        # As long as the longest prefix of Flickr8k, to which the classic code pads.
-        max_length = 37
-        model = classic.build_model(config, len(vocabulary), FEATURE_SIZE, max_length)
-        classic.copy_weights(decoder, model)
-        inputs = store.read(np.arange(timed))[:, 0].astype("float32")
-        classic.beam_search(model, inputs[0], max_length, 3)  # compiles
-        began = time.perf_counter()
-        found = [classic.beam_search(model, image, max_length, 3) for image in inputs]
-        seconds = time.perf_counter() - began
-        record("classic, beam 3", seconds, timed, float(np.mean([len(tokens) for tokens in found])))
+                record(f"ours, {name}, {call}", images, *time_ours(captioner, store, beam_size))
+        record("classic, beam 3", timed, *time_classic(captioner, store, timed))
 
     print_table(["", "images", "seconds", "images/s", "words/caption"], table)
     slow = rates["classic, beam 3"]["images_per_second"]

@@ -1,8 +1,8 @@
-"""The way of the classic Keras captioning tutorials, to compare with: one row per prefix, one ``predict`` per word.
+"""The way of the classic Keras captioning tutorials, for comparison: one row per prefix, one ``predict`` per word.
 
-The decoders have the layers and sizes of ours (``decoders/``), so weights can be copied over; what differs is how they are
-fed. Training: every prefix of a caption is a row, padded in front to the longest caption, and its target is the one-hot
-next word. Captioning: for each image, each word and each beam, one ``predict`` of the padded words so far.
+The decoders have the same layers and sizes as ours (``captioning/decoders/``), so weights can be copied. Only the feeding
+differs. In training, every prefix of a caption is a row. It is padded in front to the longest caption, and its target is the
+next word, one-hot. In captioning, each image, word and beam takes one ``predict`` of the padded words so far.
 Legend: B rows, L longest prefix, D feature size, V vocabulary size.
 """
 
@@ -12,13 +12,13 @@ import keras
 import numpy as np
 from keras import layers
 
-from captioning.decoders.build import Decoder
+from captioning.decoders.base import Decoder
 from captioning.words.vocabulary import END, START
 from config import Config
 
 
 def build_model(config: Config, vocabulary_size: int, feature_size: int, max_length: int) -> keras.Model:
-    """``[features (B, D), prefixes (B, L)] -> probabilities (B, V)``, compiled, with the decoder that ``config`` names."""
+    """The decoder that ``config`` names, compiled: ``[features (B, D), prefixes (B, L)]`` to probabilities ``(B, V)``."""
     features = keras.Input((feature_size,))
     prefix = keras.Input((max_length,), dtype="int32")
     image = layers.Dropout(config.dropout)(features)
@@ -50,8 +50,8 @@ def copy_weights(decoder: Decoder, model: keras.Model) -> None:
 class PrefixBatches(keras.utils.PyDataset):
     """Batches ``((features (B, D), prefixes (B, L)), one-hot next words (B, V))``, one row per prefix.
 
-    ``features`` maps file names to arrays in memory; ``captions`` pairs file names with token ids from ``<start>`` to
-    ``<end>``. A batch holds ``rows`` random prefixes, or all prefixes of so many ``photos``.
+    ``features`` maps file names to arrays in memory. ``captions`` pairs file names with token ids from ``<start>`` to
+    ``<end>``. A batch has ``rows`` random prefixes, or, if ``photos`` is given, all prefixes of so many photos.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class PrefixBatches(keras.utils.PyDataset):
 
 
 def beam_search(model: keras.Model, features: np.ndarray, max_length: int, beam_size: int) -> list[int]:
-    """The best caption of one image with ``features (D,)``, as token ids without the special ones."""
+    """The best caption of one image with ``features (D,)``, as token ids without special tokens."""
     beams = [([START], 0.0)]
     while len(beams[0][0]) <= max_length and any(tokens[-1] != END for tokens, _ in beams):
         candidates = []

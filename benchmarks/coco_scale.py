@@ -1,15 +1,18 @@
-"""What it costs to start a run on data of MS-COCO's size: seconds and peak memory of each step before the first batch.
+"""The cost of starting a run on data of MS-COCO's size: seconds and peak memory of each step before the first batch.
 
     python benchmarks/coco_scale.py
 
-Writes COCO's layout with made-up content: two captions files of 617,000 captions in all, 123,287 image files that are
-empty (the readers open none), and a feature store whose 25 GB of zeros are a sparse file, which takes no space. Then times
-what train.py does with them. Features are extracted once and are not part of this; nor is the disk, whose speed decides how
-fast real features come: a batch of a sparse file says only what the reading itself costs.
-Peak memory is that of the process during the step; where the system cannot count anew (other than Linux), since its start.
-The same with a sixteenth of the data, and a decoder of as many words, says how training's memory grows with the data;
-TensorFlow's own share differs by a fifth from run to run, so both are run in turn, several times, and medians compared.
-The bar: at most a minute of CPU time and 2 GB before the first batch, and 5% more memory in training than the sixteenth.
+Writes made-up data in COCO's layout: two captions files with 617,000 captions in all, 123,287 empty image files (the readers
+open none), and a feature store with 25 GB of zeros. The store is a sparse file, which takes no space. Then the steps of
+train.py are timed. The extraction of features is not measured. Nor is the disk, which decides how fast real features come: a
+batch from a sparse file shows only the cost of the reading itself.
+
+Peak memory is that of the process during the step. On other systems than Linux it is that since the start of the process.
+
+The same steps run with a sixteenth of the data, and a decoder of as many words. They show how the memory of training grows
+with the data. TensorFlow's own memory differs by a fifth from run to run. So both sizes run in turn, several times, and
+their medians are compared.
+The bar: at most a minute of CPU time and 2 GB before the first batch, and 5% more memory in training than with the sixteenth.
 """
 
 import argparse
@@ -44,10 +47,10 @@ from preprocessing import fit_vocabulary, load_dataset
 
 TRAIN, VAL = 118_287, 5_000  # images of COCO 2017
 WORDS = 12_000  # different words; about 10,000 of COCO's occur five times
-DECODER_WORDS = WORDS + 2  # of the whole vocabulary: these, "a" and "'s"
+DECODER_WORDS = WORDS + 2  # the vocabulary of the whole data: these words, "a" and "'s"
 SHAPE = (49, 2048)
-SMALL = 16  # data that memory is compared with: a sixteenth, which is Flickr8k's size
-BATCHES = 50  # batches that are read with their features
+SMALL = 16  # memory is compared with that for a sixteenth of the data, which is Flickr8k's size
+BATCHES = 50  # batches to read with their features
 TRAINED = 20  # batches to train for
 REPEATS = 9
 BAR_SECONDS, BAR_BYTES, BAR_GROWTH = 60, 2e9, 0.05
@@ -75,7 +78,7 @@ def write_coco(folder: Path, part: str, first_id: int, images: int) -> list[str]
     captions = [caption for _, caption in synthetic_captions(images, seed=first_id, vocabulary_size=WORDS)]
     captions[::9] = [
         f"{caption}'s" for caption in captions[::9]
-    ]  # as many as in COCO need more than splitting at spaces
+    ]  # in COCO about as many captions need more than splitting at spaces
     annotations = [{"image_id": ids[i // 5], "id": i, "caption": f"A {caption}."} for i, caption in enumerate(captions)]
     path = folder / "annotations" / f"captions_{part}.json"
     path.parent.mkdir(exist_ok=True)
@@ -84,7 +87,7 @@ def write_coco(folder: Path, part: str, first_id: int, images: int) -> list[str]
 
 
 def sparse_store(folder: Path, names: list[str]) -> None:
-    """Lay out a finished store of zeros for the images ``names``."""
+    """Write a finished store of zeros for the images ``names``."""
     folder.mkdir()
     shape = (len(names), *SHAPE)
     with open(folder / "features.npy", "wb") as file:
@@ -97,7 +100,7 @@ def sparse_store(folder: Path, names: list[str]) -> None:
 
 
 class Steps:
-    """Runs the steps and keeps what each took."""
+    """Runs steps, and keeps the seconds, the CPU seconds and the peak memory of each in ``found``."""
 
     def __init__(self):
         self.found: dict[str, dict[str, float]] = {}
@@ -118,7 +121,7 @@ def train(batches, steps: int) -> None:
     """Train the decoder of the preset coco-attention for a few batches."""
     from captioning.decoders.build import build_decoder
     from captioning.training.cross_entropy import CaptionTrainer
-    from captioning.training.loop import make_optimizer
+    from captioning.training.optimizers import make_optimizer
 
     config = preset("coco-attention")
     trainer = CaptionTrainer(build_decoder(config, DECODER_WORDS, *SHAPE), attention_penalty=config.attention_penalty)
@@ -127,38 +130,37 @@ def train(batches, steps: int) -> None:
 
 
 def write_data(folder: Path, scale: int) -> None:
-    """Write 1 / ``scale`` of COCO, and its features, into ``folder``."""
+    """Write data of 1 / ``scale`` of COCO's size, with its features, into ``folder``."""
     names = []
     for part, first_id, images in (("train2017", 9, TRAIN), ("val2017", 139, VAL)):
         names += write_coco(folder, part, first_id, images // scale)
     sparse_store(folder / "store", names)
 
 
-def lay_out(folder: Path, steps: Steps) -> tuple[Any, Any, dict[str, Any]]:
-    """All that precedes the first batch. Returns the batches, the rest of the data, and the numbers of images, captions and
-    words.
-    """
+def lay_out(folder: Path, steps: Steps) -> tuple[Any, Any, int]:
+    """All that precedes the first batch. Returns the batches, the data that training keeps beside them, and the words."""
     config = Config(dataset="coco", data_dir=str(folder))
     dataset = steps("read the captions files, list the images", lambda: load_dataset(config))
     vocabulary = steps("fit the vocabulary", lambda: fit_vocabulary(config, dataset))
-    batching = steps("import Keras", lambda: importlib.import_module("captioning.training.batches"))
-    prepared_module = importlib.import_module("captioning.features.prepared")
-    pairs = ((record.file_name, record.path) for record in dataset.records)
-    steps("digest of names and sizes of the images", lambda: digest_images(pairs))
+    steps("import Keras", lambda: importlib.import_module("captioning.training.batches"))
+    from captioning.features.prepared import Prepared
+    from captioning.training.batches import CaptionBatches
+
+    images = ((record.file_name, record.path) for record in dataset.records)
+    steps("digest of names and sizes of the images", lambda: digest_images(images))
     store = steps("open the feature store", lambda: FeatureStore(folder / "store"))
-    prepared = prepared_module.Prepared(dataset, None, store)
+    prepared = Prepared(dataset, None, store)
     batches = steps(
         "encode the training captions",
-        lambda: batching.CaptionBatches(store, prepared.captions("train"), vocabulary, config),
+        lambda: CaptionBatches(store, prepared.captions("train"), vocabulary, config),
     )
-    all_captions = sum(len(record.captions) for record in dataset.records)
-    return batches, prepared, {"images": len(dataset.records), "captions": all_captions, "words": len(vocabulary)}
+    return batches, prepared, len(vocabulary)
 
 
 def run_steps(folder: Path, trained: int) -> dict[str, Any]:
     """Time all that training does with the data in ``folder``, to the end of so many batches. In a process of its own."""
     steps = Steps()
-    batches, prepared, counts = lay_out(folder, steps)
+    batches, prepared, words = lay_out(folder, steps)
     before = {name: sum(step[name] for step in steps.found.values()) for name in ("seconds", "cpu_seconds")}
     before["peak"] = max(step["peak"] for step in steps.found.values())
     steps("lay out the batches of another epoch", lambda: batches.start_epoch(1))
@@ -169,8 +171,15 @@ def run_steps(folder: Path, trained: int) -> dict[str, Any]:
     )
     steps(f"train for {trained} batches", lambda: train(batches, trained))
     files = [*folder.glob("annotations/*.json"), folder / "store" / "features.npy", folder / "store" / "index.json"]
-    sizes = {path.name: path.stat().st_size for path in files}
-    return {**counts, "before_the_first_batch": before, "steps": steps.found, "file_bytes": sizes}
+    records = prepared.dataset.records
+    return {
+        "images": len(records),
+        "captions": sum(len(record.captions) for record in records),
+        "words": words,
+        "before_the_first_batch": before,
+        "steps": steps.found,
+        "file_bytes": {path.name: path.stat().st_size for path in files},
+    }
 
 
 def main() -> None:

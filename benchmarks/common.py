@@ -1,4 +1,4 @@
-"""What the benchmarks share: the import path, synthetic data with the proportions of Flickr8k, and the report."""
+"""What the benchmarks share: the import path, made-up data with the proportions of Flickr8k, and the report."""
 
 import argparse
 import contextlib
@@ -32,24 +32,24 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="the JSON file [default: benchmarks/results/NAME.json]")
     parser.add_argument(
-        "--quick", action="store_true", help="tiny sizes, to see that it runs; the figures mean nothing"
+        "--quick", action="store_true", help="use tiny sizes, only to see that it runs; the figures mean nothing"
     )
     return parser
 
 
 def synthetic_vocabulary(size: int = VOCABULARY_SIZE) -> Vocabulary:
-    """``size`` words and special tokens; the words are w4, w5, ..., named after their ids."""
+    """A vocabulary of ``size``, special tokens included. The words are w4, w5, ..., named after their ids."""
     return Vocabulary([f"w{i}" for i in range(4, size)])
 
 
 def synthetic_captions(images: int, seed: int = 0, vocabulary_size: int = VOCABULARY_SIZE) -> list[tuple[str, str]]:
-    """Pairs (file name, caption), five for each image, as ``CaptionBatches`` takes them.
+    """Pairs of file name and caption, five for each image, as ``CaptionBatches`` takes them.
 
-    Lengths are those of Flickr8k: 11 words on average, 2 to 36. Words fall off as 1 / rank.
+    Lengths are like those of Flickr8k: 11 words on average, 2 to 36. The frequency of a word is proportional to 1 / rank.
     """
     rng = np.random.default_rng(seed)
     lengths = np.clip(np.rint(rng.gamma(8.5, 1.3, images * CAPTIONS_PER_IMAGE)), 2, 36).astype(int)
-    lengths[0] = 36  # So that every size of the data pads to the same length.
+    lengths[0] = 36  # so that data of every size pads to the same length
     ranks = 1 / np.arange(1, vocabulary_size - 3)
     words = rng.choice(np.arange(4, vocabulary_size), size=lengths.sum(), p=ranks / ranks.sum())
     ends = np.cumsum(lengths)
@@ -62,7 +62,7 @@ def image_name(index: int) -> str:
 
 
 def make_store(folder: Path, features, images: int, shape: tuple[int, int]) -> FeatureStore:
-    """A float16 store of ``images`` rows; ``features(start, stop)`` gives its rows ``(stop - start, R, D)``."""
+    """A float16 store of ``images`` rows. ``features(start, stop)`` gives rows ``(stop - start, R, D)`` of it."""
     rows = iter(range(0, images, 64))
 
     def encode(pixels):
@@ -75,19 +75,19 @@ def make_store(folder: Path, features, images: int, shape: tuple[int, int]) -> F
 
 
 def random_features(shape: tuple[int, int], seed: int = 0):
-    """A source of features for ``make_store``: uniform noise."""
+    """A function that gives features to ``make_store``: uniform noise."""
     rng = np.random.default_rng(seed)
     return lambda start, stop: rng.random((stop - start, *shape), dtype=np.float32)
 
 
 class EpochTimer:
-    """Times the epochs of ``fit``: append ``callback()`` to its callbacks, then read ``seconds``, one per epoch."""
+    """Times the epochs of ``fit``. Add ``callback()`` to its callbacks, then read ``seconds``, one number per epoch."""
 
     def __init__(self):
         self.seconds: list[float] = []
 
     def callback(self, batches=None) -> "keras.callbacks.Callback":
-        """``batches``: a CaptionBatches that lays out every epoch anew, as in training."""
+        """``batches``: a CaptionBatches, which shuffles every epoch anew, as in training."""
         import keras
 
         def begin(epoch, logs):
@@ -101,7 +101,7 @@ class EpochTimer:
 
 
 def peak_memory() -> int:
-    """Peak resident memory of this process in bytes."""
+    """The peak resident memory of this process, in bytes."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -110,20 +110,23 @@ def peak_memory() -> int:
 
 
 def reset_peak_memory() -> None:
-    """Let ``peak_memory`` count from now on, where the system can."""
+    """Let ``peak_memory`` count from now on. Only Linux can do this; elsewhere nothing happens."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def measure_apart(script: str, *arguments: Any, quick: bool = False, **environment: str) -> Any:
-    """What ``script --measure ARGUMENTS`` prints last, as JSON, run in a process of its own with ``environment`` over ours."""
+    """Run ``script --measure ARGUMENTS`` in a process of its own. Returns its last line of output, read as JSON.
+
+    ``environment``: variables of the environment to set for it.
+    """
     command = [sys.executable, script, "--measure", *map(str, arguments), *["--quick"] * quick]
     done = subprocess.run(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def print_table(header: list[str], rows: list[list[Any]]) -> None:
-    """Print aligned columns: the first to the left, the others to the right."""
+    """Print aligned columns: the first to the left, all others to the right."""
     cells = [header, *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     for row in cells:
@@ -131,12 +134,12 @@ def print_table(header: list[str], rows: list[list[Any]]) -> None:
 
 
 def verdict(args: argparse.Namespace, passed: bool) -> str:
-    """How a figure stands to its bar, in words; tiny sizes are not judged."""
+    """Whether a figure meets its bar, in words. Runs with --quick are not judged."""
     return "not judged (--quick)" if args.quick else "pass" if passed else "FAIL"
 
 
 def write_results(args: argparse.Namespace, name: str, results: dict[str, Any]) -> None:
-    """Write ``results`` and the machine they come from as JSON."""
+    """Write ``results`` as JSON, with the machine that they come from."""
     output = args.output or ROOT / "benchmarks" / "results" / f"{name}{'-quick' if args.quick else ''}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps({"benchmark": name, **describe_machine(), **results}, indent=2) + "\n")
@@ -144,7 +147,7 @@ def write_results(args: argparse.Namespace, name: str, results: dict[str, Any]) 
 
 
 def describe_machine() -> dict[str, Any]:
-    """Command, date, processor, load and versions."""
+    """The command, date, processor, load and versions."""
     import keras
 
     from captioning.base.environment import cpu_model, devices, package_versions

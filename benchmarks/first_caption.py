@@ -1,10 +1,10 @@
-"""Seconds to a first caption, from the start of ``python test.py photo.jpg`` to its end, and to a second in the same process.
+"""The seconds to a first caption, from start to end of ``python test.py photo.jpg``, and to a second in the same process.
 
     python benchmarks/first_caption.py
 
-Starts the command again and again with the pocket captioner and its own settings, on one photograph; the first start, which
-reads Python's and TensorFlow's files from the disk, does not count. The second caption is timed inside one process: file,
-encoder and search. The bars: ten seconds, and 0.3.
+Starts the command again and again, with the pocket captioner and its own settings, on one photograph. The first start reads
+the files of Python and TensorFlow from the disk, and does not count. The second caption is timed inside one process: reading
+the file, encoder and search. The bars: ten seconds, and 0.3.
 """
 
 import subprocess

@@ -1,14 +1,16 @@
-"""Captioning a folder of photographs, from files to lines on disk, against the encoder alone.
+"""Captioning a folder of photographs, from files to lines on the disk, against the encoder alone.
 
     python benchmarks/folder.py
 
-Makes JPEGs of the size of Flickr8k's (500 x 375 pixels, about 130 kB) and captions them with the pocket captioner and a beam
-of 3 as ``test.py FOLDER --output`` does, lines synced to the disk. Beside it each of its three parts alone, on as many
-batches: files into pixels, pixels into features, features into captions. All take turns after a first batch that compiles; the
-median counts.
-The bar: the folder at no less than 80% of the pictures per second of the bare encoder, which is the Keras model's own
-``predict_on_batch``. The captioner computes with that model folded (``folding.py``), which is faster, so the bar is easier
-than it was when there was no folding. The share of the folded encoder's speed is printed too, and the folder without.
+Makes JPEGs of the size of Flickr8k's (500 x 375 pixels, about 130 kB). Captions them as ``test.py FOLDER --output`` does,
+with the pocket captioner and a beam of 3, and syncs the lines to the disk. Each of the three parts is also measured alone, on
+as many batches: files to pixels, pixels to features, features to captions. All take turns. The first batch compiles and does
+not count. The median counts.
+
+The bar: the folder has at least 80% of the pictures per second of the bare encoder. That is the Keras model's own
+``predict_on_batch``. The captioner uses this model folded (``captioning/features/folding.py``), which is faster. So the bar
+is easier than it was before there was folding. The share of the folded encoder's speed is printed too, and the speed of the
+folder without folding.
 """
 
 import itertools
@@ -19,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from common import image_name, make_parser, print_table, verdict, write_results
@@ -27,11 +30,14 @@ from PIL import Image
 from captioning.base.script import run_script
 from config import POCKET
 
+if TYPE_CHECKING:
+    from model import Captioner
+
 BAR = 0.8
 
 
 def make_photographs(folder: Path, count: int) -> float:
-    """``count`` JPEGs of coarse shapes under fine grain. Returns their mean size in bytes."""
+    """Write ``count`` JPEGs of coarse shapes under fine grain. Returns their mean size in bytes."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     for i in range(count):
@@ -41,50 +47,65 @@ def make_photographs(folder: Path, count: int) -> float:
     return sum(path.stat().st_size for path in folder.iterdir()) / count
 
 
+def ways(captioner: "Captioner", folder: Path, outputs: Path, batches: int) -> dict[str, Callable[[], object]]:
+    """The pieces of work to time, by name, each on ``batches`` batches of the photographs in ``folder``.
+
+    ``outputs``: a folder for the files of captions. Everything is compiled when this returns.
+    """
+    from captioning.albums.captions import caption_album, list_pictures
+    from captioning.pictures.loading import load_image
+
+    config = captioner.config.with_overrides({"beam_size": 3})
+    size = config.extract_batch_size
+    names = list_pictures(folder)
+    pixels = np.stack([load_image(folder / name, config.image_size) for name in names[:size]]).astype("float32")
+    features = captioner.encode(pixels)
+    turns = itertools.count()
+
+    def read(name: str) -> np.ndarray:
+        return load_image(folder / name, config.image_size)
+
+    def read_all() -> list[np.ndarray]:
+        with ThreadPoolExecutor(config.workers) as pool:
+            return list(pool.map(read, names))
+
+    def album(names: list[str], captioner: Any) -> None:
+        caption_album(folder, names, outputs / f"{next(turns)}.jsonl", {}, captioner, config)
+
+    def encode(pixels: np.ndarray) -> np.ndarray:
+        features = captioner.encoder.predict_on_batch(np.asarray(pixels, dtype="float32"))
+        return np.asarray(features).astype(config.feature_dtype)
+
+    unfolded = SimpleNamespace(encode=encode, caption=captioner.caption)
+    for compiled in (captioner, unfolded):
+        album(names[:size], compiled)
+    return {
+        "reading alone": read_all,
+        "bare encoder": lambda: [captioner.encoder.predict_on_batch(pixels) for _ in range(batches)],
+        "folded encoder": lambda: [captioner.encode(pixels) for _ in range(batches)],
+        "search alone": lambda: [captioner.caption(features, config) for _ in range(batches)],
+        "folder": lambda: album(names, captioner),
+        "folder, not folded": lambda: album(names, unfolded),
+    }
+
+
 def main() -> None:
     args = make_parser(__doc__).parse_args()
     batches, rounds = (2, 1) if args.quick else (16, 5)
 
-    from captioning.albums.album import caption_album, list_pictures
-    from captioning.pictures.loading import load_image
     from model import Captioner
 
     captioner = Captioner.load(POCKET)
-    config = captioner.config.with_overrides({"beam_size": 3})
-    size = config.extract_batch_size
-    count = batches * size
-    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(config.workers) as pool:
+    count = batches * captioner.config.extract_batch_size
+    with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "photographs")
         mean_bytes = make_photographs(folder, count)
-        names = list_pictures(folder)
-        pixels = np.stack([load_image(folder / name, config.image_size) for name in names[:size]]).astype("float32")
-        features = captioner.encode(pixels)
-        turns = itertools.count()
-
-        def album(names: list[str], captioner=captioner) -> None:
-            caption_album(folder, names, Path(temporary, f"{next(turns)}.jsonl"), {}, captioner, config)
-
-        def encode(pixels: np.ndarray) -> np.ndarray:
-            features = captioner.encoder.predict_on_batch(np.asarray(pixels, dtype="float32"))
-            return np.asarray(features).astype(config.feature_dtype)
-
-        unfolded = SimpleNamespace(encode=encode, caption=captioner.caption)
-
-        parts: dict[str, Callable[[], object]] = {
-            "reading alone": lambda: [*pool.map(lambda name: load_image(folder / name, config.image_size), names)],
-            "bare encoder": lambda: [captioner.encoder.predict_on_batch(pixels) for _ in range(batches)],
-            "folded encoder": lambda: [captioner.encode(pixels) for _ in range(batches)],
-            "search alone": lambda: [captioner.caption(features, config) for _ in range(batches)],
-            "folder": lambda: album(names),
-            "folder, not folded": lambda: album(names, unfolded),
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in parts}
-        album(names[:size])  # compiles
-        album(names[:size], unfolded)
+        work = ways(captioner, folder, Path(temporary), batches)
+        seconds: dict[str, list[float]] = {name: [] for name in work}
         for _ in range(rounds):
-            for name, work in parts.items():
+            for name, way in work.items():
                 began = time.perf_counter()
-                work()
+                way()
                 seconds[name].append(time.perf_counter() - began)
     rates = {name: count / median(found) for name, found in seconds.items()}
     share = rates["folder"] / rates["bare encoder"]

@@ -1,8 +1,9 @@
-"""What folding batch norms into convolutions brings: pictures per second of encoders, folded and as Keras has them.
+"""How much faster encoders are with batch norms folded into convolutions: pictures per second, folded and not.
 
     python benchmarks/folding.py
 
-One picture at a time and batches of 32, weights random, in turns after a first batch that compiles; the median counts.
+Encoders with random weights take one picture at a time, and batches of 32. Both forms take turns. The first turn compiles
+and does not count. The median of the others counts.
 """
 
 import time
@@ -38,7 +39,7 @@ def main() -> None:
                     began = time.perf_counter()
                     for _ in range(max(1, pictures // batch)):
                         encode(pixels[:batch])
-                    if turn:  # the first compiles
+                    if turn:  # the first turn compiles
                         rates[way].append(max(1, pictures // batch) * batch / (time.perf_counter() - began))
     medians = {name: {way: median(rates) for way, rates in ways.items()} for name, ways in found.items()}
     gain = {name: rates["folded"] / rates["as Keras has it"] for name, rates in medians.items()}

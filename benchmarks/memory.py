@@ -1,13 +1,14 @@
-"""Peak memory of training on feature stores of 1, 4 and 16 times the size.
+"""The peak memory of training on feature stores of 1, 4 and 16 times the size.
 
     python benchmarks/memory.py
 
-Each figure is the peak resident memory (VmHWM) of a process of its own that trains on synthetic 7 x 7 x 2048 float16
-features, five captions per image, until it has read every row of its store: 16 epochs of the 1x store, 4 of 4x and 1 of
-16x, so that all take equally many steps. The decoder is small, to leave the data nowhere to hide. Beside it the classic
-way (benchmarks/classic.py): all features in a dictionary, one row per prefix, one-hot targets; that one trains for a few
-batches only, since its features are all in memory before the first. It is not run where it would need more than
---cap-gb.
+Each figure is the peak resident memory (VmHWM) of a process of its own. The process trains on made-up float16 features of
+7 x 7 x 2048 with five captions per image. It reads every row of its store: in 16 epochs of the 1x store, 4 of 4x and 1 of
+16x. So all processes take the same number of steps. The decoder is small, so memory for data cannot hide behind it.
+
+The classic way (benchmarks/classic.py) is measured too: all features in a dictionary, one row per prefix, one-hot targets.
+It trains for a few batches only, because its features are all in memory before the first. It does not run if it would need
+more than --cap-gb.
 The bar: 16x costs at most 5% more than 1x.
 """
 
@@ -43,13 +44,13 @@ CLASSIC_ROWS, CLASSIC_STEPS = 64, 20
 
 
 def train_ours(folder: Path, epochs: int) -> dict[str, float]:
-    """Train on the whole store ``epochs`` times. Returns peak bytes after the first epoch and at the end, and steps."""
+    """Train on the whole store ``epochs`` times. Returns peak bytes after the first epoch and at the end, and the steps."""
     import keras
 
     from captioning.decoders.build import build_decoder
     from captioning.training.batches import CaptionBatches
     from captioning.training.cross_entropy import CaptionTrainer
-    from captioning.training.loop import make_optimizer
+    from captioning.training.optimizers import make_optimizer
 
     config = Config(**SETTINGS)
     store = FeatureStore(folder)
@@ -69,7 +70,7 @@ def train_ours(folder: Path, epochs: int) -> dict[str, float]:
 
 
 def train_classic(folder: Path, epochs: int) -> dict[str, float]:
-    """Load all features into a dictionary, then train for a few batches."""
+    """Load all features into a dictionary, then train for a few batches. Returns peak bytes and the steps."""
     from classic import PrefixBatches, build_model
 
     stored = np.load(folder / "features.npy", allow_pickle=False)
@@ -89,8 +90,10 @@ SYSTEMS = {"ours": train_ours, "classic": train_classic}
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--megabytes", type=float, default=60, help="features in the 1x store [default: 60]")
-    parser.add_argument("--cap-gb", type=float, default=8, help="memory the classic way may need [default: 8]")
+    parser.add_argument("--megabytes", type=float, default=60, help="MB of features in the 1x store [default: 60]")
+    parser.add_argument(
+        "--cap-gb", type=float, default=8, help="GB of memory that the classic way may need [default: 8]"
+    )
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:

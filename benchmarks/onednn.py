@@ -1,10 +1,10 @@
-"""What TensorFlow's oneDNN kernels bring on this processor: pictures per second with them and without.
+"""How much faster TensorFlow's oneDNN kernels are on this processor: pictures per second with them and without.
 
     python benchmarks/onednn.py
 
-Encoders in batches of 32 pictures, and the pocket captioner's beam search of 3 over the features of noise. Processes with and
-without the kernels take turns, and the median counts. ``config.set_up_tensorflow`` turns them on for all scripts; by
-itself TensorFlow does so only where the processor has AVX-512's VNNI or better.
+Two encoders take batches of 32 pictures, and the pocket captioner searches with a beam of 3 over the features of noise.
+Processes with the kernels and without take turns. The median counts. ``base.script.set_up_tensorflow`` turns the kernels on
+for all scripts. TensorFlow itself does so only if the processor has AVX-512's VNNI or better.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SEARCH = "pocket, beam 3"
 
 
 def rates(batches: int, encoders: list[str]) -> dict[str, float]:
-    """Pictures per second of each kind of work in this process, after a first batch that compiles."""
+    """Pictures per second of each kind of work in this process. The first batch compiles and does not count."""
     from captioning.features.encoder import build_encoder
     from model import Captioner
 

@@ -1,11 +1,13 @@
-"""Share of a training step's time that is not spent in matrix products, for each decoder.
+"""The share of a training step's time that is not spent in matrix products, for each decoder.
 
     python benchmarks/products.py
 
-Profiles steps on batches of Flickr8k's proportions, each decoder in the sizes of its flickr8k preset, and adds up the time
-that kernels took, over all threads. Each caption has an image of its own, but with the transformer five share one, as in
-training. On TensorFlow and PyTorch; on JAX XLA fuses products with what surrounds them, so that they have no time of their
-own. There is no bar.
+Profiles training steps on batches with Flickr8k's proportions, and adds up the time of the kernels over all threads. Each
+decoder has the sizes of its flickr8k preset. As in training, each caption has an image of its own, but with the transformer
+five captions share one.
+
+This works on TensorFlow and PyTorch. On JAX, XLA fuses products with other operations, so they have no time of their own.
+There is no bar.
 """
 
 import tempfile
@@ -20,7 +22,7 @@ from captioning.base.errors import UserError
 from captioning.base.script import run_script
 from captioning.command_line.resolving import preset
 
-WORDS = 12  # of a caption, with <end>
+WORDS = 12  # words of a caption, <end> included
 STEPS = 5
 
 
@@ -38,7 +40,7 @@ def tensorflow_kernels(step) -> dict[str, float]:
     for plane in space.planes:
         for event in (event for line in plane.lines for event in line.events):
             node, _, kind = plane.event_metadata[event.metadata_id].name.rpartition(":")
-            if "/" in node:  # a node of the graph
+            if "/" in node:  # the event is of a node of the graph
                 spent[kind] = spent.get(kind, 0) + event.duration_ps / 1000
     return spent
 
@@ -60,13 +62,15 @@ def main() -> None:
     args = make_parser(__doc__).parse_args()
     import keras
 
-    from captioning.decoders.build import DECODERS, build_decoder
+    from captioning.decoders.build import build_decoder, decoder_class
     from captioning.training.cross_entropy import CaptionTrainer
-    from captioning.training.loop import make_optimizer
+    from captioning.training.optimizers import make_optimizer
 
     kernels = {"tensorflow": tensorflow_kernels, "torch": torch_kernels}.get(keras.backend.backend())
     if not kernels:
-        raise UserError(f"KERAS_BACKEND: {keras.backend.backend()} cannot be measured; set it to tensorflow or torch")
+        raise UserError(
+            f"KERAS_BACKEND: {keras.backend.backend()} cannot be measured here; set it to tensorflow or torch"
+        )
     rng = np.random.default_rng(0)
     names = ["merge", "attention"] if args.quick else list(REGIONS)
     shares = {}
@@ -77,10 +81,10 @@ def main() -> None:
             build_decoder(config, VOCABULARY_SIZE, regions, FEATURE_SIZE), config.label_smoothing, config.word_dropout
         )
         trainer.compile(optimizer=make_optimizer(config, 100))
-        images = -(-config.batch_size // CAPTIONS_PER_IMAGE) if DECODERS[name].by_image else config.batch_size
+        images = -(-config.batch_size // CAPTIONS_PER_IMAGE) if decoder_class(name).by_image else config.batch_size
         features = rng.random((images, regions, FEATURE_SIZE), dtype=np.float32).astype("float16")
         tokens = rng.integers(4, VOCABULARY_SIZE, (config.batch_size, WORDS + 1), dtype=np.int32)
-        rows = [np.arange(config.batch_size, dtype=np.int32) // CAPTIONS_PER_IMAGE] * DECODERS[name].by_image
+        rows = [np.arange(config.batch_size, dtype=np.int32) // CAPTIONS_PER_IMAGE] * decoder_class(name).by_image
 
         def step(trainer=trainer, features=features, tokens=tokens, rows=rows):
             trainer.train_on_batch((features, tokens[:, :-1], *rows), tokens[:, 1:])

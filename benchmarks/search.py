@@ -1,12 +1,14 @@
-"""Search time over an index of 100,000 images: from the words of a query to its ten best images.
+"""The time of a search over an index of 100,000 images: from the words of a query to its ten best images.
 
     python benchmarks/search.py
 
-Builds an index of random unit vectors of default size, as retrieve.py does of photos, in a temporary folder, on empty files
-in the place of photos. Then measures, apart and together: opening it, embedding a query with text towers of default size
-(untrained, which costs as much), and searching. The first time includes compilation and reading the vectors from the disk,
-as far as the system has not kept them in memory; after it, the median of 20 counts. Also what adding 100 images costs.
-The bar: a query after the first within half a second.
+Builds an index as retrieve.py does, in a temporary folder. The vectors are random unit vectors of the default size, and
+empty files stand for the photos. Measures opening the index, embedding a query, and searching. The text tower has the
+default size. It is untrained, which costs as much.
+
+The first query includes compilation, and reading the vectors from the disk unless the system has kept them in memory. The
+median of the 20 queries after it counts. The time to add 100 images is measured too.
+The bar: a query after the first takes at most half a second.
 """
 
 import tempfile
@@ -28,7 +30,7 @@ REPEATS = 20
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, float]:
-    """What ``function`` gives and the seconds it takes."""
+    """The result of ``function``, and the seconds it takes."""
     began = time.perf_counter()
     found = function()
     return found, time.perf_counter() - began
@@ -43,7 +45,7 @@ def embed(names):
         yield batch, vectors / np.linalg.norm(vectors, axis=1, keepdims=True), {}
 
 
-SETTINGS = {"stage": "align", **{name: PRESETS["flickr8k-align"][name] for name in ("monitor", "hidden_size")}}
+SETTINGS = {"stage": "align", **{name: PRESETS["flickr8k-align"].settings[name] for name in ("monitor", "hidden_size")}}
 SIZE = Config(**SETTINGS).joint_size
 
 

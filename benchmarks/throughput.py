@@ -1,10 +1,10 @@
-"""Training speed in target words per second: whole captions, against the classic one row per prefix.
+"""The speed of training in target words per second: whole captions, against the classic way of one row per prefix.
 
     python benchmarks/throughput.py
 
-Trains our merge and inject decoders at their default sizes with CaptionBatches and CaptionTrainer, and the same decoders
-the classic way (benchmarks/classic.py) at several batch sizes, of which the fastest counts. A target word is a word or an
-<end> that the loss has scored once. After one epoch that is not counted (it compiles), the median epoch counts.
+Trains our merge and inject decoders at their default sizes, with CaptionBatches and CaptionTrainer. Trains the same decoders
+the classic way (benchmarks/classic.py) at several batch sizes. The fastest of these counts. A target word is a word or an
+<end> that the loss has scored once. The first epoch compiles and does not count. The median of the others counts.
 The bar: at least 20 times the classic words per second.
 """
 
@@ -40,17 +40,19 @@ def ours(
     pretrained: dict | None = None,
     batches_type: type | None = None,
 ) -> float:
-    """Target words per second of training on ``captions``; the first of ``epochs`` does not count.
+    """Target words per second of our training on ``captions``. The first of the ``epochs`` does not count.
 
-    ``pretrained``: the arrays of the word embedding, unless it is learned. ``batches_type``: other batches than training takes.
+    ``pretrained``: the arrays of a word embedding that is not learned. ``batches_type``: a class of batches to use instead
+    of the one that training takes.
     """
     from captioning.decoders.build import build_decoder
     from captioning.training.cross_entropy import CaptionTrainer
-    from captioning.training.loop import batches_for, make_optimizer
+    from captioning.training.image_batches import batches_for
+    from captioning.training.optimizers import make_optimizer
 
     vocabulary = synthetic_vocabulary()
-    batches = (batches_type or batches_for(config))(store, captions, vocabulary, config)
     decoder = build_decoder(config, len(vocabulary), store.regions, store.feature_size, pretrained)
+    batches = (batches_type or batches_for(decoder))(store, captions, vocabulary, config)
     trainer = CaptionTrainer(decoder)
     trainer.compile(optimizer=make_optimizer(config, len(batches)))
     timer = EpochTimer()
@@ -67,7 +69,7 @@ def classic(
     vocabulary = synthetic_vocabulary()
     encoded = [(name, vocabulary.encode(caption, 100)) for name, caption in captions]
     max_length = max(len(tokens) for _, tokens in encoded) - 1
-    # The mean caption has 12 targets; whole photos of 5 captions, so that a batch of photos is what it says.
+    # A caption has 12 targets on average. Only whole photos of 5 captions are taken, so that a batch of photos has them all.
     encoded = encoded[: max(1, targets // 60) * 5]
     features = {name: store.read([store.rows[name]])[0].reshape(-1) for name in {name for name, _ in encoded}}
     batches = PrefixBatches(features, encoded, len(vocabulary), max_length, workers=config.workers, **batch_size)
@@ -80,7 +82,7 @@ def classic(
 def main() -> None:
     args = make_parser(__doc__).parse_args()
     images, epochs = (40, 2) if args.quick else (1000, 4)
-    # Large batches need larger epochs, or there is little to time.
+    # Large batches need larger epochs: otherwise there is little to time.
     variants = [({"rows": 64}, 2048), ({"rows": 256}, 4096), ({"rows": 1024}, 8192), ({"photos": 4}, 4096)]
     if args.quick:
         variants = [({"rows": 64}, 120), ({"photos": 1}, 120)]

@@ -1,11 +1,15 @@
-"""Speed of the attention decoder with each word embedding: training, and greedy captions.
+"""The speed of the attention decoder with each word embedding: training, and greedy captions.
 
-    python benchmarks/word_embeddings.py --bert FOLDER        # or the name of a KerasHub preset; see requirements-bert.txt
+    pip install -e ".[bert]"
+    python benchmarks/word_embeddings.py --bert FOLDER        # or the name of a KerasHub preset
 
 The decoder has the sizes of its flickr8k preset, over 49 regions. Training is measured as in throughput.py, in target words
-per second. Captions are all of 12 words, so that an untrained decoder does what a trained one does; the median of five passes
-after the first, which compiles, counts. Nearly all of the made-up words are several WordPieces, of real ones about 15%. The last line is what BERT would cost if each prefix were read anew, as a bidirectional
-BERT has to, in times of what it costs under a causal mask: bert-prefix alone, 128 captions of 12 words. There is no bar.
+per second. All captions have 12 words, so an untrained decoder does the work of a trained one. The first pass compiles. The
+median of the five passes after it counts. Nearly all of the made-up words are several WordPieces. Of real words, about 15%
+are.
+
+The last line is about bert-prefix alone, with 128 captions of 12 words. A bidirectional BERT has to read each prefix anew.
+The line says how many times as long that takes as reading under a causal mask. There is no bar.
 """
 
 import tempfile
@@ -34,7 +38,7 @@ REPEATS = 5
 
 
 def captioning(config: Config, store, pretrained) -> float:
-    """Images per second of greedy search from stored features."""
+    """Images per second of greedy search, from stored features."""
     from captioning.decoders.build import build_decoder
     from captioning.features.batches import FeatureBatches
     from model import Captioner
@@ -54,7 +58,7 @@ def captioning(config: Config, store, pretrained) -> float:
 
 
 def reading_anew(config: Config, pretrained) -> float:
-    """Time of encoding each prefix by itself over time of encoding the caption once; the best of three each."""
+    """The time of encoding each prefix by itself, divided by that of encoding the caption once. Each is the best of three."""
     import numpy as np
 
     from captioning.embeddings.build import build_embedding
@@ -75,7 +79,7 @@ def reading_anew(config: Config, pretrained) -> float:
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--bert", required=True, help="as the setting bert of train.py")
+    parser.add_argument("--bert", required=True, help="a BERT, as for the setting bert of train.py")
     args = parser.parse_args()
     images, epochs = (10, 2) if args.quick else (200, 4)
 
@@ -89,7 +93,7 @@ def main() -> None:
             config = preset("flickr8k-attention").with_overrides(
                 {"embedding": kind} | ({"bert": args.bert} if kind != "learned" else {})
             )
-            pretrained = load_pretrained(config, synthetic_vocabulary().words)
+            pretrained = load_pretrained(config, synthetic_vocabulary().words, config.seed)
             found[kind] = {
                 "words_per_second": ours(config, store, synthetic_captions(images), epochs, pretrained),
                 "images_per_second": captioning(config, store, pretrained),

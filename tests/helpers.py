@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from captioning.embeddings.arrays import SPARE
+from captioning.embeddings.bert import SPARE
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,7 +40,7 @@ def random_captioner(config, vocabulary):
 
 
 def fake_arrays(kind: str, words: int, max_length: int = 12, seed: int = 0) -> dict[str, np.ndarray]:
-    """Arrays as ``embedding_arrays`` has them, random: of vectors, or of a BERT of two layers whose words have up to 3 pieces."""
+    """Random arrays as ``captioning/embeddings/arrays.py`` gives them: vectors, or a BERT of two layers. Words have up to 3 pieces."""
     rng = np.random.default_rng(seed)
     if kind == "learned":
         return {}

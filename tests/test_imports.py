@@ -1,102 +1,67 @@
-"""The shape of the code: dependencies point one way, light modules stay light, and nothing is unpickled."""
+"""The shape of the code: rooms import one way, light modules stay light, and nothing is unpickled."""
 
 import ast
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 from helpers import ROOT
 
-# What each module may import of ours. A new module needs a line here.
-MAY_IMPORT = {
-    "config": set(),
-    "text": set(),
-    "decoding": set(),
-    "start": set(),
-    "metrics": {"config", "metrics", "text"},
-    "vocabulary": {"config", "text"},
-    "images": {"config"},
-    "figures": {"config", "images"},
-    "architecture": {"config", "encoders"},
-    "predictions": {"config", "datasets"},
-    "demo": {"config"},
-    "download": {"config"},
-    "datasets": {"config", "datasets", "demo", "images"},
-    "encoders": {"config"},
-    "folding": set(),
-    "embedding_arrays": {"config"},
-    "embeddings": {"config", "embeddings", "embedding_arrays"},
-    "decoders": {"config", "decoders", "embeddings"},
-    "feature_store": {"config", "images"},
-    "xmp": {"config"},
-    "generator": {"config", "feature_store", "images", "text", "vocabulary"},
-    "preprocessing": {
-        "config", "datasets", "download", "embedding_arrays", "encoders", "feature_store", "folding", "images", "text",
-        "vocabulary"
-    },
-    "runs": {"config", "feature_store", "embedding_arrays", "vocabulary"},
-    "bundles": {"config", "encoders", "vocabulary"},
-    "model": {"bundles", "config", "decoders", "decoding", "folding", "generator", "embedding_arrays", "vocabulary"},
-    "albums": {"config", "feature_store", "images", "model", "xmp"},
-    "ensemble": {"config", "decoders", "encoders", "generator", "images", "model"},
-    "caption_trainer": {"decoders", "vocabulary"},
-    "fine_tuning": {"caption_trainer", "folding"},
-    "towers": {"config", "vocabulary"},
-    "aligner": {"bundles", "config", "encoders", "folding", "generator", "images", "towers", "vocabulary"},
-    "alignment": {"caption_trainer", "config", "towers"},
-    "index": {"config", "feature_store", "images"},
-    "output": {"config", "feature_store"},
-    "reranking": {"caption_trainer", "config", "decoders", "model", "vocabulary"},
-    "retrieval": {"aligner", "images", "index", "metrics", "model", "reranking"},
-    "self_critical": {
-        "caption_trainer", "config", "decoders", "decoding", "generator", "metrics", "model", "text", "vocabulary"
+# What each room may import beside `config`: the table of docs/architecture.md, from top to bottom.
+ROOMS: dict[str, set[str]] = {
+    "base": set(),
+    "command_line": {"base"},
+    "words": {"base"},
+    "pictures": {"base"},
+    "data": {"base", "words", "pictures"},
+    "metrics": {"base", "words"},
+    "embeddings": {"base", "words"},
+    "decoders": {"base", "words", "embeddings"},
+    "features": {"base", "words", "pictures", "data"},
+    "search": {"base", "words"},
+    "storage": {"base", "command_line", "words", "embeddings", "features"},
+    "reports": {"base", "command_line", "words", "pictures", "data", "metrics", "features", "storage"},
+    "retrieval": {
+        *(
+            "base",
+            "command_line",
+            "words",
+            "pictures",
+            "data",
+            "metrics",
+            "embeddings",
+            "decoders",
+            "features",
+            "search",
+        ),
+        *("storage", "reports"),
     },
     "training": {
-        "aligner", "alignment", "caption_trainer", "config", "decoders", "encoders", "feature_store", "fine_tuning",
-        "folding", "generator", "index", "metrics", "model", "preprocessing", "retrieval", "runs", "self_critical", "text",
-        "vocabulary"
+        *(
+            "base",
+            "command_line",
+            "words",
+            "pictures",
+            "data",
+            "metrics",
+            "embeddings",
+            "decoders",
+            "features",
+            "search",
+        ),
+        *("storage", "reports", "retrieval"),
     },
-    "train": {"config", "download", "model", "preprocessing", "embedding_arrays", "runs", "training"},
-    "evaluate": {
-        "bundles", "config", "datasets", "demo", "ensemble", "generator", "metrics", "output", "predictions",
-        "preprocessing", "report", "runs"
-    },
-    "retrieve": {
-        "aligner", "config", "datasets", "figures", "generator", "images", "index", "metrics", "model", "output",
-        "preprocessing", "retrieval", "runs", "text", "vocabulary"
-    },
-    "serving": {"config", "figures", "images", "model"},
-    "api": {"config", "images", "serving", "text"},
-    "app": {"api", "bundles", "config", "decoders", "model", "serving"},
-    "exported": {"config", "vocabulary"},
-    "exporting": {"config", "exported", "folding", "images", "model", "runs"},
-    "export": {"config", "exported", "exporting", "images", "model", "output", "runs"},
-    "report": {"architecture", "config", "datasets", "figures", "images", "output", "runs"},
-    "test": {"albums", "config", "ensemble", "figures", "images", "model", "output", "text"},
-}  # fmt: skip
-SCRIPTS = {"train", "evaluate", "retrieve", "test", "app", "export", "start"}
-# These import Keras, or a module that does, when they are imported themselves.
-HEAVY = {
-    "encoders",
-    "folding",
-    "embeddings",
-    "decoders",
-    "decoding",
-    "generator",
-    "bundles",
-    "model",
-    "ensemble",
-    "exporting",
-    "caption_trainer",
-    "fine_tuning",
-    "self_critical",
-    "towers",
-    "aligner",
-    "alignment",
-    "reranking",
-    "retrieval",
-    "training",
+    "albums": {"base", "command_line", "words", "pictures", "data", "search", "features", "storage", "reports"},
+    "serving": {"base", "command_line", "words", "pictures", "data", "search", "features", "storage", "reports"},
+    "exports": {"base", "command_line", "words", "pictures", "data", "search", "features", "storage", "reports"},
 }
+# The rooms that may import the captioner itself.
+WITH_MODEL = {"retrieval", "training", "albums", "serving", "exports"}
+SCRIPTS = {"train", "evaluate", "test", "retrieve", "export", "app", "start"}
+# Rooms that need Keras. All others import it inside functions only, and so do the scripts.
+KERAS_ROOMS = {"embeddings", "decoders", "features", "search", "storage", "retrieval", "training", "exports"}
 KERAS = {"keras", "keras_hub", "tensorflow", "jax", "torch", "h5py"}
 
 
@@ -105,63 +70,104 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
-def files() -> list[Path]:
-    """All Python files of ours but the tests."""
-    return sorted(
-        path
-        for folder in (".", "datasets", "decoders", "embeddings", "metrics", "benchmarks", "tools")
-        for path in (ROOT / folder).glob("*.py")
-    )
+def files(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
-def module_of(path: Path) -> str:
-    return path.stem if path.parent == ROOT else path.parent.name
+ROOM_FILES, TOP_FILES = files("captioning"), sorted(ROOT.glob("*.py"))
+ALL_FILES = [*TOP_FILES, *ROOM_FILES, *files("benchmarks", "tools")]
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT / "captioning").parts[0]
 
 
 def imported(nodes) -> set[str]:
-    """First parts of the names of all modules that ``nodes`` import."""
+    """The full names of all modules that ``nodes`` import; ``from a import b`` counts as ``a`` and as ``a.b``."""
     names = set()
     for node in nodes:
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "flat modules import by full names"
-            names.add(node.module.split(".")[0])
+            assert node.level == 0, "modules are imported by their full names"
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_dependencies_point_one_way(path):
-    ours = imported(ast.walk(tree(path))) & set(MAY_IMPORT)
-    if module_of(path) in ("benchmarks", "tools"):
-        assert not ours & SCRIPTS
-    else:
-        assert ours <= MAY_IMPORT[module_of(path)]
+def of_type_checking(module: ast.Module) -> list[ast.stmt]:
+    """What is imported for the type checker alone."""
+    blocks = [node for node in module.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    return [statement for block in blocks for statement in block.body]
 
 
-def test_the_table_itself_has_no_circle():
-    order, left = set(), {name: needs - {name} for name, needs in MAY_IMPORT.items()}
-    while left:
-        free = {name for name, needs in left.items() if needs <= order}
-        assert free, f"circle among {sorted(left)}"
-        order |= free
-        left = {name: needs for name, needs in left.items() if name not in free}
-    assert not any(needs & SCRIPTS for needs in MAY_IMPORT.values())
+def shown(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", [path for path in ROOM_FILES if path.read_text()], ids=shown)
+def test_a_room_imports_rooms_above_it(path):
+    room = room_of(path)
+    assert room in ROOMS, "a new room needs a line in the table here and in docs/architecture.md"
+    names = imported(ast.walk(tree(path)))
+    rooms = {name.split(".")[1] for name in names if name.startswith("captioning.") and name.count(".") >= 1}
+    assert rooms - {room} <= ROOMS[room]
+    top = {name.split(".")[0] for name in names} & {file.stem for file in TOP_FILES}
+    checked = {name.split(".")[0] for name in imported(of_type_checking(tree(path)))}
+    assert top <= {"config"} | ({"model"} if room in WITH_MODEL or "model" in checked else set())
+
+
+def test_the_table_has_no_circle():
+    above: set[str] = set()
+    for room, needs in ROOMS.items():
+        assert needs <= above, f"{room} needs a room that stands below it"
+        above.add(room)
+    assert {path.name for path in (ROOT / "captioning").iterdir() if path.is_dir()} - {"__pycache__"} == above
+
+
+def test_the_table_is_that_of_the_documentation():
+    lines = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").splitlines()
+    rooms = [line.split("`")[1] for line in lines if line.startswith("| `captioning/")]
+    assert [name.removeprefix("captioning/").rstrip("/") for name in rooms] == list(ROOMS)
+
+
+@pytest.mark.parametrize("path", ALL_FILES, ids=shown)
+def test_nothing_imports_a_script(path):
+    top = {name.split(".")[0] for name in imported(ast.walk(tree(path)))}
+    assert not top & SCRIPTS
+
+
+@pytest.mark.parametrize("path", [path for path in ROOM_FILES if path.name == "__init__.py"], ids=shown)
+def test_packages_start_empty(path):
+    assert path.read_text() == "", "importing one module of a room must not bring in the others"
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in files() if module_of(path) in MAY_IMPORT], ids=lambda path: path.stem
+    "path", [p for p in (*TOP_FILES, *ROOM_FILES) if p.parent == ROOT or room_of(p) not in KERAS_ROOMS], ids=shown
 )
 def test_light_modules_import_keras_only_inside_functions(path):
-    top = [node for node in tree(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
-    if module_of(path) not in HEAVY:
-        assert not imported(top) & (KERAS | HEAVY)
+    if path == ROOT / "model.py":
+        return
+    names = imported(node for node in tree(path).body if isinstance(node, ast.Import | ast.ImportFrom))
+    assert not {name.split(".")[0] for name in names} & {*KERAS, "model"}
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_needs_no_keras_does_not_load_it():
+    """The table above says what modules import; this says what loads when they do."""
+    light = "preprocessing captioning.data.datasets captioning.data.download captioning.metrics.cider"
+    light += (
+        " captioning.albums.captions captioning.serving.engine captioning.reports.figures captioning.exports.reading"
+    )
+    light += " captioning.retrieval.index captioning.storage.runs captioning.features.store captioning.embeddings.bert"
+    code = f"import sys, {', '.join(light.split())}; print(sorted({KERAS!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", ALL_FILES, ids=shown)
 def test_nothing_is_pickled(path):
     nodes = list(ast.walk(tree(path)))
-    assert not imported(nodes) & {"pickle", "cPickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"}
+    top = {name.split(".")[0] for name in imported(nodes)}
+    assert not top & {"pickle", "cPickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"}
     for call in (node for node in nodes if isinstance(node, ast.Call)):
         keywords = {keyword.arg: keyword.value for keyword in call.keywords}
         what = ast.unparse(call.func)
@@ -172,3 +178,12 @@ def test_nothing_is_pickled(path):
             assert ast.unparse(keywords["weights_only"]) == "True"
         assert what not in ("eval", "exec")
         assert "allow_pickle" not in keywords or ast.unparse(keywords["allow_pickle"]) == "False"
+
+
+@pytest.mark.parametrize("path", ROOM_FILES, ids=shown)
+def test_only_one_file_asks_which_backend_runs(path):
+    if path == ROOT / "captioning/base/backend.py":
+        return
+    text = path.read_text(encoding="utf-8")
+    assert "backend.backend()" not in text
+    assert "_nodes_by_depth" not in text

@@ -10,7 +10,8 @@ from layouts import flickr8k_files, write_files
 from PIL import Image
 
 from captioning.base.errors import UserError
-from captioning.metrics import scores as metrics
+from captioning.metrics.bleu_rouge import bleu, rouge_l
+from captioning.metrics.references import words
 from captioning.pictures.loading import load_image
 from tools import human_judgements, unseen_pictures
 from tools.human_judgements import against_four, correlations, read_judgements
@@ -19,10 +20,6 @@ CAPTIONS = {
     "a.jpg": ("a brown dog runs fast .", "the dog is running .", "a dog runs .", "one dog outside .", "dog on grass ."),
     "b.jpg": ("two red cats sleep here .", "cats in a bed .", "two cats sleep .", "the cats rest .", "sleeping cats ."),
 }
-
-
-def words(text: str) -> list[str]:
-    return metrics.words(text)
 
 
 def test_judgements_are_of_an_image_and_a_numbered_caption(tmp_path):
@@ -45,7 +42,7 @@ def test_correlations_are_over_all_ratings_and_without_the_images_own_captions()
     pairs = [("a.jpg", text, ratings) for text, ratings in zip(judged, ([4, 3], [2, 3], [1, 2], [4, 4]), strict=True)]
     strict = correlations(pairs, CAPTIONS, meteor=False, keep_own=False)
     assert (strict["pairs"], strict["ratings"], strict["images"]) == (3, 6, 1)
-    scores = metrics.rouge_l([words(text) for text in judged[:3]], [[words(text) for text in CAPTIONS["a.jpg"]]] * 3)[1]
+    scores = rouge_l([words(text) for text in judged[:3]], [[words(text) for text in CAPTIONS["a.jpg"]]] * 3)[1]
     for variant in "bc":
         tau = stats.kendalltau(np.repeat(scores, 2), [4, 3, 2, 3, 1, 2], variant=variant)[0]
         assert strict[f"tau_{variant}"]["ROUGE-L"] == pytest.approx(100 * tau)
@@ -53,7 +50,7 @@ def test_correlations_are_over_all_ratings_and_without_the_images_own_captions()
     assert (kept["pairs"], kept["ratings"]) == (4, 8)
     # The image's own caption is held against the other four, not against itself.
     others = [words(text) for text in CAPTIONS["a.jpg"] if text != judged[3]]
-    scores = metrics.rouge_l([words(text) for text in judged], [others] * 4)[1]
+    scores = rouge_l([words(text) for text in judged], [others] * 4)[1]
     assert scores[3] < 100
     tau = stats.kendalltau(np.repeat(scores, 2), [4, 3, 2, 3, 1, 2, 4, 4], variant="b")[0]
     assert kept["tau_b"]["ROUGE-L"] == pytest.approx(100 * tau)
@@ -63,8 +60,7 @@ def test_the_fair_row_leaves_each_reference_out_once():
     references = [[words(text) for text in group] for group in CAPTIONS.values()]
     found = [words("a dog runs fast ."), words("two cats here .")]
     expected = [
-        metrics.bleu(found, [[text for j, text in enumerate(group) if j != k] for group in references])
-        for k in range(5)
+        bleu(found, [[text for j, text in enumerate(group) if j != k] for group in references]) for k in range(5)
     ]
     row = against_four([found] * 5, references, meteor=False)
     assert [row[f"B{n}"] for n in (1, 2, 3, 4)] == pytest.approx(np.mean(expected, axis=0))

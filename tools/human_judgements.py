@@ -1,22 +1,23 @@
-"""Hold the metrics against people: their judgements of captions, and the captions that they write themselves.
+"""Compare the metrics with people: with their judgements of captions, and with the captions that they write themselves.
 
-    pip install -r requirements-metrics.txt
+    pip install -e ".[metrics]"
     python tools/human_judgements.py --data-dir data/flickr8k --meteor --output results/human/flickr8k.json
     python tools/human_judgements.py --predictions results/flickr8k-inject/predictions-test-beam3.json
 
-Judgements: Kendall's tau of each metric with the judgements that come with Flickr8k, in the setting of Anderson et al.
-(2016, SPICE) and Hessel et al. (2021, CLIPScore, appendix A), whose figures stand beside ours.
+Judgements: Kendall's tau of each metric with the judgements that come with Flickr8k. The setting is that of Anderson
+et al. (2016, SPICE) and Hessel et al. (2021, CLIPScore, appendix A), whose figures stand beside ours.
 
-* Experts: tau-c and tau-b over all ratings, 1 to 4, three for each pair of image and caption, each counting as one.
-  Pairs whose caption is a reference of the image are left out.
-* Crowd: tau-b with the share of people who said that the caption fits. A caption that is a reference of the image is taken out
-  of the references and its pair stays, as published; in the column "strict" such pairs are left out.
+* Experts: tau-c and tau-b over all ratings, from 1 to 4. Each pair of image and caption has three, and each counts as
+  one. Pairs whose caption is a reference of the image are left out.
+* Crowd: tau-b with the share of people who said that the caption fits. Where the caption is a reference of the image,
+  the pair stays, and the caption leaves the references, as published. In the column "strict" such pairs are left out.
 
-A caption is scored alone: BLEU is that of a sentence, smoothed by 1e-15 as in pycocoevalcap; CIDEr is CIDEr-D with
-document frequencies over the judged images. (The published ones count an image once for each of its pairs, worth 0.1.)
+Captions are scored one by one. BLEU is that of a sentence, smoothed by 1e-15 as in pycocoevalcap. CIDEr is CIDEr-D with
+document frequencies over the judged images. (The published one counts an image once for each of its pairs; that makes a
+difference of 0.1.)
 
-Human row: each of the five captions of the test images scored against its four siblings, averaged over the five. Fewer
-references mean lower scores, so a model's fair row beside it has four, too, averaged over which one is left out.
+Human row: each of the five captions of a test image is scored against the other four, and the five scores are averaged.
+Fewer references mean lower scores. So a model's row beside it has four references, too, averaged over the one left out.
 """
 
 import argparse
@@ -31,14 +32,17 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from captioning.base.errors import UserError
-from captioning.base.files import write_atomically
+from captioning.base.files import write
 from captioning.base.script import hide_progress, run_script
 from captioning.data.files import find
 from captioning.data.flickr8k import JUDGEMENTS
 from captioning.data.predictions import read_predictions
 from captioning.data.records import ImageRecord, Warts
 from captioning.metrics import java
-from captioning.metrics import scores as metrics
+from captioning.metrics.bleu_rouge import rouge_l, sentence_bleu
+from captioning.metrics.cider import Cider
+from captioning.metrics.references import words
+from captioning.metrics.significance import corpus_scores, image_statistics
 from config import Config
 from preprocessing import load_dataset
 
@@ -51,9 +55,10 @@ Judgement = tuple[str, str, list[float]]  # file name of the image, judged capti
 
 
 def read_judgements(path: Path, columns: slice, captions: dict[str, tuple[str, ...]]) -> list[Judgement]:
-    """The pairs in an annotation file of Flickr8k: image, ``name#number`` of the caption, and numbers, parted by tabs.
+    """The pairs in an annotation file of Flickr8k, with the judgements in ``columns``.
 
-    Raises UserError: missing or broken file, or an image or caption that the data set does not have.
+    A line holds the image, ``name#number`` of the caption, and numbers, separated by tabs. Raises UserError for a
+    missing or damaged file, and for an image or caption that the data set does not have.
     """
     try:
         pairs = []
@@ -71,26 +76,27 @@ def read_judgements(path: Path, columns: slice, captions: dict[str, tuple[str, .
 def correlations(
     pairs: list[Judgement], captions: dict[str, tuple[str, ...]], meteor: bool, keep_own: bool
 ) -> dict[str, Any]:
-    """Kendall's taus, times 100, of each metric with the judgements. ``keep_own``: keep pairs with the image's own captions."""
+    """Kendall's taus, times 100, of each metric with the judgements.
+
+    ``keep_own``: keep the pairs whose caption is a reference of the image.
+    """
     from scipy.stats import kendalltau
 
     own = {(image, caption) for image, caption, _ in pairs if caption in captions[image]}
     kept = [pair for pair in pairs if keep_own or pair[:2] not in own]
     images = {image: i for i, image in enumerate(dict.fromkeys(image for image, _, _ in kept))}
-    # An image's references are the same for all its pairs, without those of its captions that are judged and kept.
+    # All pairs of an image have the same references: its captions without those that are judged and kept.
     left_out = own if keep_own else set()
-    references = [
-        [metrics.words(text) for text in captions[image] if (image, text) not in left_out] for image in images
-    ]
+    references = [[words(text) for text in captions[image] if (image, text) not in left_out] for image in images]
     index = [images[image] for image, _, _ in kept]
-    found = [metrics.words(caption) for _, caption, _ in kept]
+    found = [words(caption) for _, caption, _ in kept]
     wanted = [references[i] for i in index]
     scores = {
-        "BLEU-4": metrics.sentence_bleu(found, wanted)[:, 3],
+        "BLEU-4": sentence_bleu(found, wanted)[:, 3],
         **({"METEOR": java.meteor(found, wanted)[1]} if meteor else {}),
-        "ROUGE-L": metrics.rouge_l(found, wanted)[1],
-        "CIDEr": metrics.Cider(references).score(index, found),
-        "CIDEr plain": metrics.Cider(references, "cider").score(index, found),
+        "ROUGE-L": rouge_l(found, wanted)[1],
+        "CIDEr": Cider(references).score(index, found),
+        "CIDEr plain": Cider(references, "cider").score(index, found),
     }
     ratings = np.array([numbers for _, _, numbers in kept])  # (pairs, ratings of each)
     return {
@@ -108,34 +114,70 @@ def correlations(
 
 
 def against_four(choices: Sequence[list[Words]], references: list[list[Words]], meteor: bool) -> dict[str, float]:
-    """The mean of the corpus scores over k, with the captions ``choices[k]`` and the k-th reference of each image left out."""
+    """The mean of the corpus scores over k.
+
+    For each k the captions are ``choices[k]``, and the k-th reference of each image is left out.
+    """
     rows = []
     for k, found in enumerate(choices):
         wanted = [group[:k] + group[k + 1 :] for group in references]
-        scores = metrics.summary(metrics.image_statistics(found, wanted))
-        row = {f"B{n}": value for n, value in enumerate(scores["bleu"], 1)}
+        scores = corpus_scores(image_statistics(found, wanted))
+        row = {f"B{n}": value for n, value in enumerate(scores.bleu, 1)}
         if meteor:
             row["METEOR"] = java.meteor(found, wanted)[0]
-        rows.append(row | {"ROUGE-L": scores["rouge_l"], "CIDEr": scores["cider_d"]})
+        rows.append(row | {"ROUGE-L": scores.rouge_l, "CIDEr": scores.cider_d})
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
 def human_rows(records: list[ImageRecord], files: list[str], meteor: bool) -> dict[str, dict[str, float]]:
-    """Scores against four references: of people's own captions, and of the captions in each of ``files``."""
-    words = [[metrics.words(caption) for caption in record.captions] for record in records]
-    rows = {"people": against_four([[group[k] for group in words] for k in range(CAPTIONS)], words, meteor)}
+    """Scores against four references: those of people's own captions, and of the captions in each of ``files``."""
+    references = [[words(caption) for caption in record.captions] for record in records]
+    choices = [[group[k] for group in references] for k in range(CAPTIONS)]
+    rows = {"people": against_four(choices, references, meteor)}
     for file in tqdm(files, desc="against four references", unit="file", disable=hide_progress()):
         captions = read_predictions(Path(file), records)
-        rows[file] = against_four([[*map(metrics.words, captions)]] * CAPTIONS, words, meteor)
+        rows[file] = against_four([[*map(words, captions)]] * CAPTIONS, references, meteor)
     return rows
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
-    """Rows of figures by name as a Markdown table, a dash where there is none."""
+    """Rows of figures by name as a Markdown table, with a dash where a row has no figure."""
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     lines = [["", *columns], ["---"] * (len(columns) + 1)]
     lines += [[name, *(f"{row[key]:.2f}" if key in row else "-" for key in columns)] for name, row in rows.items()]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def tau_table(found: dict[str, dict[str, Any]]) -> str:
+    """The taus of each metric beside the published ones as a Markdown table."""
+    rows = {}
+    for name, value in found["expert"]["tau_c"].items():
+        rows[name] = {
+            "expert tau-c": value,
+            "expert tau-b": found["expert"]["tau_b"][name],
+            "crowd tau-b": found["crowd"]["tau_b"][name],
+            "crowd tau-b, strict": found["crowd_strict"]["tau_b"][name],
+        }
+        if name in PUBLISHED:
+            rows[name]["published expert tau-c"], rows[name]["published crowd tau-b"] = PUBLISHED[name]
+    return table(rows)
+
+
+def judge(folder: Path, captions: dict[str, tuple[str, ...]], meteor: bool) -> dict[str, dict[str, Any]]:
+    """The correlations with both kinds of judgements in Flickr8k's ``folder``. Raises UserError."""
+    files, _ = find(folder, JUDGEMENTS, Warts())
+    if absent := [name for name in JUDGEMENTS if name not in files]:
+        raise UserError(
+            f"{folder}: {' and '.join(absent)} not found. They are in Flickr8k_text.zip: put them there, or "
+            "unpack it there by hand"
+        )
+    expert = read_judgements(files[JUDGEMENTS[0]], slice(0, 3), captions)
+    crowd = read_judgements(files[JUDGEMENTS[1]], slice(0, 1), captions)
+    return {
+        "expert": correlations(expert, captions, meteor, keep_own=False),
+        "crowd": correlations(crowd, captions, meteor, keep_own=True),
+        "crowd_strict": correlations(crowd, captions, meteor, keep_own=False),
+    }
 
 
 def main() -> None:
@@ -148,7 +190,7 @@ def main() -> None:
     try:
         import scipy
     except ImportError:
-        raise UserError("the package scipy is missing; pip install -r requirements-metrics.txt") from None
+        raise UserError('the package scipy is missing; pip install -e ".[metrics]"') from None
     if args.meteor:
         java.require("meteor")
     dataset = load_dataset(Config(data_dir=args.data_dir))
@@ -156,46 +198,19 @@ def main() -> None:
     records = dataset.split("test")
     if any(len(record.captions) != CAPTIONS for record in records):
         raise UserError(f"{args.data_dir}: the human row needs {CAPTIONS} captions of each test image")
-
-    files, _ = find(Path(args.data_dir), JUDGEMENTS, Warts())
-    if absent := [name for name in JUDGEMENTS if name not in files]:
-        raise UserError(
-            f"{args.data_dir}: {' and '.join(absent)} not found. They are in Flickr8k_text.zip: put them there, or "
-            "unpack it there by hand"
-        )
-    expert = read_judgements(files[JUDGEMENTS[0]], slice(0, 3), captions)
-    crowd = read_judgements(files[JUDGEMENTS[1]], slice(0, 1), captions)
-    found = {
-        "expert": correlations(expert, captions, args.meteor, keep_own=False),
-        "crowd": correlations(crowd, captions, args.meteor, keep_own=True),
-        "crowd_strict": correlations(crowd, captions, args.meteor, keep_own=False),
-    }
-    print(
-        table(
-            {
-                name: {
-                    "expert tau-c": value,
-                    "expert tau-b": found["expert"]["tau_b"][name],
-                    "crowd tau-b": found["crowd"]["tau_b"][name],
-                    "crowd tau-b, strict": found["crowd_strict"]["tau_b"][name],
-                    **dict(
-                        zip(("published expert tau-c", "published crowd tau-b"), PUBLISHED.get(name, ()), strict=False)
-                    ),
-                }
-                for name, value in found["expert"]["tau_c"].items()
-            }
-        )
-    )
+    found = judge(Path(args.data_dir), captions, args.meteor)
+    print(tau_table(found))
     rows = human_rows(records, args.predictions, args.meteor)
     print(f"{len(records)} test images, against four references\n\n{table(rows)}", end="")
     if args.output:
-        about = {
+        result = {
             "command": " ".join(["python tools/human_judgements.py", *sys.argv[1:]]),
             "versions": {"numpy": np.__version__, "scipy": scipy.__version__},
+            "judgements": found,
+            "published": PUBLISHED,
+            "against_four_references": rows,
         }
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        result = {**about, "judgements": found, "published": PUBLISHED, "against_four_references": rows}
-        write_atomically(Path(args.output), json.dumps(result, indent=2) + "\n")
+        write(Path(args.output), json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,21 @@
-"""What captions say about people's sex, and with which activities: of the data, and of a model beside it.
+"""What captions say about people's sex, and with which activities: those of the data, and those of a model.
 
     python tools/people_words.py --data-dir data/flickr8k
     python tools/people_words.py --predictions results/pocket/predictions-test-beam3.json --output results/pocket/people.json
 
-A caption counts as one about a man or boy, or a woman or girl, when it has words for one and none for the other. Per activity:
-the share of men and boys among those captions. With predictions of the test split, also what they say of images where at
-least three of the five people agree on one sex and none says the other (Hendricks et al., 2018,
-https://arxiv.org/abs/1803.09797, measure it so).
+A caption counts as one about a man or boy, or a woman or girl, when it has words for one and none for the other. The
+first table has, for each activity, the share of men and boys among those captions. With predictions of the test split
+it also has the captions of the model. A second table then takes images where at least three of the five people name
+one sex and nobody names the other. It shows what the model says of them. Hendricks et al. (2018,
+https://arxiv.org/abs/1803.09797) measure it so.
 """
 
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from captioning.base.files import write
@@ -21,6 +23,7 @@ from captioning.base.script import run_script
 from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import resolve
 from captioning.data.predictions import read_predictions
+from captioning.data.records import ImageRecord
 from captioning.reports.tables import markdown
 from captioning.words.tokenizer import tokenize
 from preprocessing import load_dataset
@@ -52,14 +55,17 @@ ACTIVITIES = {
 
 
 def sex(words: Iterable[str]) -> str | None:
-    """ "male" or "female" where ``words`` name one of the two alone."""
+    """ "male" or "female" where ``words`` name only one of the two, else None."""
     male, female = not MALE.isdisjoint(words), not FEMALE.isdisjoint(words)
     return None if male == female else "male" if male else "female"
 
 
 def counts(captions: list[list[str]]) -> dict[str, dict[str, float]]:
-    """Captions about one sex, and the share (%) about men and boys: of all, and of those with an activity's words."""
-    found = {}
+    """How many captions are about one sex, and the share (%) of them that is about men and boys.
+
+    Counted among all captions ("all"), and among those with the words of each activity.
+    """
+    found: dict[str, dict[str, float]] = {}
     for name, words in {"all": None, **ACTIVITIES}.items():
         told = [caption for caption in captions if words is None or not set(words).isdisjoint(caption)]
         tally = Counter(filter(None, map(sex, told)))
@@ -68,46 +74,61 @@ def counts(captions: list[list[str]]) -> dict[str, dict[str, float]]:
     return found
 
 
+def activity_table(found: dict[str, dict[str, dict[str, float]]]) -> str:
+    """A Markdown table of the ``counts`` of several sources, with a row for each activity of the first."""
+    rows = []
+    for activity in next(iter(found.values())):
+        row = {"captions about one sex": activity}
+        for name, counted in found.items():
+            here = counted.get(activity, {"captions": 0, "male": float("nan")})
+            row |= {name: f"{here['captions']:,}", f"{name}: men and boys": f"{here['male']:.0f}%"}
+        rows.append(row)
+    return markdown(rows)
+
+
+def said_of(records: Sequence[ImageRecord], predicted: Sequence[list[str]]) -> dict[str, Counter[str]]:
+    """What the model's captions say of images whose people agree on one sex: the sex to the answers."""
+    said: dict[str, Counter[str]] = {"male": Counter(), "female": Counter()}
+    for record, caption in zip(records, predicted, strict=True):
+        votes = Counter(filter(None, (sex(tokenize(text)) for text in record.captions)))
+        if len(votes) == 1 and votes.total() >= 3:
+            said[next(iter(votes))][sex(caption) or "neither or both"] += 1
+    return said
+
+
+def answer_table(said: dict[str, Counter[str]]) -> str:
+    """``said_of`` as a Markdown table."""
+    answers = ("male", "female", "neither or both")
+    rows = [
+        {"people say": truth, "images": str(found.total())}
+        | {f"model: {name}": f"{100 * found[name] / found.total():.0f}%" for name in answers}
+        for truth, found in said.items()
+    ]
+    return markdown(rows)
+
+
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="captions of the test split")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON")
     args = parser.parse_args()
     dataset = load_dataset(resolve(args))
-    about = {
+    found = {
         "training captions": counts([tokenize(text) for record in dataset.split("train") for text in record.captions])
     }
+    figures: dict[str, Any] = dict(found)
     if args.predictions:
         records = dataset.split("test")
         predicted = [tokenize(text) for text in read_predictions(args.predictions, records)]
-        about["predictions"] = counts(predicted)
-    rows = []
-    for activity in about["training captions"]:
-        row = {"captions about one sex": activity}
-        for name, found in about.items():
-            counted = found.get(activity, {"captions": 0, "male": float("nan")})
-            row |= {name: f"{counted['captions']:,}", f"{name}: men and boys": f"{counted['male']:.0f}%"}
-        rows.append(row)
-    print(markdown(rows), end="")
+        said = said_of(records, predicted)
+        found["predictions"] = counts(predicted)
+        figures = {**found, "said": {truth: dict(answers) for truth, answers in said.items()}}
+    print(activity_table(found), end="")
     if args.predictions:
-        said: dict[str, Counter] = {"male": Counter(), "female": Counter()}
-        for record, caption in zip(records, predicted, strict=True):
-            votes = Counter(filter(None, (sex(tokenize(text)) for text in record.captions)))
-            if len(votes) == 1 and votes.total() >= 3:
-                said[next(iter(votes))][sex(caption) or "neither or both"] += 1
-        about["said"] = {truth: dict(found) for truth, found in said.items()}
-        rows = [
-            {"people say": truth, "images": str(found.total())}
-            | {
-                f"model: {name}": f"{100 * found[name] / found.total():.0f}%"
-                for name in ("male", "female", "neither or both")
-            }
-            for truth, found in said.items()
-        ]
-        print("\n" + markdown(rows), end="")
+        print("\n" + answer_table(said), end="")
     if args.output:
-        about["command"] = " ".join(["python tools/people_words.py", *sys.argv[1:]])
-        write(args.output, json.dumps(about, indent=2) + "\n")
+        figures["command"] = " ".join(["python tools/people_words.py", *sys.argv[1:]])
+        write(args.output, json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

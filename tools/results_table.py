@@ -2,29 +2,28 @@
 
     python tools/results_table.py
 
-Rewrites the table and ``docs/results.svg``, nothing else. A test sees that these, and the README's shorter table, agree with
-the files.
+It rewrites the table and ``docs/results.svg``, nothing else. A test checks that both, and the README's shorter table,
+agree with the files.
 """
 
 import hashlib
-import json
 import re
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from captioning.base.errors import UserError
 from captioning.base.files import write
 from captioning.base.script import run_script
+from captioning.reports.rows import ScoreRow, read_rows
 from captioning.reports.tables import markdown, score_cells
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, FIGURE = ROOT / "docs" / "results.md", ROOT / "docs" / "results.svg"
 BEGIN, END = "<!-- tools/results_table.py writes this table -->\n", "<!-- the table ends -->\n"
 
-# What captioners are called there, and their folders in results/.
+# The name of each captioner in the table, and its folder in results/.
 CAPTIONERS = {
     "merge": "flickr8k-merge",
     "inject": "flickr8k-inject",
@@ -63,15 +62,15 @@ LEFT_OUT = {"captioner", "split", "images", "protocol", "novel"}
 INTERVALS = {"CIDEr": "CIDEr (95% interval)"}
 
 
-def scores(folder: str) -> list[dict[str, Any]]:
-    """The scores on test of the captioner whose files are in ``folder`` of results/, one entry per decoding."""
+def scores(folder: str) -> list[ScoreRow]:
+    """The scores on test of the captioner whose files are in ``folder`` of results/, one row for each decoding."""
     files = [ROOT / "results" / folder / "scores-test-coco.json"]
     files += (ROOT / "results" / folder / "consensus").glob("scores-test-coco.json")
-    return [row for path in files for row in json.loads(path.read_text(encoding="utf-8"))]
+    return [row for path in files for row in read_rows(path)]
 
 
 def table() -> str:
-    """The Markdown table, a row per captioner and decoding."""
+    """The Markdown table, a row for each captioner and decoding."""
     rows = [(name, score_cells(row)) for name, folder in CAPTIONERS.items() for row in scores(folder)]
     return markdown(
         [
@@ -83,12 +82,12 @@ def table() -> str:
 
 
 def digest() -> str:
-    """Of what table and figure show; stands in the figure, so that a test can tell an old one."""
+    """The digest of the table. It stands in the figure, so that a test can tell an old figure."""
     return hashlib.sha256(table().encode()).hexdigest()
 
 
 def draw(path: Path) -> None:
-    """CIDEr of each captioner with its 95% interval, from greedy (light) to a beam of 5 (dark) and consensus, as SVG."""
+    """Draw the CIDEr of each captioner with its 95% interval as SVG. Each decoding has a colour of its own."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -99,9 +98,9 @@ def draw(path: Path) -> None:
     shades = {"greedy": "#9ecae1", "beam 3": "#4292c6", "beam 5": "#084594", "beam 20, consensus": "#d94801"}
     for place, folder in enumerate(CAPTIONERS.values()):
         for row in scores(folder):
-            shift = 0.2 * (list(shades).index(row["decoding"]) - 1.5)
-            axes.plot(row["intervals"]["cider_d"], [place + shift] * 2, color=shades[row["decoding"]], linewidth=1.5)
-            axes.plot(row["cider_d"], place + shift, "o", color=shades[row["decoding"]], markersize=4)
+            shift, shade = 0.2 * (list(shades).index(row.decoding) - 1.5), shades[row.decoding]
+            axes.plot(row.coco.intervals.cider_d, [place + shift] * 2, color=shade, linewidth=1.5)
+            axes.plot(row.coco.cider_d, place + shift, "o", color=shade, markersize=4)
     for name, shade in shades.items():
         axes.plot([], [], "o-", color=shade, markersize=4, linewidth=1.5, label=name)
     axes.set_yticks(range(len(CAPTIONERS)), list(CAPTIONERS))

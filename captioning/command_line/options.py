@@ -1,50 +1,47 @@
 """The options of every script: one per setting."""
 
 import argparse
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
-from config import (
-    PRESETS,
-    STAGES,
-    AlignmentSettings,
-    BatchSettings,
-    CaptionSettings,
-    Config,
-    DataSettings,
-    DecoderSettings,
-    DecodingSettings,
-    EncoderSettings,
-    MachineSettings,
-    OptimizerSettings,
-    TrainingSettings,
-    own_fields,
-)
+from pydantic import BaseModel
+
+from captioning.base.settings import not_readers, own_fields, readers, rules_of
+from config import PRESETS, STAGES, Config
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add one option per setting, in groups, each left unset unless typed. The help states default and meaning."""
-    for group in (
-        DataSettings,
-        CaptionSettings,
-        EncoderSettings,
-        DecoderSettings,
-        AlignmentSettings,
-        TrainingSettings,
-        BatchSettings,
-        OptimizerSettings,
-        DecodingSettings,
-        MachineSettings,
-    ):
+def add_settings(parser: argparse.ArgumentParser, trained: bool = False) -> None:
+    """Add one option per setting, in groups, each left unset unless typed.
+
+    The help states meaning, default and who reads the setting. With ``trained`` it also marks what training has fixed.
+    """
+    groups = [group for group in reversed(Config.__mro__) if issubclass(group, BaseModel) and own_fields(group)]
+    for group in groups:
         section = parser.add_argument_group(f"settings: {group.__doc__}")
         for name in own_fields(group):
-            field = group.model_fields[name]
-            text = f"{field.description} [default: {_shown_default(name)}]"
-            kwargs: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS, "dest": f"setting:{name}"}
-            if field.annotation is bool:
+            kwargs: dict[str, Any] = {"help": _help(name, trained), "default": argparse.SUPPRESS}
+            if Config.model_fields[name].annotation is bool:
                 kwargs["action"] = argparse.BooleanOptionalAction
             else:
-                kwargs["metavar"] = name.split("_")[-1].upper()
-            section.add_argument(f"--{name.replace('_', '-')}", **kwargs)
+                kwargs["metavar"] = _metavar(name)
+            section.add_argument(f"--{name.replace('_', '-')}", dest=f"setting:{name}", **kwargs)
+
+
+def _metavar(name: str) -> str:
+    """What stands for a value in the help: its choices, N or X for a number, or else the end of the setting's name."""
+    annotation = Config.model_fields[name].annotation
+    if get_origin(annotation) is Literal:
+        return f"{{{','.join(filter(None, get_args(annotation)))}}}"
+    return "N" if annotation is int else "X" if annotation is float else name.split("_")[-1].upper()
+
+
+def _help(name: str, trained: bool) -> str:
+    rules = rules_of(Config, name)
+    notes = [f"default: {_shown_default(name)}"]
+    notes += [f"only with {readers(rules)}"] if rules.only else []
+    notes += [f"not with {not_readers(rules)}"] if rules.never else []
+    notes += ["fixed by training"] if trained and rules.fixed else []
+    # argparse formats the text with %.
+    return f"{Config.model_fields[name].description} [{'; '.join(notes)}]".replace("%", "%%")
 
 
 def _shown_default(name: str) -> str:
@@ -63,34 +60,43 @@ def typed_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that were typed on the command line, by name."""
     typed = {key.split(":", 1)[1]: value for key, value in vars(args).items() if key.startswith("setting:")}
     for name, value in typed.items():
-        if isinstance(Config.model_fields[name].default, tuple):
+        default = Config.model_fields[name].default
+        if isinstance(default, tuple):
             typed[name] = [part for part in value.split(",") if part]
-        elif name == "captions_file" and value.lower() == "none":
+        elif default is None and value.lower() == "none":
             typed[name] = None
     return typed
 
 
-def make_parser(description: str, trained: bool = False) -> argparse.ArgumentParser:
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help whose usage names the options of the script only. Those of the settings have sections of their own."""
+
+    def add_usage(self, usage, actions, groups, prefix=None):
+        shown = [action for action in actions if not action.dest.startswith("setting:")]
+        settings = argparse.Action([], "settings", nargs="*", metavar="--SETTING VALUE")
+        super().add_usage(usage, [*shown, settings], groups, prefix)
+
+
+def make_parser(description: str | None, trained: bool = False) -> argparse.ArgumentParser:
     """A parser with the options that every script shares. ``description`` is the script's docstring.
 
-    A script that works with a ``trained`` captioner starts from that one's settings, so it offers no others.
+    A script that works with a ``trained`` captioner starts from that captioner's settings, so it offers no others.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=_Help, allow_abbrev=False)
     if not trained:
         parser.add_argument("--preset", help=f"start from these settings: {', '.join(PRESETS)}")
         parser.add_argument("--config", metavar="FILE", help="start from this JSON file of settings")
-    add_settings(parser)
+    add_settings(parser, trained)
     return parser
 
 
 def add_views(parser: argparse.ArgumentParser) -> None:
-    """Offer ``--views``, of ``images.view``, to a script that captions with trained captioners."""
+    """Offer ``--views`` (see ``view`` of ``captioning/pictures/loading.py``) to a script that captions pictures."""
     parser.add_argument(
         "--views",
         type=int,
         choices=[1, 4],
         default=1,
-        help="4: average what is predicted from four looks at each picture, the whole, its middle, and both mirrored, which takes four times as long [default: 1]",
+        help="4: average what is predicted from four looks at each picture: the whole, its middle, and both mirrored. "
+        "This takes four times as long [default: 1]",
     )

@@ -1,83 +1,111 @@
-"""The command line turned into settings: options, resolving, what a stage changes, settings of earlier releases."""
+"""The settings of a run: from defaults, presets, files, runs, stages and the command line."""
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from captioning.base.errors import UserError
+from captioning.base.settings import Fixed, holds, refusal, rules_of
 from captioning.command_line.options import typed_settings
-from config import (
-    CROP_SETTINGS,
-    KEPT_SETTINGS,
-    PRESETS,
-    SHAPING_SETTINGS,
-    STAGE_SETTINGS,
-    STAGES,
-    TRAINED_SETTINGS,
-    Config,
-    json_object,
-    validated,
-)
+from captioning.command_line.reading import read_settings
+from config import PRESETS, STAGES, CaptionSettings, Config, DecoderSettings, DecodingSettings, validated
 
 
 def preset(name: str) -> Config:
     """The settings of a named preset. Raises UserError when there is no such preset."""
     if name not in PRESETS:
         raise UserError(f"preset: there is no {name!r}; choose from {', '.join(PRESETS)}")
-    return validated(PRESETS[name], f"preset {name}")
+    return validated(PRESETS[name].settings, f"preset {name}")
 
 
 def resolve(args: argparse.Namespace) -> Config:
-    """Defaults, then preset, then file, then command line, each over the one before; init replaces the first three.
+    """The settings of a new run. Raises UserError.
 
-    What a typed stage changes (``STAGES``) goes between these and the rest of the command line. Sets ``KERAS_BACKEND`` when
-    the backend setting asks for one. Raises UserError.
+    Each source overrides the one before: defaults, preset, file, what the stage changes (``STAGES``), command line.
+    With ``--init`` the settings of that run take the place of the first three. Sets ``KERAS_BACKEND`` if a backend is
+    chosen.
     """
     typed = typed_settings(args)
-    settings = preset(args.preset) if args.preset else Config()
-    if args.config:
-        settings = _over(settings, Path(args.config))
-    stage = {"stage": typed.get("stage", settings.stage)}
     if typed.get("init"):
         if args.preset or args.config:
             raise UserError("--init: the run brings its own settings; leave out --preset and --config")
-        fixed = sorted(set(typed) & (KEPT_SETTINGS if stage["stage"] == "align" else SHAPING_SETTINGS))
-        if fixed:
-            raise UserError(f"--init: {', '.join(fixed)} cannot change now; the run's weights were made for its own")
-        stage["init"] = typed["init"]
-        settings = _over(settings, Path(typed["init"]) / "config.json")
-        # What an earlier stage alone has read starts afresh; how crops are made stays while there are any.
-        forgotten = [name for names in STAGE_SETTINGS.values() for name in names]
-        forgotten += [] if settings.crops and str(typed.get("crops", "")) != "0" else CROP_SETTINGS
-        fresh = {name: Config.model_fields[name].default for name in forgotten}
-        trained, settings = settings, settings.with_overrides(fresh | _stage_changes(settings, stage["stage"]) | stage)
-        if stage["stage"] != "align":
-            refuse_longer(trained, settings.with_overrides(typed))
-    elif stage["stage"] != settings.stage:
-        settings = settings.with_overrides(_stage_changes(settings, stage["stage"]) | stage)
+        settings = _continued(typed)
+    else:
+        settings = preset(args.preset) if args.preset else Config()
+        if args.config:
+            settings = _read_file(Path(args.config), over=settings)
+        if typed.get("stage", settings.stage) != settings.stage:
+            settings = _at_stage(settings, typed["stage"])
     settings = settings.with_overrides(typed)
     refuse_idle_consensus([settings])
     settle_backend(settings.backend)
     return settings
 
 
-def _stage_changes(settings: Config, stage: str) -> dict[str, Any]:
-    """What beginning ``stage`` changes in ``settings``: ``STAGES``, and the BERT of an embedding that is not used any more."""
-    changes = STAGES.get(stage, {})
-    if stage == "align" and settings.vocabulary != "wordpieces":
-        changes = changes | {"bert": Config.model_fields["bert"].default}
-    return changes
+def _continued(typed: Mapping[str, Any]) -> Config:
+    """The settings with which a stage goes on from the run ``typed["init"]``. Raises UserError."""
+    stage = typed.get("stage", Config().stage)
+    fixed = fixed_settings("model") if stage == "align" else fixed_settings("model", "decoder")
+    if refused := sorted(set(typed) & fixed):
+        raise UserError(f"--init: {', '.join(refused)} cannot change now; the weights of the run were made for its own")
+    trained = _read_file(Path(typed["init"]) / "config.json")
+    settings = _at_stage(trained, stage, {"init": typed["init"]} | _fresh(trained, typed))
+    if stage != "align":
+        refuse_longer(trained, settings.with_overrides(typed))
+    return settings
 
 
-def _over(settings: Config, path: Path) -> Config:
-    """``settings`` with those of the JSON file ``path`` over them. Raises UserError."""
+def _fresh(trained: Config, typed: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a new stage does not take over from the ``trained`` captioner, with their defaults.
+
+    These are the settings that only some stages read. ``crop`` and ``colour_jitter`` are taken over if ``crops`` is above
+    0 before and now, because every stage reads them then.
+    """
+    wanted = trained.model_copy(update={**typed, "stage": trained.stage})
+    fresh = {}
+    for name in settings_of_stages():
+        others = [condition for condition in rules_of(Config, name).only if "stage" not in condition]
+        if not any(holds(trained, condition) and holds(wanted, condition) for condition in others):
+            fresh[name] = Config.model_fields[name].default
+    return fresh
+
+
+def _at_stage(settings: Config, stage: str, changes: Mapping[str, Any] | None = None) -> Config:
+    """``settings`` with ``changes`` and with what ``stage`` changes. Raises UserError.
+
+    Settings that the stage does not read go back to their defaults.
+    """
+    changed = {**(changes or {}), **STAGES.get(stage, {}), "stage": stage}
+    at_stage = settings.model_copy(update=changed)
+    unread = [name for name in Config.model_fields if refusal(at_stage, name) and name not in settings_of_stages()]
+    return settings.with_overrides({name: Config.model_fields[name].default for name in unread} | changed)
+
+
+def settings_of_stages() -> list[str]:
+    """The settings that only some stages read."""
+    return [
+        name for name in Config.model_fields if any("stage" in condition for condition in rules_of(Config, name).only)
+    ]
+
+
+def _read_file(path: Path, over: Config | None = None) -> Config:
+    """The settings of the JSON file ``path``, over others. Raises UserError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot read these settings: {error}") from None
-    return validated({**settings.model_dump(), **json_object(text, str(path))}, str(path), strict=True)
+    return read_settings(text, str(path), over)
+
+
+def fixed_settings(*kinds: Fixed) -> set[str]:
+    """The settings that something of these kinds keeps as they are (see ``setting``): all kinds unless named."""
+    return {
+        name
+        for name in Config.model_fields
+        if (fixed := rules_of(Config, name).fixed) and (not kinds or fixed in kinds)
+    }
 
 
 def resolve_trained(args: argparse.Namespace, trained: Config) -> Config:
@@ -86,7 +114,7 @@ def resolve_trained(args: argparse.Namespace, trained: Config) -> Config:
     Raises UserError when that would change what training has fixed.
     """
     settings = trained.with_overrides(typed_settings(args))
-    for name in sorted(TRAINED_SETTINGS):
+    for name in sorted(fixed_settings()):
         was, wanted = getattr(trained, name), getattr(settings, name)
         if was != wanted:
             raise UserError(f"{name}: the model was trained with {was!r}; {wanted!r} needs a training of its own")
@@ -94,8 +122,29 @@ def resolve_trained(args: argparse.Namespace, trained: Config) -> Config:
     return settings
 
 
-def refuse_idle_consensus(searches: Sequence[Config], option: str = "--beam-size") -> None:
-    """Raise UserError when consensus is wanted and none of ``searches`` has captions enough. ``option`` sets their beams."""
+def resumable_settings() -> list[str]:
+    """The settings that may change when a run goes on, in alphabetical order."""
+    return sorted(name for name in Config.model_fields if rules_of(Config, name).resumable)
+
+
+def resolve_resumed(args: argparse.Namespace, begun: Config) -> Config:
+    """The settings of a run that goes on, with those of the command line over them.
+
+    Sets ``KERAS_BACKEND`` if a backend is chosen. Raises UserError when a setting cannot change now.
+    """
+    typed = typed_settings(args)
+    if fixed := sorted(set(typed) - set(resumable_settings())):
+        raise UserError(f"--resume: {', '.join(fixed)} cannot change now; only {', '.join(resumable_settings())} can")
+    settings = begun.with_overrides(typed)
+    settle_backend(settings.backend)
+    return settings
+
+
+def refuse_idle_consensus(searches: Sequence[DecodingSettings], option: str = "--beam-size") -> None:
+    """Raise UserError when consensus is wanted and every one of ``searches`` has too few captions for a vote.
+
+    ``option`` is the option that sets their beams.
+    """
     if any(search.consensus for search in searches) and not any(search.votes for search in searches):
         sizes = " and ".join(str(search.beam_size) for search in searches)
         raise UserError(
@@ -104,12 +153,12 @@ def refuse_idle_consensus(searches: Sequence[Config], option: str = "--beam-size
         )
 
 
-def refuse_longer(trained: Config, settings: Config) -> None:
-    """Raise UserError when ``settings`` want longer captions than the ``trained`` captioner can keep in mind."""
-    keeps = "transformer" if trained.decoder == "transformer" else "bert-prefix"
-    if keeps in (trained.decoder, trained.embedding) and settings.max_caption_length > trained.max_caption_length:
+def refuse_longer(trained: DecoderSettings, settings: CaptionSettings) -> None:
+    """Raise UserError when ``settings`` want longer captions than the ``trained`` captioner can process."""
+    kind = "transformer" if trained.decoder == "transformer" else "bert-prefix"
+    if kind in (trained.decoder, trained.embedding) and settings.max_caption_length > trained.max_caption_length:
         raise UserError(
-            f"max_caption_length: this {keeps} was built for {trained.max_caption_length} words and cannot go beyond"
+            f"max_caption_length: this {kind} was built for {trained.max_caption_length} words and cannot go beyond"
         )
 
 

@@ -1,26 +1,32 @@
-"""Captions in COCO's format: a JSON list of {"image_id", "caption"} with one entry for each image.
+"""Files of captions in COCO's format: a JSON list with one {"image_id", "caption"} for each image.
 
-``image_id`` is that of the records (see ``datasets.ImageRecord``), or the image's file name.
+``image_id`` is that of ``ImageRecord`` or, in files from elsewhere, the file name of the image.
+
+    predictions-test-beam3.json                       also "file_name", and "cider": the CIDEr-D of this caption
+    captions_val2014_NAME-test-beam3_results.json     for COCO's evaluation server: COCO's image ids, no other keys
 """
 
 import json
+import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from captioning.base.errors import UserError
+from captioning.base.files import write
 from captioning.data.records import ImageRecord
 
 
-def read_predictions(path: Path, records: list[ImageRecord]) -> list[str]:
-    """The captions of a COCO-style file in the order of ``records``.
+def read_predictions(path: Path, records: Sequence[ImageRecord]) -> list[str]:
+    """The captions of a file in the order of ``records``.
 
-    Raises UserError when it is not such a file or its images are not exactly those of ``records``.
+    Raises UserError when it is not such a file, and when its images are not exactly those of ``records``.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         found = {entry["image_id"]: entry["caption"] for entry in entries}
         if not isinstance(entries, list) or not all(isinstance(caption, str) for caption in found.values()):
-            raise TypeError("not a list, or a caption that is no text")
+            raise TypeError("not a list, or a caption that is not text")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f'{path}: expected a JSON list of {{"image_id": ..., "caption": ...}} ({error!r})') from None
     if len(found) != len(entries):
@@ -32,6 +38,31 @@ def read_predictions(path: Path, records: list[ImageRecord]) -> list[str]:
     if missing or others:
         raise UserError(
             f"{path}: its images are not those of the {records[0].split or 'named'} split: {len(missing)} missing, "
-            f"{len(others)} not in the split; name the --split that it is of"
+            f"{len(others)} not in the split; give the --split that the file was made for"
         )
     return [found[image] for image in wanted]
+
+
+def write_predictions(
+    folder: Path, name: str, records: Sequence[ImageRecord], captions: Sequence[str], cider: Sequence[float]
+) -> None:
+    """Write predictions-NAME.json into ``folder``: a caption of each record, and its CIDEr-D. Raises UserError."""
+    entries = [
+        {"image_id": record.image_id, "file_name": record.file_name, "caption": caption, "cider": round(score, 2)}
+        for record, caption, score in zip(records, captions, cider, strict=True)
+    ]
+    write(folder / f"predictions-{name}.json", json.dumps(entries, indent=0, ensure_ascii=False) + "\n")
+
+
+def write_coco_results(
+    folder: Path, subset: str, name: str, records: Sequence[ImageRecord], captions: Sequence[str]
+) -> None:
+    """Write captions_SUBSET_NAME_results.json into ``folder``, as COCO's evaluation server takes it. Raises UserError.
+
+    ``subset`` is the official subset that the images belong to, such as val2014.
+    """
+    entries = [
+        {"image_id": record.image_id, "caption": caption} for record, caption in zip(records, captions, strict=True)
+    ]
+    name = re.sub(r"[^\w.-]+", "-", name)
+    write(folder / f"captions_{subset}_{name}_results.json", json.dumps(entries) + "\n")

@@ -1,9 +1,9 @@
-"""Adaptive attention: the decoder may look at a visual sentinel, its own memory, in place of the image.
+"""Adaptive attention: instead of the image, the decoder may look at a visual sentinel, which is its own memory.
 
-Lu et al. (2017), "Knowing when to look", https://arxiv.org/abs/1612.01887: the LSTM reads words and the mean image; its
-new state decides where to look (spatial attention), and words that the image does not tell ("of", "the") may be drawn
-from the sentinel. The attention feeds nothing back into the LSTM, so all steps attend at once.
-Legend: B batch, R regions, D feature size, T time, E embedding, H hidden, A attention size, V vocabulary.
+Lu et al. (2017), "Knowing when to look", https://arxiv.org/abs/1612.01887. The LSTM reads the words and the mean
+region. Its new state decides where to look (spatial attention). The sentinel helps with words that the image does not
+show, such as "of" and "the". The attention gives nothing back to the LSTM, so all steps can attend at once.
+Legend: B images, N captions, R regions, D feature size, T time, E embedding, H hidden, A attention size, V vocabulary.
 """
 
 import keras
@@ -14,17 +14,22 @@ from captioning.decoders.base import RegionDecoder, forget_bias, lstm, of_captio
 
 @keras.saving.register_keras_serializable(package="captioning")
 class AdaptiveDecoder(RegionDecoder):
-    """regions -> H; (word, mean region) -> LSTM H; (context or sentinel) + hidden -> E -> V.
+    """From regions and words to logits:
 
-    ``attend`` gives weights ``(B, T, R + 1)``: the last is the sentinel's, 1 where the image is not looked at.
+    regions -> dense H
+    word E, mean region -> LSTM H and sentinel H
+    hidden, regions, sentinel -> attention -> context H, a mixture of regions and sentinel
+    context + hidden -> dense E -> V
+
+    ``attend`` gives weights ``(N, T, R + 1)``. The last is the sentinel's: 1 if the decoder does not look at the image.
     """
 
-    def __init__(self, attention_size=256, **sizes):
+    def __init__(self, attention_size: int = 256, **sizes):
         super().__init__(**sizes)
         self.sizes["attention_size"] = attention_size
         embedding_size, hidden_size = self.sizes["embedding_size"], self.sizes["hidden_size"]
         self.image_dense = layers.Dense(hidden_size, activation="relu", name="image")
-        # The LSTM's four gates and the gate of the sentinel, each from the word, the image and the hidden state.
+        # Four gates of the LSTM and one of the sentinel: sums of what comes from word, image and hidden state.
         self.word_gates = layers.Dense(5 * hidden_size, bias_initializer=_five_biases, name="word_gates")
         self.image_gates = layers.Dense(5 * hidden_size, use_bias=False, name="image_gates")
         self.hidden_gates = layers.Dense(5 * hidden_size, use_bias=False, name="hidden_gates")
@@ -45,23 +50,26 @@ class AdaptiveDecoder(RegionDecoder):
         self.built = True
 
     def _look(self, features, training=None):
-        """What the image gives: values ``(B, R, H)``, keys ``(B, R, A)`` and its share of the gates ``(B, 5 H)``."""
+        """What the image gives: values ``(B, R, H)``, keys ``(B, R, A)`` and its part of the gates ``(B, 5 H)``."""
         values = self.project_regions(features, training)
         gates = self.image_gates(self.image_dense(ops.mean(values, axis=1)))
         return {"values": values, "keys": self.keys(values), "gates": gates}
 
     def _advance(self, gates, hidden, cell):
-        """One step of the LSTM: ``(hidden, cell, sentinel)``, each ``(B, H)``."""
+        """One step of the LSTM: ``(hidden, cell, sentinel)``, each ``(N, H)``.
+
+        ``gates (N, 5 H)`` is what comes from word and image. ``hidden`` and ``cell`` are those of the last step.
+        """
         gates = gates + self.hidden_gates(hidden)
         size = self.sizes["hidden_size"]
         hidden, cell = lstm(gates[..., : 4 * size], cell)
         return hidden, cell, ops.sigmoid(gates[..., 4 * size :]) * ops.tanh(cell)
 
     def _attend(self, hidden, sentinel, image, training=None):
-        """Logits ``(B, T, V)`` and weights ``(B, T, R + 1)`` from hidden states and sentinels ``(B, T, H)``."""
-        query = self.query(hidden)  # (B, T, A)
-        scores = self.scores(ops.tanh(image["keys"][:, None] + query[:, :, None]))[..., 0]  # (B, T, R)
-        blind = self.scores(ops.tanh(self.sentinel_key(sentinel) + query))  # (B, T, 1)
+        """Logits ``(N, T, V)`` and weights ``(N, T, R + 1)`` from hidden states and sentinels ``(N, T, H)``."""
+        query = self.query(hidden)  # (N, T, A)
+        scores = self.scores(ops.tanh(image["keys"][:, None] + query[:, :, None]))[..., 0]  # (N, T, R)
+        blind = self.scores(ops.tanh(self.sentinel_key(sentinel) + query))  # (N, T, 1)
         weights = ops.softmax(ops.concatenate([scores, blind], axis=-1), axis=-1)
         context = ops.matmul(weights[..., :-1], image["values"]) + weights[..., -1:] * sentinel
         return self.word_logits(context + hidden, training), weights
@@ -80,8 +88,9 @@ class AdaptiveDecoder(RegionDecoder):
 
     def init_state(self, features):
         image = self._look(features)
-        # Subtracted in ``step``: a sum of three TensorFlow would turn into one over a temporary variable, which the last pass
-        # of a search's loop leaves behind; with many rows the next batch then fails on it (tensorflow/tensorflow#23780).
+        # ``step`` subtracts the negative. TensorFlow turns a sum of three into one over a temporary variable. The last
+        # pass of a search's loop leaves it behind, and with many rows the next batch fails on it
+        # (tensorflow/tensorflow#23780).
         image["minus_gates"] = -image.pop("gates")
         zeros = ops.zeros_like(image["values"][:, 0])
         embedding = self.embedding.init_state(ops.shape(features)[0])
@@ -96,6 +105,9 @@ class AdaptiveDecoder(RegionDecoder):
 
 
 def _five_biases(shape, dtype=None):
-    """Biases of the LSTM's gates, then zeros for the sentinel's."""
+    """Biases ``(5 H,)``: those of the LSTM's gates, then zeros for the sentinel's gate."""
     size = shape[0] // 5
     return ops.concatenate([forget_bias((4 * size,)), ops.zeros((size,))])
+
+
+DECODER = AdaptiveDecoder

@@ -1,9 +1,9 @@
-"""Attention: at every step the LSTM's state decides where to look, and what is seen there enters with the next word.
+"""Attention: at every step the state of the LSTM decides where to look. What it sees enters the LSTM with the word.
 
 Xu et al. (2015), "Show, attend and tell", https://arxiv.org/abs/1502.03044: soft attention (section 4.2) with additive
-scores and a sigmoid gate on the context. Departures: regions pass a dense layer with layer norm, and the output is tied to
-a learned embedding.
-Legend: B batch, R regions, D feature size, T time, E embedding, H hidden, A attention size, V vocabulary.
+scores and a sigmoid gate on the context. Two things differ from the paper. Regions pass a dense layer with layer norm.
+The output is tied to a learned embedding.
+Legend: B images, N captions, R regions, D feature size, T time, E embedding, H hidden, A attention size, V vocabulary.
 """
 
 import keras
@@ -14,12 +14,18 @@ from captioning.decoders.base import RegionDecoder, forget_bias, lstm, of_captio
 
 @keras.saving.register_keras_serializable(package="captioning")
 class AttentionDecoder(RegionDecoder):
-    """regions -> H; (word, gated context) -> LSTM H; (hidden, context, word) -> E -> V.
+    """From regions and words to logits:
 
-    What depends on words alone is computed for all steps at once; a step holds two matrix products and the attention.
+    regions -> dense H; their mean -> the first state of the LSTM
+    hidden, regions -> attention -> gated context H
+    word E, context -> LSTM H
+    hidden, context, word -> dense E -> V
+
+    Training computes for all steps at once what depends on the words alone. A step is two matrix products and the
+    attention.
     """
 
-    def __init__(self, attention_size=256, **sizes):
+    def __init__(self, attention_size: int = 256, **sizes):
         super().__init__(**sizes)
         self.sizes["attention_size"] = attention_size
         embedding_size, hidden_size = self.sizes["embedding_size"], self.sizes["hidden_size"]
@@ -27,7 +33,7 @@ class AttentionDecoder(RegionDecoder):
         self.scores = layers.Dense(1, use_bias=False, name="scores")
         self.start = layers.Dense(2 * hidden_size, activation="tanh", name="start")
         self.word_gates = layers.Dense(4 * hidden_size, bias_initializer=forget_bias, name="word_gates")
-        # The query of the attention, the gate of the context, and the hidden state's share of the LSTM's gates.
+        # Three things at once: query of the attention, gate of the context, hidden state's part of the LSTM's gates.
         self.from_hidden = layers.Dense(attention_size + 5 * hidden_size, use_bias=False, name="from_hidden")
         self.from_context = layers.Dense(4 * hidden_size, use_bias=False, name="from_context")
 
@@ -41,26 +47,33 @@ class AttentionDecoder(RegionDecoder):
         self.built = True
 
     def _look(self, features, training=None):
-        """What the image gives: values ``(B, R, H)``, keys ``(B, R, A)``, and the LSTM's first hidden and cell."""
+        """What the image gives: ``({"values": (B, R, H), "keys": (B, R, A)}, hidden (B, H), cell (B, H))``.
+
+        ``hidden`` and ``cell`` are the first state of the LSTM.
+        """
         values = self.project_regions(features, training)
         hidden, cell = ops.split(self.start(ops.mean(values, axis=1)), 2, axis=-1)
         return {"values": values, "keys": self.keys(values)}, hidden, cell
 
     def _advance(self, word_gates, hidden, cell, image):
-        """One step: ``(hidden, cell, context (B, H), weights (B, R))``."""
+        """One step: ``(hidden (N, H), cell (N, H), context (N, H), weights (N, R))``.
+
+        ``word_gates (N, 4 H)`` is what comes from the word. ``hidden`` and ``cell`` ``(N, H)`` are of the last step.
+        ``image`` is the dict of ``_look``, with a row per caption.
+        """
         hidden_size, attention_size = self.sizes["hidden_size"], self.sizes["attention_size"]
         query, gate, hidden_gates = ops.split(
             self.from_hidden(hidden), [attention_size, attention_size + hidden_size], axis=-1
         )
-        scores = self.scores(ops.tanh(image["keys"] + query[:, None]))[..., 0]  # (B, R, A) -> (B, R)
+        scores = self.scores(ops.tanh(image["keys"] + query[:, None]))[..., 0]  # (N, R, A) -> (N, R)
         weights = ops.softmax(scores, axis=-1)
-        context = ops.sigmoid(gate) * ops.matmul(weights[:, None], image["values"])[:, 0]  # (B, H)
+        context = ops.sigmoid(gate) * ops.matmul(weights[:, None], image["values"])[:, 0]  # (N, H)
         return (*lstm(word_gates + hidden_gates + self.from_context(context), cell), context, weights)
 
     def attend(self, features, token_ids, training=None, rows=None):
         image, hidden, cell = of_captions(self._look(features, training), rows)
-        words = self.embed(token_ids, training)  # (B, T, E)
-        gates = ops.swapaxes(self.word_gates(words), 0, 1)  # (T, B, 4 H)
+        words = self.embed(token_ids, training)  # (N, T, E)
+        gates = ops.swapaxes(self.word_gates(words), 0, 1)  # (T, N, 4 H)
 
         def body(carry, word_gates):
             carry = self._advance(word_gates, carry[0], carry[1], image)
@@ -81,3 +94,6 @@ class AttentionDecoder(RegionDecoder):
         hidden, cell, context, _ = self._advance(self.word_gates(word), state["hidden"], state["cell"], state["image"])
         logits = self.word_logits(ops.concatenate([hidden, context, word], axis=-1))
         return logits, {**state, "embedding": embedding, "hidden": hidden, "cell": cell}
+
+
+DECODER = AttentionDecoder

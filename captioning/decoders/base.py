@@ -1,32 +1,56 @@
-"""The seam between decoders and everything else.
+"""The seam between decoders and everything else: what every decoder offers, and the parts that several share.
 
-Legend: B batch, R regions, D feature size, E embedding size, T time, V vocabulary size.
+Legend: B images, N captions, R regions, D feature size, T time, E embedding size, H hidden size, V vocabulary size.
 
-``decoder(features (B, R, D), token_ids (B, T)) -> logits (B, T, V)`` is the training call: the logits at t predict the
-word after ``token_ids[:, t]`` and depend on no later token. ``init_state(features) -> state`` and ``step(token_ids (B,),
-state) -> (logits (B, V), state)`` give the same logits one word at a time; a state is a dict of nests of tensors that lead
-with the batch axis. Its entry "image" depends on the image alone and is handed on as it is; "embedding" is the state of
-the word embedding (see ``embeddings``). Padding stands at the end of a row, so no mask is needed: the loss leaves it out.
+Training reads whole captions (teacher forcing):
 
-Decoders that look at regions also offer ``attend(features, token_ids) -> (logits, weights (B, T, R))``: where they look
-while they predict the word after ``token_ids[:, t]``. The weights of a word sum to one.
+    decoder(features (B, R, D), token_ids (B, T)) -> logits (B, T, V)
+
+The logits at t predict the word after ``token_ids[:, t]``. They depend on no later token. Padding stands at the end of
+a row, so there is no mask: the loss leaves padding out.
+
+Decoding goes word by word and gives the same logits:
+
+    init_state(features (B, R, D)) -> state
+    step(token_ids (B,), state) -> (logits (B, V), next state)
+
+A state is a dict of nests (dicts, lists and tuples) of tensors. The first axis of each tensor is the batch.
+Two entries have a fixed meaning:
+
+    "image"      what depends on the image alone. ``step`` returns it unchanged, and a search never reorders it.
+    "embedding"  the state of the word embedding (see ``captioning/embeddings/base.py``)
+
+Decoders that look at regions (``attends``) also tell where they look:
+
+    attend(features (B, R, D), token_ids (B, T)) -> (logits (B, T, V), weights (B, T, R))
 """
+
+from typing import Any
 
 import keras
 from keras import layers, ops
 
 from captioning.base.backend import compiles_scans
-from captioning.embeddings.build import LearnedEmbedding, WordEmbedding
+from captioning.embeddings.base import WordEmbedding
+from captioning.embeddings.learned import LearnedEmbedding
 
 
 class Decoder(keras.Model):
-    """Base of all decoders: holds the sizes; subclasses build their layers in ``__init__``.
+    """Base of all decoders: keeps the sizes.
 
-    That includes ``embedding``, the one they are given or else a learned one, and ``word_dropout``.
+    A subclass creates and builds its layers in ``__init__``. Among them are ``embedding``, the given one or a learned
+    one, and ``word_dropout``. What ``__init__`` takes beyond the sizes of this class is a setting of the same name.
     """
 
-    attends = False  # whether there is an ``attend``
-    by_image = False  # whether most of the work is on the image alone, so that its captions had better share a batch
+    # Whether the decoder has ``attend``.
+    attends = False
+    # Whether most of the work is on the image alone. Then a batch should hold all captions of an image.
+    by_image = False
+    # Whether a state has room for a fixed number of tokens. ``__init__`` takes the number as ``max_length``.
+    bounded = False
+
+    embedding: WordEmbedding
+    word_dropout: layers.Dropout
 
     def __init__(
         self,
@@ -36,10 +60,10 @@ class Decoder(keras.Model):
         embedding_size: int,
         hidden_size: int,
         dropout: float,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.sizes = {
+        self.sizes: dict[str, Any] = {
             "vocabulary_size": vocabulary_size,
             "regions": regions,
             "feature_size": feature_size,
@@ -49,23 +73,30 @@ class Decoder(keras.Model):
         }
 
     def embed(self, token_ids, training=None):
-        """Word vectors ``(B, T, E)`` of ``token_ids (B, T)``, with dropout in training."""
+        """Word vectors ``(N, T, E)`` of int ``token_ids (N, T)``, with dropout in training."""
         return self.word_dropout(self.embedding(token_ids), training=training)
 
     def call(self, features, token_ids, training=None, rows=None):
-        """Logits ``(N, T, V)`` of the next words, given ``features (B, R, D)`` and int ``token_ids (N, T)``.
+        """Float logits ``(N, T, V)`` of the next words, from float ``features (B, R, D)`` and int ``token_ids (N, T)``.
 
-        ``rows`` int ``(N,)``: the row of ``features`` that each caption is about, so that what the image alone decides is
-        computed once for all its captions. None: N = B captions in the order of the images.
+        ``rows`` int ``(N,)``: the image of each caption, as a row of ``features``. What depends on the image alone is
+        computed once for all its captions. None: N = B, and caption i is about image i.
+        """
+        raise NotImplementedError
+
+    def attend(self, features, token_ids, training=None, rows=None):
+        """``(logits (N, T, V), weights (N, T, R))``: also where the decoder looks for each next word.
+
+        The weights of a word sum to one. Only decoders with ``attends`` have this.
         """
         raise NotImplementedError
 
     def init_state(self, features):
-        """The state before the first word, from ``features (B, R, D)``."""
+        """The state before the first word, of float ``features (B, R, D)``."""
         raise NotImplementedError
 
     def step(self, token_ids, state):
-        """``(logits (B, V), next state)`` after one more token ``(B,)``. Without dropout."""
+        """``(logits (B, V), next state)`` after one more token int ``(B,)``. Without dropout."""
         raise NotImplementedError
 
     def get_config(self):
@@ -84,15 +115,15 @@ class OneVectorDecoder(Decoder):
 
     def __init__(
         self,
-        vocabulary_size,
-        regions,
-        feature_size,
-        embedding_size,
-        hidden_size,
-        dropout,
+        vocabulary_size: int,
+        regions: int,
+        feature_size: int,
+        embedding_size: int,
+        hidden_size: int,
+        dropout: float,
         embedding: WordEmbedding | None = None,
-        image_scale=1.0,
-        **kwargs,
+        image_scale: float = 1.0,
+        **kwargs: Any,
     ):
         super().__init__(vocabulary_size, regions, feature_size, embedding_size, hidden_size, dropout, **kwargs)
         self.sizes["image_scale"] = image_scale
@@ -104,33 +135,34 @@ class OneVectorDecoder(Decoder):
         self.image_dense.build((None, regions * feature_size))
 
     def project_image(self, features, training=None):
-        """The image vector ``(B, E)`` of ``features (B, R, D)``: scale, dropout, dense, ReLU."""
+        """The image vectors ``(B, E)`` of ``features (B, R, D)``: scale, dropout, dense, ReLU."""
         flat = self.flatten(features) * self.sizes["image_scale"]  # (B, R, D) -> (B, R * D)
         return self.image_dense(self.image_dropout(flat, training=training))
 
 
 class RegionDecoder(Decoder):
-    """Base of decoders that attend over regions: the regions' projection, the embedding, and an output tied to it.
+    """Base of decoders with attention over regions: projection of the regions, word embedding, output.
 
-    Tied (Press and Wolf, 2017, https://arxiv.org/abs/1608.05859): a word's input vector and its output weights are one.
-    Only a learned table can be both: what BERT makes of a prefix is no word's vector, and frozen vectors do not learn.
-    So with any other embedding the output has a table of its own, of the same size and start as a learned one's; with
-    ``untied_output`` also with a learned one, which then differs from the others in its input alone.
+    With a learned embedding the output is tied: a word's input vector also holds its output weights (Press and Wolf,
+    2017, https://arxiv.org/abs/1608.05859). Other embeddings cannot be both. BERT's state of a prefix is not the vector
+    of one word, and frozen vectors do not learn. With these the output has a table of its own, with the size and the
+    start of a learned one. ``untied_output`` gives a learned embedding such an output too, so that only the inputs
+    differ.
     """
 
     attends = True
 
     def __init__(
         self,
-        vocabulary_size,
-        regions,
-        feature_size,
-        embedding_size,
-        hidden_size,
-        dropout,
+        vocabulary_size: int,
+        regions: int,
+        feature_size: int,
+        embedding_size: int,
+        hidden_size: int,
+        dropout: float,
         embedding: WordEmbedding | None = None,
-        untied_output=False,
-        **kwargs,
+        untied_output: bool = False,
+        **kwargs: Any,
     ):
         super().__init__(vocabulary_size, regions, feature_size, embedding_size, hidden_size, dropout, **kwargs)
         self.sizes["untied_output"] = untied_output
@@ -168,22 +200,22 @@ class RegionDecoder(Decoder):
     def call(self, features, token_ids, training=None, rows=None):
         return self.attend(features, token_ids, training, rows)[0]
 
-    def attend(self, features, token_ids, training=None, rows=None):
-        """``(logits (N, T, V), weights (N, T, R))``, the weights of a word summing to one."""
-        raise NotImplementedError
-
 
 def of_captions(parts, rows):
-    """A nest of tensors ``(B, ...)``, one row per image, as ``(N, ...)``, one row per caption (see ``Decoder.call``)."""
+    """A nest of tensors ``(B, ...)``, one row per image, as ``(N, ...)``, one row per caption.
+
+    ``rows`` int ``(N,)``: the image of each caption. None: the nest as it is (see ``Decoder.call``).
+    """
     if rows is None:
         return parts
     return keras.tree.map_structure(lambda part: ops.take(part, rows, axis=0), parts)
 
 
 def lstm(gates, cell):
-    """``(hidden, cell)``, each ``(..., H)``, from the sum of all inputs to the ``gates (..., 4 H)`` and the last cell.
+    """One step of an LSTM: ``(hidden, cell)``, each ``(..., H)``.
 
-    Hochreiter and Schmidhuber (1997) with the forget gate of Gers et al. (2000).
+    ``gates (..., 4 H)`` is the sum of all inputs, in the order input, forget, new, output. ``cell (..., H)`` is that of
+    the last step. Hochreiter and Schmidhuber (1997) with the forget gate of Gers et al. (2000).
     """
     inward, forget, new, outward = ops.split(gates, 4, axis=-1)
     cell = ops.sigmoid(forget) * cell + ops.sigmoid(inward) * ops.tanh(new)
@@ -191,11 +223,11 @@ def lstm(gates, cell):
 
 
 def forget_bias(shape, dtype=None):
-    """Biases of ``lstm``'s gates: one for the forget gate, zero for the others (Jozefowicz et al., 2015)."""
+    """Biases ``(4 H,)`` of ``lstm``'s gates: one for the forget gate, zero for the others (Jozefowicz et al., 2015)."""
     size = shape[0] // 4
     return ops.concatenate([ops.zeros((size,)), ops.ones((size,)), ops.zeros((2 * size,))])
 
 
 def zero_state(cell, features) -> list:
-    """Zeros ``(B, units)`` for each state of a recurrent ``cell``, with the batch size of ``features``."""
+    """The first state of a recurrent Keras ``cell``: a list of zeros ``(B, units)``, with the B of ``features``."""
     return cell.get_initial_state(batch_size=ops.shape(features)[0])

@@ -1,51 +1,61 @@
-"""Decoders, one per file behind one seam (see ``decoders.base``), and the settings that build them."""
+"""The decoder that the settings name.
 
+The setting ``decoder`` is the name of a file in this folder. The file ends with ``DECODER = ...``, its class.
+A new decoder is a new file, and its name in the setting.
+"""
+
+import importlib
 from collections.abc import Mapping
+from typing import get_args
 
 import numpy as np
 
-from captioning.decoders.adaptive import AdaptiveDecoder
-from captioning.decoders.attention import AttentionDecoder
+from captioning.base.settings import read_by_choice
 from captioning.decoders.base import Decoder
-from captioning.decoders.inject import InjectDecoder
-from captioning.decoders.merge import MergeDecoder
-from captioning.decoders.transformer import TransformerDecoder
 from captioning.embeddings.build import build_embedding
-from config import DECODER_SETTINGS, Config
+from config import DecoderSettings
 
-DECODERS: dict[str, type[Decoder]] = {
-    "merge": MergeDecoder,
-    "inject": InjectDecoder,
-    "attention": AttentionDecoder,
-    "adaptive": AdaptiveDecoder,
-    "transformer": TransformerDecoder,
-}
+
+def decoder_names() -> tuple[str, ...]:
+    """The names of all decoders: the values of the setting ``decoder``."""
+    return get_args(DecoderSettings.model_fields["decoder"].annotation)
+
+
+def decoder_class(name: str) -> type[Decoder]:
+    """The class of the decoder ``name``."""
+    return importlib.import_module(f"captioning.decoders.{name}").DECODER
 
 
 def build_decoder(
-    config: Config,
+    settings: DecoderSettings,
     vocabulary_size: int,
     regions: int,
     feature_size: int,
     pretrained: Mapping[str, np.ndarray] | None = None,
 ) -> Decoder:
-    """The decoder that ``config`` names, built, for features ``(B, regions, feature_size)``.
+    """The decoder that ``settings`` name, built, for features ``(B, regions, feature_size)``.
 
-    ``pretrained``: the arrays of its word embedding (see ``embedding_arrays``), unless that is learned.
+    ``pretrained``: the arrays of a word embedding that is not learned (see ``captioning/embeddings/arrays.py``).
+
+    >>> decoder = build_decoder(DecoderSettings(decoder="merge"), vocabulary_size=1000, regions=1, feature_size=2048)
+    >>> features, token_ids = np.zeros((2, 1, 2048), "float32"), np.ones((2, 5), "int32")
+    >>> tuple(decoder(features, token_ids).shape)
+    (2, 5, 1000)
+    >>> logits, state = decoder.step(token_ids[:, 0], decoder.init_state(features))
+    >>> tuple(logits.shape)
+    (2, 1000)
     """
-    own = {name: getattr(config, name) for name in DECODER_SETTINGS if config.decoder in DECODER_SETTINGS[name]}
-    if config.decoder == "transformer":
-        own["max_length"] = config.max_caption_length + 1
-    return DECODERS[config.decoder](
+    kind = decoder_class(settings.decoder)
+    own = read_by_choice(settings, DecoderSettings, "decoder")  # what this decoder reads and some others do not
+    if kind.bounded:
+        own["max_length"] = settings.max_caption_length + 1  # <start> and the words
+    return kind(
         vocabulary_size=vocabulary_size,
         regions=regions,
         feature_size=feature_size,
-        embedding_size=config.embedding_size,
-        hidden_size=config.hidden_size,
-        dropout=config.dropout,
-        embedding=build_embedding(config, pretrained or {}),
+        embedding_size=settings.embedding_size,
+        hidden_size=settings.hidden_size,
+        dropout=settings.dropout,
+        embedding=build_embedding(settings, pretrained or {}),
         **own,
     )
-
-
-__all__ = ["DECODERS", "Decoder", "build_decoder"]

@@ -1,18 +1,26 @@
-"""Several captioners as one, or one that looks several times: at every step the next word's probabilities are averaged.
+"""Several decoders as one: at every step the probabilities of the next word are averaged.
 
+An ensemble is several captioners, or one captioner that sees several views of an image, or both.
 Legend: B images, R regions, D feature size, V vocabulary size.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
-from captioning.decoders.build import Decoder
+from captioning.decoders.base import Decoder
 
 
 class EnsembleDecoder(keras.Model):
-    """The stepping half of a decoder, over a tuple of features ``(B, R, D)``, one for each of ``decoders``."""
+    """The stepping half of a decoder (see ``base.py``), made of the members' ``decoders``.
+
+    The state has the form of every decoder's state:
+
+        "image"    list with the "image" of each member's state
+        "members"  list with the rest of each member's state
+    """
 
     attends = False
 
@@ -22,14 +30,27 @@ class EnsembleDecoder(keras.Model):
         self.built = True
 
     def init_state(self, features):
+        """The state before the first word, of a tuple of float features ``(B, R, D)``, one for each member."""
         states = [decoder.init_state(part) for decoder, part in zip(self.decoders, features, strict=True)]
-        return {"image": [state.pop("image") for state in states], "members": states}
+        return _joined(states)
 
     def step(self, token_ids, state):
-        probabilities, members = 0.0, []
-        for decoder, image, member in zip(self.decoders, state["image"], state["members"], strict=True):
-            logits, member = decoder.step(token_ids, {"image": image, **member})
+        """``(log p of the next word, float32 (B, V), next state)`` after one more token int ``(B,)``."""
+        probabilities, states = 0.0, []
+        for decoder, member in zip(self.decoders, _parted(state), strict=True):
+            logits, member = decoder.step(token_ids, member)
             probabilities += ops.softmax(ops.cast(logits, "float32"), axis=-1) / len(self.decoders)
-            members.append({name: part for name, part in member.items() if name != "image"})
-        # A word that no member can imagine has no logarithm.
-        return ops.log(ops.maximum(probabilities, 1e-30)), {"image": state["image"], "members": members}
+            states.append(member)
+        # The logarithm of zero is not finite, so the probability of a word is at least this.
+        return ops.log(ops.maximum(probabilities, 1e-30)), _joined(states)
+
+
+def _joined(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The members' states as the state of the ensemble."""
+    rest = [{name: part for name, part in state.items() if name != "image"} for state in states]
+    return {"image": [state["image"] for state in states], "members": rest}
+
+
+def _parted(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The state of the ensemble as the members' states."""
+    return [{"image": image, **rest} for image, rest in zip(state["image"], state["members"], strict=True)]

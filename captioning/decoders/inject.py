@@ -1,7 +1,8 @@
-"""Inject: the image enters a second LSTM beside every word ("par-inject").
+"""Inject: a first LSTM reads the words, and a second LSTM reads its output and the image at every step ("par-inject").
 
 Tanti, Gatt and Camilleri (2018), "Where to put the image in an image caption generator",
-https://arxiv.org/abs/1703.09137. Legend: B batch, R regions, D feature size, T time, E embedding, H hidden, V vocabulary.
+https://arxiv.org/abs/1703.09137.
+Legend: B images, N captions, R regions, D feature size, T time, E embedding, H hidden, V vocabulary.
 """
 
 import keras
@@ -12,9 +13,11 @@ from captioning.decoders.base import OneVectorDecoder, of_captions, zero_state
 
 @keras.saving.register_keras_serializable(package="captioning")
 class InjectDecoder(OneVectorDecoder):
-    """image -> E ReLU, at every step; words -> embedding E -> LSTM H -> E; both -> LSTM H -> V.
+    """From image and words to logits:
 
-    Dropout on the image features, on the embedded words and before the output.
+    image -> times ``image_scale`` -> dropout -> dense E, ReLU: the same at every step
+    words -> embedding E -> dropout -> LSTM H -> dense E
+    both  -> LSTM H -> dropout -> dense V
     """
 
     def __init__(self, **sizes):
@@ -35,11 +38,11 @@ class InjectDecoder(OneVectorDecoder):
         self.built = True
 
     def call(self, features, token_ids, training=None, rows=None):
-        words = self.embed(token_ids, training)  # (B, T, E)
-        language = self.language_dense(self.language_lstm(words, training=training))  # (B, T, E)
-        image = of_captions(self.project_image(features, training), rows)[:, None, :]
-        image = ops.broadcast_to(image, ops.shape(language))  # (B, E) -> (B, T, E)
-        hidden = self.lstm(ops.concatenate([image, language], axis=-1), training=training)  # (B, T, H)
+        words = self.embed(token_ids, training)  # (N, T, E)
+        language = self.language_dense(self.language_lstm(words, training=training))  # (N, T, E)
+        image = of_captions(self.project_image(features, training), rows)[:, None, :]  # (N, 1, E)
+        image = ops.broadcast_to(image, ops.shape(language))  # (N, 1, E) -> (N, T, E)
+        hidden = self.lstm(ops.concatenate([image, language], axis=-1), training=training)  # (N, T, H)
         return self.output_dense(self.output_dropout(hidden, training=training))
 
     def init_state(self, features):
@@ -57,3 +60,6 @@ class InjectDecoder(OneVectorDecoder):
         hidden, lstm_state = self.lstm.cell(both, state["lstm"])
         state = {**state, "embedding": embedding, "language": language_state, "lstm": lstm_state}
         return self.output_dense(hidden), state
+
+
+DECODER = InjectDecoder

@@ -1,7 +1,8 @@
-"""Merge: the LSTM reads words only; image and sentence so far meet after it.
+"""Merge: the LSTM reads words only. The image joins the sentence so far after it.
 
 Tanti, Gatt and Camilleri (2018), "Where to put the image in an image caption generator",
-https://arxiv.org/abs/1703.09137. Legend: B batch, R regions, D feature size, T time, E embedding, H hidden, V vocabulary.
+https://arxiv.org/abs/1703.09137.
+Legend: B images, N captions, R regions, D feature size, T time, E embedding, H hidden, V vocabulary.
 """
 
 import keras
@@ -12,7 +13,12 @@ from captioning.decoders.base import OneVectorDecoder, of_captions, zero_state
 
 @keras.saving.register_keras_serializable(package="captioning")
 class MergeDecoder(OneVectorDecoder):
-    """image -> dropout -> E ReLU; words -> embedding E -> dropout -> LSTM H; both -> H ReLU -> V."""
+    """From image and words to logits:
+
+    image -> times ``image_scale`` -> dropout -> dense E, ReLU
+    words -> embedding E -> dropout -> LSTM H
+    both  -> dense H, ReLU -> dense V
+    """
 
     def __init__(self, **sizes):
         super().__init__(**sizes)
@@ -29,13 +35,14 @@ class MergeDecoder(OneVectorDecoder):
         self.built = True
 
     def _logits(self, image, sentence):
+        """Logits ``(..., V)`` of ``image (..., E)`` and ``sentence (..., H)``."""
         return self.output_dense(self.merged_dense(ops.concatenate([image, sentence], axis=-1)))
 
     def call(self, features, token_ids, training=None, rows=None):
-        words = self.embed(token_ids, training)  # (B, T, E)
-        sentence = self.lstm(words, training=training)  # (B, T, H)
-        image = of_captions(self.project_image(features, training), rows)[:, None, :]
-        image = ops.broadcast_to(image, (*ops.shape(sentence)[:2], image.shape[-1]))  # (B, E) -> (B, T, E)
+        words = self.embed(token_ids, training)  # (N, T, E)
+        sentence = self.lstm(words, training=training)  # (N, T, H)
+        image = of_captions(self.project_image(features, training), rows)[:, None, :]  # (N, 1, E)
+        image = ops.broadcast_to(image, (*ops.shape(sentence)[:2], image.shape[-1]))  # (N, 1, E) -> (N, T, E)
         return self._logits(image, sentence)
 
     def init_state(self, features):
@@ -49,3 +56,6 @@ class MergeDecoder(OneVectorDecoder):
         word, embedding = self.embedding.step(token_ids, state["embedding"])
         sentence, lstm = self.lstm.cell(word, state["lstm"])
         return self._logits(state["image"], sentence), {**state, "embedding": embedding, "lstm": lstm}
+
+
+DECODER = MergeDecoder

@@ -1,8 +1,10 @@
 """Transformer: an encoder over the regions, and a decoder that attends to its own words and to the regions.
 
-Vaswani et al. (2017), https://arxiv.org/abs/1706.03762, with the layer norms in front of the blocks (Xiong et al., 2020,
-https://arxiv.org/abs/2002.04745). ``step`` keeps keys and values of the words so far, so a word is computed once.
-Legend: B batch, R regions, D feature size, T time, L longest caption, E embedding, H width, V vocabulary.
+Vaswani et al. (2017), https://arxiv.org/abs/1706.03762, with the layer norms in front of the blocks (Xiong et al.,
+2020, https://arxiv.org/abs/2002.04745). ``step`` keeps keys and values of the words so far, so each word is computed
+once.
+Legend: B images or captions, R regions, D feature size, T words, S words or regions that are looked at, L tokens that
+a state has room for, E embedding, H width, V vocabulary.
 """
 
 import keras
@@ -13,9 +15,9 @@ from captioning.decoders.base import RegionDecoder, of_captions
 
 
 class Attention(layers.Layer):
-    """Multi-head dot-product attention of width H whose keys and values can be computed ahead and kept."""
+    """Multi-head dot-product attention of width H. Keys and values can be computed earlier and kept."""
 
-    def __init__(self, size, heads, **kwargs):
+    def __init__(self, size: int, heads: int, **kwargs):
         super().__init__(**kwargs)
         self.size, self.heads = size, heads
         self.query = layers.Dense(size, name="query")
@@ -29,7 +31,8 @@ class Attention(layers.Layer):
     def call(self, x, keys_values, allowed=None):
         """``(output (B, T, H), weights (B, heads, T, S))`` of ``x (B, T, H)`` over ``keys_values (B, S, 2 H)``.
 
-        ``allowed`` broadcasts to ``(B, heads, T, S)`` and is false where x must not look.
+        ``allowed``: bool that broadcasts to ``(B, heads, T, S)``, false where x must not look. None: x may look
+        anywhere.
         """
         keys, values = ops.split(keys_values, 2, axis=-1)
         scores = ops.matmul(self._split(self.query(x)), ops.swapaxes(self._split(keys), -1, -2))
@@ -38,7 +41,7 @@ class Attention(layers.Layer):
             scores = ops.where(allowed, scores, -1e9)
         weights = ops.softmax(scores, axis=-1)
         mixed = ops.swapaxes(ops.matmul(weights, self._split(values)), 1, 2)  # (B, T, heads, H / heads)
-        return self.merge(ops.reshape(mixed, ops.shape(x))), weights
+        return self.merge(ops.reshape(mixed, ops.shape(x))), weights  # (B, T, heads, H / heads) -> (B, T, H)
 
     def _split(self, x):
         """``(B, S, H) -> (B, heads, S, H / heads)``."""
@@ -47,13 +50,13 @@ class Attention(layers.Layer):
 
 
 class Block(layers.Layer):
-    """Pre-norm blocks of one layer: self-attention, attention to the regions (decoder only), feed-forward.
+    """One layer: self-attention, attention to the regions (if ``cross``), feed-forward. Each has its norm in front.
 
-    What it holds is built in ``build``, under the layer's own name: PyTorch clears the gradients of variables by their
-    paths, so no two may share one.
+    Its parts are built in ``build``, under the layer's own name. So no two variables have the same path, by which
+    PyTorch clears gradients.
     """
 
-    def __init__(self, size, heads, dropout, cross, **kwargs):
+    def __init__(self, size: int, heads: int, dropout: float, cross: bool, **kwargs):
         super().__init__(**kwargs)
         self.self_norm = layers.LayerNormalization(name="self_norm")
         self.self_attention = Attention(size, heads, name="self_attention")
@@ -75,10 +78,11 @@ class Block(layers.Layer):
             self.cross_attention.build(shape)
 
     def call(self, x, own=None, allowed=None, regions=None, training=None):
-        """``(x (B, T, H), weights over the regions or None)``.
+        """``(next x (B, T, H), weights of the last attention)`` of ``x (B, T, H)``.
 
-        ``own`` are the keys and values of the words so far (by default those of ``x`` itself), ``regions`` those of
-        the regions.
+        ``own (B, S, 2 H)``: keys and values for self-attention; None: those of ``x`` itself.
+        ``allowed``: where self-attention may look, as in ``Attention``.
+        ``regions (B, R, 2 H)``: keys and values of the regions. With them the weights are ``(B, heads, T, R)``.
         """
         normed = self.self_norm(x)
         own = self.self_attention.key_value(normed) if own is None else own
@@ -93,15 +97,19 @@ class Block(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="captioning")
 class TransformerDecoder(RegionDecoder):
-    """regions -> H -> encoder layers; words -> H + position -> decoder layers -> E -> V.
+    """From regions and words to logits:
 
-    ``attend`` gives the last layer's weights over the regions, averaged over the heads. ``max_length``: tokens that the
-    cache of ``step`` holds.
+    regions -> dense H -> encoder layers
+    words -> embedding E -> dense H, plus position -> decoder layers -> dense E -> V
+
+    ``attend`` gives the last layer's weights over the regions, averaged over the heads.
+    ``max_length``: tokens that a state of ``step`` has room for.
     """
 
     by_image = True
+    bounded = True
 
-    def __init__(self, layers=2, heads=8, max_length=31, **sizes):
+    def __init__(self, layers: int = 2, heads: int = 8, max_length: int = 31, **sizes):
         super().__init__(**sizes)
         self.sizes |= {"layers": layers, "heads": heads, "max_length": max_length}
         hidden_size, dropout = self.sizes["hidden_size"], self.sizes["dropout"]
@@ -119,7 +127,7 @@ class TransformerDecoder(RegionDecoder):
         self.built = True
 
     def _look(self, features, training=None):
-        """Keys and values of the regions for each decoder layer: a list of ``(B, R, 2 H)``."""
+        """Keys and values of the regions for each decoder layer: a list of tensors ``(B, R, 2 H)``."""
         regions = self.project_regions(features, training)
         for block in self.encoder_blocks:
             regions, _ = block(regions, training=training)
@@ -127,7 +135,7 @@ class TransformerDecoder(RegionDecoder):
         return [block.cross_attention.key_value(regions) for block in self.decoder_blocks]
 
     def _place(self, words, positions):
-        """Words ``(..., E)`` as vectors ``(..., H)`` that know their position (sines and cosines, section 3.5)."""
+        """Word vectors ``(..., E)`` as ``(..., H)``, plus sines and cosines of int ``positions`` (section 3.5)."""
         half = -(-self.sizes["hidden_size"] // 2)
         rates = ops.convert_to_tensor(1e4 ** -(np.arange(half) / half), dtype="float32")
         angles = ops.cast(positions, "float32")[..., None] * rates
@@ -152,15 +160,21 @@ class TransformerDecoder(RegionDecoder):
         return {"image": regions, "embedding": embedding, "words": words, "position": position}
 
     def step(self, token_ids, state):
-        position = state["position"]  # (B,): all rows stand at the same word
+        position = state["position"]  # int32 (B,): the same for all rows
         word, embedding = self.embedding.step(token_ids, state["embedding"])
         x = self._place(word, position)[:, None]
         places = ops.arange(self.sizes["max_length"])
-        here, known = places == position[:, None], (places <= position[:, None])[:, None, None]
+        here, known = (
+            places == position[:, None],
+            (places <= position[:, None])[:, None, None],
+        )  # (B, L) and (B, 1, 1, L)
         words = []
         for block, own, image in zip(self.decoder_blocks, state["words"], state["image"], strict=True):
-            new = block.self_attention.key_value(block.self_norm(x))
+            new = block.self_attention.key_value(block.self_norm(x))  # (B, 1, 2 H)
             words.append(ops.where(here[..., None], new, own))
             x, _ = block(x, own=words[-1], allowed=known, regions=image)
         logits = self.word_logits(self.decoder_norm(x))[:, 0]
         return logits, {**state, "embedding": embedding, "words": words, "position": position + 1}
+
+
+DECODER = TransformerDecoder

@@ -1,40 +1,49 @@
-"""The seam between embeddings and decoders.
+"""The seam between word embeddings and decoders.
 
 Legend: B batch, T time, E embedding size, W width of pretrained vectors.
 
-``embedding(token_ids (B, T)) -> (B, T, E)`` is the training call: the vectors at t depend on the tokens up to t and on no
-later one. ``init_state(batch) -> state`` and ``step(token_ids (B,), state) -> (vectors (B, E), state)`` give the same
-vectors one word at a time; a state is a nest of tensors that lead with the batch axis and keep their shapes, so that a
-search can reorder it and be compiled. Vectors have about unit variance, as the kernels behind expect of an input.
+Training reads whole captions:
+
+    embedding(token_ids (B, T)) -> vectors (B, T, E)
+
+The vector at t depends on the tokens up to t, and on no later one. Decoding goes word by word and gives the same
+vectors:
+
+    init_state(batch) -> state
+    step(token_ids (B,), state) -> (vectors (B, E), next state)
+
+A state is a nest of tensors. Their first axis is the batch, and their shapes stay the same from step to step. So a
+search can reorder a state, and can be compiled. Vectors have about unit variance, which the kernels behind them expect.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from keras import layers, ops
 
 
 class WordEmbedding(layers.Layer):
-    """Base of all embeddings. One that looks at each word by itself has no state, and writes ``call`` alone."""
+    """Base of all word embeddings. An embedding without a state writes ``call`` only."""
 
     def init_state(self, batch):
         """The state before the first word, of ``batch`` rows."""
         return {}
 
     def step(self, token_ids, state):
-        """``(vectors (B, E), next state)`` of one more token ``(B,)``."""
+        """``(vectors (B, E), next state)`` of one more token int ``(B,)``."""
         return self(token_ids), state
 
 
 class PretrainedEmbedding(WordEmbedding):
-    """Base of embeddings made of ``arrays`` from elsewhere (see ``embedding_arrays``): their vectors, W to E by norm and dense.
+    """Base of embeddings made of pretrained arrays (``arrays.py``). Their vectors pass a layer norm and a dense layer.
 
-    Arrays that are not ``tuned`` are no part of ``.weights.h5`` files, each of which would hold them again: run folder and
-    bundle have them once, in ``embedding.npz``.
+    Arrays are trained only if ``tuned``. Otherwise ``.weights.h5`` files do not hold them: ``embedding.npz`` in the run
+    folder and in the bundle does.
     """
 
-    def __init__(self, shapes: Mapping[str, list[int]], embedding_size: int, tuned: bool = False, **kwargs):
-        """``shapes``: of the arrays, by name. "vectors" is ``(any, W)``; "pieces" is int32, all others float32."""
+    def __init__(self, shapes: Mapping[str, Sequence[int]], embedding_size: int, tuned: bool = False, **kwargs: Any):
+        """``shapes``: those of the arrays, by name. "pieces" is int32, all others are float32."""
         super().__init__(**kwargs)
         self.shapes, self.embedding_size, self.tuned = dict(shapes), embedding_size, tuned
         self.arrays = {
@@ -43,11 +52,11 @@ class PretrainedEmbedding(WordEmbedding):
                 initializer="zeros",
                 dtype="int32" if name == "pieces" else None,
                 trainable=tuned,
-                name=name.replace(".", "_"),  # PyTorch takes no dots
+                name=name.replace(".", "_"),  # PyTorch allows no dots in names
             )
             for name, shape in shapes.items()
         }
-        # Layer norm, because the vectors of some sources are ten times as long as those of others.
+        # Layer norm, because some sources have vectors that are ten times as long as those of others.
         self.norm = layers.LayerNormalization(name="norm")
         self.projection = layers.Dense(embedding_size, name="projection")
         width = shapes["vectors"][-1]
@@ -56,16 +65,16 @@ class PretrainedEmbedding(WordEmbedding):
         self.built = True
 
     def fill(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Take over the values of ``arrays``."""
+        """Set the arrays to the values of ``arrays``."""
         for name, weight in self.arrays.items():
             weight.assign(arrays[name])
 
     def pretrained(self) -> dict[str, np.ndarray]:
-        """The arrays as they are now."""
+        """The present values of the arrays, by name."""
         return {name: ops.convert_to_numpy(weight.value) for name, weight in self.arrays.items()}
 
     def project(self, vectors):
-        """``(..., W) -> (..., E)``."""
+        """Vectors ``(..., W)`` of the source as word vectors ``(..., E)``: layer norm, dense."""
         return self.projection(self.norm(vectors))
 
     def save_own_variables(self, store):

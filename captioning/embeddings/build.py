@@ -1,34 +1,27 @@
-"""Word embeddings, one kind per file behind one seam (see ``embeddings.base``), and the settings that build them."""
+"""The word embedding that the settings name, one kind per file."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
-from captioning.embeddings.base import PretrainedEmbedding, WordEmbedding
-from captioning.embeddings.learned import LearnedEmbedding
+from captioning.embeddings.base import PretrainedEmbedding
 from captioning.embeddings.prefix import PrefixEmbedding
 from captioning.embeddings.vectors import VectorEmbedding
-from config import Config
+from config import DecoderSettings
 
 
-def build_embedding(config: Config, arrays: Mapping[str, np.ndarray]) -> PretrainedEmbedding | None:
-    """The embedding that ``config`` names, with its ``arrays`` (see ``embedding_arrays``); None for one that a decoder learns."""
-    if config.embedding == "learned":
+def build_embedding(settings: DecoderSettings, arrays: Mapping[str, np.ndarray]) -> PretrainedEmbedding | None:
+    """The pretrained embedding that ``settings`` name, with the values of ``arrays`` (see ``arrays.py``).
+
+    None for a learned embedding, which each decoder makes itself.
+    """
+    if settings.embedding == "learned":
         return None
     shapes = {name: list(array.shape) for name, array in arrays.items()}
-    if config.embedding == "bert-prefix":
-        embedding = PrefixEmbedding(shapes, config.embedding_size)
+    embedding: PretrainedEmbedding
+    if settings.embedding == "bert-prefix":
+        embedding = PrefixEmbedding(shapes, settings.embedding_size)
     else:
-        embedding = VectorEmbedding(shapes, config.embedding_size, tuned=config.embedding_trainable)
+        embedding = VectorEmbedding(shapes, settings.embedding_size, tuned=settings.embedding_trainable)
     embedding.fill(arrays)
     return embedding
-
-
-__all__ = [
-    "LearnedEmbedding",
-    "PrefixEmbedding",
-    "PretrainedEmbedding",
-    "VectorEmbedding",
-    "WordEmbedding",
-    "build_embedding",
-]

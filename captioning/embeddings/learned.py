@@ -1,4 +1,6 @@
-"""Word vectors that are learned with the decoder, from nothing."""
+"""Word vectors that are learned with the decoder, from a random start."""
+
+from typing import Any
 
 import keras
 from keras import ops
@@ -8,13 +10,14 @@ from captioning.embeddings.base import WordEmbedding
 
 @keras.saving.register_keras_serializable(package="captioning")
 class LearnedEmbedding(WordEmbedding):
-    """A table ``(V, E)`` whose entries start with a standard deviation of 1 / ``scale`` and are multiplied by ``scale``.
+    """A table ``(V, E)``. Its entries start with a standard deviation of 1 / ``scale`` and are multiplied by ``scale``.
 
-    So the vectors start with unit variance: Keras' own start, +-0.05, leaves an LSTM nearly blind to the words for the first
-    few hundred batches. With a scale of sqrt(E) the table also makes output weights small enough for a loss near log V.
+    So the vectors start with unit variance. With Keras' own start, +-0.05, an LSTM hardly notices the words in the
+    first few hundred batches. A ``scale`` of sqrt(E) suits a table that also holds the output weights: the loss then
+    starts near log V.
     """
 
-    def __init__(self, vocabulary_size: int, embedding_size: int, scale: float = 1.0, **kwargs):
+    def __init__(self, vocabulary_size: int, embedding_size: int, scale: float = 1.0, **kwargs: Any):
         super().__init__(**kwargs)
         self.sizes = {"vocabulary_size": vocabulary_size, "embedding_size": embedding_size, "scale": scale}
         start = keras.initializers.RandomNormal(stddev=1 / scale)
@@ -22,6 +25,7 @@ class LearnedEmbedding(WordEmbedding):
         self.built = True
 
     def call(self, token_ids):
+        """Vectors ``(..., E)`` of int ``token_ids (...)``."""
         return ops.take(self.table, token_ids, axis=0) * self.sizes["scale"]
 
     def get_config(self):

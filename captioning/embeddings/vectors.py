@@ -1,7 +1,7 @@
-"""One pretrained vector per word: a row of BERT's input embedding (bert-static), or of a file of word vectors (file).
+"""One pretrained vector per word: from a file of word vectors (file), or from BERT's input embedding (bert-static).
 
-A word of several WordPieces has the mean of their rows. BERT adds up the rows of a word's pieces over its layers, with
-weights that depend on the sentence; without a sentence the mean is the one combination that treats them alike.
+A word of several WordPieces has the mean of their vectors. BERT itself weighs the pieces of a word by the sentence.
+Without a sentence the mean is the one way to treat all pieces alike.
 """
 
 import keras
@@ -12,7 +12,8 @@ from captioning.embeddings.base import PretrainedEmbedding
 
 @keras.saving.register_keras_serializable(package="captioning")
 class VectorEmbedding(PretrainedEmbedding):
-    """Rows of ``vectors (V, W)``, projected to E; the rows are trained too when they are ``tuned``."""
+    """Rows of ``vectors (V, W)``, projected to E. The rows are trained too if ``tuned``."""
 
     def call(self, token_ids):
+        """Vectors ``(..., E)`` of int ``token_ids (...)``."""
         return self.project(ops.take(self.arrays["vectors"], token_ids, axis=0))

@@ -1,8 +1,9 @@
-"""Exports: a captioner, from pixels to the ids of words, as one graph for TensorFlow, ONNX or LiteRT.
+"""Exports: a captioner from pixels to word ids as one graph, for TensorFlow, ONNX or LiteRT.
 
-All three are made of one traced TensorFlow function, because TensorFlow's converters take the loop of the search as it is.
-So exports are written under Keras' TensorFlow backend, whatever the captioner was trained on: its bundle is the same for all.
-Legend: B images, S pixels per side, K beams, L maximum length in tokens.
+All three formats are made from one traced TensorFlow function, because TensorFlow's converters can take the loop of the
+search as it is. So exports are written under Keras' TensorFlow backend. The captioner may come from any backend: its bundle
+is the same for all.
+Legend: B images, S pixels per side, K captions per image, L longest caption in tokens.
 """
 
 import hashlib
@@ -24,39 +25,40 @@ from captioning.base.errors import UserError
 from captioning.exports.reading import FORMAT, KINDS, Exported
 from captioning.features.folding import fold
 from captioning.pictures.loading import PREPROCESSING
+from captioning.search.compiled import Search
 from config import Config
-from model import Captioner, Search
+from model import Captioner
 
-# The newest that tf2onnx 1.17 writes.
-OPSET = 18
+OPSET = 18  # the newest version of ONNX' operators that tf2onnx 1.17 writes
 
 
 def whole_graph(captioner: Captioner, encoder: keras.Model, search: Search) -> Callable[[Any], dict[str, Any]]:
     """Encoder and search as one function of tensors. ``encoder`` is the captioner's own, folded.
 
-    uint8 RGB pixels ``(B, S, S, 3)`` -> ``tokens`` int32 ``(B, K, L)``, ``log_probs`` and ``scores`` float32 ``(B, K)``.
+    The function takes uint8 RGB pixels ``(B, S, S, 3)``. It gives ``tokens`` int32 ``(B, K, L)``, ``log_probs`` and
+    ``scores`` float32 ``(B, K)``.
     """
 
     def graph(pixels):
         features = encoder(ops.cast(pixels, "float32"), training=False)
-        # Rounded as Captioner.encode does, since that is what the decoder has learned from.
+        # Rounded like the features that the decoder was trained on.
         features = ops.cast(ops.cast(features, captioner.config.feature_dtype), "float32")
         return dict(zip(("tokens", "log_probs", "scores"), search.call(features), strict=True))
 
     return graph
 
 
-def export(captioner: Captioner, config: Config, kind: str, folder: Path, int8: bool = False) -> None:
-    """Write ``captioner``, decoding by the settings of ``config``, as ``kind`` into ``folder``.
+def write_export(captioner: Captioner, config: Config, kind: str, folder: Path, int8: bool = False) -> None:
+    """Write ``captioner`` as ``kind``, one of ``reading.KINDS``, into ``folder``. It will decode as ``config`` says.
 
-    All or nothing: a neighbouring folder is completed and has captioned a blank picture first, then takes the place of an
-    older export. ``int8`` keeps weights in 8 bits (onnx, litert). Raises UserError when the converter cannot take this
-    captioner or the folder cannot be written.
+    The export is written as a whole or not at all. It is made in a neighbouring folder and captions a blank picture there.
+    Then it replaces an older export. ``int8``: weights have 8 bits (onnx, litert). Raises UserError if the converter cannot
+    take this captioner, or if the folder cannot be written.
     """
     if backend_name() != "tensorflow":
         raise UserError(
-            f"backend: exports are made under TensorFlow, and Keras runs on {backend_name()}; unset KERAS_BACKEND, "
-            "a trained captioner is the same on every backend"
+            f"backend: exports are made under TensorFlow, and Keras runs on {backend_name()}; unset KERAS_BACKEND "
+            "(a trained captioner is the same on every backend)"
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -64,13 +66,13 @@ def export(captioner: Captioner, config: Config, kind: str, folder: Path, int8: 
             new = Path(temporary, "new")
             new.mkdir()
             try:
-                _WRITERS[kind](captioner, config, new / KINDS[kind][0], int8)
+                _WRITERS[kind](captioner, config, new / KINDS[kind].model, int8)
                 _describe(captioner, config, kind, int8, new)
-                # tf2onnx goes on after an operator that it does not know.
+                # A trial, because tf2onnx does not stop at an operator that it does not know.
                 Exported(new).captions(np.zeros((captioner.config.image_size,) * 2 + (3,), "uint8"))
             except (UserError, OSError):
                 raise
-            except Exception as error:  # whatever converters and runtimes raise
+            except Exception as error:  # converters and runtimes raise errors of many kinds
                 reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
                 raise UserError(f"--format: {kind} cannot hold this captioner: {reason}; take another format") from None
             if folder.exists():
@@ -81,7 +83,7 @@ def export(captioner: Captioner, config: Config, kind: str, folder: Path, int8: 
 
 
 def _traced(captioner: Captioner, config: Config, batch: int | None):
-    """A ``tf.Module`` whose ``serve`` is the whole graph, for ``batch`` pictures at a time, or any number of them."""
+    """A ``tf.Module`` whose ``serve`` is the whole graph, for ``batch`` pictures at a time; None: any number of them."""
     import tensorflow as tf
 
     size = captioner.config.image_size
@@ -103,7 +105,9 @@ def _savedmodel(captioner: Captioner, config: Config, path: Path, int8: bool) ->
 def _onnx(captioner: Captioner, config: Config, path: Path, int8: bool) -> None:
     import tf2onnx
 
-    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what it says of the graph, nobody here can change
+    logging.getLogger("tf2onnx").setLevel(
+        logging.CRITICAL
+    )  # its warnings are about the graph, which users cannot change
     serve = _traced(captioner, config, None).serve
     tf2onnx.convert.from_function(
         serve,
@@ -117,10 +121,10 @@ def _onnx(captioner: Captioner, config: Config, path: Path, int8: bool) -> None:
 
 
 def _round_weights(path: Path) -> None:
-    """Keep the large weights of an ONNX model in 8 bits, one scale per output channel, and compute in float32 as before.
+    """Store the large weights of an ONNX model in 8 bits, with one scale per output channel. It still computes in float32.
 
-    Not onnxruntime's quantize_dynamic, which rounds activations too: it made a ResNet50 three times as slow as in float
-    and half as large again as this, and kept no more captions.
+    onnxruntime's quantize_dynamic rounds activations too. With it a ResNet50 was three times as slow as in float. Its file
+    was 1.5 times as large as with this function, and no more captions stayed the same.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -131,7 +135,9 @@ def _round_weights(path: Path) -> None:
         if weight.data_type != onnx.TensorProto.FLOAT or len(weight.dims) < 2 or np.prod(weight.dims) < 1024:
             continue
         values = numpy_helper.to_array(weight)
-        axis = 0 if values.ndim == 4 else values.ndim - 1  # convolutions have their output channels first
+        axis = (
+            0 if values.ndim == 4 else values.ndim - 1
+        )  # kernels of convolutions (4 axes) have their output channels first
         others = tuple(i for i in range(values.ndim) if i != axis)
         scale = np.maximum(np.abs(values).max(others), 1e-12) / 127
         rounded = np.rint(values / np.expand_dims(scale, others)).astype("int8")
@@ -146,7 +152,7 @@ def _round_weights(path: Path) -> None:
 
 
 def _erfc(graph, node, name, args) -> None:
-    """The operator of TensorFlow's GELU, which ONNX does not have, as 1 - Erf(x)."""
+    """Erfc(x) as 1 - Erf(x): TensorFlow's GELU uses Erfc, which ONNX does not have."""
     one = graph.make_const(f"{name}_one", np.float32(1)).output[0]
     graph.insert_new_node_on_output("Sub", node.output[0], name=f"{name}_complement", inputs=[one, node.output[0]])
 
@@ -177,7 +183,7 @@ def _describe(captioner: Captioner, config: Config, kind: str, int8: bool, folde
         "format": FORMAT,
         "kind": kind,
         "int8": int8,
-        "model": KINDS[kind][0],
+        "model": KINDS[kind].model,
         "inputs": {"pixels": {"dtype": "uint8", "shape": [batch, size, size, 3]}},
         "outputs": {
             "tokens": {"dtype": "int32", "shape": [batch, beams, config.max_caption_length + 1]},

@@ -1,15 +1,9 @@
-"""Scores by overlap with the references: corpus BLEU under two protocols, sentence BLEU, and ROUGE-L.
+"""Scores by overlap with the references: corpus BLEU, sentence BLEU, and ROUGE-L.
 
-``coco``: words as ``text.tokenize`` gives them (lower case, Penn Treebank splitting, no punctuation), no start or end
-token, uniform weights, all references. Every number of this project uses it but one.
-
-``seed``: the loose protocol of the historical Keras captioners, kept for one comparison only. References are the
-published captions split at spaces (capitals and the final full stop kept), predictions lower-case words without
-punctuation, both wrapped in start and end tokens, and BLEU-3 weighs (.3, .3, .3). The start and end tokens are free
-matches; capitals and full stops can never match. Never compare its figures with ``coco`` ones.
+Captions are strings, which our tokeniser splits, or lists of words. ``references[i]`` are all references of
+``predictions[i]``. All scores are times 100, and equal to those of pycocoevalcap 1.2 on the same words.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -17,41 +11,37 @@ import numpy as np
 
 from captioning.metrics.references import Caption, words
 
-PROTOCOLS = ("coco", "seed")
-
-# Weight of each of the n log precisions in BLEU-n.
-_WEIGHTS = {"coco": np.array([1, 1 / 2, 1 / 3, 1 / 4]), "seed": np.array([1, 1 / 2, 0.3, 1 / 4])}
-_BETA = 1.2  # weight of recall in ROUGE-L
+_UNIFORM = (1, 1 / 2, 1 / 3, 1 / 4)  # the weight of each of the n log precisions in BLEU-n
+_BETA = 1.2  # the weight of recall in ROUGE-L
 
 
-def bleu(
-    predictions: Sequence[Caption], references: Sequence[Sequence[Caption]], protocol: str = "coco"
-) -> list[float]:
-    """Corpus BLEU-1 to BLEU-4 without smoothing (Papineni et al., 2002). The ``seed`` protocol wants strings."""
-    if protocol == "seed":
-        predictions = [_seed_prediction(prediction) for prediction in predictions]
-        references = [[_seed_reference(reference) for reference in group] for group in references]
-    return bleu_score(bleu_counts(predictions, references).sum(axis=0), protocol).tolist()
+def bleu(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> list[float]:
+    """Corpus BLEU-1 to BLEU-4 without smoothing (Papineni et al., 2002)."""
+    return bleu_score(bleu_counts(predictions, references).sum(axis=0)).tolist()
 
 
 def sentence_bleu(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> np.ndarray:
     """BLEU-1 to BLEU-4 of each caption, float64 (N, 4).
 
-    Smoothed as in pycocoevalcap, by 1e-15 on every count of matches: enough to rank captions without a match in fours.
+    Smoothed as in pycocoevalcap: 1e-15 is added to every count of matches. That ranks captions even without a matching
+    4-gram.
     """
     return bleu_score(bleu_counts(predictions, references), tiny=1e-15)
 
 
 def bleu_counts(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> np.ndarray:
-    """What BLEU sums over a corpus, int64 (N, 10): words, words of the reference closest in length (the shorter of two),
-    n-grams that match and n-grams in all, for n from 1 to 4 each."""
+    """What BLEU sums over a corpus, int64 (N, 10).
+
+    Columns: the words of the caption; the words of the reference that is closest in length, the shorter of two; for n
+    from 1 to 4 the n-grams that match; for n from 1 to 4 all n-grams.
+    """
     rows = []
     for prediction, group in zip(predictions, references, strict=True):
         found, wanted = words(prediction), [words(reference) for reference in group]
         closest = min((abs(len(reference) - len(found)), len(reference)) for reference in wanted)[1]
         matches = []
         for n in range(1, 5):
-            most = Counter()
+            most: Counter[tuple[str, ...]] = Counter()
             for reference in wanted:
                 most |= _ngrams(reference, n)
             matches.append((_ngrams(found, n) & most).total())
@@ -59,19 +49,22 @@ def bleu_counts(predictions: Sequence[Caption], references: Sequence[Sequence[Ca
     return np.array(rows, np.int64).reshape(-1, 10)
 
 
-def bleu_score(counts: np.ndarray, protocol: str = "coco", tiny: float = 0.0) -> np.ndarray:
-    """BLEU-1 to BLEU-4 of (sums of) ``bleu_counts``: (..., 10) -> (..., 4)."""
-    with np.errstate(divide="ignore"):  # Without a match the logarithm is -inf and BLEU zero.
+def bleu_score(counts: np.ndarray, weights: Sequence[float] = _UNIFORM, tiny: float = 0.0) -> np.ndarray:
+    """BLEU-1 to BLEU-4 from rows or sums of ``bleu_counts``: (..., 10) -> float64 (..., 4).
+
+    ``weights[n - 1]`` is the weight of each log precision in BLEU-n. ``tiny`` is added to the counts of matches.
+    """
+    with np.errstate(divide="ignore"):  # Without a match the logarithm is -inf, and BLEU is zero.
         precisions = np.log((counts[..., 2:6] + tiny) / (counts[..., 6:] + 1e-9))
         brevity = np.minimum(0, 1 - (counts[..., 1:2] + 1e-9) / (counts[..., :1] + tiny))
-    return 100 * np.exp(np.cumsum(precisions, axis=-1) * _WEIGHTS[protocol] + brevity)
+    return 100 * np.exp(np.cumsum(precisions, axis=-1) * np.asarray(weights) + brevity)
 
 
 def rouge_l(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> tuple[float, np.ndarray]:
     """ROUGE-L (Lin, 2004): the mean, and the score of each caption, float64 (N,).
 
-    The F-measure of the longest common subsequence, recall weighing 1.2 times; precision and recall are each the best
-    over the references.
+    It is the F-measure of the longest common subsequence, with a weight of 1.2 on recall. Precision and recall are
+    each the best over the references.
     """
     scores = np.array(
         [_rouge_l(words(p), [*map(words, group)]) for p, group in zip(predictions, references, strict=True)]
@@ -89,7 +82,10 @@ def _rouge_l(found: list[str], wanted: list[list[str]]) -> float:
 
 
 def _common(a: list[str], b: list[str]) -> int:
-    """Length of the longest common subsequence, one row of the table at a time as the bits of an integer (Hyyrö, 2004)."""
+    """The length of the longest common subsequence.
+
+    Each row of the table of dynamic programming is the bits of one integer (Hyyrö, 2004).
+    """
     places: dict[str, int] = {}
     for i, word in enumerate(a):
         places[word] = places.get(word, 0) | 1 << i
@@ -100,13 +96,5 @@ def _common(a: list[str], b: list[str]) -> int:
     return len(a) - row.bit_count()
 
 
-def _ngrams(found: Sequence[str], n: int) -> Counter:
+def _ngrams(found: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
     return Counter(zip(*(found[i:] for i in range(n)), strict=False))
-
-
-def _seed_reference(caption: str) -> list[str]:
-    return ["startseq", *caption.split(), "endseq"]
-
-
-def _seed_prediction(caption: str) -> list[str]:
-    return ["startseq", *re.sub(r"[^\w\s]", "", caption.lower()).split(), "endseq"]

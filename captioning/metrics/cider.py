@@ -1,8 +1,13 @@
 """Scores by consensus with the references: CIDEr-D and CIDEr (Vedantam et al., 2015), fast enough to be a reward.
 
-A caption is a vector of n-gram counts, each weighed by how few images have that n-gram in their references. Its score is
-10 times the cosine with a reference, averaged over the references and over n = 1 to 4. CIDEr-D clips each count to the
-reference's and multiplies by exp(-d^2 / 72), with d the difference in length.
+A caption is a vector of n-gram counts. The fewer images have an n-gram in their references, the more it weighs. The
+score is 10 times the cosine with a reference, averaged over the references and over n = 1 to 4. CIDEr-D clips each
+count to the count in the reference. It also multiplies by exp(-d^2 / 72), where d is the difference in length.
+
+Papers that report "CIDEr" ran the class ``Cider`` of pycocoevalcap, and that class computes CIDEr-D. So ``cider_d`` is
+the number to compare with papers. ``cider`` is the plain measure of the paper, without its stemming.
+
+All scores are times 100.
 """
 
 import math
@@ -16,26 +21,26 @@ from captioning.metrics.references import Caption, words
 
 VARIANTS = ("cider_d", "cider")
 _SIGMA = 6.0
-_LOW = (1 << 32) - 1  # Two numbers below 2^32 share an int64: high << 32 | low.
+_LOW = (1 << 32) - 1  # two numbers below 2^32 share an int64: high << 32 | low
 
 Sentence = Sequence[Hashable]
 
 
 class _Postings(NamedTuple):
-    """All references' n-grams for one n: a row for each reference and different n-gram, sorted by ``key``."""
+    """The n-grams of all references for one n: a row per reference and distinct n-gram, sorted by ``key``."""
 
     key: np.ndarray  # int64: image << 32 | number of the n-gram
     weight: np.ndarray  # float64: count times inverse document frequency
-    reference: np.ndarray  # int64: counted over all images
-    norm: np.ndarray  # float64, of each reference
+    reference: np.ndarray  # int64: its number among the references of all images
+    norm: np.ndarray  # float64: one for each reference, not for each row
 
 
 class Cider:
-    """CIDEr-D or CIDEr against fixed references, of any number of candidates at a time.
+    """CIDEr-D or CIDEr of any number of candidates against fixed references.
 
-    ``references[i]`` are all references of image ``i`` as sequences of words, of ids, of anything hashable. Document
-    frequencies are counted over the images of ``corpus``; by default over the references, as in the published evaluation.
-    All work on the references is done once, here.
+    ``references[i]`` are all references of image ``i``: sequences of words, of ids, or of anything hashable. Document
+    frequencies are counted over the images of ``corpus``. By default the corpus is the references, as in the published
+    evaluation. All work on the references is done once, when the object is made.
     """
 
     def __init__(
@@ -44,7 +49,7 @@ class Cider:
         variant: str = "cider_d",
         corpus: Sequence[Sequence[Sentence]] | None = None,
     ):
-        """Raises ValueError: an unknown variant, or an image without references."""
+        """Raises ValueError for an unknown variant, and for an image without references."""
         if variant not in VARIANTS:
             raise ValueError(f"variant: {variant!r} is not one of {', '.join(VARIANTS)}")
         if not all(len(group) for group in references):
@@ -52,7 +57,7 @@ class Cider:
         self.variant = variant
         self._words: dict[Hashable, int] = {}
         self._known: list[np.ndarray] = []  # for each n the sorted keys of the n-grams, and the largest int64
-        self._idf: list[np.ndarray] = []  # for each n the weight of each n-gram, and that of unknown ones
+        self._idf: list[np.ndarray] = []  # for each n the weight of each n-gram, then the weight of unknown ones
         self._postings: list[_Postings] = []
         self._sizes = np.array([len(group) for group in references], np.int64)
         count = int(self._sizes.sum())
@@ -75,16 +80,19 @@ class Cider:
             self._postings.append(_Postings(key[order], weight[order], reference[order], norm))
 
     def score(self, images: Sequence[int], candidates: Sequence[Sentence]) -> np.ndarray:
-        """The score of each candidate, times 100, against the references of image ``images[n]``: float64 (N,)."""
-        images = np.asarray(images, np.int64)
+        """The score of each candidate against the references of its image, float64 (N,).
+
+        Candidate ``n`` is scored against the references of image ``images[n]``.
+        """
+        image = np.asarray(images, np.int64)
         ids, owner, lengths = self._flatten(candidates)
         total = np.zeros(len(candidates))
         for n, sentence, gram in self._orders(ids, owner):
             candidate, gram, weight, norm = self._vectors(n, sentence, gram, len(candidates))
             postings = self._postings[n]
-            key = images[candidate] << 32 | gram
+            key = image[candidate] << 32 | gram
             low, high = np.searchsorted(postings.key, key), np.searchsorted(postings.key, key, side="right")
-            # One row for each n-gram of a candidate and reference of its image that has it too.
+            # One row for each n-gram of a candidate and each reference of its image that has the n-gram too.
             hits = high - low
             row = np.repeat(np.arange(len(key)), hits)
             entry = np.arange(len(row)) + np.repeat(high - np.cumsum(hits), hits)
@@ -95,10 +103,10 @@ class Cider:
                 weight = np.minimum(weight, wanted) * np.exp(-(delta**2) / (2 * _SIGMA**2))
             cosine = weight * wanted / (norm[candidate] * postings.norm[reference])
             total += np.bincount(candidate, cosine, minlength=len(candidates))
-        return 1000 * total / (len(self._postings) * self._sizes[images])
+        return 1000 * total / (len(self._postings) * self._sizes[image])
 
     def _flatten(self, sentences: Sequence[Sentence]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The number of each word of all sentences (T,), the sentence it is in (T,), and the length of each sentence."""
+        """All sentences in one row, int64: each word's number (T,) and sentence (T,), each sentence's length (N,)."""
         known = self._words
         ids = np.array([known.setdefault(word, len(known)) for sentence in sentences for word in sentence], np.int64)
         lengths = np.array([len(sentence) for sentence in sentences], np.int64)
@@ -107,10 +115,10 @@ class Cider:
     def _orders(
         self, ids: np.ndarray, owner: np.ndarray, learn: bool = False
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """For each n: n - 1, and for all n-grams in all sentences the sentence and the number of the n-gram.
+        """For each n from 1 to 4: n - 1, and for every n-gram its sentence and its number, int64 (G,) each.
 
-        The key of an n-gram is made of the number of its first n - 1 words and its last word; its number is the place
-        of the key among the known ones. N-grams that are not known get numbers of their own above those.
+        The key of an n-gram joins the number of its first n - 1 words with its last word. Its number is the place of
+        the key among the known keys. Unknown n-grams get numbers above those.
         """
         start, gram = np.arange(len(ids)), np.zeros(len(ids), np.int64)
         ids, owner = np.append(ids, [0] * 3), np.append(owner, [-1] * 3)
@@ -127,19 +135,19 @@ class Cider:
             yield n, owner[start], gram
 
     def _vectors(self, n: int, sentence: np.ndarray, gram: np.ndarray, sentences: int) -> tuple[np.ndarray, ...]:
-        """Sentence, n-gram and weight, a row for each different n-gram of a sentence; and the norm of each sentence."""
+        """Sentence, n-gram and weight of each distinct n-gram of a sentence, and the norm of each sentence."""
         pair, count = np.unique(sentence << 32 | gram, return_counts=True)
         sentence, gram = pair >> 32, pair & _LOW
         weight = count * self._idf[n][np.minimum(gram, len(self._idf[n]) - 1)]
         norm = np.sqrt(np.bincount(sentence, weight**2, minlength=sentences))
-        norm[norm == 0] = 1  # All weights are zero then, and so is the product that this divides.
+        norm[norm == 0] = 1  # all weights are zero then, and so is the product that this divides
         return sentence, gram, weight, norm
 
 
 def cider_d(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> tuple[float, np.ndarray]:
     """CIDEr-D, which papers call CIDEr: the mean, and the score of each caption, float64 (N,).
 
-    Document frequencies are those of ``references``: a caption's score depends on the images it is scored among.
+    Document frequencies come from ``references``, so a caption's score depends on the other images of the split.
     """
     return _mean(predictions, references, "cider_d")
 
@@ -149,7 +157,9 @@ def cider(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]
     return _mean(predictions, references, "cider")
 
 
-def _mean(predictions, references, variant: str) -> tuple[float, np.ndarray]:
+def _mean(
+    predictions: Sequence[Caption], references: Sequence[Sequence[Caption]], variant: str
+) -> tuple[float, np.ndarray]:
     scorer = Cider([[words(reference) for reference in group] for group in references], variant)
     scores = scorer.score(range(len(predictions)), [words(prediction) for prediction in predictions])
     return float(scores.mean()), scores

@@ -1,7 +1,8 @@
-"""What a bad model cannot hide."""
+"""Statistics of captions that show a bad model: it says the same of every image, repeats itself, or breaks off."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -16,50 +17,68 @@ _WORDS = (
 FUNCTION_WORDS = frozenset(_WORDS.split())
 
 
-def statistics(predictions: Sequence[Caption], training: Iterable[Caption] | None = None) -> dict[str, float]:
-    """Counts and shares of captions, compared by their words.
+@dataclass(frozen=True, kw_only=True)
+class Diagnostics:
+    """Counts and shares of captions, compared by their words. Shares lie between 0 and 1."""
 
-    ``distinct``: different captions over all; ``mean_length`` in words; ``vocabulary``: number of different words used;
-    ``dangling``: share of captions that end in a function word; ``repeats``: share with a word twice in a row;
-    ``repeated_bigrams``, ``repeated_trigrams``: share with any two (three) words that occur again; ``most_common``:
-    share of the commonest caption; ``novel``, if ``training`` captions are given: share of captions not among them.
-    """
+    captions: int  # how many there are
+    distinct: float  # different captions, as a share of all
+    mean_length: float  # words per caption
+    vocabulary: int  # different words in use
+    dangling: float  # share of captions that end in a function word
+    repeats: float  # share with a word twice in a row
+    repeated_bigrams: float  # share in which some two words occur again
+    repeated_trigrams: float  # share in which some three words occur again
+    most_common: float  # share of the commonest caption
+    novel: float | None = None  # share of captions that no training caption equals; None without training captions
+
+
+@dataclass(frozen=True)
+class LengthGroup:
+    """Images whose references are about equally long. Lengths are means, in words."""
+
+    images: int
+    reference_length: float
+    caption_length: float
+    score: float
+
+
+def diagnose(predictions: Sequence[Caption], training: Iterable[Caption] | None = None) -> Diagnostics:
+    """The statistics of ``predictions``. ``training``: the captions that a novel caption is not among."""
     captions = [tuple(words(prediction)) for prediction in predictions]
     count = len(captions)
-    found = {
-        "captions": count,
-        "distinct": len(set(captions)) / count,
-        "mean_length": sum(map(len, captions)) / count,
-        "vocabulary": len({word for caption in captions for word in caption}),
-        "dangling": sum(not caption or caption[-1] in FUNCTION_WORDS for caption in captions) / count,
-        "repeats": sum(any(a == b for a, b in pairwise(caption)) for caption in captions) / count,
-        "repeated_bigrams": sum(_repeats(caption, 2) for caption in captions) / count,
-        "repeated_trigrams": sum(_repeats(caption, 3) for caption in captions) / count,
-        "most_common": Counter(captions).most_common(1)[0][1] / count,
-    }
-    if training is not None:
-        known = {tuple(words(caption)) for caption in training}
-        found["novel"] = sum(caption not in known for caption in captions) / count
-    return found
+    known = None if training is None else {tuple(words(caption)) for caption in training}
+    return Diagnostics(
+        captions=count,
+        distinct=len(set(captions)) / count,
+        mean_length=sum(map(len, captions)) / count,
+        vocabulary=len({word for caption in captions for word in caption}),
+        dangling=sum(not caption or caption[-1] in FUNCTION_WORDS for caption in captions) / count,
+        repeats=sum(any(a == b for a, b in pairwise(caption)) for caption in captions) / count,
+        repeated_bigrams=sum(_repeats(caption, 2) for caption in captions) / count,
+        repeated_trigrams=sum(_repeats(caption, 3) for caption in captions) / count,
+        most_common=Counter(captions).most_common(1)[0][1] / count,
+        novel=None if known is None else sum(caption not in known for caption in captions) / count,
+    )
 
 
 def by_reference_length(
     scores: np.ndarray, predictions: Sequence[Caption], references: Sequence[Sequence[Caption]], groups: int = 4
-) -> list[dict[str, float]]:
-    """The mean of ``scores`` (N,) in groups of images, from those with the shortest references to the longest.
+) -> list[LengthGroup]:
+    """The mean of ``scores``, float64 (N,), in groups of images, from the shortest references to the longest.
 
-    Grouped by the references, not the captions, so that the groups are the same for every model and the longer ones
-    are the images that people found more to say about.
+    The groups follow the references, not the captions, so they are the same for every model. Long references belong to
+    images that people found more to say about.
     """
     wanted = np.array([np.mean([len(words(reference)) for reference in group]) for group in references])
     found = np.array([len(words(prediction)) for prediction in predictions])
     return [
-        {
-            "images": len(group),
-            "reference_length": float(wanted[group].mean()),
-            "caption_length": float(found[group].mean()),
-            "score": float(scores[group].mean()),
-        }
+        LengthGroup(
+            images=len(group),
+            reference_length=float(wanted[group].mean()),
+            caption_length=float(found[group].mean()),
+            score=float(scores[group].mean()),
+        )
         for group in np.array_split(np.argsort(wanted, kind="stable"), min(groups, len(wanted)))
     ]
 

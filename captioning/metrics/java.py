@@ -1,8 +1,9 @@
 """The metrics that are Java programs, through pycocoevalcap: METEOR, SPICE, and the Stanford tokeniser. Optional.
 
-    pip install -r requirements-metrics.txt      # and a Java runtime, 8 or newer
+    pip install -e ".[metrics]"      # and a Java runtime, 8 or newer
 
-Each function raises UserError saying what is missing and how to get it.
+Each function raises a UserError that says what is missing and how to get it. ``references[i]`` are all references of
+``predictions[i]``. All scores are times 100.
 """
 
 import contextlib
@@ -19,41 +20,27 @@ from captioning.metrics.references import Caption, words
 
 TOOLS = ("meteor", "spice", "tokenizer")
 
-# What of pycocoevalcap each tool needs. It comes with the package, all but SPICE's models.
+# The files of pycocoevalcap that each tool needs. The package brings them; SPICE's models come extra.
 _FILES = {
     "meteor": ("meteor/meteor-1.5.jar", "meteor/data/paraphrase-en.gz"),
     "spice": ("spice/spice-1.0.jar",),
     "tokenizer": ("tokenizer/stanford-corenlp-3.4.1.jar",),
 }
 
-# What pycocoevalcap removes of the Stanford tokens.
-_PUNCTUATION = {
-    "''",
-    "'",
-    "``",
-    "`",
-    "-lrb-",
-    "-rrb-",
-    "-lcb-",
-    "-rcb-",
-    ".",
-    "?",
-    "!",
-    ",",
-    ":",
-    "-",
-    "--",
-    "...",
-    ";",
-}
+_TOKENS = "'' ' `` ` -lrb- -rrb- -lcb- -rcb- . ? ! , : - -- ... ;"
+# The Stanford tokens that pycocoevalcap removes.
+_PUNCTUATION = frozenset(_TOKENS.split())
 
 
 def require(tool: str) -> Path:
-    """The folder of the installed pycocoevalcap, once all that ``tool`` (of ``TOOLS``) needs is there."""
+    """The folder of the installed pycocoevalcap. Raises UserError when something that ``tool`` needs is missing.
+
+    ``tool`` is one of ``TOOLS``.
+    """
     package = find_spec("pycocoevalcap")
-    if package is None:
-        raise UserError(f"{tool}: the package pycocoevalcap is missing; pip install -r requirements-metrics.txt")
-    try:  # macOS has a java command that only says that there is no Java.
+    if package is None or not package.submodule_search_locations:
+        raise UserError(f'{tool}: the package pycocoevalcap is missing; pip install -e ".[metrics]"')
+    try:  # macOS has a java command that only says that there is no Java
         subprocess.run(["java", "-version"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         raise UserError(
@@ -64,7 +51,7 @@ def require(tool: str) -> Path:
     for name in _FILES[tool]:
         if not (folder / name).exists():
             raise UserError(
-                f"{tool}: {folder / name} is missing; pip install --force-reinstall --no-deps -r requirements-metrics.txt"
+                f"{tool}: {folder / name} is missing; pip install --force-reinstall --no-deps pycocoevalcap==1.2"
             )
     if tool == "spice" and not (folder / "spice/lib/stanford-corenlp-3.6.0-models.jar").exists():
         raise UserError(
@@ -88,7 +75,10 @@ def tokenize(captions: Sequence[str]) -> list[list[str]]:
 
 
 def meteor(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> tuple[float, np.ndarray]:
-    """METEOR 1.5 (Denkowski and Lavie, 2014): of the corpus, which is no mean, and of each caption, float64 (N,)."""
+    """METEOR 1.5 (Denkowski and Lavie, 2014): the score of the corpus, and of each caption, float64 (N,).
+
+    The score of the corpus is not the mean over the captions.
+    """
     require("meteor")
     from pycocoevalcap.meteor.meteor import Meteor
 
@@ -96,7 +86,7 @@ def meteor(predictions: Sequence[Caption], references: Sequence[Sequence[Caption
     try:
         total, scores = program.compute_score(*_as_coco(predictions, references))
     except (OSError, ValueError):
-        # Left so by the failure, the object would wait for its lock or complain of the pipe when it is deleted.
+        # Else the object would wait for its lock, or complain about the pipe, when it is deleted.
         program.lock.release()
         program.meteor_p.kill()
         with contextlib.suppress(OSError):
@@ -106,7 +96,7 @@ def meteor(predictions: Sequence[Caption], references: Sequence[Sequence[Caption
 
 
 def spice(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> tuple[float, np.ndarray]:
-    """SPICE (Anderson et al., 2016), the F-score over scene graphs: the mean, and of each caption, float64 (N,)."""
+    """SPICE (Anderson et al., 2016), the F-score over scene graphs: the mean, and each caption's, float64 (N,)."""
     require("spice")
     from pycocoevalcap.spice.spice import Spice
 
@@ -122,9 +112,9 @@ def spice(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]
 
 @contextlib.contextmanager
 def _open_modules() -> Iterator[None]:
-    """Let SPICE's serialiser look into Java's own classes, which Java 16 and later refuse unless told.
+    """Let SPICE's serialiser read Java's own classes. Java 16 and later refuse that without these options.
 
-    Java 8 does not read this variable.
+    Java 8 ignores the variable.
     """
     before = os.environ.get("JDK_JAVA_OPTIONS")
     packages = ("lang", "math", "net", "text", "util", "util.concurrent")
@@ -143,7 +133,7 @@ def _open_modules() -> Iterator[None]:
 def _as_coco(
     predictions: Sequence[Caption], references: Sequence[Sequence[Caption]]
 ) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    """References and predictions as pycocoevalcap wants them: image to sentences of words parted by spaces."""
+    """References and predictions as pycocoevalcap takes them: image to sentences with spaces between the words."""
     return (
         {i: [" ".join(words(reference)) for reference in group] for i, group in enumerate(references)},
         {i: [" ".join(words(prediction))] for i, prediction in enumerate(predictions)},
@@ -151,6 +141,6 @@ def _as_coco(
 
 
 def _reason(stderr: bytes) -> str:
-    """What Java said was wrong: the line that names an error, which a stack trace follows, or else the last one."""
+    """What Java said: the line that names an error, before the stack trace, or else the last line."""
     lines = stderr.decode(errors="replace").strip().splitlines() or ["no message"]
     return next((line for line in lines if "Exception" in line or "Error" in line), lines[-1])

@@ -1,24 +1,24 @@
-"""Retrieval between images and captions: at which place of the ranked gallery the first right one stands. No Keras.
+"""Recall of retrieval between images and captions: the place of the first right item in the ranked gallery. No Keras.
 
-All captions of an image are right for it, and what counts is the best of them; a caption has one right image. Where
-scores are equal, a rank is the one to expect if equals stood in random order. So a model that scores everything alike
-ranks the right one in the middle, and what is no number ranks last.
+An image has several right captions, and the best of them counts. A caption has one right image. Items with equal
+scores share the rank that is expected if they stood in random order. So a model that scores everything alike ranks the
+right item in the middle. NaN ranks last.
 """
 
 from typing import Any
 
 import numpy as np
 
-CUTS = (1, 5, 10)
+CUTS = (1, 5, 10)  # the k of R@k
 SIDES = ("image_to_text", "text_to_image")
 
 
 def expected_ranks(scores: np.ndarray, queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """The expected rank, from 1, of the first right item for each query: float64 (Q,).
 
-    ``scores`` (Q, G), higher is better; item g is right for query q where ``gallery[g] == queries[q]``, or, if each query
-    has a gallery of its own (Q, G), where ``gallery[q, g] == queries[q]``. Raises ValueError for a query without a right
-    item.
+    ``scores`` (Q, G): higher is better. Item g is right for query q where ``gallery[g] == queries[q]``. With a gallery
+    of its own for each query, (Q, G), it is right where ``gallery[q, g] == queries[q]``. Raises ValueError for a query
+    without a right item.
     """
     ranks = np.empty(len(queries))
     galleries = np.broadcast_to(gallery, np.shape(scores))
@@ -35,8 +35,10 @@ def expected_ranks(scores: np.ndarray, queries: np.ndarray, gallery: np.ndarray)
 
 
 def summary(ranks: np.ndarray, gallery: int) -> dict[str, float]:
-    """Of ``ranks`` (Q,) in a gallery of so many items: ``r1``, ``r5`` and ``r10`` (per cent of the queries whose rank is
-    at most that), ``median_rank``, ``mrr`` (mean reciprocal rank, times 100), ``queries`` and ``gallery``.
+    """One direction of retrieval, from ``ranks`` (Q,) in a gallery of ``gallery`` items.
+
+    ``r1``, ``r5`` and ``r10``: per cent of the queries whose rank is at most 1, 5 and 10. ``mrr``: mean reciprocal
+    rank, times 100. ``median_rank``, and the numbers of ``queries`` and of items in the ``gallery``.
     """
     return {
         **{f"r{cut}": 100 * float((ranks <= cut).mean()) for cut in CUTS},
@@ -50,10 +52,10 @@ def summary(ranks: np.ndarray, gallery: int) -> dict[str, float]:
 def retrieval(image_ranks: np.ndarray, caption_ranks: np.ndarray) -> dict[str, Any]:
     """Both directions, from the ranks of each image's first right caption (I,) and of each caption's image (N,).
 
-    Gives ``image_to_text`` and ``text_to_image`` as in ``summary``, and ``recall``, the sum of their six recalls, at most
-    600.
+    ``image_to_text`` and ``text_to_image`` are those of ``summary``. ``recall`` is the sum of their six recalls, at
+    most 600.
     """
-    found = {
+    found: dict[str, Any] = {
         "image_to_text": summary(image_ranks, gallery=len(caption_ranks)),
         "text_to_image": summary(caption_ranks, gallery=len(image_ranks)),
     }

@@ -1,4 +1,4 @@
-"""What a caption is to the metrics."""
+"""Captions as the metrics take them: as text, or as words."""
 
 from collections.abc import Sequence
 
@@ -8,5 +8,5 @@ Caption = str | Sequence[str]
 
 
 def words(caption: Caption) -> list[str]:
-    """The words of a caption: a string is tokenised, anything else has been already."""
+    """The words of a caption. A string is tokenised; a sequence of words is taken as it is."""
     return tokenize(caption) if isinstance(caption, str) else list(caption)

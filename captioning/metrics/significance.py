@@ -1,12 +1,13 @@
 """How sure a score is: bootstrap intervals, and a paired test between two captioners. Both resample images.
 
-Corpus BLEU is no mean over images, so what is resampled is each image's contribution to the sums that the scores are
-computed from. CIDEr's document frequencies stay those of the whole split. An interval says how the score would vary with
-other images of the same kind; how it varies with the seed of a training, only more trainings can say.
+Corpus BLEU is not a mean over images. So each image's contribution to the sums behind the scores is resampled. CIDEr's
+document frequencies stay those of the whole split. An interval says how the score would vary with other images of the
+same kind. Only more trainings can say how it varies with the seed.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,37 +18,72 @@ from captioning.metrics.references import Caption
 NAMES = ("bleu4", "rouge_l", "cider_d")
 _CHUNK = 500  # resamples at a time; bounds the memory
 
+Interval = tuple[float, float]  # 95%: low, high
+
+
+class CorpusScores(NamedTuple):
+    """The scores of a corpus, times 100."""
+
+    bleu: list[float]  # BLEU-1 to BLEU-4
+    rouge_l: float
+    cider_d: float
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """The 95% percentile bootstrap interval of each score."""
+
+    bleu4: Interval
+    rouge_l: Interval
+    cider_d: Interval
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One score of two captioners A and B on the same images, and whether they differ."""
+
+    metric: str  # one of NAMES
+    a: float
+    b: float
+    difference: float  # b - a
+    deviations: tuple[float, float] | None  # standard deviation over the seeds of A and of B; None with one seed
+    interval: Interval  # of the difference
+    p: float
+
 
 def image_statistics(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> np.ndarray:
-    """What each image adds to the sums behind the scores, float64 (N, 12): ``bleu_counts``, ROUGE-L, CIDEr-D."""
+    """What each image adds to the sums behind the scores, float64 (N, 12).
+
+    Columns: the ten of ``bleu_counts``, ROUGE-L, CIDEr-D.
+    """
     return np.column_stack(
         [bleu_counts(predictions, references), rouge_l(predictions, references)[1], cider_d(predictions, references)[1]]
     )
 
 
-def summary(statistics: np.ndarray) -> dict[str, Any]:
-    """The corpus scores from ``image_statistics``: bleu (a list of BLEU-1 to BLEU-4), rouge_l and cider_d."""
+def corpus_scores(statistics: np.ndarray) -> CorpusScores:
+    """The scores of a corpus from its ``image_statistics``, float64 (N, 12)."""
     rouge, cider = statistics[:, 10:].mean(axis=0).tolist()
-    return {"bleu": bleu_score(statistics[:, :10].sum(axis=0)).tolist(), "rouge_l": rouge, "cider_d": cider}
+    return CorpusScores(bleu_score(statistics[:, :10].sum(axis=0)).tolist(), rouge, cider)
 
 
-def intervals(statistics: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict[str, list[float]]:
-    """The 95% percentile bootstrap interval of each score: name in ``NAMES`` to [low, high]."""
-    return dict(zip(NAMES, _percentiles(_bootstrap(statistics, resamples, seed)), strict=True))
+def intervals(statistics: np.ndarray, resamples: int = 2000, seed: int = 0) -> Intervals:
+    """The interval of each score, from ``image_statistics``, float64 (N, 12)."""
+    return Intervals(*_percentiles(_bootstrap(statistics, resamples, seed)))
 
 
-def compare(a: np.ndarray, b: np.ndarray, resamples: int = 10_000, seed: int = 0) -> list[dict[str, Any]]:
-    """Scores of two captioners on the same images, given their ``image_statistics`` (N, 12), and whether they differ.
+def compare(a: np.ndarray, b: np.ndarray, resamples: int = 10_000, seed: int = 0) -> list[Difference]:
+    """Whether two captioners differ on the same images. One ``Difference`` for each of ``NAMES``.
 
-    Or of two ways of training, each with S seeds, (S, N, 12): then scores are means over the seeds. The seeds count as
-    given, interval and p are about images only.
+    ``a`` and ``b``: their ``image_statistics``, float64 (N, 12). Or those of two ways of training with S seeds each,
+    (S, N, 12): the scores then are means over the seeds. Interval and p are about the images; the seeds are taken as
+    given.
 
-    One row for each of ``NAMES``: ``metric``, ``a``, ``b``, ``difference`` (b - a); ``deviations``: the standard deviation of
-    a's and of b's seeds, None of one; ``interval``: the 95% interval of the difference by the paired bootstrap (Koehn,
-    2004); ``p``: how often a difference at least as large comes about when chance swaps the captions of each image, all
-    seeds' at once (approximate randomisation, two-sided; Riezler and Maxwell, 2005).
+    The interval of the difference comes from the paired bootstrap (Koehn, 2004). p comes from approximate
+    randomisation, two-sided (Riezler and Maxwell, 2005): chance swaps the two captions of each image, those of all
+    seeds at once. p is the share of such swaps whose difference is at least as large as the observed one.
     """
-    a, b = (each.reshape(-1, *each.shape[-2:]) for each in (a, b))
+    a, b = (each.reshape(-1, *each.shape[-2:]) for each in (a, b))  # (S, N, 12)
     count = a.shape[1]
     each_a, each_b = _scores(a.sum(axis=1), count), _scores(b.sum(axis=1), count)  # (S, 3)
     before, after = each_a.mean(axis=0), each_b.mean(axis=0)
@@ -61,17 +97,19 @@ def compare(a: np.ndarray, b: np.ndarray, resamples: int = 10_000, seed: int = 0
         swapped = _scores(b.sum(axis=1) - moved, count) - _scores(a.sum(axis=1) + moved, count)  # (size, S, 3)
         beyond += (np.abs(swapped.mean(axis=1)) >= np.abs(after - before) - 1e-9).sum(axis=0)
     p = (beyond + 1) / (resamples + 1)
-    deviations = np.transpose([each.std(axis=0, ddof=1) for each in (each_a, each_b)]) if len(a) > 1 else None
+    deviations: list[tuple[float, float] | None] = [None] * len(NAMES)
+    if len(a) > 1:
+        deviations = [*zip(each_a.std(axis=0, ddof=1).tolist(), each_b.std(axis=0, ddof=1).tolist(), strict=True)]
     return [
-        {
-            "metric": name,
-            "a": float(before[i]),
-            "b": float(after[i]),
-            "difference": float(after[i] - before[i]),
-            "deviations": deviations[i].tolist() if len(a) > 1 else None,
-            "interval": bounds[i],
-            "p": float(p[i]),
-        }
+        Difference(
+            metric=name,
+            a=float(before[i]),
+            b=float(after[i]),
+            difference=float(after[i] - before[i]),
+            deviations=deviations[i],
+            interval=bounds[i],
+            p=float(p[i]),
+        )
         for i, name in enumerate(NAMES)
     ]
 
@@ -82,7 +120,7 @@ def _scores(sums: np.ndarray, count: int) -> np.ndarray:
 
 
 def _bootstrap(statistics: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """The scores of ``resamples`` samples of the images, as many as there are, drawn with replacement: (resamples, 3)."""
+    """The scores of ``resamples`` samples of N images, drawn with replacement: (resamples, 3)."""
     count = len(statistics)
     rng = np.random.default_rng(seed)
     times = (rng.multinomial(count, np.full(count, 1 / count), size) for size in _chunks(resamples))
@@ -93,5 +131,6 @@ def _chunks(resamples: int) -> Iterator[int]:
     return (min(_CHUNK, resamples - start) for start in range(0, resamples, _CHUNK))
 
 
-def _percentiles(samples: np.ndarray) -> list[list[float]]:
-    return np.percentile(samples, [2.5, 97.5], axis=0).T.tolist()
+def _percentiles(samples: np.ndarray) -> list[Interval]:
+    """The 95% interval of each column of ``samples`` (resamples, 3)."""
+    return [(low, high) for low, high in np.percentile(samples, [2.5, 97.5], axis=0).T.tolist()]

@@ -1,64 +1,91 @@
-"""The curves of a run: losses and scores on dev over the epochs."""
+"""The curves of a run: losses and scores on dev over the epochs. No Keras."""
 
-from matplotlib.figure import Figure
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from captioning.storage.runs import Run
 from config import search_name
 
-# The two panels of curves.png: title, unit, and of columns of history.csv the label, style and colour.
-_CURVES: dict[str, tuple[tuple[str, str, dict[str, tuple[str, str, str]]], ...]] = {
-    "captioner": (
-        (
-            "Negative log-likelihood",
-            "nats per word",
-            {"nll": ("training (with dropout)", "o-", "tab:blue"), "val_nll": ("dev", "o-", "tab:orange")},
-        ),
-        (
-            "Dev captions ({search}), coco protocol",
-            "",
-            {
-                "bleu4": ("BLEU-4", "o-", "tab:green"),
-                "cider": ("CIDEr-D", "o-", "tab:red"),
-                "reward": ("CIDEr-D, drawn training captions", "o-", "tab:gray"),
-            },
-        ),
-    ),
-    "aligner": (
-        (
-            "Loss",
-            "",
-            {"loss": ("training (with dropout)", "o-", "tab:blue"), "val_loss": ("dev", "o-", "tab:orange")},
-        ),
-        (
-            "Retrieval on dev",
-            "recall, %",
-            {
-                f"{side}_r{cut}": (f"{side.replace('_', ' ')}, R@{cut}", style, colour)
-                for side, colour in (("image_to_text", "tab:green"), ("text_to_image", "tab:red"))
-                for cut, style in ((10, "o:"), (5, "o--"), (1, "o-"))
-            },
-        ),
-    ),
-}
+
+@dataclass(frozen=True)
+class Curve:
+    """One column of history.csv, and how it is drawn."""
+
+    label: str
+    values: list[float]  # one for each epoch
+    colour: str
+    style: str = "o-"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves that share a scale."""
+
+    title: str
+    unit: str
+    curves: list[Curve]
+
+
+def panels(history: Sequence[dict[str, float]], search: str) -> list[Panel]:
+    """The loss, then the scores on dev, from the lines of history.csv.
+
+    A captioner's history has a column "nll", an aligner's has none. ``search`` names the decoding of the dev captions.
+    """
+
+    def curves(*found: tuple[str, str, str, str]) -> list[Curve]:
+        return [
+            Curve(label, [line[column] for line in history], colour, style)
+            for column, label, colour, style in found
+            if column in history[0]
+        ]
+
+    if "nll" in history[0]:
+        losses = curves(("nll", _TRAINING, "tab:blue", "o-"), ("val_nll", "dev", "tab:orange", "o-"))
+        scores = curves(
+            ("bleu4", "BLEU-4", "tab:green", "o-"),
+            ("cider", "CIDEr-D", "tab:red", "o-"),
+            ("reward", "CIDEr-D, drawn training captions", "tab:gray", "o-"),
+        )
+        return [
+            Panel("Negative log-likelihood", "nats per word", losses),
+            Panel(f"Dev captions ({search}), coco protocol", "", scores),
+        ]
+    losses = curves(("loss", _TRAINING, "tab:blue", "o-"), ("val_loss", "dev", "tab:orange", "o-"))
+    recalls = curves(
+        ("image_to_text_r10", "image to text, R@10", "tab:green", "o:"),
+        ("image_to_text_r5", "image to text, R@5", "tab:green", "o--"),
+        ("image_to_text_r1", "image to text, R@1", "tab:green", "o-"),
+        ("text_to_image_r10", "text to image, R@10", "tab:red", "o:"),
+        ("text_to_image_r5", "text to image, R@5", "tab:red", "o--"),
+        ("text_to_image_r1", "text to image, R@1", "tab:red", "o-"),
+    )
+    return [Panel("Loss", "", losses), Panel("Retrieval on dev", "recall, %", recalls)]
+
+
+def panels_of(run: Run) -> list[Panel]:
+    """The panels of a run; none before its first epoch. Raises UserError when history.csv is damaged."""
+    history = run.history()
+    return panels(history, search_name(run.config().dev_search())) if history else []
 
 
 def draw_curves(run: Run) -> None:
     """Draw ``history.csv`` of ``run`` as ``curves.png``: the loss on the left, scores on dev on the right."""
-    lines = run.history()
-    epochs = [line["epoch"] for line in lines]
-    search = search_name(run.config().dev_search())
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    losses, scores = figure.subplots(1, 2)
-    for axes, (title, unit, curves) in zip((losses, scores), _CURVES[run.bundle.stem], strict=True):
-        for name, (label, style, colour) in curves.items():
-            if name in lines[0]:
-                axes.plot(epochs, [line[name] for line in lines], style, color=colour, label=label)
-        axes.set(xlabel="epoch", ylabel=unit, title=title.format(search=search))
-        axes.legend()
+    from matplotlib.figure import Figure
+
+    epochs = [line["epoch"] for line in run.history()]
     best = run.state()["best_epoch"]
-    for axes in (losses, scores):
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, 2), panels_of(run), strict=True):
+        for curve in panel.curves:
+            axes.plot(epochs, curve.values, curve.style, color=curve.colour, label=curve.label)
+        axes.set(xlabel="epoch", ylabel=panel.unit, title=panel.title)
+        if panel.curves:
+            axes.legend()
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
         if best:
             axes.axvline(best, color="gray", linestyle=":", linewidth=1)
     figure.savefig(run.folder / "curves.png", dpi=110)
+
+
+_TRAINING = "training (with dropout)"

@@ -1,18 +1,20 @@
-"""The architecture as a diagram: encoder, regions, decoder and words, with the sizes of a configuration. No Keras.
+"""The architecture as a diagram: encoder, regions, decoder and words, with the sizes of a configuration.
 
-    python architecture.py docs/architecture.svg --preset flickr8k-attention
+    python -m captioning.reports.diagram docs/architecture.svg --preset flickr8k-attention
 
-Writes an SVG file, which browsers open; evaluate.py --report shows the same diagram of a trained captioner.
+It writes an SVG file, which browsers open. evaluate.py --report shows the same diagram of a trained captioner.
 """
 
 import html
+from dataclasses import dataclass
 from pathlib import Path
 
 from captioning.base.errors import UserError
+from captioning.base.files import write
 from captioning.base.script import run_script
 from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import resolve
-from config import Config
+from config import Config, DecoderSettings
 
 _STYLE = """
 .arch { --paper: #fbfbf8; --box: #e8edf4; --own: #fbe9d0; --line: #5b6675; --ink: #1b222c; font: 13px sans-serif }
@@ -25,55 +27,49 @@ _STYLE = """
 """.strip()
 
 
-def _decoder(config: Config, regions: int) -> tuple[list[list[str]], set[str]]:
-    """The lines of the decoder's three boxes (image, words, output) and the names of the arrows between them."""
-    size, hidden, attention = config.embedding_size, config.hidden_size, config.attention_size
+@dataclass(frozen=True)
+class Boxes:
+    """The decoder's three boxes, each a list of lines, and the names of the arrows between them."""
+
+    image: list[str]
+    words: list[str]
+    output: list[str]
+    arrows: tuple[str, ...] = ("image-output", "words-output")
+
+
+def decoder_boxes(settings: DecoderSettings, regions: int) -> Boxes:
+    """The boxes of the decoder that ``settings`` name. A decoder without a drawing of its own gets general ones."""
+    size, hidden, attention = settings.embedding_size, settings.hidden_size, settings.attention_size
     image = ["Image vector", f"dense, ReLU: {size}", "once per image"]
-    tied = config.embedding == "learned" and not config.untied_output
-    readout = ["Readout", f"dense: {size}", "tied to embedding" if tied else "a table of its own"]
     kinds = {"learned": "embedding", "bert-static": "BERT's vectors", "bert-prefix": "BERT so far", "file": "vectors"}
-    words = f"{kinds[config.embedding]}: {size}"
-    return {
-        "merge": (
-            [image, ["Words", words, f"LSTM: {hidden}"], ["Merge", f"dense, ReLU: {hidden}"]],
-            {"image-output", "words-output"},
-        ),
-        "inject": (
-            [
-                image,
-                ["Words", words, f"LSTM: {hidden}, dense: {size}"],
-                [f"LSTM: {hidden}", "the image enters", "beside every word"],
-            ],
-            {"image-output", "words-output"},
-        ),
-        "attention": (
-            [
-                ["Soft attention", f"dense: {hidden}, scores: {attention}", f"over {regions} regions, gated"],
-                [f"LSTM: {hidden}", words, "the context enters too"],
-                readout,
-            ],
-            {"words-image", "image-words", "image-output", "words-output"},
-        ),
-        "adaptive": (
-            [
-                ["Adaptive attention", f"dense: {hidden}, scores: {attention}", f"{regions} regions or the sentinel"],
-                [f"LSTM: {hidden}", words, "mean region enters too"],
-                readout,
-            ],
-            {"features-words", "words-image", "image-output", "words-output"},
-        ),
-        "transformer": (
-            [
-                ["Encoder", f"{config.layers} layers of {hidden}", f"self-attention, {config.heads} heads"],
-                ["Decoder", words, f"{config.layers} layers of {hidden}, {config.heads} heads"],
-                readout,
-            ],
-            {"image-words", "words-output"},
-        ),
-    }[config.decoder]
+    words = f"{kinds.get(settings.embedding, settings.embedding)}: {size}"
+    tied = settings.embedding == "learned" and not settings.untied_output
+    readout = ["Readout", f"dense: {size}", "tied to embedding" if tied else "a table of its own"]
+    match settings.decoder:
+        case "merge":
+            return Boxes(image, ["Words", words, f"LSTM: {hidden}"], ["Merge", f"dense, ReLU: {hidden}"])
+        case "inject":
+            read = ["Words", words, f"LSTM: {hidden}, dense: {size}"]
+            return Boxes(image, read, [f"LSTM: {hidden}", "the image enters", "beside every word"])
+        case "attention":
+            look = ["Soft attention", f"dense: {hidden}, scores: {attention}", f"over {regions} regions, gated"]
+            read = [f"LSTM: {hidden}", words, "the context enters too"]
+            return Boxes(look, read, readout, ("words-image", "image-words", "image-output", "words-output"))
+        case "adaptive":
+            sizes = f"dense: {hidden}, scores: {attention}"
+            look = ["Adaptive attention", sizes, f"{regions} regions or the sentinel"]
+            read = [f"LSTM: {hidden}", words, "mean region enters too"]
+            return Boxes(look, read, readout, ("features-words", "words-image", "image-output", "words-output"))
+        case "transformer":
+            layers, heads = f"{settings.layers} layers of {hidden}", f"{settings.heads} heads"
+            look = ["Encoder", layers, f"self-attention, {heads}"]
+            return Boxes(look, ["Decoder", words, f"{layers}, {heads}"], readout, ("image-words", "words-output"))
+        case _:
+            look = ["Image", f"{regions} regions" if regions > 1 else "one vector"]
+            return Boxes(look, ["Words", words], ["Output", f"hidden units: {hidden}"])
 
 
-# Where the arrows run; "words-image" is what the decoder asks the image with.
+# Where the arrows run. Along "words-image" the decoder asks the image.
 _ARROWS = {
     "image-output": "M645 107 H668 V152 H681",
     "words-output": "M645 238 H668 V193 H681",
@@ -84,21 +80,24 @@ _ARROWS = {
 
 
 def architecture(config: Config, regions: int, feature_size: int, words: int | None = None) -> str:
-    """An SVG diagram, for features ``(regions, feature_size)`` and a vocabulary of ``words`` (None: not known yet)."""
+    """The diagram as SVG text, for features ``(regions, feature_size)``.
+
+    ``words``: the size of the vocabulary, or None where it is not known yet.
+    """
     side = round(regions**0.5)
     grid = f"{side} x {side} regions" if side * side == regions else f"{regions} regions"
-    boxes, arrows = _decoder(config, regions)
+    boxes = decoder_boxes(config, regions)
     drawn = [
         _box(15, 137, 105, ["Picture", f"{config.image_size} x {config.image_size} x 3"]),
         _box(145, 137, 130, ["Encoder", Path(config.encoder).name.removesuffix(".keras")[:18]]),
         _box(300, 137, 120, ["Features", grid if regions > 1 else "one vector", f"of {feature_size:,}"]),
-        _box(455, 72, 190, boxes[0], "own"),
-        _box(455, 203, 190, boxes[1], "own"),
-        _box(686, 137, 150, boxes[2], "own"),
+        _box(455, 72, 190, boxes.image, "own"),
+        _box(455, 203, 190, boxes.words, "own"),
+        _box(686, 137, 150, boxes.output, "own"),
         _box(880, 137, 105, ["Next word", "softmax over", f"{words:,} words" if words else "the vocabulary"]),
     ]
     paths = ["M120 172 H140", "M275 172 H295", "M420 172 H437 V107 H450", "M836 172 H875", "M932 207 V308 H550 V278"]
-    paths += [_ARROWS[name] for name in sorted(arrows)]
+    paths += [_ARROWS[name] for name in sorted(boxes.arrows)]
     return f"""<svg class="arch" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 330" role="img" aria-labelledby="arch">
 <title id="arch">The {config.decoder} captioner: a picture becomes features once; the decoder adds word after word</title>
 <style>{_STYLE}</style>
@@ -115,7 +114,7 @@ markerUnits="userSpaceOnUse"><path d="M0 0 L8 4 L0 8 z" style="fill: var(--line)
 
 
 def _box(x: int, y: int, width: int, lines: list[str], kind: str = "box") -> str:
-    """A box of 70 pixels' height with centred lines, the first as its title."""
+    """A box 70 pixels high with centred lines. The first line is its title."""
     first = y + 40 - 9 * (len(lines) - 1)
     text = "".join(
         f'<text class="line{i}" x="{x + width / 2:g}" y="{first + 18 * i}">{html.escape(line)}</text>'
@@ -130,16 +129,14 @@ def main() -> None:
     args = parser.parse_args()
     config = resolve(args)
     if config.stage == "align":
-        raise UserError("stage: align has two towers and no decoder that could be drawn; take another preset")
+        raise UserError("stage: align has two towers and no decoder to draw; take another preset")
 
     from captioning.features.encoder import build_encoder
 
+    # Only the shapes matter, so no weights are loaded.
     random = config if config.encoder.endswith(".keras") else config.with_overrides({"encoder_weights": "none"})
     regions, feature_size = build_encoder(random).output_shape[1:]
-    try:
-        Path(args.output).write_text(architecture(config, regions, feature_size), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{args.output}: cannot be written ({error.strerror})") from None
+    write(Path(args.output), architecture(config, regions, feature_size))
 
 
 if __name__ == "__main__":

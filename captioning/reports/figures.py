@@ -1,4 +1,4 @@
-"""Pictures of captions: a photo with its captions below it, and where the decoder looked, word by word. No Keras."""
+"""Figures: a photo with its captions, the photos found for a query, and where the decoder looked. No Keras."""
 
 import math
 import textwrap
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def read_picture(source: str | Path | BinaryIO, side: int) -> Image.Image:
-    """The picture upright, in RGB and in its own proportions, at most ``side`` pixels wide and high.
+    """The picture upright, in RGB, in its own proportions, and at most ``side`` pixels wide and high.
 
     ``source`` is a path or a binary file object. Raises UnreadableImage.
     """
@@ -42,7 +42,7 @@ def captioned(picture: Image.Image, captions: Sequence[str]) -> "Figure":
 
 
 def ranked(query: str, pictures: Sequence[Image.Image], labels: Sequence[str]) -> "Figure":
-    """The words of a query above the pictures found for it, five in a row, each with its label below it."""
+    """The pictures found for a query, five in a row. The query stands above them, and below each its label."""
     from matplotlib.figure import Figure
 
     columns = min(5, len(pictures))
@@ -62,19 +62,21 @@ def ranked(query: str, pictures: Sequence[Image.Image], labels: Sequence[str]) -
 
 
 def grid_side(regions: int) -> int:
-    """Regions per side of a square grid. Raises UserError when ``regions`` is no square."""
+    """Regions per side of a square grid. Raises UserError when ``regions`` do not make a square."""
     side = math.isqrt(regions)
     if side * side != regions:
-        raise UserError(f"encoder: its {regions} regions are no square grid, so where they lie cannot be drawn")
+        raise UserError(
+            f"encoder: its {regions} regions are not a square grid, so the attention cannot be drawn; take another encoder"
+        )
     return side
 
 
 def attention_maps(picture: Image.Image, words: Sequence[str], weights: np.ndarray, side: int) -> "Figure":
-    """The picture, then for each word the dimmed picture with what the decoder looked at in colour.
+    """The picture, then one panel for each word: the dimmed picture, with what the decoder looked at in colour.
 
-    ``weights`` float ``(T, side * side)`` with a row for each word, row by row of the grid, which covers the whole
-    picture; with one column more, the last is a sentinel's, and how much of the attention was left for the image is
-    written below the word. All panels share one colour scale, which ends at the largest weight.
+    ``weights``: float ``(T, side * side)``, a row for each word. The columns go through the grid row by row, and the
+    grid covers the whole picture. With one more column, that is the sentinel's. Then the share of the attention that
+    is left for the image stands below the word. All panels share one colour scale, which ends at the largest weight.
     """
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
@@ -83,12 +85,12 @@ def attention_maps(picture: Image.Image, words: Sequence[str], weights: np.ndarr
 
     regions = side * side
     grids = weights[:, :regions].reshape(-1, side, side)
-    # No attention shows the dimmed picture as it is, so the colours get opaque as they get bright.
+    # The brighter a colour, the more opaque it is. So without attention the dimmed picture shows as it is.
     colours = colormaps["inferno"](np.linspace(0.1, 1, 256))
     colours[:, 3] = 0.8 * np.linspace(0, 1, 256) ** 0.7
     rows = -(-(len(words) + 1) // 6)
     columns = -(-(len(words) + 1) // rows)
-    cell = 2.0 * min(max(picture.height / picture.width, 0.3), 2.0)  # inches; longer pictures are shown smaller
+    cell = 2.0 * min(max(picture.height / picture.width, 0.3), 2.0)  # inches; very long pictures are shown smaller
     figure = Figure(figsize=(2.0 * columns, (cell + 0.5) * rows + 0.7), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel in panels:
@@ -97,7 +99,7 @@ def attention_maps(picture: Image.Image, words: Sequence[str], weights: np.ndarr
     dimmed = np.asarray(picture.convert("L")) * 0.5
     for panel, word, grid, row in zip(panels[1:], words, grids, weights, strict=False):
         panel.imshow(dimmed, cmap="gray", vmin=0, vmax=255)
-        # Never overshoots, so that the middle of a region has the colour of its weight.
+        # Bilinear resizing never overshoots, so the middle of a region has the colour of its weight.
         smooth = Image.fromarray(grid.astype("float32")).resize(picture.size, Image.Resampling.BILINEAR)
         heat = panel.imshow(np.asarray(smooth), cmap=ListedColormap(colours), vmin=0, vmax=grids.max())
         panel.set_title(word, fontsize=13, parse_math=False)
@@ -113,7 +115,7 @@ def attention_maps(picture: Image.Image, words: Sequence[str], weights: np.ndarr
 
 
 def save(figure: "Figure", folder: Path, source: str) -> Path:
-    """Write the figure into ``folder`` under the name of the picture at ``source``, with a number if that is taken."""
+    """Write the figure into ``folder``, named after the picture at ``source``, with a number if the name is taken."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = Path(source.split("?")[0]).stem or "picture"
     path = folder / f"{stem}.png"

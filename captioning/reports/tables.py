@@ -1,35 +1,67 @@
-"""What scripts leave behind: Markdown tables, and whole files or none. No Keras."""
+"""Markdown tables of results. No Keras."""
 
 from collections.abc import Sequence
-from typing import Any
+
+from captioning.reports.rows import CocoScores, ScoreRow
 
 TITLES = {"bleu4": "BLEU-4", "meteor": "METEOR", "rouge_l": "ROUGE-L", "cider_d": "CIDEr", "spice": "SPICE"}
 
 
 def markdown(rows: Sequence[dict[str, str]]) -> str:
-    """A Markdown table of rows that all have the same columns."""
+    """A Markdown table. Each row maps columns to texts, and all rows have the same columns."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def score_cells(row: dict[str, Any]) -> dict[str, str]:
-    """A captioner's scores, an entry of ``evaluate.py``'s JSON, as a row of a table: column -> text."""
-    cells = {name: row[name] for name in ("captioner", "split")}
-    cells |= {"images": str(row["captions"]), "protocol": row["protocol"], "decoding": row["decoding"]}
-    cells |= {f"B{n}": f"{value:.2f}" for n, value in enumerate(row["bleu"], 1)}
-    cells |= {title: f"{row[name]:.2f}" for name, title in TITLES.items() if name in row}
-    if "cider_d" in row:
-        low, high = row["intervals"]["cider_d"]
+def score_table(rows: Sequence[ScoreRow]) -> str:
+    """The scores as a Markdown table, then a line for each row with further signs of a bad captioner."""
+    text = markdown([score_cells(row) for row in rows])
+    for row in rows:
+        text += f"\n{row.decoding}: {_signs(row)}\n"
+        demo, shuffled = row.scores.demo, row.scores.shuffled_demo
+        if demo and shuffled:
+            shares = ", ".join(f"{name.replace('_', ' ')} {value:.1%}" for name, value in demo.items())
+            text += f"\n{row.decoding}: {shares}; shuffled: all right {shuffled['all_right']:.1%}\n"
+    return text
+
+
+def score_cells(row: ScoreRow) -> dict[str, str]:
+    """A row of the table of scores: column to text."""
+    scores, found = row.scores, row.scores.diagnostics
+    cells = {"captioner": row.captioner, "split": row.split, "images": str(found.captions)}
+    cells |= {"protocol": row.protocol, "decoding": row.decoding}
+    cells |= {f"B{n}": f"{value:.2f}" for n, value in enumerate(scores.bleu, 1)}
+    if isinstance(scores, CocoScores):
+        values = {name: getattr(scores, name) for name in ("meteor", "rouge_l", "cider_d", "spice")}
+        cells |= {TITLES[name]: f"{value:.2f}" for name, value in values.items() if value is not None}
+        low, high = scores.intervals.cider_d
         cells["CIDEr"] += f" ({low:.1f}-{high:.1f})"
-        cells["shuffled CIDEr"] = f"{row['shuffled_cider_d']:.2f}"
+        cells["shuffled CIDEr"] = f"{scores.shuffled_cider_d:.2f}"
     else:
-        cells["shuffled B4"] = f"{row['shuffled_bleu'][3]:.2f}"
-    cells |= {"distinct": f"{row['distinct']:.0%}", "novel": f"{row['novel']:.0%}" if "novel" in row else "-"}
-    cells |= {"vocabulary": f"{row['vocabulary']:,}", "words": f"{row['mean_length']:.1f}"}
-    return cells | {"dangling": f"{row['dangling']:.1%}"}
+        cells["shuffled B4"] = f"{scores.shuffled_bleu[3]:.2f}"
+    cells |= {"distinct": f"{found.distinct:.0%}", "novel": "-" if found.novel is None else f"{found.novel:.0%}"}
+    return cells | {
+        "vocabulary": f"{found.vocabulary:,}",
+        "words": f"{found.mean_length:.1f}",
+        "dangling": f"{found.dangling:.1%}",
+    }
 
 
-def blocked(row: dict[str, Any], name: str) -> str:
-    """What to say beside the diagnostic ``name``: that decoding blocks what it counts, or nothing."""
+def blocked(row: ScoreRow, name: str) -> str:
+    """A remark beside the diagnostic ``name``: that decoding blocks what it counts. Else nothing."""
     longest = {"repeated_bigrams": 2, "repeated_trigrams": 3}.get(name, 0)
-    return " (blocked in decoding)" if 0 < row.get("settings", {}).get("no_repeat_ngram", 0) <= longest else ""
+    return " (blocked in decoding)" if 0 < (row.settings or {}).get("no_repeat_ngram", 0) <= longest else ""
+
+
+def _signs(row: ScoreRow) -> str:
+    found = row.scores.diagnostics
+    signs = [f"commonest caption {found.most_common:.1%}", f"a word twice in a row {found.repeats:.1%}"]
+    for name, share in (("repeated_bigrams", found.repeated_bigrams), ("repeated_trigrams", found.repeated_trigrams)):
+        signs.append(f"{name.replace('_', ' ')} {share:.1%}{blocked(row, name)}")
+    if isinstance(row.scores, CocoScores):
+        groups = row.scores.cider_d_by_reference_length
+        lengths = ", ".join(f"{group.score:.1f} of {group.reference_length:.1f} words" for group in groups)
+        signs.append(f"CIDEr by length of the references {lengths}")
+    if looks := row.attention:
+        signs.append(f"attention's entropy {looks.entropy:.2f} of {looks.maximum_entropy:.2f} bits")
+    return "; ".join(signs)

@@ -1,10 +1,11 @@
-"""The aligner: images and captions as unit vectors of one space, and the one file it travels in.
+"""The aligner: images and captions as unit vectors of one joint space, and the one file that it travels in.
 
     pixels (B, S, S, 3) --encoder--> features (B, R, D) --image tower--> vectors (B, J)
     captions --vocabulary--> token ids (N, T) --text tower--> vectors (N, J)
 
-The cosine of an image's vector with a caption's, their product, says how well they go together. Encoder and bundle are
-those of a captioner (``encoders``, ``bundles``); the towers are in ``towers``.
+The product of an image's vector and a caption's vector is their cosine. It says how well the two go together. The encoder
+is that of a captioner (``features.encoder``). So is the file (``storage.bundles``). The towers are in ``towers``.
+Legend: B images, S pixels per side, R regions, D feature size, N captions, T tokens, J size of the joint space.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ import numpy as np
 from captioning.features.batches import FeatureBatches
 from captioning.features.digests import encoder_digest, weights_digest
 from captioning.features.folding import FoldedEncoder
+from captioning.features.store import FeatureStore
 from captioning.pictures.loading import PREPROCESSING, UnreadableImage, load_ahead, load_image
 from captioning.retrieval.towers import build_towers
 from captioning.storage import bundles
@@ -26,8 +28,12 @@ from captioning.words.padding import pad
 from captioning.words.vocabulary import Vocabulary
 from config import Config
 
-# Captions are read in widths that are multiples of this many tokens: few widths to compile, little padding.
+# Captions are padded to a multiple of this many tokens, so that few widths are compiled and little is padding.
 _WIDTH = 8
+
+# One batch of pictures, as ``index.Embed`` gives it: names, unit vectors float32 (B, J) of the pictures that can be read,
+# and for the others the reason why not, by name.
+Embedded = tuple[Sequence[str], np.ndarray, dict[str, UnreadableImage]]
 
 
 class Aligner:
@@ -43,10 +49,10 @@ class Aligner:
         return cls(config, vocabulary, encoder, build_towers(config, len(vocabulary), encoder.output_shape[-1]))
 
     def embed_pixels(self, pixels: np.ndarray, batch_size: int = 32) -> np.ndarray:
-        """Unit vectors float32 ``(B, J)`` of RGB pixels ``(B, S, S, 3)`` from 0 to 255, so many at a time."""
+        """Unit vectors float32 ``(B, J)`` of RGB pixels ``(B, S, S, 3)`` from 0 to 255, ``batch_size`` at a time."""
         vectors = np.empty((len(pixels), self.config.joint_size), dtype=np.float32)
         for start in range(0, len(pixels), batch_size):
-            # Rounded as those of a feature store are.
+            # Features of a store are rounded to this type too.
             features = self._encode(pixels[start : start + batch_size]).astype(self.config.feature_dtype)
             vectors[start : start + batch_size] = self.embed_features(features)
         return vectors
@@ -56,12 +62,12 @@ class Aligner:
         return np.asarray(self.towers.image.predict(features, verbose=0))
 
     def embed_files(
-        self, paths: Mapping[str, Path], names: Sequence[str], batch_size: int, workers: int
-    ) -> Iterator[tuple[Sequence[str], np.ndarray, dict[str, UnreadableImage]]]:
-        """Of the pictures ``names``, found at ``paths``, in batches: names, unit vectors of those that can be read, and
-        the reasons why others cannot. The next batch is decoded while one is embedded.
-        """
+        self, names: Sequence[str], paths: Mapping[str, Path], batch_size: int, workers: int
+    ) -> Iterator[Embedded]:
+        """Read and embed the pictures ``names``, which lie at ``paths``, batch by batch.
 
+        ``workers`` threads read the next batch while one is embedded.
+        """
         batches = [names[start : start + batch_size] for start in range(0, len(names), batch_size)]
         size = self.config.image_size
         with ThreadPoolExecutor(workers) as pool:
@@ -73,6 +79,12 @@ class Aligner:
                     self.embed_pixels(pixels, batch_size)[readable],
                     {batch[i]: reason for i, reason in reasons.items()},
                 )
+
+    def embed_stored(self, names: Sequence[str], store: FeatureStore, batch_size: int) -> Iterator[Embedded]:
+        """Embed the pictures ``names``, whose features are in ``store``, batch by batch."""
+        for start in range(0, len(names), batch_size):
+            batch = names[start : start + batch_size]
+            yield batch, self.embed_features(store.read(np.asarray([store.rows[name] for name in batch]))), {}
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 ``(N, J)`` of captions."""
@@ -87,7 +99,7 @@ class Aligner:
 
     @cached_property
     def fingerprint(self) -> str:
-        """20 hex digits for all that decides the vectors: an index holds those of one model only."""
+        """20 hex digits for everything that decides the vectors. An index holds vectors of one fingerprint only."""
         parts = [
             encoder_digest(self.encoder, self.config.encoder),
             weights_digest(self.towers.image),
@@ -104,7 +116,7 @@ class Aligner:
 
     @classmethod
     def load(cls, path: Path) -> "Aligner":
-        """Read a bundle, or that of a run folder. Raises UserError when it is missing, damaged or not of an aligner."""
+        """Read a bundle, or the bundle of a run folder. Raises UserError if it is missing, damaged or not of an aligner."""
         with bundles.reading(path, "aligner") as (folder, config, vocabulary, encoder):
             aligner = cls.untrained(config, vocabulary, encoder)
             bundles.load_weights(aligner.towers, folder / "towers.weights.h5", path)

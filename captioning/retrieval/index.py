@@ -1,21 +1,25 @@
-"""The index: the vectors of many pictures on disk, embedded once and searched ever after.
+"""The index: the vectors of many pictures on disk. Each picture is embedded once, and every search reads its vector.
 
-A folder with
+An index is a folder with two files:
 
     index.json          {"format": 1, "model": fingerprint, "source": whose pictures they are, "version": N,
                         "images": [[name, size, mtime], ...], "unreadable": {name: [size, mtime, reason]}}
     vectors-N.npy       float32 (at least as many rows as images, J): unit vectors in the order of ``images``
 
-A picture is embedded again when its size in bytes or its time of change, in nanoseconds, is another. index.json is
-replaced whole, after the rows it speaks of have reached the disk, so an index is valid at any moment: one that was
-interrupted holds fewer pictures, and the next update goes on from there.
+A picture is embedded again if its size in bytes or its time of change in nanoseconds has changed.
+
+An index is valid at any moment, because index.json is replaced as a whole, after the vectors it names have reached the
+disk. An update that was interrupted leaves an index of fewer pictures. The next update goes on from there.
+Legend: Q queries, K pictures found, J size of the joint space.
 """
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +29,15 @@ from captioning.base.errors import UserError
 from captioning.base.files import allocate, alone_with, write_atomically
 from captioning.base.script import hide_progress
 from captioning.pictures.loading import UnreachableImage, UnreadableImage
+from captioning.retrieval.ranking import neighbours
 
 FORMAT = 1
-_AGAIN = (-1, -1)  # a stamp that no file has, so that the next update tries the picture again
-_BLOCK = 1 << 24  # cosines at a time
+_TRY_AGAIN = (-1, -1)  # a stamp that no file has: the next update tries the picture again
 _CHUNK = 1024  # pictures between two versions of index.json
 
 Stamp = tuple[int, int]  # size in bytes, time of change in nanoseconds
-# Names of pictures to, for one batch of them after another: their names, the vectors float32 (B, J) of those that can be
-# read, in order, and the reasons why others cannot.
+# Takes names of pictures. Gives for each batch of them the names, vectors float32 (B, J), and reasons by name. The vectors
+# are those of the pictures that can be read, in the order of the names. The reasons say why the others cannot be read.
 Embed = Callable[[Sequence[str]], Iterator[tuple[Sequence[str], np.ndarray, Mapping[str, UnreadableImage]]]]
 
 
@@ -41,7 +45,7 @@ class ImageIndex:
     """Read access to an index."""
 
     def __init__(self, folder: Path):
-        """Open the index in ``folder``. Raises UserError when there is none, or a damaged one."""
+        """Open the index in ``folder``. Raises UserError if it is missing or damaged."""
         self.folder = folder
         try:
             about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
@@ -56,53 +60,27 @@ class ImageIndex:
             }
             vectors = np.load(_vectors(folder, self.version), mmap_mode="r", allow_pickle=False)
             if vectors.ndim != 2 or vectors.dtype != np.float32 or len(vectors) < len(self.images):
-                raise ValueError("index.json and the vectors do not go together")
+                raise ValueError("index.json and the vectors do not belong together")
             self.vectors = vectors[: len(self.images)]
         except FileNotFoundError as error:
             raise UserError(f"{folder}: not an index ({Path(error.filename).name} is missing)") from None
         except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{folder}: damaged index ({error}); delete it to have it built anew") from None
+            raise UserError(
+                f"{folder}: damaged index ({error}); delete it, and the next search builds it again"
+            ) from None
 
     def search(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The ``count`` nearest pictures of unit vectors ``queries`` (Q, J), best first.
+        """The ``count`` pictures that are nearest to each of ``queries``, unit vectors ``(Q, J)``, best first.
 
-        Their places in ``images``, int (Q, K), and cosines, float32 (Q, K); K is less than ``count`` where the index is.
+        Returns their positions in ``images``, int ``(Q, K)``, and cosines, float32 ``(Q, K)``. K is ``count``, or the number
+        of pictures if that is less.
         """
         return neighbours(np.asarray(queries, dtype=np.float32), self.vectors, count)
 
 
-def cosines(queries: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Products of unit vectors ``queries`` (Q, J) with all of ``gallery`` (G, J), a block of queries after another, so that
-    memory does not grow with Q times G. Yields which queries, and their products (some, G).
-    """
-    step = max(1, _BLOCK // max(1, len(gallery)))
-    for start in range(0, len(queries), step):
-        chosen = slice(start, start + step)
-        yield chosen, queries[chosen] @ gallery.T
-
-
-def neighbours(queries: np.ndarray, gallery: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ``count`` of ``gallery`` (G, J) that are nearest each of unit vectors ``queries`` (Q, J), best first.
-
-    Their rows, int (Q, K), and cosines (Q, K); K is less than ``count`` where G is.
-    """
-    count = min(count, len(gallery))
-    found, values = np.empty((len(queries), count), dtype=np.intp), np.empty((len(queries), count), dtype=np.float32)
-    for chosen, block in cosines(queries, gallery):
-        found[chosen] = nearest(block, count)
-        values[chosen] = np.take_along_axis(block, found[chosen], axis=1)
-    return found, values
-
-
-def nearest(similarities: np.ndarray, count: int) -> np.ndarray:
-    """Of each row of ``similarities`` (Q, G) the ``count`` largest, as columns, largest first: int (Q, count), or (Q, G)."""
-    count = min(count, similarities.shape[1])
-    similarities = np.where(np.isnan(similarities), -np.inf, similarities)  # what is no number comes last
-    rest = similarities.shape[1] - count
-    found = np.argpartition(similarities, rest - 1, axis=1)[:, rest:] if rest else np.arange(count)[None]
-    found = np.broadcast_to(found, (len(similarities), count))
-    order = np.lexsort((found, -np.take_along_axis(similarities, found, axis=1)), axis=1)  # equals from left to right
-    return np.take_along_axis(found, order, axis=1)
+def folder_name(name: str, source: str) -> str:
+    """What the folder of an index is called: the ``name`` of its pictures, and 8 hex digits of their ``source``."""
+    return f"{name}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 
 def update(
@@ -110,8 +88,8 @@ def update(
 ) -> ImageIndex:
     """Bring the index in ``folder`` up to date with the pictures ``paths`` (by name), or build it.
 
-    Vectors have ``dimension`` numbers. ``model`` and ``source`` say what the vectors and the names mean. Raises UserError
-    when the index is of another model or source, or cannot be written; what is done by then stays.
+    ``embed`` gives vectors of ``dimension`` numbers. ``model`` and ``source`` say whose vectors and whose pictures they are.
+    Raises UserError if the index is of another model or source, or cannot be written. Finished work stays.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,71 +103,105 @@ def update(
         ) from None
 
 
-def _update(folder, model, source, paths, embed, dimension) -> ImageIndex:
+@dataclass
+class _Contents:
+    """What a new version of index.json says. ``images``: name, size and time of change, in the order of the vectors."""
+
+    model: str
+    source: str
+    version: int
+    images: list[list]
+    unreadable: dict[str, tuple[int, int, str]]
+
+    def save(self, folder: Path) -> None:
+        about = {"format": FORMAT, "model": self.model, "source": self.source, "version": self.version}
+        about |= {"images": self.images, "unreadable": self.unreadable}
+        write_atomically(folder / "index.json", json.dumps(about, ensure_ascii=False, indent=0))
+
+
+def _update(
+    folder: Path, model: str, source: str, paths: Mapping[str, Path], embed: Embed, dimension: int
+) -> ImageIndex:
     stamps: dict[str, Stamp] = {name: (found.st_size, found.st_mtime_ns) for name, found in _stats(paths).items()}
+    new = _Contents(model, source, 1, [], {})
     kept: list[int] = []
-    images: list[list] = []
-    unreadable: dict[str, tuple[int, int, str]] = {}
     old = ImageIndex(folder) if (folder / "index.json").exists() else None
     if old:
-        for what, found, wanted in (("model", old.model, model), ("source", old.source, source)):
-            if found != wanted:
-                raise UserError(
-                    f"{folder}: this index was built with another {what} ({found}, and now it is {wanted}); "
-                    "delete it to have it built anew, or name another --index"
-                )
+        _refuse_other(old, model, source)
         kept = [
             row
             for row, (name, stamp) in enumerate(zip(old.images, old.stamps, strict=True))
             if stamps.get(name) == stamp
         ]
-        images = [[old.images[row], *old.stamps[row]] for row in kept]
-        unreadable = {name: line for name, line in old.unreadable.items() if stamps.get(name) == line[:2]}
-    known = {name for name, *_ in images} | set(unreadable)
-    todo = sorted(set(stamps) - known)
-    if old and len(kept) == len(old.images) and len(unreadable) + len(todo) == len(old.unreadable):
-        again = {name for name, line in old.unreadable.items() if line[:2] == _AGAIN}
+        new.version = old.version + 1
+        new.images = [[old.images[row], *old.stamps[row]] for row in kept]
+        new.unreadable = {name: line for name, line in old.unreadable.items() if stamps.get(name) == line[:2]}
+    todo = sorted(set(stamps) - {name for name, *_ in new.images} - set(new.unreadable))
+    if old and len(kept) == len(old.images) and len(new.unreadable) + len(todo) == len(old.unreadable):
+        # Only pictures that could not be opened may be left to do. If none can be opened now, nothing is written.
+        again = {name for name, line in old.unreadable.items() if line[:2] == _TRY_AGAIN}
         if set(todo) <= again and not any(len(vectors) for _, vectors, _ in (embed(todo) if todo else ())):
             return old
+    _write(folder, new, old, kept, todo, stamps, embed, dimension)
+    return ImageIndex(folder)
 
-    version = old.version + 1 if old else 1
-    path = _vectors(folder, version)
-    offset = allocate(path, "float32", (len(images) + len(todo), dimension))
+
+def _refuse_other(old: ImageIndex, model: str, source: str) -> None:
+    """Raise UserError if the index is of another model or source."""
+    for what, found, wanted in (("model", old.model, model), ("source", old.source, source)):
+        if found != wanted:
+            raise UserError(
+                f"{old.folder}: this index was built with another {what} ({found}, and now it is {wanted}); "
+                "delete it, and the next search builds it again; or name another --index"
+            )
+
+
+def _write(
+    folder: Path,
+    new: _Contents,
+    old: ImageIndex | None,
+    kept: Sequence[int],
+    todo: Sequence[str],
+    stamps: Mapping[str, Stamp],
+    embed: Embed,
+    dimension: int,
+) -> None:
+    """Write the rows ``kept`` of ``old`` and the vectors of ``todo`` into the next version of the index."""
+    path = _vectors(folder, new.version)
+    offset = allocate(path, "float32", (len(new.images) + len(todo), dimension))
 
     def commit() -> None:
         file.flush()
         os.fsync(file.fileno())
-        about = {"format": FORMAT, "model": model, "source": source, "version": version, "images": images}
-        text = json.dumps({**about, "unreadable": unreadable}, ensure_ascii=False, indent=0)
-        write_atomically(folder / "index.json", text)
+        new.save(folder)
 
     with (
         open(path, "r+b") as file,
         tqdm(total=len(todo), desc="index", unit="image", disable=hide_progress()) as bar,
     ):
         file.seek(offset)
-        for start in range(0, len(kept), _CHUNK):
-            file.write(np.ascontiguousarray(old.vectors[kept[start : start + _CHUNK]]).tobytes())
-        del old  # Windows removes no file that is mapped
+        if old:
+            for start in range(0, len(kept), _CHUNK):
+                file.write(np.ascontiguousarray(old.vectors[kept[start : start + _CHUNK]]).tobytes())
+            del old.vectors  # Windows cannot remove a file that is mapped into memory
         committed = 0
         try:
             for names, vectors, reasons in embed(todo) if todo else ():
                 file.write(np.ascontiguousarray(vectors, dtype=np.float32).tobytes())
-                images += [[name, *stamps[name]] for name in names if name not in reasons]
+                new.images += [[name, *stamps[name]] for name in names if name not in reasons]
                 for name, reason in reasons.items():
-                    stamp = _AGAIN if isinstance(reason, UnreachableImage) else stamps[name]
-                    unreadable[name] = (*stamp, str(reason))
+                    stamp = _TRY_AGAIN if isinstance(reason, UnreachableImage) else stamps[name]
+                    new.unreadable[name] = (*stamp, str(reason))
                 bar.update(len(names))
-                if len(images) >= committed + _CHUNK:
+                if len(new.images) >= committed + _CHUNK:
                     commit()
-                    committed = len(images)
+                    committed = len(new.images)
         finally:
             commit()
     for other in folder.glob("vectors-*.npy"):
         if other != path:
-            with contextlib.suppress(OSError):  # on Windows, where another process searches it
+            with contextlib.suppress(OSError):  # Windows: another process has it open
                 other.unlink()
-    return ImageIndex(folder)
 
 
 def _vectors(folder: Path, version: int) -> Path:
@@ -197,11 +209,11 @@ def _vectors(folder: Path, version: int) -> Path:
 
 
 def _stats(paths: Mapping[str, Path]) -> dict[str, os.stat_result]:
-    """Of the files that are there."""
+    """The size and times of each file that exists, by name."""
     found = {}
     for name, path in paths.items():
         try:
             found[name] = path.stat()
-        except OSError:  # gone since it was listed, or a link into nothing
+        except OSError:  # the file was deleted after it was listed, or is a link to nothing
             continue
     return found

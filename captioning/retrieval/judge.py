@@ -1,9 +1,15 @@
-"""The captioner as a judge of retrieval: how probable does it find a caption, given an image?
+"""The captioner as a judge of retrieval: how probable is a caption, given an image?
 
-It reads every pair anew, so it can only put into order what the towers have found. Log p(caption | image) in nats comes in
-three kinds: as it is (``likelihood``), divided by the words (``per-word``), and less its average over other images
-(``gain``): what the image makes likelier, and not what people say anyway. Among images for one caption all three agree.
-Legend: I images, R regions, D feature size, P pairs, N captions, T tokens, Q queries, G gallery.
+The captioner reads every pair of image and caption anew. That is slow, so it only reorders the candidates of the towers.
+Its opinion on a pair comes in three kinds (``ranking.KINDS``), all in nats:
+
+    likelihood    log p(caption | image)
+    per-word      the likelihood divided by the number of words
+    gain          the likelihood less its average over other images: what this image adds. Without this, captions that
+                  people often write win for every image
+
+For one caption, all three kinds give the same order of images.
+Legend: I images, R regions, D feature size, P pairs, N captions, T tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,24 +20,24 @@ from keras import ops
 from tqdm import tqdm
 
 from captioning.base.script import hide_progress
-from captioning.decoders.build import Decoder
-from captioning.training.cross_entropy import word_nll
+from captioning.decoders.base import Decoder
+from captioning.decoders.likelihood import word_nll
 from captioning.words.padding import pad
 from captioning.words.vocabulary import PAD
 from model import Captioner
 
-KINDS = ("likelihood", "per-word", "gain")
-# What a cosine may be worth beside the captioner's judgement, in its unit; --choose tries these.
-COSINE_WEIGHTS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
-BACKGROUND = 10  # images that a caption's average is taken over
-
-_PAIRS = 256  # at once
-_IMAGES = 16  # the images of a batch are filled up to a multiple of this, and captions to one of _WIDTH tokens
+# Batches have few shapes, so that little is compiled: _PAIRS pairs, and as many images as a multiple of _IMAGES. Captions
+# are padded to a multiple of _WIDTH tokens.
+_PAIRS = 256
+_IMAGES = 16
 _WIDTH = 8
 
 
 class Judge(keras.Model):
-    """``(features (I, R, D), image of each pair (P,), tokens (P, T + 1)) -> log p (P,)``, as a model, to be compiled."""
+    """The log-likelihood of captions, as a model that Keras compiles.
+
+    ``(features (I, R, D), image of each pair int32 (P,), token ids int32 (P, T + 1)) -> log p float32 (P,)``.
+    """
 
     def __init__(self, decoder: Decoder):
         super().__init__()
@@ -49,9 +55,10 @@ class Judge(keras.Model):
 def log_likelihoods(
     captioner: Captioner, read: Callable[[np.ndarray], np.ndarray], texts: Sequence[str], pairs: np.ndarray
 ) -> np.ndarray:
-    """Log p(caption | image) of ``pairs`` int (P, 2) of an image's number and a caption's, in nats: float64 (P,).
+    """Log p(caption | image) in nats, float64 ``(P,)``, of ``pairs`` int ``(P, 2)``.
 
-    ``read`` gives the captioner's features ``(I, R, D)`` of images by their numbers.
+    A pair is the number of an image and the number of a caption in ``texts``. ``read`` takes numbers of images, int
+    ``(I,)``, and gives the captioner's features ``(I, R, D)``.
     """
     tokens = [captioner.vocabulary.encode(text, captioner.config.max_caption_length) for text in texts]
     widths = np.asarray([-(-len(ids) // _WIDTH) * _WIDTH for ids in tokens])[pairs[:, 1]]
@@ -61,7 +68,7 @@ def log_likelihoods(
     with tqdm(total=len(pairs), desc="likelihoods", unit="pair", disable=hide_progress()) as bar:
         for width in np.unique(widths):
             chosen = np.flatnonzero(widths == width)
-            chosen = chosen[np.argsort(pairs[chosen, 0], kind="stable")]  # pairs of one image side by side
+            chosen = chosen[np.argsort(pairs[chosen, 0], kind="stable")]  # pairs of one image come together
             for start in range(0, len(chosen), _PAIRS):
                 batch = chosen[start : start + _PAIRS]
                 filled = np.pad(batch, (0, _PAIRS - len(batch)), mode="edge")
@@ -79,12 +86,11 @@ def judgements(
     read: Callable[[np.ndarray], np.ndarray],
     texts: Sequence[str],
     pairs: np.ndarray,
-    background: Sequence[int] = (),
+    background: np.ndarray | Sequence[int] = (),
 ) -> dict[str, np.ndarray]:
-    """What the captioner thinks of ``pairs`` (see ``log_likelihoods``), in each of ``KINDS``: float64 (P,).
+    """The captioner's opinion on ``pairs`` (see ``log_likelihoods``) in each of ``ranking.KINDS``: float64 ``(P,)``.
 
-    ``background``: numbers of the images that a caption's average is taken over. Without them the gain is the likelihood,
-    which orders the images for one caption alike.
+    ``background``: the numbers of the images over which the gain averages. If there are none, the gain is the likelihood.
     """
     captions, caption = np.unique(pairs[:, 1], return_inverse=True)
     others = np.asarray([(image, number) for image in background for number in captions], dtype=int).reshape(-1, 2)

@@ -1,7 +1,7 @@
-"""The two towers: image features, and captions, as unit vectors in one joint space, where near means alike.
+"""The two towers: image features and captions become unit vectors of one joint space, where near means alike.
 
-Faghri et al. (2018), "VSE++", https://arxiv.org/abs/1707.05612: a linear map of image features, and a GRU over learned word
-vectors. Departures: heads that choose among regions, and a GRU that may read both ways.
+The design is that of Faghri et al. (2018), "VSE++", https://arxiv.org/abs/1707.05612: a linear map of image features, and a
+GRU over learned word vectors. There are two departures: heads choose among regions, and a GRU may read both ways.
 Legend: B images, R regions, D feature size, N captions, T tokens, E embedding, H hidden, J joint size, K heads.
 """
 
@@ -9,22 +9,23 @@ import keras
 from keras import layers, ops
 
 from captioning.words.vocabulary import PAD
-from config import Config
+from config import AlignmentSettings
 
 HEADS = 8
 
 
 @keras.saving.register_keras_serializable(package="captioning")
 class ImageTower(keras.Model):
-    """``features (B, R, D) -> unit vectors (B, J)``: each of K heads averages the regions its own way; dropout; D to J / K.
+    """Float features ``(B, R, D)`` to unit vectors float32 ``(B, J)``.
 
-    The heads start with plain averages, and over a single region they never do anything else.
+    Each of K heads takes a weighted average of the regions. Dropout follows, and a linear map of each average from D to
+    J / K. All weights of the average are equal at first. With a single region they stay so.
     """
 
     def __init__(self, feature_size: int, joint_size: int, dropout: float, **kwargs):
         super().__init__(**kwargs)
         self.sizes = {"feature_size": feature_size, "joint_size": joint_size, "dropout": dropout}
-        # What follows scales and shifts; without weights here, no gradient as large as the features is computed.
+        # The next layer scales and shifts anyway. Weights here would need gradients as large as the features.
         self.norm = layers.LayerNormalization(center=False, scale=False, name="norm")
         self.scores = layers.Dense(HEADS, kernel_initializer="zeros", use_bias=False, name="scores")
         self.dropout = layers.Dropout(dropout)
@@ -39,7 +40,7 @@ class ImageTower(keras.Model):
     def call(self, features, training=None):
         regions = self.norm(features)
         scores = self.scores(regions)  # (B, R, K)
-        # Written out, because Keras warns of a softmax over the single region of pooled features.
+        # A softmax over regions, written out: Keras warns about its own softmax when there is a single region.
         weights = ops.exp(scores - ops.logsumexp(scores, axis=1, keepdims=True))
         looks = ops.matmul(ops.transpose(weights, (0, 2, 1)), regions)  # (B, K, D)
         joint = self.dense(self.dropout(looks, training=training))  # (B, K, J / K)
@@ -51,10 +52,11 @@ class ImageTower(keras.Model):
 
 @keras.saving.register_keras_serializable(package="captioning")
 class RecurrentTower(keras.Model):
-    """``token_ids (N, T) -> unit vectors (N, J)``: embedding E, dropout, GRU H one way or both, its last state, dropout, J.
+    """Token ids int ``(N, T)`` to unit vectors float32 ``(N, J)``.
 
-    No layer needs a mask: padding comes last, so a GRU has read the caption before it, and the other direction reads the
-    caption turned round within its own length.
+    Word vectors (E) and dropout, a GRU (H) forwards and perhaps one backwards, the last state of each, dropout, and a
+    linear map to J. No layer needs a mask. Padding comes last, so the forward GRU has read the caption before it. The
+    backward GRU reads the caption reversed within its own length.
     """
 
     def __init__(
@@ -107,14 +109,14 @@ class RecurrentTower(keras.Model):
 
 
 def unit(vectors):
-    """``vectors (..., J)`` divided by their length, float32; zeros stay zeros."""
+    """``vectors`` float ``(..., J)`` divided by their length, float32. Zeros stay zeros."""
     vectors = ops.cast(vectors, "float32")
-    # Not ops.normalize, whose gradient is NaN at zeros, which dropout may leave of a small tower.
+    # Not ops.normalize: its gradient is NaN at zeros, and dropout may leave zeros in a small tower.
     return vectors * ops.rsqrt(ops.maximum(ops.sum(vectors**2, axis=-1, keepdims=True), 1e-14))
 
 
 class Towers(keras.Model):
-    """Both towers as one model, so that they are saved and trained as one: ``image`` and ``text``."""
+    """Both towers as one model, ``image`` and ``text``, which is trained and saved as one."""
 
     def __init__(self, image: keras.Model, text: keras.Model):
         super().__init__()
@@ -122,11 +124,11 @@ class Towers(keras.Model):
         self.built = True
 
 
-def build_towers(config: Config, vocabulary_size: int, feature_size: int) -> Towers:
+def build_towers(config: AlignmentSettings, vocabulary_size: int, feature_size: int) -> Towers:
     """The towers that ``config`` describes, for features ``(B, any, feature_size)``.
 
-    A text tower of another kind is one more branch here and one more name of the setting text_encoder. It takes the
-    vocabulary's ids, ``<start>`` and ``<end>`` included, and gives unit vectors.
+    To add a kind of text tower, add a branch here and a name to the setting text_encoder. A text tower takes ids of the
+    vocabulary, ``<start>`` and ``<end>`` included, and gives unit vectors.
     """
     text = RecurrentTower(
         vocabulary_size,

@@ -1,24 +1,25 @@
-"""The web page and the HTTP API over an ``Engine``: what is asked, what is refused, and how.
+"""The web page and the HTTP API over an ``Engine``: what callers may ask, and how they are refused.
 
     GET  /                 the page; /api.html documents the API, /openapi.json describes it to programs
-    GET  /api/models       what can be chosen, with limits and defaults
+    GET  /api/models       the captioners to choose from, with limits and defaults
     POST /api/captions     one picture, as the body or in a form, gives its captions
 
-Every error is ``{"error": {"code": ..., "message": ...}}``. Nothing is fetched for a client, and no page loads anything
-from another place: the Content-Security-Policy would not let it.
+Every error is ``{"error": {"code": ..., "message": ...}}``. The server fetches nothing for a client. The pages load nothing
+from another place, and the Content-Security-Policy forbids it.
 """
 
 import asyncio
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -31,18 +32,24 @@ from captioning.serving.engine import (
     Attention,
     Busy,
     Closed,
+    Decoding,
     Engine,
+    Model,
+    Result,
     TooLarge,
     WrongType,
-    read_picture,
+    read_upload,
 )
 from captioning.words.tokenizer import tokenize
 from config import DecodingSettings
 
-WEB = Path(__file__).parent / "page"
+if TYPE_CHECKING:
+    from model import Caption
+
+PAGE = Path(__file__).parent / "page"
 MAX_BYTES = 20 << 20
-RECEIVE_SECONDS = 60  # for a whole picture to arrive
-IN_MEMORY = 1 << 20  # bytes of an upload; the rest waits on disk
+RECEIVE_SECONDS = 60  # in which a whole picture must arrive
+IN_MEMORY = 1 << 20  # bytes of an upload above which it waits on disk
 
 HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
@@ -59,19 +66,19 @@ class AttentionAnswer(BaseModel):
     """Where the decoder looked for each word."""
 
     words: list[str]
-    side: int = Field(description="regions per side of the grid, which covers the whole picture")
-    weights: list[list[float]] = Field(description="for each word side * side shares, row by row")
-    sentinel: list[float] | None = Field(None, description="for each word the share that went to no region")
+    side: int = Field(description="regions per side of the grid that covers the whole picture")
+    weights: list[list[float]] = Field(description="side * side shares for each word, row by row of the grid")
+    sentinel: list[float] | None = Field(None, description="the share that went to no region, for each word")
 
 
 class CaptionAnswer(BaseModel):
     """One caption."""
 
     caption: str
-    log_prob: float = Field(description="natural log of its probability")
+    log_prob: float = Field(description="natural logarithm of its probability")
     score: float = Field(
-        description="log_prob / length^length_penalty, where <end> counts; by consensus, of the captions that ended, how "
-        "much each is like all of them, from 0 to 1"
+        description="log_prob / length^length_penalty; the length counts <end>. With consensus: how much the caption is like "
+        "all captions that ended, from 0 to 1"
     )
     attention: AttentionAnswer | None = None
 
@@ -79,17 +86,17 @@ class CaptionAnswer(BaseModel):
 class Answer(BaseModel):
     """The captions of a picture."""
 
-    image: str = Field(description="the name it was sent under")
+    image: str = Field(description="the name under which it was sent")
     model: str
     beam_size: int
     length_penalty: float
-    consensus: bool = Field(description="whether captions are ranked by it; the greedy one never is")
+    consensus: bool = Field(description="whether captions are ranked by consensus; the greedy caption never is")
     greedy: CaptionAnswer
     captions: list[CaptionAnswer] = Field(description="the beam_size best, best first")
 
 
 class ModelAnswer(BaseModel):
-    """A captioner that can be chosen, with the decoding it has unless the request says otherwise."""
+    """A captioner to choose, with its own decoding, which a request may change."""
 
     name: str
     encoder: str
@@ -97,7 +104,7 @@ class ModelAnswer(BaseModel):
     attention: bool = Field(description="whether it has attention to show")
     beam_size: int
     length_penalty: float
-    consensus: bool = Field(description="whether it ranks beams of three captions or more by consensus")
+    consensus: bool = Field(description="whether it ranks three captions or more by consensus")
 
 
 class Limits(BaseModel):
@@ -108,14 +115,14 @@ class Limits(BaseModel):
 
 
 class Models(BaseModel):
-    """What can be chosen, the default first."""
+    """The captioners to choose from, the default first."""
 
     models: list[ModelAnswer]
     limits: Limits
 
 
 class Problem(BaseModel):
-    code: str = Field(description="for programs; stays the same when the message is reworded")
+    code: str = Field(description="for programs: it stays the same if the message changes")
     message: str = Field(description="what is wrong and what to do")
 
 
@@ -124,24 +131,25 @@ class ErrorAnswer(BaseModel):
 
 
 class Refused(Exception):
-    """An answer that is not the one that was asked for."""
+    """A request that gets an error: its HTTP status, code and message."""
 
     def __init__(self, status: int, code: str, message: str):
         super().__init__(message)
         self.status, self.code = status, code
 
 
-# What each error means: status, code and, for the documentation, when.
+# For the documentation: the codes of each HTTP status, and when they are sent.
 _ERRORS = {
     400: "bad_request: not one picture, or a form that cannot be read",
-    404: "unknown_model, or not_found: no such page",
+    404: "unknown_model: no captioner of this name; not_found: no such page",
     408: "too_slow: the picture did not arrive within a minute",
     413: "too_large: too many bytes, or too many pixels",
-    415: "wrong_type: not a picture, or of a format that is not read",
+    415: "wrong_type: not a picture, or a format that is not read",
     422: "unreadable: a damaged picture; bad_setting: a setting that is unknown or out of bounds",
-    500: "internal, or model: the captioner cannot be loaded or run",
+    500: "model: the captioner cannot be loaded or run; internal: another failure of the server",
     503: "busy: all places are taken, and Retry-After says when to try again; closing: the server is being stopped",
 }
+# The status and code of each exception of the engine.
 _RAISED = (
     (TooLarge, 413, "too_large"),
     (WrongType, 415, "wrong_type"),
@@ -170,33 +178,20 @@ _BODY = {
 
 
 def create_app(engine: Engine) -> FastAPI:
-    """The ASGI application. ``engine`` is started and stopped by the caller."""
+    """The ASGI application. The caller starts and stops ``engine``."""
     app = FastAPI(
         title="Image captions",
         version="1",
         description="POST a picture, get captions. One picture per request; parallel requests are captioned together.",
-        docs_url=None,  # they load scripts from elsewhere
+        docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
     )
     app.add_middleware(_Headers)
-    # One at a time: a picture of MAX_PIXELS takes up to 15 bytes a pixel while it is decoded.
+    # One thread, because decoding a picture of MAX_PIXELS takes up to 15 bytes per pixel.
     reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
-    about = Models(
-        models=[
-            ModelAnswer(
-                name=model.name,
-                encoder=Path(model.config.encoder).stem,
-                decoder=model.config.decoder,
-                attention=model.attends,
-                **model.decoding()._asdict(),
-                consensus=model.config.consensus,
-            )
-            for model in engine.models.values()
-        ],
-        limits=Limits(bytes=MAX_BYTES, pixels=MAX_PIXELS, beam_size=MAX_BEAM, formats=list(FORMATS)),
-    )
+    about = _models(engine)
 
-    @app.get("/api/models", summary="What can be chosen, the default first")
+    @app.get("/api/models", summary="The captioners to choose from, the default first")
     async def models() -> Models:
         return about
 
@@ -218,33 +213,75 @@ def create_app(engine: Engine) -> FastAPI:
         ] = None,
         attention: Annotated[bool, Query(description="also where the decoder looked, word by word")] = False,
     ) -> Answer:
-        for name in request.query_params:
-            if name not in _SETTINGS:
-                raise Refused(422, "bad_setting", f"{name}: there is no such setting; there are {', '.join(_SETTINGS)}")
-        if model is not None and model not in engine.models:
-            raise Refused(404, "unknown_model", f"model: there is no {model!r}; there are {', '.join(engine.models)}")
-        chosen = engine.default if model is None else engine.models[model]
-        try:
-            decoding = chosen.decoding(beam_size, length_penalty)
-        except UserError as error:
-            raise Refused(422, "bad_setting", str(error)) from None
+        chosen, decoding = _choice(engine, request, model, beam_size, length_penalty)
         with engine.place():
             name, file = await _receive(request)
             with file:
-                reading = reader.submit(read_picture, file, name, chosen.config.image_size)
+                reading = reader.submit(read_upload, file, name, chosen.config.image_size)
                 pixels = await asyncio.wrap_future(reading)
             try:
                 result = await asyncio.wrap_future(engine.submit(chosen, pixels, decoding, attention))
             except UserError as error:
                 raise Refused(500, "model", str(error)) from None
-        looks = [None] * (1 + len(result.captions))
-        if result.greedy_attention is not None:
-            looks = [result.greedy_attention, *result.attention]
-        greedy, *beam = map(_told, (result.greedy, *result.captions), looks)
-        votes = chosen.search(decoding).votes
-        return Answer(
-            image=name, model=chosen.name, **decoding._asdict(), consensus=votes, greedy=greedy, captions=beam
-        )
+        return _answer(name, chosen, decoding, result)
+
+    _answer_errors(app)
+    app.mount("/", StaticFiles(directory=PAGE, html=True))
+    return app
+
+
+def _models(engine: Engine) -> Models:
+    """The answer to GET /api/models."""
+    return Models(
+        models=[
+            ModelAnswer(
+                name=model.name,
+                encoder=Path(model.config.encoder).stem,
+                decoder=model.config.decoder,
+                attention=model.attends,
+                **model.decoding()._asdict(),
+                consensus=model.config.consensus,
+            )
+            for model in engine.models.values()
+        ],
+        limits=Limits(bytes=MAX_BYTES, pixels=MAX_PIXELS, beam_size=MAX_BEAM, formats=list(FORMATS)),
+    )
+
+
+def _choice(
+    engine: Engine, request: Request, model: str | None, beam_size: int | None, length_penalty: float | None
+) -> tuple[Model, Decoding]:
+    """The model and decoding that a request asks for. Raises Refused."""
+    for name in request.query_params:
+        if name not in _SETTINGS:
+            raise Refused(422, "bad_setting", f"{name}: there is no such setting; there are {', '.join(_SETTINGS)}")
+    if model is not None and model not in engine.models:
+        raise Refused(404, "unknown_model", f"model: there is no {model!r}; there are {', '.join(engine.models)}")
+    chosen = engine.default if model is None else engine.models[model]
+    try:
+        return chosen, chosen.decoding(beam_size, length_penalty)
+    except UserError as error:
+        raise Refused(422, "bad_setting", str(error)) from None
+
+
+def _answer(name: str, model: Model, decoding: Decoding, result: Result) -> Answer:
+    """The answer to POST /api/captions."""
+    looks: list[Attention | None] = [None] * (1 + len(result.captions))
+    if result.greedy_attention is not None:
+        looks = [result.greedy_attention, *result.attention]
+    greedy, *beam = map(_caption_answer, (result.greedy, *result.captions), looks)
+    return Answer(
+        image=name,
+        model=model.name,
+        **decoding._asdict(),
+        consensus=model.search(decoding).votes,
+        greedy=greedy,
+        captions=beam,
+    )
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Let every exception become an answer with a code and a message."""
 
     def answer(status: int, code: str, message: str, **headers: str) -> JSONResponse:
         return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
@@ -275,30 +312,27 @@ def create_app(engine: Engine) -> FastAPI:
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_, error: ClientDisconnect) -> Response:
-        return Response(status_code=499)  # that nobody will read
+        return Response(status_code=499)  # nobody will read it
 
     @app.exception_handler(Exception)
-    async def internal(_, error: Exception) -> Response:  # which the server has written to its log
-        return answer(500, "internal", "the server failed at this picture; its log says why")
-
-    app.mount("/", StaticFiles(directory=WEB, html=True))
-    return app
+    async def internal(_, error: Exception) -> Response:  # the server has logged the error
+        return answer(500, "internal", "the server failed on this picture; its log says why")
 
 
-def _told(caption: Any, attention: Attention | None) -> CaptionAnswer:
-    told = CaptionAnswer(caption=caption.text, log_prob=caption.log_prob, score=caption.score)
+def _caption_answer(caption: "Caption", attention: Attention | None) -> CaptionAnswer:
+    found = CaptionAnswer(caption=caption.text, log_prob=caption.log_prob, score=caption.score)
     if attention is not None:
-        told.attention = AttentionAnswer(
+        found.attention = AttentionAnswer(
             words=tokenize(caption.text),
             side=attention.side,
             weights=[[round(float(share), 5) for share in row] for row in attention.weights],
             sentinel=None if attention.sentinel is None else [round(float(share), 5) for share in attention.sentinel],
         )
-    return told
+    return found
 
 
 async def _receive(request: Request) -> tuple[str, BinaryIO]:
-    """The one picture of a request, as its name and an open file, which is on disk unless it is small. Raises Refused."""
+    """The name of a request's one picture, and an open file with its bytes. Raises Refused."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     request = Request(request.scope, _limited(request.receive))
     try:
@@ -315,7 +349,7 @@ async def _receive(request: Request) -> tuple[str, BinaryIO]:
         415,
         "wrong_type",
         f"content-type: {kind or 'none'} is not read here; send the picture as image/jpeg (or its own type), or in the "
-        "field image of multipart/form-data",
+        "field image of a form (multipart/form-data)",
     )
 
 
@@ -326,23 +360,23 @@ async def _from_form(request: Request) -> tuple[str, BinaryIO]:
         raise Refused(
             400,
             "bad_request",
-            f"{error.detail} Send one picture in the field image, several pictures as several requests, and settings "
-            "in the address: /api/captions?beam_size=5",
+            f"{error.detail} Send one picture in the field image. Send several pictures as several requests. Settings "
+            "belong in the address: /api/captions?beam_size=5",
         ) from None
     picture = form.get("image")
-    if picture is None:
+    if not isinstance(picture, UploadFile):
         await form.close()
-        raise Refused(400, "bad_request", "the form has no file in the field image")
+        raise Refused(400, "bad_request", "the form has no file in the field image; send the picture there")
     return picture.filename or "picture", picture.file
 
 
 async def _from_body(request: Request) -> tuple[str, BinaryIO]:
-    file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115  the caller closes it
+    file = cast(BinaryIO, tempfile.SpooledTemporaryFile(IN_MEMORY))  # noqa: SIM115  # the caller closes it
     try:
         async for part in request.stream():
             file.write(part)
         if not file.tell():
-            raise Refused(400, "bad_request", "the body is empty; it must be a picture")
+            raise Refused(400, "bad_request", "the body is empty; send a picture")
     except BaseException:
         file.close()
         raise
@@ -351,7 +385,7 @@ async def _from_body(request: Request) -> tuple[str, BinaryIO]:
 
 
 def _limited(receive: Any) -> Any:
-    """``receive`` that raises Refused after ``MAX_BYTES``."""
+    """The function ``receive``, which now raises Refused after ``MAX_BYTES``."""
     total = 0
 
     async def counted() -> dict[str, Any]:

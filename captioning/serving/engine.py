@@ -1,12 +1,13 @@
-"""Serving: many callers, one thread that captions; pictures that come together are captioned together.
+"""The engine of the server: many callers, and one thread that captions. Pictures that come together are captioned together.
 
-    place --> read_picture --> submit --queue--> worker: encode, greedy and beam search, once per batch --> Future[Result]
+    place --> read_upload --> submit --queue--> worker: encode, greedy and beam search, once per batch --> Future[Result]
 
-The worker alone touches the captioners. It waits ``WINDOW`` seconds for more pictures of the same model and decoding, and
-fills every batch up to one of ``BATCHES``, so that nothing is compiled anew under load. Whoever wants something takes a
-place first; when all are taken the answer is Busy at once, so that neither queue nor memory grow with the crowd.
+Only the worker touches the captioners. It waits ``WINDOW`` seconds for more pictures of the same model and decoding. Every
+batch is filled up to one of the sizes in ``BATCHES``, so nothing is compiled under load. A caller takes a place first. When
+all places are taken, the caller gets Busy at once, so neither the queue nor memory grows with the number of callers.
 
-Needs no Keras and knows nothing of the web: each model says how it is loaded.
+This module needs no Keras and knows nothing of the web: each model says how it is loaded.
+Legend: S pixels per side, T words.
 """
 
 import math
@@ -30,19 +31,18 @@ from config import Config
 if TYPE_CHECKING:
     from model import Caption, Captioner
 
-# Encoder and search see batches of these sizes only.
-BATCHES = (1, 2, 4, 8, 16)
+BATCHES = (1, 2, 4, 8, 16)  # the only sizes of batches that encoder and search see
 WINDOW = 0.01  # seconds that a picture waits for others
-PLACES = 64  # pictures that are being received, decoded, waiting or captioned
-KEPT = 2  # captioners in memory, the last ones used
-MAX_BEAM = 10  # each beam size is a compilation of its own
-# Half a kilobyte of PNG can hold any number of equal pixels; 50 megapixels are what the largest phones take.
+PLACES = 64  # pictures that are received, decoded, waiting or captioned at a time
+KEPT = 2  # captioners that stay in memory: those that were used last
+MAX_BEAM = 10  # largest beam size; each size is compiled at its first use
+# A PNG of half a kilobyte can hold any number of equal pixels. The largest phones take pictures of 50 megapixels.
 MAX_PIXELS = 50_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 class Busy(Exception):
-    """All places are taken. ``retry_after``: seconds after which it is worth another try."""
+    """All places are taken. ``retry_after``: seconds to wait before another try."""
 
     def __init__(self, retry_after: int):
         super().__init__(f"too many pictures at once; try again in {retry_after} s")
@@ -54,15 +54,15 @@ class Closed(Exception):
 
 
 class TooLarge(UserError):
-    """A picture with more pixels than are decoded for a stranger."""
+    """A picture with more than ``MAX_PIXELS`` pixels."""
 
 
 class WrongType(UserError):
-    """Not a picture, or of a format that is not read."""
+    """Not a picture, or a picture in a format that is not read."""
 
 
 class Decoding(NamedTuple):
-    """What a caller may choose; everything else of the search is the model's own."""
+    """The decoding settings that a caller may choose. All others are the model's own."""
 
     beam_size: int
     length_penalty: float
@@ -70,7 +70,10 @@ class Decoding(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """A captioner that can be chosen. ``config``: its settings; ``attends``: whether it has attention to show."""
+    """A captioner that callers can choose.
+
+    ``config``: its settings. ``attends``: whether it has attention to show. ``load``: how to load it.
+    """
 
     name: str
     config: Config
@@ -78,15 +81,15 @@ class Model:
     load: Callable[[], "Captioner"]
 
     def decoding(self, beam_size: int | None = None, length_penalty: float | None = None) -> Decoding:
-        """The decoding a caller asks for, by default the model's own. Raises UserError."""
-        chosen = {
-            "beam_size": min(self.config.beam_size, MAX_BEAM) if beam_size is None else beam_size,
-            "length_penalty": self.config.length_penalty if length_penalty is None else length_penalty,
-        }
-        if chosen["beam_size"] > MAX_BEAM:
+        """The decoding that a caller asks for. What is None is the model's own. Raises UserError."""
+        chosen = Decoding(
+            min(self.config.beam_size, MAX_BEAM) if beam_size is None else beam_size,
+            self.config.length_penalty if length_penalty is None else length_penalty,
+        )
+        if chosen.beam_size > MAX_BEAM:
             raise UserError(f"beam_size: at most {MAX_BEAM} here, got {beam_size}")
-        self.config.with_overrides(chosen, "the request")
-        return Decoding(**chosen)
+        self.config.with_overrides(chosen._asdict(), "the request")
+        return chosen
 
     def search(self, decoding: Decoding) -> Config:
         """The model's settings with this decoding."""
@@ -97,8 +100,8 @@ class Model:
 class Attention:
     """Where the decoder looked for each of T words.
 
-    ``weights`` float32 ``(T, side * side)``, row by row of the grid that covers the picture; ``sentinel`` float32
-    ``(T,)``, the share that went to no region at all, of decoders that have one.
+    ``weights`` float32 ``(T, side * side)``: shares of the attention, row by row of the grid that covers the picture.
+    ``sentinel`` float32 ``(T,)``: the share that went to no region. None for decoders without a sentinel.
     """
 
     side: int
@@ -108,28 +111,33 @@ class Attention:
 
 @dataclass(frozen=True)
 class Result:
-    """The captions of a picture: the greedy one, and those of the beam, best first; with attention in the same order."""
+    """The captions of a picture: the greedy one, and those of the beam, best first.
+
+    ``attention`` belongs to the captions of the beam, in the same order. It is empty if it was not asked for.
+    """
 
     greedy: "Caption"
-    captions: list["Caption"]
+    captions: "list[Caption]"
     greedy_attention: Attention | None = None
     attention: list[Attention] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class _Job:
+    """A picture that waits for its captions. ``pixels``: uint8 RGB ``(S, S, 3)``."""
+
     model: Model
     decoding: Decoding
     attention: bool
     pixels: np.ndarray
-    future: Future
+    future: "Future[Result]"
 
 
 class Engine:
-    """Captions pictures for any number of threads. A context manager: the worker lives as long as the block."""
+    """Captions pictures for any number of threads. A context manager: the worker runs as long as the block."""
 
     def __init__(self, models: Sequence[Model], places: int = PLACES, window: float = WINDOW):
-        """``models``: what can be chosen, the default first."""
+        """``models``: what callers can choose from, the default first."""
         self.models = {model.name: model for model in models}
         self.default = models[0]
         self._places, self._taken, self._window = places, 0, window
@@ -145,7 +153,7 @@ class Engine:
         return self
 
     def __exit__(self, *_) -> None:
-        """Finish the batch at hand and refuse what waits."""
+        """Finish the current batch and refuse the pictures that wait."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -153,7 +161,7 @@ class Engine:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold a place while a picture is received and captioned. Raises Busy when all are taken."""
+        """Hold a place while a picture is received and captioned. Raises Busy if all places are taken."""
         with self._changed:
             if self._taken >= self._places:
                 raise Busy(min(60, math.ceil(self._taken * self._pace)))
@@ -165,7 +173,7 @@ class Engine:
                 self._taken -= 1
 
     def submit(self, model: Model, pixels: np.ndarray, decoding: Decoding, attention: bool = False) -> "Future[Result]":
-        """Queue one picture, uint8 RGB ``(S, S, 3)`` of the model's image size. The future may hold any error."""
+        """Queue one picture, uint8 RGB ``(S, S, 3)`` with S the model's image size. The future may hold any error."""
         (future,) = self._submit(model, [pixels], decoding, attention)
         return future
 
@@ -179,7 +187,7 @@ class Engine:
 
     def _submit(
         self, model: Model, pictures: Sequence[np.ndarray], decoding: Decoding, attention: bool
-    ) -> list[Future]:
+    ) -> "list[Future[Result]]":
         jobs = [_Job(model, decoding, attention and model.attends, pixels, Future()) for pixels in pictures]
         with self._changed:
             if self._closed:
@@ -189,6 +197,7 @@ class Engine:
         return [job.future for job in jobs]
 
     def _work(self) -> None:
+        """What the worker does until the engine is closed."""
         while batch := self._next_batch():
             batch = [job for job in batch if job.future.set_running_or_notify_cancel()]
             if not batch:
@@ -196,7 +205,7 @@ class Engine:
             began = time.monotonic()
             try:
                 results = self._caption(batch)
-            except BaseException as error:  # whatever it is, the callers must hear of it and the worker live on
+            except BaseException as error:  # the callers must learn of any error, and the worker must go on
                 for job in batch:
                     job.future.set_exception(error)
                 continue
@@ -208,7 +217,7 @@ class Engine:
                 job.future.set_exception(Closed("the server is stopping"))
 
     def _next_batch(self) -> list[_Job]:
-        """The oldest job and those that can be done with it; none once the engine is closed."""
+        """The oldest job, and others with the same model and decoding. Empty after the engine is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closed)
             if self._closed:
@@ -225,6 +234,7 @@ class Engine:
             return batch
 
     def _caption(self, batch: list[_Job]) -> list[Result]:
+        """The result of each job. All jobs have the same model and decoding."""
         model, decoding = batch[0].model, batch[0].decoding
         captioner = self._captioner(model)
         size = next(size for size in BATCHES if size >= len(batch))
@@ -239,25 +249,26 @@ class Engine:
         results = [Result(alone[0], found) for alone, found in zip(greedy, beams, strict=True)][: len(batch)]
         wanted = [i for i, job in enumerate(batch) if job.attention]
         if wanted:
-            self._look(captioner, features, results, wanted)
+            self._add_attention(captioner, features, results, wanted)
         return results
 
-    def _look(self, captioner: "Captioner", features: np.ndarray, results: list[Result], wanted: list[int]) -> None:
-        """Put the attention of all their captions into the results ``wanted``."""
+    def _add_attention(
+        self, captioner: "Captioner", features: np.ndarray, results: list[Result], wanted: list[int]
+    ) -> None:
+        """Add the attention of all captions to the results whose numbers are ``wanted``."""
         try:
-            side = grid_side(captioner.decoder.sizes["regions"])
+            side = grid_side(int(captioner.decoder.sizes["regions"]))
         except UserError:
-            return  # no square grid: there is nothing that could be laid over a picture
-        told = [(i, caption.text) for i in wanted for caption in (results[i].greedy, *results[i].captions)]
-        weights = iter(captioner.attend(features[[i for i, _ in told]], [text for _, text in told]))
+            return  # the regions are no square grid, so nothing can be laid over a picture
+        captions = [(i, caption.text) for i in wanted for caption in (results[i].greedy, *results[i].captions)]
+        weights = iter(captioner.attend(features[[i for i, _ in captions]], [text for _, text in captions]))
         for i in wanted:
-            first, *others = (
-                _attention(next(weights)[:-1], side) for _ in range(1 + len(results[i].captions))
-            )  # without that of the end
+            # The last row of the weights is that of <end>, which is no word.
+            first, *others = (_attention(next(weights)[:-1], side) for _ in range(1 + len(results[i].captions)))
             results[i] = Result(results[i].greedy, results[i].captions, first, others)
 
     def _captioner(self, model: Model) -> "Captioner":
-        """The model's captioner, loaded if need be; of the others the last used stay in memory."""
+        """The captioner of ``model``. If it must be loaded, the one that was used longest ago may leave memory."""
         if model.name not in self._captioners:
             while len(self._captioners) >= KEPT:
                 self._captioners.popitem(last=False)
@@ -267,24 +278,27 @@ class Engine:
 
 
 def _attention(weights: np.ndarray, side: int) -> Attention:
+    """``weights`` float32 ``(T, side * side)``, or with a further column for the sentinel."""
     regions = side * side
     return Attention(side, weights[:, :regions], weights[:, regions] if weights.shape[1] > regions else None)
 
 
-def read_picture(file: BinaryIO, name: str, size: int) -> np.ndarray:
-    """The pixels of a stranger's picture, uint8 RGB ``(size, size, 3)``, as training saw them.
+def read_upload(file: BinaryIO, name: str, size: int) -> np.ndarray:
+    """The pixels of an uploaded picture, uint8 RGB ``(size, size, 3)``, made as in training. ``name`` is for messages.
 
-    Raises WrongType for what is none of ``FORMATS``, TooLarge above ``MAX_PIXELS`` (before they are decoded) and
-    UnreadableImage for a damaged one.
+    Raises WrongType if it is in none of ``FORMATS``, TooLarge above ``MAX_PIXELS`` (before the pixels are decoded) and
+    UnreadableImage if it is damaged.
     """
     try:
         with Image.open(file, formats=FORMATS) as picture:
             width, height = picture.size
     except UnidentifiedImageError:
-        raise WrongType(f"{name}: not a picture of a kind that is read here; send {', '.join(FORMATS)}") from None
+        raise WrongType(
+            f"{name}: not a picture in a format that this server reads; send {', '.join(FORMATS)}"
+        ) from None
     except Image.DecompressionBombError:
         raise TooLarge(_too_large(name)) from None
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more on damaged files.
+    except Exception as error:  # on damaged files Pillow raises OSError, SyntaxError, struct.error and more
         raise UnreadableImage(f"{name}: cannot be read as a picture: {error}") from None
     if width * height > MAX_PIXELS:
         raise TooLarge(_too_large(name))
@@ -292,9 +306,9 @@ def read_picture(file: BinaryIO, name: str, size: int) -> np.ndarray:
     try:
         return load_image(file, size)
     except UnreadableImage as error:
-        # A file without a name of its own leads the message with something else.
+        # The file has no name of its own, so the message begins with other words, up to the colon.
         raise UnreadableImage(f"{name}: {str(error).partition(': ')[2]}") from None
 
 
 def _too_large(name: str) -> str:
-    return f"{name}: more than {MAX_PIXELS // 10**6} megapixels; send a smaller copy (captions need no more than one)"
+    return f"{name}: more than {MAX_PIXELS // 10**6} megapixels; send a smaller copy (one megapixel is enough for captions)"

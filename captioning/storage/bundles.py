@@ -22,6 +22,7 @@ from pathlib import Path
 import keras
 
 from captioning.base.errors import UserError
+from captioning.command_line.reading import read_settings
 from captioning.features.encoder import build_encoder
 from captioning.features.weight_files import halve_weights
 from captioning.words.vocabulary import Vocabulary
@@ -80,7 +81,7 @@ def reading(path: Path, kind: str) -> Iterator[tuple[Path, Config, Vocabulary, k
     Runs no code from it. Raises UserError when it is missing, damaged, of another kind or of a newer format.
     """
     path, members = _members(path, kind)
-    config = Config.from_json(members["config.json"].decode(), f"{path}:config.json")
+    config = read_settings(members["config.json"].decode(), f"{path}:config.json")
     vocabulary = Vocabulary.from_json(members["vocabulary.json"].decode(), f"{path}:vocabulary.json")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -116,7 +117,7 @@ def name_of(path: Path) -> str:
 def settings_of(path: Path, kind: str) -> Config:
     """The settings of a bundle, or of that of a run folder; its weights are not read. Raises UserError."""
     path, members = _members(path, kind, ("config.json",))
-    return Config.from_json(members["config.json"].decode(), f"{path}:config.json")
+    return read_settings(members["config.json"].decode(), f"{path}:config.json")
 
 
 def _members(path: Path, kind: str, names: Sequence[str] = ()) -> tuple[Path, dict[str, bytes]]:

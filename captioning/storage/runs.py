@@ -21,7 +21,6 @@ import csv
 import errno
 import json
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ import numpy as np
 from captioning.base.environment import describe
 from captioning.base.errors import UserError
 from captioning.base.files import load_arrays, save_arrays, write_atomically
+from captioning.command_line.reading import read_settings
 from captioning.words.vocabulary import Vocabulary
 from config import Config
 
@@ -42,26 +42,20 @@ class Run:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
 
-    @property
-    def bundle(self) -> Path:
-        """The trained model, in the end."""
-        return self.folder / ("aligner.zip" if self.config().stage == "align" else "captioner.zip")
+    def bundle(self, kind: str) -> Path:
+        """Where training leaves the trained model of this ``kind`` (see ``bundles``)."""
+        return self.folder / f"{kind}.zip"
 
     @classmethod
     def create(
         cls,
         config: Config,
         vocabulary: Vocabulary,
-        name: str | None,
+        name: str,
         pretrained: Mapping[str, np.ndarray] | None = None,
     ) -> "Run":
-        """Make ``run_dir/name`` (by default named after data, decoder (or align) and time) and write what is known already.
-
-        Raises UserError when it exists or cannot be written.
-        """
+        """Make ``run_dir/name`` and write what is known already. Raises UserError when it exists or cannot be written."""
         cls.check(config, name)
-        kind = config.stage if config.stage == "align" else config.decoder
-        name = name or f"{config.dataset}-{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
         run = cls(Path(config.run_dir) / name)
         try:
             run.checkpoints.mkdir(parents=True)
@@ -113,7 +107,7 @@ class Run:
 
     def config(self) -> Config:
         path = self.folder / "config.json"
-        return Config.from_json(path.read_text(encoding="utf-8"), str(path))
+        return read_settings(path.read_text(encoding="utf-8"), str(path))
 
     def vocabulary(self) -> Vocabulary:
         path = self.folder / "vocabulary.json"

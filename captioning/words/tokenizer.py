@@ -1,27 +1,29 @@
-"""Words of a caption: one tokenisation for the vocabulary, the models and the ``coco`` protocol.
+"""The words of a caption, split in one way for the vocabulary, the models and the scores. No Keras.
 
-Like the Stanford PTB tokeniser of the COCO caption evaluation: lower case, Penn Treebank splitting ("man's" becomes
-"man" and "'s"), punctuation removed. It is NLTK's Treebank tokeniser, which needs no download.
+The rules are those of the Stanford PTB tokeniser, which the COCO caption evaluation uses. Text becomes lower case, is
+split as in the Penn Treebank ("man's" becomes "man" and "'s"), and loses its punctuation. The work is done by NLTK's
+Treebank tokeniser, which needs no download.
 """
 
 import re
 
 from nltk.tokenize import TreebankWordTokenizer
 
-# The tokens that pycocoevalcap's PTBTokenizer removes, and the signs that NLTK splits off differently.
+# The tokens that pycocoevalcap's PTBTokenizer removes, and signs that NLTK splits off in another way.
 _PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "(", ")", "[", "]", "{", "}", ".", "?", "!", ",", ":", "-", "--", "...", ";", '"', "#", "*"]
 )
 _SUFFIXES = ("'s", "n't", "'re", "'ll", "'ve", "'m", "'d")
 _treebank = TreebankWordTokenizer()
-# Nearly all captions are words, commas, hyphens and a full stop, of which the Treebank rules would split these words only.
-# Without its thirty regular expressions COCO's 617,000 captions take seconds, not a minute.
+# Nearly all captions consist of words, commas, hyphens and a full stop. In these the Treebank rules split only the
+# words of _CONTRACTIONS. Without the thirty regular expressions of NLTK, COCO's 617,000 captions take seconds, not a
+# minute.
 _PLAIN = re.compile(r"(?:[a-z0-9 ]++|,(?= )|(?<=[a-z0-9])-(?=[a-z0-9]))*+\.?")
 _CONTRACTIONS = frozenset(["cannot", "gimme", "gonna", "gotta", "lemme", "wanna"])
 
 
 def tokenize(caption: str) -> list[str]:
-    """The words of a caption, lower-cased, without punctuation.
+    """The words of a caption, in lower case and without punctuation.
 
     >>> tokenize("Two dogs run on the man's lawn .")
     ['two', 'dogs', 'run', 'on', 'the', 'man', "'s", 'lawn']
@@ -31,13 +33,13 @@ def tokenize(caption: str) -> list[str]:
         words = text.removesuffix(".").replace(",", "").split()
         if _CONTRACTIONS.isdisjoint(words):
             return words
-    # The Treebank tokeniser splits a full stop only off the end of the text; inside a caption it ends a sentence too.
+    # The Treebank tokeniser splits off a full stop only at the end of the text. A caption may have several sentences.
     text = re.sub(r"\.+(\s|$)", " . ", text)
     return [token for token in _treebank.tokenize(text) if token not in _PUNCTUATION]
 
 
 def detokenize(words: list[str]) -> str:
-    """The words as readable text; ``tokenize`` takes it apart into the same words.
+    """The words as readable text. ``tokenize`` splits it into the same words again.
 
     >>> detokenize(['the', 'man', "'s", 'lawn'])
     "the man's lawn"

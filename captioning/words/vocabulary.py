@@ -1,7 +1,9 @@
-"""The words a captioner knows: fitted on training captions only, kept as JSON, ids in descending frequency.
+"""The words that a captioner knows, and their ids. No Keras.
 
-Or the WordPieces that its words are made of (Wu et al., 2016, https://arxiv.org/abs/1609.08144, section 4.1): "snow" is one,
-"snowboarder" may be "snow", "##board" and "##er". Few words are unknown then, and captions come out as words again.
+The words come from the training captions only, most frequent first, and are kept as JSON. Instead of words they may be
+WordPieces, parts of words (Wu et al., 2016, https://arxiv.org/abs/1609.08144, section 4.1). "snow" is one piece;
+"snowboarder" may be "snow", "##board" and "##er". With WordPieces few words are unknown. Captions come out as whole
+words again.
 """
 
 import json
@@ -13,29 +15,37 @@ import numpy as np
 from captioning.base.errors import UserError
 from captioning.words.tokenizer import detokenize, tokenize
 
-PAD, START, END, UNK = 0, 1, 2, 3
-SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")
+# The ids of the special words, which are the same in every vocabulary. No other file defines them.
+PAD = 0  # fills rows up to one length
+START = 1  # stands before the first word
+END = 2  # stands after the last word
+UNK = 3  # stands for a word that the vocabulary does not know
+SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")  # their spelling, by id
 
 
 class Vocabulary:
-    """A bijection between words, or WordPieces, and ids. Ids 0 to 3 are ``<pad> <start> <end> <unk>``; words follow."""
+    """Words, or WordPieces, and their ids: the special words have 0 to 3, the others follow."""
 
     def __init__(self, words: Sequence[str], wordpieces: bool = False):
-        """``words`` without the special ones, in id order from 4. Raises UserError when empty or repeated."""
+        """``words``: all but the special ones, in the order of their ids. ``wordpieces``: they are parts of words.
+
+        Raises UserError if there are no words, or if a word occurs twice.
+        """
         if not words:
-            raise UserError("vocab_threshold: no word of the training captions is that frequent; lower it")
+            raise UserError("vocab_threshold: no word occurs this often in the training captions; choose a lower one")
         self.words = [*SPECIALS, *words]
         self.wordpieces = wordpieces
         self._ids = {word: i for i, word in enumerate(self.words)}
         if len(self._ids) != len(self.words):
-            raise UserError("vocabulary: a word occurs twice, or is spelled like a special token")
+            raise UserError("vocabulary: a word occurs twice, or is spelled like a special word; make it anew")
 
     @classmethod
     def fit(cls, captions: Iterable[str], threshold: int, wordpieces: Sequence[str] = ()) -> "Vocabulary":
-        """The words that ``captions`` (of the training split) hold at least ``threshold`` times, or of given ``wordpieces``
-        those that their words are made of.
+        """The words that occur at least ``threshold`` times in ``captions``, those of the training split.
 
-        Sorted by falling frequency, then by spelling, so that the same captions in any order give the same ids.
+        With ``wordpieces``, all pieces of a BERT, the vocabulary holds those pieces that the words consist of. Then
+        pieces are counted. The order is by falling frequency, then by spelling. So the order of the captions changes no
+        id.
         """
         counts = Counter(word for caption in captions for word in tokenize(caption))
         if wordpieces:
@@ -48,26 +58,29 @@ class Vocabulary:
         return cls(sorted(kept, key=lambda word: (-counts[word], word)), bool(wordpieces))
 
     def __len__(self) -> int:
+        """How many words there are, special ones included."""
         return len(self.words)
 
     def encode(self, caption: str, max_length: int) -> np.ndarray:
-        """Ids of ``<start>``, at most ``max_length`` of its words, ``<end>``: int32 ``(T,)``. Unknown words become ``<unk>``.
+        """The ids of ``<start>``, of at most ``max_length`` words of ``caption``, and of ``<end>``: int32 ``(T,)``.
 
-        A caption that is cut gets no ``<end>``, so that no model learns to stop in the middle of a sentence.
+        Unknown words become ``<unk>``. A longer caption is cut and gets no ``<end>``. So no model learns to stop in the
+        middle of a sentence.
         """
         ids = [i for word in tokenize(caption) for i in self._split(word)]
         tail = [END] if len(ids) <= max_length else []
         return np.asarray([START, *ids[:max_length], *tail], dtype=np.int32)
 
     def lengths(self, caption: str) -> list[int]:
-        """How many ids ``encode`` gives to each word of ``caption``: one, unless they are WordPieces."""
+        """How many ids ``encode`` gives to each word of ``caption``: one, or with WordPieces one per piece."""
         return [len(self._split(word)) for word in tokenize(caption)]
 
     def knows(self, word: str) -> bool:
+        """Whether ``word`` has an id, or with WordPieces consists of pieces that have one."""
         return UNK not in self._split(word)
 
     def _split(self, word: str) -> list[int]:
-        """The id of a word, or those of its WordPieces, each the longest that fits."""
+        """The id of a word, or the ids of its WordPieces: from left to right, each the longest that fits."""
         if not self.wordpieces:
             return [self._ids.get(word, UNK)]
         ids, start = [], 0
@@ -82,11 +95,11 @@ class Vocabulary:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The caption that ``ids`` spell, up to the first ``<end>``; ``<pad>`` and ``<start>`` are left out."""
+        """The caption with these ids, as text, up to the first ``<end>``. ``<pad>`` and ``<start>`` are left out."""
         return detokenize(self.spell(ids))
 
     def spell(self, ids: Iterable[int]) -> list[str]:
-        """The words of that caption, WordPieces put together."""
+        """The words of that caption. WordPieces are put together."""
         words: list[str] = []
         for token in ids:
             if token == END:
@@ -101,22 +114,35 @@ class Vocabulary:
         return words
 
     def to_json(self) -> str:
-        """``{"words": [...]}``: all words in id order, the four special ones first; of WordPieces with "wordpieces": true."""
+        """The vocabulary as JSON text: an object with these entries.
+
+        "words"       list of all words in the order of their ids, the four special ones first
+        "wordpieces"  true if the words are WordPieces; otherwise the entry is missing
+        """
         about = {"words": self.words} | ({"wordpieces": True} if self.wordpieces else {})
         return json.dumps(about, ensure_ascii=False, indent=0) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str) -> "Vocabulary":
-        """Read what ``to_json`` wrote. Raises UserError naming ``source``."""
+        """The vocabulary that ``to_json`` wrote. Raises UserError, naming ``source``, if ``text`` is no vocabulary."""
         try:
             found = json.loads(text)
             words, wordpieces = found["words"], bool(found.get("wordpieces"))
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{source}: not a vocabulary: {error!r}") from None
-        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise UserError(f"{source}: not a vocabulary: words must be a list of texts")
-        if tuple(words[:4]) != SPECIALS or len(words) == 4:
-            raise UserError(f"{source}: a vocabulary is {' '.join(SPECIALS)} and words, this one {words[:5]}")
-        if len(set(words)) != len(words):
-            raise UserError(f"{source}: not a vocabulary: a word occurs twice")
-        return cls(words[4:], wordpieces)
+            problem = repr(error)
+        else:
+            problem = _problem(words)
+        if problem:
+            raise UserError(f"{source}: not a vocabulary: {problem}; copy the file again, or train anew")
+        return cls(words[len(SPECIALS) :], wordpieces)
+
+
+def _problem(words: object) -> str:
+    """Why ``words`` are not all words of a vocabulary; empty if they are."""
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        return "words must be a list of texts"
+    if tuple(words[: len(SPECIALS)]) != SPECIALS or len(words) == len(SPECIALS):
+        return f"it must hold {' '.join(SPECIALS)} and then words, and this one begins with {words[:5]}"
+    if len(set(words)) != len(words):
+        return "a word occurs twice"
+    return ""

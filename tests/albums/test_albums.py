@@ -15,8 +15,9 @@ import pytest
 from helpers import ROOT
 from PIL import Image
 
-from captioning.albums import album as albums
-from captioning.albums.album import caption_album, list_pictures, made_with, read_lines, write_metadata
+from captioning.albums import captions, progress
+from captioning.albums.captions import caption_album, list_pictures, made_with, read_lines
+from captioning.albums.metadata import write_metadata
 from captioning.base.errors import UserError
 from config import Config
 
@@ -157,7 +158,7 @@ def test_a_batch_is_decoded_while_the_one_before_is_encoded_and_that_before_it_s
     folder = make_pictures(tmp_path / "album", 8)
     ahead, encoded = threading.Event(), threading.Event()
     names = list_pictures(folder)
-    real = albums.load_image
+    real = captions.load_image
 
     def load(path, size):
         if path == folder / names[7]:
@@ -175,7 +176,7 @@ def test_a_batch_is_decoded_while_the_one_before_is_encoded_and_that_before_it_s
             assert encoded.wait(10), "the second batch was not encoded meanwhile"
             return super().caption(features, config)
 
-    monkeypatch.setattr(albums, "load_image", load)
+    monkeypatch.setattr(captions, "load_image", load)
     caption(folder, tmp_path / "captions.jsonl", Waiting())
 
 
@@ -213,14 +214,14 @@ def test_a_run_killed_again_and_again_loses_and_doubles_nothing(tmp_path):
     output = tmp_path / "captions.jsonl"
     code = (
         "import os, sys, time; sys.path[:0] = sys.argv[3:]\n"
-        "from pathlib import Path; import test_albums as t, albums\n"
+        "from pathlib import Path; import test_albums as t\n"
         "folder, output = map(Path, sys.argv[1:3])\n"
         "sync = os.fsync\n"
         "os.fsync = lambda handle: (time.sleep(0.01), sync(handle))\n"  # time to be killed in
         "t.caption(folder, output, t.FakeCaptioner())\n"
-        "albums.write_metadata(folder, albums.list_pictures(folder), output, True, False, 2)\n"
+        "t.write_metadata(folder, t.list_pictures(folder), output, True, False, 2)\n"
     )
-    command = [sys.executable, "-c", code, folder, output, ROOT, ROOT / "tests"]
+    command = [sys.executable, "-c", code, folder, output, ROOT, ROOT / "tests", Path(__file__).parent]
     rng = random.Random(0)
 
     def written() -> tuple[int, int]:
@@ -355,12 +356,12 @@ def test_what_decides_the_captions_is_told_apart(tmp_path):
 
 def test_progress_is_told_in_lines_where_nobody_looks(tmp_path, capsys, monkeypatch):
     folder = make_pictures(tmp_path / "album", 10)
-    monkeypatch.setattr(albums, "_REPORT_EVERY", 0)
+    monkeypatch.setattr(progress, "_REPORT_EVERY", 0)
     caption(folder, tmp_path / "captions.jsonl")
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines] == [f"captions: {done} of 10 pictures" for done in (4, 8, 10)]
     assert lines[0].endswith(" left")
-    monkeypatch.setattr(albums, "_REPORT_EVERY", 60)
+    monkeypatch.setattr(progress, "_REPORT_EVERY", 60)
     make_pictures(folder, 10, first=10)
     caption(folder, tmp_path / "captions.jsonl")
     (line,) = capsys.readouterr().err.splitlines()
@@ -368,7 +369,7 @@ def test_progress_is_told_in_lines_where_nobody_looks(tmp_path, capsys, monkeypa
 
 
 def test_folders_without_pictures_are_named(tmp_path):
-    with pytest.raises(UserError, match="nowhere is none"):
+    with pytest.raises(UserError, match="nowhere is not a folder"):
         list_pictures(tmp_path / "nowhere")
     (tmp_path / "a.txt").touch()
     with pytest.raises(UserError, match="holds no pictures"):

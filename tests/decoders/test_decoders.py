@@ -1,5 +1,6 @@
-"""What every decoder promises: the two ways of running it agree, no logit sees the future, and it can learn."""
+"""What every decoder promises: training and decoding give the same logits, no logit sees later words, and it learns."""
 
+import doctest
 import math
 
 import keras
@@ -7,11 +8,13 @@ import numpy as np
 import pytest
 from keras import ops
 
-from captioning.decoders.build import DECODERS, build_decoder
+from captioning.decoders import build
+from captioning.decoders.base import Decoder
+from captioning.decoders.build import build_decoder, decoder_class, decoder_names
+from captioning.search.compiled import Search
 from captioning.training.cross_entropy import CaptionTrainer
 from captioning.words.vocabulary import END, PAD, START
 from config import Config
-from model import Search
 
 VOCABULARY, REGIONS, FEATURES = 40, 3, 7
 
@@ -27,7 +30,7 @@ def make(name: str, seed: int = 0, **sizes) -> keras.Model:
         "dropout": 0.3,
         **({"heads": 2} if name == "transformer" else {}),
     }
-    return DECODERS[name](**{**defaults, **sizes})
+    return decoder_class(name)(**{**defaults, **sizes})
 
 
 def batch(rows: int = 4, length: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -40,9 +43,23 @@ def run(decoder, features, tokens) -> np.ndarray:
     return ops.convert_to_numpy(decoder(features, tokens))
 
 
-@pytest.fixture(params=sorted(DECODERS))
+@pytest.fixture(params=sorted(decoder_names()))
 def name(request) -> str:
     return request.param
+
+
+def test_every_name_has_a_file_of_its_own():
+    """A new decoder is one file and one name in the setting."""
+    classes = [decoder_class(name) for name in decoder_names()]
+    assert len(set(classes)) == len(classes) == 5
+    assert all(issubclass(kind, Decoder) for kind in classes)
+    assert [kind.__module__ for kind in classes] == [f"captioning.decoders.{name}" for name in decoder_names()]
+
+
+def test_the_example_of_the_docstring():
+    failed, tried = doctest.testmod(build)
+    assert failed == 0
+    assert tried > 0
 
 
 def test_logits(name):
@@ -114,7 +131,7 @@ def test_a_row_does_not_depend_on_its_batch(name):
     decoder = make(name)
     features, tokens = batch()
     state = decoder.init_state(ops.convert_to_tensor(features))
-    # The search reorders states along the batch axis, so every part of a state must lead with it.
+    # A search reorders states along the batch axis, so it must be the first axis of every part.
     assert all(leaf.shape[0] == 4 for leaf in keras.tree.flatten(state))
     logits, state = decoder.step(ops.convert_to_tensor(tokens[:, 0]), state)
     order = [2, 0, 0]
@@ -144,7 +161,7 @@ def test_dropout_is_drawn_in_training_only(name):
     )
 
 
-@pytest.mark.parametrize("name", sorted(name for name in DECODERS if DECODERS[name].attends))
+@pytest.mark.parametrize("name", sorted(name for name in decoder_names() if decoder_class(name).attends))
 def test_attention_tells_where_each_word_looks(name):
     decoder = make(name)
     features, tokens = batch()
@@ -154,7 +171,7 @@ def test_attention_tells_where_each_word_looks(name):
     assert weights.shape == (*tokens.shape, columns)
     assert (weights >= 0).all()
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
-    # Where regions are moved, the looks move along.
+    # If regions change places, their weights do too.
     moved = ops.convert_to_numpy(decoder.attend(features[:, [2, 0, 1]], tokens)[1])
     np.testing.assert_allclose(moved[..., :REGIONS], weights[..., [2, 0, 1]], atol=1e-5)
     assert weights[..., :REGIONS].std(-1).min() > 1e-6
@@ -204,7 +221,7 @@ def test_every_weight_is_trained(name):
 
 
 def test_overfits_a_toy_set_and_says_it_back(name):
-    """Captions of different length, told apart by the image alone, one of them in the last region only."""
+    """Captions of different lengths. Only the image tells which; two images differ in their last region only."""
     captions = [[5, 6, 7, 8], [5, 6, 9], [5, 6, 7, 10, 11, 12], [13], [14, 15, 16, 9]]
     tokens = np.full((len(captions), 8), PAD, "int32")
     for row, words in enumerate(captions):

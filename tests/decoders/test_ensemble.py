@@ -1,4 +1,4 @@
-"""Ensembles: probabilities are averaged, one member is itself, and members that do not fit are refused."""
+"""Ensembles: probabilities are averaged, one member is the captioner itself, members that do not fit are refused."""
 
 import keras
 import numpy as np

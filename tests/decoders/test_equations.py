@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from captioning.decoders.build import DECODERS
+from captioning.decoders.build import decoder_class
 
 V, R, D, E, H = 11, 5, 7, 6, 8  # words, regions, feature size, embedding, hidden
 
@@ -109,7 +109,7 @@ def transformer(decoder, features, words):
         regions = np.asarray([feed(block, x + seen) for x, seen in zip(regions, looked, strict=True)])
     regions = norm(decoder.encoder_norm, regions)
     half = np.arange(H // 2)
-    known = [[] for _ in decoder.decoder_blocks]  # what each block has met so far
+    known = [[] for _ in decoder.decoder_blocks]  # the words so far, as each block has seen them
     for t, y in enumerate(words):
         angles = t / 1e4 ** (half / len(half))
         x = dense(decoder.word_dense, y) + np.concatenate([np.sin(angles), np.cos(angles)])
@@ -135,7 +135,7 @@ def test_logits_and_weights_are_those_of_the_paper(name, equations):
         "hidden_size": H,
         "dropout": 0.5,
     }
-    decoder = DECODERS[name](**sizes, **({"heads": 2} if name == "transformer" else {"attention_size": 4}))
+    decoder = decoder_class(name)(**sizes, **({"heads": 2} if name == "transformer" else {"attention_size": 4}))
     rng = np.random.default_rng(3)
     # Weights as large as trained ones, biases included, so that every part counts.
     decoder.set_weights([rng.normal(0, 0.7, weight.shape) for weight in decoder.get_weights()])

@@ -10,7 +10,8 @@ from helpers import PIECES
 
 from captioning.base.errors import UserError
 from captioning.base.files import load_arrays, save_arrays
-from captioning.embeddings.arrays import SPARE, load_pretrained, read_wordpieces
+from captioning.embeddings.arrays import load_pretrained
+from captioning.embeddings.bert import SPARE, read_wordpieces
 from captioning.words.vocabulary import Vocabulary
 from config import Config
 
@@ -23,7 +24,7 @@ A, DOG, CAT, T_SHIRT, SKATEBOARDER, CAFE, S = range(4, 11)
 
 def read(path: Path, text: str) -> np.ndarray:
     path.write_text(text, encoding="utf-8")
-    return load_pretrained(Config(embedding="file", embedding_file=str(path)), WORDS)["vectors"]
+    return load_pretrained(Config(embedding="file", embedding_file=str(path)), WORDS, 0)["vectors"]
 
 
 LINES = "the 1 2 3\ndog 0.5 -1e-1 3\ncat 4 5 6\n"
@@ -34,7 +35,7 @@ LINES = "the 1 2 3\ndog 0.5 -1e-1 3\ncat 4 5 6\n"
     [
         LINES,  # GloVe
         "3 3\n" + LINES,  # word2vec, fastText
-        "3 3\n" + LINES.replace("\n", " \n"),  # both put a space behind
+        "3 3\n" + LINES.replace("\n", " \n"),  # both end lines with a space
         LINES.replace("\n", "\r\n"),
         LINES + ". . . 7 8 9\nat name@domain.com 7 8 9\nca\u2028t 7 8 9\n",  # GloVe 840B
         LINES + "dog 9 9 9\n",  # the first counts
@@ -44,7 +45,7 @@ def test_vectors_of_a_text_file(tmp_path, text, capsys):
     vectors = read(tmp_path / "vectors.txt", text)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors[[DOG, CAT]], [[0.5, -0.1, 3], [4, 5, 6]])
-    # The others are random, not alike, and of the same spread.
+    # The others are random, all different, and have the same spread.
     assert vectors.shape == (len(WORDS), 3)
     assert len(np.unique(vectors, axis=0)) == len(WORDS)
     assert 1 < vectors[[0, 1, 2, 3, 4, 7]].std() < 5
@@ -58,8 +59,8 @@ def test_vectors_of_a_text_file(tmp_path, text, capsys):
         ("dog 1 2 3\ncat 1 2\n", "line 2: 2 numbers where there should be 3"),
         ("dog 1 2 3\ncat 1 2 3 4\n", "line 2: 4 numbers where there should be 3"),
         ("2 4\ndog 1 2 3\ncat 1 2 3\n", "line 2: 3 numbers where there should be 4"),
-        ("dog 1 2 3\ncat 1 x 3\n", "line 2: 'cat' has values that are no numbers"),
-        ("dog 1 2 nan\n", "line 1: 'dog' has values that are no numbers"),
+        ("dog 1 2 3\ncat 1 x 3\n", "line 2: the values of 'cat' are not numbers"),
+        ("dog 1 2 nan\n", "line 1: the values of 'dog' are not numbers"),
         ("dog 1 2 3\n\n", "line 2: 0 numbers"),
         ("dog\n", "line 1: 0 numbers where there should be some"),
         ("4 3\n" + LINES, "announces 4 words and holds 3; fetch it again"),
@@ -76,11 +77,11 @@ def test_a_file_that_is_no_good_is_named(tmp_path, text, problem):
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     for path in (tmp_path, tmp_path / "absent.txt"):
         with pytest.raises(UserError, match=f"embedding_file: {path} cannot be read: "):
-            load_pretrained(Config(embedding="file", embedding_file=str(path)), WORDS)
+            load_pretrained(Config(embedding="file", embedding_file=str(path)), WORDS, 0)
 
 
 def test_nothing_is_read_for_a_learned_embedding():
-    assert load_pretrained(Config(), WORDS) == {}
+    assert load_pretrained(Config(), WORDS, 0) == {}
 
 
 # The file of arrays --------------------------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ def bert(name, **changes) -> Config:
 def test_a_word_of_several_pieces_has_their_mean(bert_folder, capsys):
     from safetensors.numpy import load_file
 
-    vectors = load_pretrained(bert(bert_folder), WORDS)["vectors"]
+    vectors = load_pretrained(bert(bert_folder), WORDS, 0)["vectors"]
     table = load_file(bert_folder / "model.safetensors")["embeddings.word_embeddings.weight"]
     pieces = [
         "[PAD]",
@@ -152,10 +153,10 @@ def test_wordpieces_are_words_too(bert_folder):
     assert read_wordpieces(str(bert_folder)) == PIECES
     words = Vocabulary.fit(["a skateboarder"], 1, PIECES).words
     assert words[4:] == ["##board", "##er", "a", "skate"]
-    vectors = load_pretrained(bert(bert_folder), words)["vectors"]
+    vectors = load_pretrained(bert(bert_folder), words, 0)["vectors"]
     table = load_file(bert_folder / "model.safetensors")["embeddings.word_embeddings.weight"]
     np.testing.assert_allclose(vectors[4:], table[[PIECES.index(piece) for piece in words[4:]]], rtol=1e-6)
-    arrays = load_pretrained(bert(bert_folder, embedding="bert-prefix"), words)
+    arrays = load_pretrained(bert(bert_folder, embedding="bert-prefix"), words, 0)
     assert arrays["pieces"].shape == (8, 1)
 
 
@@ -181,7 +182,7 @@ def test_states_are_those_of_kerashub_under_a_causal_mask(any_bert):
 
     folder, pieces = any_bert
     config = bert(folder, embedding="bert-prefix")
-    arrays = load_pretrained(config, WORDS)
+    arrays = load_pretrained(config, WORDS, 0)
     assert arrays["pieces"].tolist()[T_SHIRT] != arrays["pieces"].tolist()[SKATEBOARDER]
     assert len(arrays["positions"]) == 7 + SPARE
     embedding = build_embedding(config, arrays)
@@ -215,7 +216,7 @@ def test_kerashubs_own_layout_is_read_alike(bert_folder, tmp_path):
     keras_hub.models.BertBackbone.from_preset(str(bert_folder)).save_to_preset(str(tmp_path))
     keras_hub.models.BertTokenizer(PIECES).save_to_preset(str(tmp_path))
     for kind in ("bert-static", "bert-prefix"):
-        found, expected = (load_pretrained(bert(path, embedding=kind), WORDS) for path in (tmp_path, bert_folder))
+        found, expected = (load_pretrained(bert(path, embedding=kind), WORDS, 0) for path in (tmp_path, bert_folder))
         assert found.keys() == expected.keys()
         for name, array in expected.items():
             np.testing.assert_array_equal(found[name], array)
@@ -234,13 +235,13 @@ def test_a_bert_that_is_no_good_is_named(bert_folder, tmp_path):
             (tmp_path / file.name).write_bytes(file.read_bytes())
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=r"^bert: ") as caught:
-            load_pretrained(bert(tmp_path), WORDS)
+            load_pretrained(bert(tmp_path), WORDS, 0)
         assert problem in str(caught.value)
         assert str(tmp_path) in str(caught.value)
     with pytest.raises(UserError, match=r"bert: there is neither a folder nor .*did you mean bert_base_en_uncased"):
-        load_pretrained(bert("bert_base_uncased"), WORDS)
+        load_pretrained(bert("bert_base_uncased"), WORDS, 0)
     with pytest.raises(UserError, match=r"max_caption_length: .* reads 48 WordPieces"):
-        load_pretrained(bert(bert_folder, embedding="bert-prefix", max_caption_length=60), WORDS)
+        load_pretrained(bert(bert_folder, embedding="bert-prefix", max_caption_length=60), WORDS, 0)
 
 
 @pytest.mark.parametrize(
@@ -251,12 +252,12 @@ def test_a_folder_that_lacks_a_file_is_named(tmp_path, lacking, what):
     for name in {"config.json", "vocab.txt", "model.safetensors"} - {lacking}:
         (tmp_path / name).touch()
     with pytest.raises(UserError, match=f"bert: {tmp_path} lacks its {what} \\(.*{lacking}"):
-        load_pretrained(bert(tmp_path), WORDS)
+        load_pretrained(bert(tmp_path), WORDS, 0)
     with pytest.raises(UserError, match=f"bert: there is no folder {tmp_path}/absent"):
-        load_pretrained(bert(tmp_path / "absent"), WORDS)
+        load_pretrained(bert(tmp_path / "absent"), WORDS, 0)
 
 
 def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     with pytest.raises(UserError, match=r"^embedding: .*keras_hub.*pip install -r requirements-bert.txt"):
-        load_pretrained(bert("bert_base_en_uncased"), WORDS)
+        load_pretrained(bert("bert_base_en_uncased"), WORDS, 0)

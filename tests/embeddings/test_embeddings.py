@@ -1,4 +1,4 @@
-"""Word embeddings: none looks ahead, each gives in decoding what it gave in training, and what is frozen stays as it was."""
+"""Word embeddings: none looks ahead, decoding gives the vectors of training, and frozen vectors do not change."""
 
 import h5py
 import keras
@@ -7,15 +7,19 @@ import pytest
 from helpers import fake_arrays
 from keras import ops
 
-from captioning.decoders.build import DECODERS, Decoder
+from captioning.decoders.base import Decoder
+from captioning.decoders.build import decoder_class, decoder_names
 from captioning.decoders.ensemble import EnsembleDecoder
-from captioning.embeddings.arrays import SPARE
-from captioning.embeddings.build import LearnedEmbedding, PrefixEmbedding, WordEmbedding, build_embedding
+from captioning.embeddings.base import WordEmbedding
+from captioning.embeddings.bert import SPARE
+from captioning.embeddings.build import build_embedding
+from captioning.embeddings.learned import LearnedEmbedding
+from captioning.embeddings.prefix import PrefixEmbedding
+from captioning.search.compiled import Search
 from captioning.training.cross_entropy import CaptionTrainer
 from captioning.training.self_critical import Sampler
 from captioning.words.vocabulary import END, PAD, START
 from config import Config
-from model import Search
 
 VOCABULARY, REGIONS, FEATURES, LENGTH = 40, 3, 7, 7
 KINDS = ("learned", "file", "bert-prefix")
@@ -28,7 +32,7 @@ def embed(kind: str, **changes) -> WordEmbedding | None:
 
 def make(decoder: str, embedding: WordEmbedding | None, **sizes) -> Decoder:
     """Weights as large as trained ones, biases included, so that every part counts; pretrained ones as they are."""
-    made = DECODERS[decoder](
+    made = decoder_class(decoder)(
         vocabulary_size=VOCABULARY, regions=REGIONS, feature_size=FEATURES, embedding_size=12, hidden_size=10,
         dropout=0.3, embedding=embedding, **({"heads": 2} if decoder == "transformer" else {}), **sizes,
     )  # fmt: skip
@@ -48,7 +52,7 @@ def run(decoder, features, tokens) -> np.ndarray:
     return ops.convert_to_numpy(decoder(features, tokens))
 
 
-@pytest.fixture(params=sorted(DECODERS))
+@pytest.fixture(params=sorted(decoder_names()))
 def decoder(request) -> str:
     return request.param
 
@@ -64,7 +68,7 @@ def kind(request) -> str:
 def leaks(decoder: Decoder) -> bool:
     """Whether a change of later tokens, one or all of them, moves a single bit of earlier logits.
 
-    This is what the well-known BERT captioner would have failed: its BERT had read the caption that it was to predict.
+    The well-known BERT captioner would fail here: its BERT had read the caption that the decoder had to predict.
     """
     features, tokens = batch()
     before = run(decoder, features, tokens)
@@ -87,7 +91,7 @@ def test_no_logit_depends_on_a_later_word_with_the_vectors_of_bert(decoder, trai
     assert not leaks(make(decoder, embed("bert-static", embedding_trainable=trainable)))
 
 
-@pytest.mark.parametrize("decoder", sorted(name for name in DECODERS if DECODERS[name].attends))
+@pytest.mark.parametrize("decoder", sorted(name for name in decoder_names() if decoder_class(name).attends))
 def test_no_logit_depends_on_a_later_word_with_an_output_of_its_own(decoder):
     assert not leaks(make(decoder, embed("learned"), untied_output=True))
 
@@ -100,7 +104,7 @@ class TwoWayBert(PrefixEmbedding):
 
 
 class NextWord(LearnedEmbedding):
-    """A faint trace of the next word, and of no other."""
+    """Adds a faint trace of the next word."""
 
     def call(self, token_ids):
         vectors = super().call(token_ids)
@@ -173,7 +177,7 @@ def test_every_earlier_word_and_piece_counts():
 
 
 def log_probability(decoder, features, tokens) -> np.ndarray:
-    """Of captions ``(N, L)``, teacher-forced."""
+    """Log p of captions ``tokens (N, L)``, teacher-forced: ``(N,)``."""
     inputs = np.concatenate([np.full((len(tokens), 1), START, "int32"), tokens[:, :-1]], axis=1)
     logits = run(decoder, features, inputs).astype("float64")
     logits[..., [0, 1, 3]] = -1e9  # never drawn

@@ -19,11 +19,11 @@ import export
 from captioning.base.errors import UserError
 from captioning.data.predictions import read_predictions
 from captioning.data.records import ImageRecord
-from captioning.exports import reading as exported
-from captioning.exports import writing as exporting
-from captioning.exports.reading import KINDS, Exported, compare
+from captioning.exports import writing
+from captioning.exports.checking import compare
+from captioning.exports.reading import KINDS, Exported
+from captioning.exports.writing import write_export
 from captioning.pictures.loading import load_image
-from captioning.search import search as decoding
 from captioning.words.vocabulary import Vocabulary
 from config import Config
 from model import Captioner
@@ -58,7 +58,7 @@ def merged(make, tmp_path_factory):
     captioner = make(decoder="merge")
     folder = tmp_path_factory.mktemp("merged")
     captioner.save(folder / "captioner.zip")
-    exporting.export(captioner, captioner.config, "savedmodel", folder / "exported" / "savedmodel")
+    write_export(captioner, captioner.config, "savedmodel", folder / "exported" / "savedmodel")
     return captioner, folder
 
 
@@ -78,11 +78,6 @@ def assert_same(exported: Exported, captioner: Captioner, config: Config) -> Non
         np.testing.assert_allclose(found["scores"][0, 0], captions[0].score, rtol=2e-3)
         for name, stated in exported.about["outputs"].items():
             assert (str(found[name].dtype), list(found[name].shape[1:])) == (stated["dtype"], stated["shape"][1:])
-
-
-def test_what_is_no_caption_is_so_everywhere():
-    """``exported`` cannot import the search, which needs Keras."""
-    assert exported.IMPOSSIBLE == decoding.BANNED / 2
 
 
 def test_a_savedmodel_captions_as_the_original(merged):
@@ -120,14 +115,14 @@ def test_a_savedmodel_captions_as_the_original(merged):
     ],
 )
 def test_every_format_captions_as_the_original(make, tmp_path, kind, decoder, search, embedding):
-    for library in KINDS[kind][1]:
+    for library in KINDS[kind].libraries:
         pytest.importorskip(library)
     sizes = {"heads": 2} if decoder == "transformer" else {}
     if "consensus" in search:
         sizes["max_caption_length"] = 12
     captioner = make(decoder=decoder, embedding=embedding, **sizes)
     config = captioner.config.with_overrides(search)
-    exporting.export(captioner, config, kind, tmp_path / "export")
+    write_export(captioner, config, kind, tmp_path / "export")
     assert_same(Exported(tmp_path / "export"), captioner, config)
     if config.votes:
         found = captioner.caption(captioner.encode(pixels(6)), config)
@@ -137,11 +132,11 @@ def test_every_format_captions_as_the_original(make, tmp_path, kind, decoder, se
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "litert"])
 def test_int8_is_smaller_and_runs(make, tmp_path, kind):
-    for library in KINDS[kind][1]:
+    for library in KINDS[kind].libraries:
         pytest.importorskip(library)
     captioner = make(decoder="attention", embedding_size=128, hidden_size=128)
     for name in ("whole", "small"):
-        exporting.export(captioner, captioner.config, kind, tmp_path / name, int8=name == "small")
+        write_export(captioner, captioner.config, kind, tmp_path / name, int8=name == "small")
     whole, small = Exported(tmp_path / "whole"), Exported(tmp_path / "small")
     assert small.megabytes < 0.6 * whole.megabytes
     assert small.about["int8"]
@@ -151,10 +146,10 @@ def test_int8_is_smaller_and_runs(make, tmp_path, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_page_shows_how_to_call_it_without_keras(merged, tmp_path, kind):
-    for library in KINDS[kind][1]:
+    for library in KINDS[kind].libraries:
         pytest.importorskip(library)
     captioner, _ = merged
-    exporting.export(captioner, captioner.config, kind, tmp_path / "exported" / kind)
+    write_export(captioner, captioner.config, kind, tmp_path / "exported" / kind)
     Image.fromarray(pixels(1)[0]).save(tmp_path / "photo.jpg", quality=95)
     (block,) = (block for block in BLOCKS if f"exported/{kind}" in block)
     code = 'import sys\nsys.modules["keras"] = None  # cannot be imported\n' + BLOCKS[0] + block
@@ -194,9 +189,9 @@ def test_what_fails_leaves_the_old_export_and_nothing_else(merged, tmp_path, mon
         path.write_text("half of it")
         raise ValueError("\nUnknown operator\nand much more")
 
-    monkeypatch.setitem(exporting._WRITERS, "onnx", write)
+    monkeypatch.setitem(writing._WRITERS, "onnx", write)
     with pytest.raises(UserError, match="onnx cannot hold this captioner: Unknown operator; take another"):
-        exporting.export(captioner, captioner.config, "onnx", folder)
+        write_export(captioner, captioner.config, "onnx", folder)
     assert [path.name for path in folder.parent.iterdir()] == ["onnx"]
     assert (folder / "export.json").read_text() == "the old one"
 
@@ -207,7 +202,7 @@ def test_only_exports_are_replaced_and_only_when_told_to(tmp_path):
     (made / "export.json").write_text("{}")
     other.mkdir()
     export.refuse(["savedmodel"], [made, tmp_path / "new"], overwrite=True)
-    with pytest.raises(UserError, match="exists already; choose another --output or say --overwrite"):
+    with pytest.raises(UserError, match="exists already; choose another --output, or add --overwrite"):
         export.refuse(["savedmodel"], [made], overwrite=False)
     with pytest.raises(UserError, match=r"photos: exists already; choose another --output$"):
         export.refuse(["savedmodel"], [other], overwrite=True)
@@ -215,7 +210,7 @@ def test_only_exports_are_replaced_and_only_when_told_to(tmp_path):
 
 def test_missing_libraries_are_named(monkeypatch):
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: name == "onnx")
-    with pytest.raises(UserError, match=r"needs tf2onnx, onnxruntime; pip install -r requirements-export\.txt"):
+    with pytest.raises(UserError, match=r'needs tf2onnx, onnxruntime; pip install -e "\.\[export\]"$'):
         export.refuse(["savedmodel", "onnx"], [], False)
 
 
@@ -239,11 +234,11 @@ def test_compare_counts_captions_and_beams_and_names_what_differs():
         [original, Fake(["a dog", "two cats"], ["a man", "a boy"]), Fake(["a dog", "a cat"], ["a boy", "a man"])],
         pictures,
     )
-    assert about["pictures"] == 2
-    assert [(report["same"], report["same_beams"]) for report in (same, near, far)] == [(2, 2), (2, 1), (1, 1)]
-    assert same["different"] == near["different"] == []
-    assert far["different"] == [{"image": "y.jpg", "original": "a man", "exported": "a boy"}]
-    assert far["captions"] == [("x.jpg", "a dog"), ("y.jpg", "a boy")]
+    assert about.pictures == 2
+    assert [(found.same, found.same_beams) for found in (same, near, far)] == [(2, 2), (2, 1), (1, 1)]
+    assert same.different == near.different == []
+    assert far.different == [{"image": "y.jpg", "original": "a man", "exported": "a boy"}]
+    assert far.captions == [("x.jpg", "a dog"), ("y.jpg", "a boy")]
     with pytest.raises(UserError, match="none of the pictures"):
         compare(original.captions, [], [])
 
@@ -269,7 +264,7 @@ def test_the_script_writes_checks_and_tells(merged, tmp_path, monkeypatch):
     beam = captioner.caption(captioner.encode(pixels(3)), captioner.config.with_overrides({"beam_size": 2}))
     assert found == [captions[0].text for captions in beam]
     assert json.loads((tmp_path / "out" / "savedmodel" / "export.json").read_text())["decoding"]["beam_size"] == 2
-    refused("export", *options, mentions="exists already; .* say --overwrite")
+    refused("export", *options, mentions="exists already; .* add --overwrite")
     monkeypatch.setattr(Exported, "captions", lambda self, picture: ["something else"])
     done = script("export", *options, "--overwrite")
     assert done.status == 1, done
@@ -282,7 +277,7 @@ def test_the_script_refuses_what_cannot_be(merged, tmp_path):
     refused(
         "export", *options, "--backend", "jax", mentions="--backend: exports are made under TensorFlow.*leave it out"
     )
-    refused("export", *options, "--int8", mentions="--int8: is of the formats onnx and litert")
+    refused("export", *options, "--int8", mentions="--int8: only the formats onnx and litert have it")
     refused("export", *options, "--check", tmp_path / "gone.jpg", mentions=r"--check: .*gone\.jpg: there is no such")
     assert not (tmp_path / "out").exists()
     refused("export", *options, "--hidden-size", "9", mentions="hidden_size: the model was trained with 8")

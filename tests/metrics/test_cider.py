@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 from sentences import PREDICTIONS, REFERENCES
 
-from captioning.metrics import scores as metrics
+from captioning.metrics.cider import Cider, cider, cider_d
+from captioning.metrics.references import words
 
-# From pycocoevalcap 1.2, Cider().compute_score over the words of text.tokenize, times 100.
+# From pycocoevalcap 1.2, Cider().compute_score over the words of our tokeniser, times 100.
 CIDER_D = [330.2629445519238, 306.6519489134167, 110.795865199773, 140.03814233554647, 20.90508643607912]
-WORDS = [metrics.words(prediction) for prediction in PREDICTIONS]
-GROUPS = [[metrics.words(reference) for reference in group] for group in REFERENCES]
+WORDS = [words(prediction) for prediction in PREDICTIONS]
+GROUPS = [[words(reference) for reference in group] for group in REFERENCES]
 
 
 def test_cider_d_equals_the_coco_evaluation():
-    mean, scores = metrics.cider_d(PREDICTIONS, REFERENCES)
+    mean, scores = cider_d(PREDICTIONS, REFERENCES)
     assert scores.tolist() == pytest.approx(CIDER_D, abs=1e-9)
     assert mean == pytest.approx(sum(CIDER_D) / 5)
 
@@ -43,7 +44,7 @@ def by_the_formula(i: int) -> float:
 
 
 def test_plain_cider_follows_the_formula():
-    scores = metrics.cider(PREDICTIONS, REFERENCES)[1]
+    scores = cider(PREDICTIONS, REFERENCES)[1]
     assert scores.tolist() == pytest.approx([by_the_formula(i) for i in range(5)])
 
 
@@ -52,12 +53,12 @@ def test_saying_it_twice_by_hand():
     predictions, references = ["a dog runs a dog runs", "", ""], [["a dog runs"], ["two cats sleep"], ["birds sing"]]
     clipped = 3 / (3 * 12) ** 0.5 + 2 / (2 * 9) ** 0.5 + 1 / 6**0.5
     plain = 6 / (3 * 12) ** 0.5 + 4 / (2 * 9) ** 0.5 + 2 / 6**0.5
-    assert metrics.cider_d(predictions, references)[1][0] == pytest.approx(1000 / 4 * clipped * math.exp(-9 / 72))
-    assert metrics.cider(predictions, references)[1][0] == pytest.approx(1000 / 4 * plain)
+    assert cider_d(predictions, references)[1][0] == pytest.approx(1000 / 4 * clipped * math.exp(-9 / 72))
+    assert cider(predictions, references)[1][0] == pytest.approx(1000 / 4 * plain)
 
 
 def test_many_candidates_of_any_image_at_once_score_as_they_do_alone():
-    scorer = metrics.Cider(GROUPS)
+    scorer = Cider(GROUPS)
     images, candidates = [3, 0, 0, 4, 2, 0], [WORDS[0], WORDS[0], WORDS[1], [], WORDS[2], ["unheard", "of", "unheard"]]
     together = scorer.score(images, candidates)
     assert together.shape == (6,)
@@ -72,34 +73,34 @@ def test_ids_score_as_their_words():
     number = {word: 7 * i for i, word in enumerate(sorted({w for g in [*GROUPS, WORDS] for s in g for w in s}))}
     groups = [[[number[word] for word in words] for words in group] for group in GROUPS]
     candidates = [np.array([number[word] for word in words]) for words in WORDS]
-    np.testing.assert_allclose(metrics.Cider(groups).score(range(5), candidates), CIDER_D)
+    np.testing.assert_allclose(Cider(groups).score(range(5), candidates), CIDER_D)
 
 
 def test_document_frequencies_come_from_the_corpus():
     """Scored two by two, as a reward is, the captions score as among all five."""
-    scores = [metrics.Cider(GROUPS[i : i + 2], corpus=GROUPS).score([0, 1], WORDS[i : i + 2]) for i in (0, 3)]
+    scores = [Cider(GROUPS[i : i + 2], corpus=GROUPS).score([0, 1], WORDS[i : i + 2]) for i in (0, 3)]
     np.testing.assert_allclose(np.concatenate(scores), [*CIDER_D[:2], *CIDER_D[3:]])
-    assert not np.allclose(metrics.Cider(GROUPS[:2]).score([0, 1], WORDS[:2]), CIDER_D[:2])
+    assert not np.allclose(Cider(GROUPS[:2]).score([0, 1], WORDS[:2]), CIDER_D[:2])
 
 
 def test_words_that_the_corpus_lacks_count_as_the_rarest():
     corpus = [[["a", "dog"]], [["a", "cat"]], [["a", "bird"]], [["a", "fish"]]]
-    scorer = metrics.Cider([[["a", "zebra"]]], corpus=corpus)
+    scorer = Cider([[["a", "zebra"]]], corpus=corpus)
     full, known, wrong = scorer.score([0, 0, 0], [["a", "zebra"], ["a", "dog"], ["a", "yak"]])
     assert full == pytest.approx(1000 / 2)  # all of n = 1 and 2; there is no n = 3 and 4
     assert known == wrong == 0
 
 
 def test_a_split_of_one_image_has_no_rare_words():
-    assert metrics.cider_d(["a dog"], [["a dog"]])[0] == 0
+    assert cider_d(["a dog"], [["a dog"]])[0] == 0
 
 
 def test_nothing_to_score():
-    assert metrics.Cider(GROUPS).score([], []).shape == (0,)
+    assert Cider(GROUPS).score([], []).shape == (0,)
 
 
 def test_what_cannot_be_a_scorer():
     with pytest.raises(ValueError, match="at least one"):
-        metrics.Cider([GROUPS[0], []])
+        Cider([GROUPS[0], []])
     with pytest.raises(ValueError, match="cider_x"):
-        metrics.Cider(GROUPS, variant="cider_x")
+        Cider(GROUPS, variant="cider_x")

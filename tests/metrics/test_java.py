@@ -38,7 +38,7 @@ def stand_in(tmp_path, monkeypatch):
 @pytest.mark.parametrize("tool", java.TOOLS)
 def test_a_missing_package_is_named(tool, monkeypatch):
     monkeypatch.setattr(java, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=rf"^{tool}: .*pycocoevalcap.*pip install -r requirements-metrics\.txt"):
+    with pytest.raises(UserError, match=rf'^{tool}: .*pycocoevalcap.*pip install -e "\.\[metrics\]"'):
         java.require(tool)
 
 

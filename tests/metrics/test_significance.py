@@ -5,7 +5,9 @@ from itertools import product
 import numpy as np
 import pytest
 
-from captioning.metrics import scores as metrics
+from captioning.metrics.bleu_rouge import bleu, rouge_l
+from captioning.metrics.cider import Cider
+from captioning.metrics.significance import compare, corpus_scores, image_statistics, intervals
 
 RNG = np.random.default_rng(5)
 VOCABULARY = ["a", "the", "dog", "cat", "man", "runs", "sits", "on", "in", "grass", "snow", "red", "ball"]
@@ -24,88 +26,83 @@ BAD = worsened([group[1] for group in REFERENCES], 0.5)
 
 def scores(predictions: list[Words], references: list[list[Words]]) -> list[float]:
     """BLEU-4, ROUGE-L, CIDEr-D by the public functions; CIDEr with the document frequencies of ``REFERENCES``."""
-    cider = metrics.Cider(references, corpus=REFERENCES).score(range(len(references)), predictions)
-    return [metrics.bleu(predictions, references)[3], metrics.rouge_l(predictions, references)[0], cider.mean()]
+    cider = Cider(references, corpus=REFERENCES).score(range(len(references)), predictions)
+    return [bleu(predictions, references)[3], rouge_l(predictions, references)[0], cider.mean()]
 
 
 def test_summary_is_the_corpus_scores():
-    found = metrics.summary(metrics.image_statistics(GOOD, REFERENCES))
-    assert found["bleu"] == pytest.approx(metrics.bleu(GOOD, REFERENCES))
-    assert [found["bleu"][3], found["rouge_l"], found["cider_d"]] == pytest.approx(scores(GOOD, REFERENCES))
+    found = corpus_scores(image_statistics(GOOD, REFERENCES))
+    assert found.bleu == pytest.approx(bleu(GOOD, REFERENCES))
+    assert [found.bleu[3], found.rouge_l, found.cider_d] == pytest.approx(scores(GOOD, REFERENCES))
 
 
 def test_intervals_are_those_of_scoring_resampled_images():
-    found = metrics.intervals(metrics.image_statistics(GOOD, REFERENCES), resamples=4000)
+    found = intervals(image_statistics(GOOD, REFERENCES), resamples=4000)
     draws = RNG.integers(0, 30, (120, 30))
     samples = [scores([GOOD[i] for i in draw], [REFERENCES[i] for i in draw]) for draw in draws]
     low, high = np.percentile(samples, [2.5, 97.5], axis=0)
     for name, start, end, value in zip(
         ("bleu4", "rouge_l", "cider_d"), low, high, scores(GOOD, REFERENCES), strict=True
     ):
-        assert found[name][0] < value < found[name][1]
-        assert found[name] == pytest.approx([start, end], abs=0.25 * (end - start))
+        interval = getattr(found, name)
+        assert interval[0] < value < interval[1]
+        assert interval == pytest.approx((start, end), abs=0.25 * (end - start))
 
 
 def test_intervals_of_a_mean_are_those_of_the_textbook():
-    low, high = metrics.intervals(metrics.image_statistics(GOOD, REFERENCES))["rouge_l"]
-    mean, each = metrics.rouge_l(GOOD, REFERENCES)
+    low, high = intervals(image_statistics(GOOD, REFERENCES)).rouge_l
+    mean, each = rouge_l(GOOD, REFERENCES)
     margin = 1.96 * each.std() / 30**0.5
     assert [low, high] == pytest.approx([mean - margin, mean + margin], abs=0.1 * margin)
 
 
 def test_intervals_repeat_with_the_seed():
-    statistics = metrics.image_statistics(GOOD, REFERENCES)
-    assert metrics.intervals(statistics, 700) == metrics.intervals(statistics, 700)
-    assert metrics.intervals(statistics, 700) != metrics.intervals(statistics, 700, seed=1)
+    statistics = image_statistics(GOOD, REFERENCES)
+    assert intervals(statistics, 700) == intervals(statistics, 700)
+    assert intervals(statistics, 700) != intervals(statistics, 700, seed=1)
 
 
 def test_a_captioner_does_not_differ_from_itself():
-    statistics = metrics.image_statistics(GOOD, REFERENCES)
-    for row in metrics.compare(statistics, statistics, resamples=300):
-        assert row["difference"] == 0
-        assert row["interval"] == [0, 0]
-        assert row["p"] == 1
+    statistics = image_statistics(GOOD, REFERENCES)
+    for row in compare(statistics, statistics, resamples=300):
+        assert row.difference == 0
+        assert row.interval == (0, 0)
+        assert row.p == 1
 
 
 def test_seeds_count_with_their_mean():
-    one, other, better = (
-        metrics.image_statistics(captions, REFERENCES) for captions in (BAD, worsened(BAD, 0.1), GOOD)
-    )
-    found = metrics.compare(np.stack([one, other]), np.stack([better, better]), resamples=500)
-    alone = [metrics.compare(each, better, resamples=500) for each in (one, other)]
+    one, other, better = (image_statistics(captions, REFERENCES) for captions in (BAD, worsened(BAD, 0.1), GOOD))
+    found = compare(np.stack([one, other]), np.stack([better, better]), resamples=500)
+    alone = [compare(each, better, resamples=500) for each in (one, other)]
     for row, first, second in zip(found, *alone, strict=True):
-        assert row["a"] == pytest.approx((first["a"] + second["a"]) / 2)
-        assert row["difference"] == pytest.approx((first["difference"] + second["difference"]) / 2)
-        assert row["deviations"] == pytest.approx([abs(first["a"] - second["a"]) / 2**0.5, 0])
-        assert row["interval"][0] < row["difference"] < row["interval"][1]
-        assert first["deviations"] is None
+        assert row.a == pytest.approx((first.a + second.a) / 2)
+        assert row.difference == pytest.approx((first.difference + second.difference) / 2)
+        assert row.deviations == pytest.approx([abs(first.a - second.a) / 2**0.5, 0])
+        assert row.interval[0] < row.difference < row.interval[1]
+        assert first.deviations is None
     # The same seed twice says no more than once.
-    twice = metrics.compare(np.stack([one, one]), np.stack([better, better]), resamples=500)
-    assert [(row["interval"], row["p"]) for row in twice] == [
-        (pytest.approx(row["interval"]), row["p"]) for row in alone[0]
-    ]
+    twice = compare(np.stack([one, one]), np.stack([better, better]), resamples=500)
+    assert [(row.interval, row.p) for row in twice] == [(pytest.approx(row.interval), row.p) for row in alone[0]]
 
 
 def test_a_clear_difference_is_significant_and_changes_sign_with_the_order():
-    good, bad = (metrics.image_statistics(captions, REFERENCES) for captions in (GOOD, BAD))
-    forth, back = metrics.compare(bad, good, resamples=1000), metrics.compare(good, bad, resamples=1000)
+    good, bad = (image_statistics(captions, REFERENCES) for captions in (GOOD, BAD))
+    forth, back = compare(bad, good, resamples=1000), compare(good, bad, resamples=1000)
     for row, other, before, after in zip(forth, back, scores(BAD, REFERENCES), scores(GOOD, REFERENCES), strict=True):
-        assert [row["a"], row["b"], row["difference"]] == pytest.approx([before, after, after - before])
-        assert 0 < row["interval"][0] < row["difference"] < row["interval"][1]
-        assert row["p"] < 0.02
-        assert other["interval"] == pytest.approx([-end for end in row["interval"][::-1]])
+        assert [row.a, row.b, row.difference] == pytest.approx([before, after, after - before])
+        assert 0 < row.interval[0] < row.difference < row.interval[1]
+        assert row.p < 0.02
+        assert other.interval == pytest.approx([-end for end in row.interval[::-1]])
 
 
 def test_p_is_the_share_of_swaps_that_do_as_much():
     """Six images have 64 ways of swapping captions: count them all."""
     references = REFERENCES[:6]
     a, b = worsened(GOOD[:6], 0.1), worsened(GOOD[:6], 0.25)
-    found = metrics.compare(*(metrics.image_statistics(captions, references) for captions in (a, b)), resamples=20_000)
+    found = compare(*(image_statistics(captions, references) for captions in (a, b)), resamples=20_000)
 
     def differences(pairs) -> np.ndarray:
-        first, second = (
-            [metrics.bleu(c, references)[3], metrics.rouge_l(c, references)[0]] for c in zip(*pairs, strict=True)
-        )
+        first, second = ([bleu(c, references)[3], rouge_l(c, references)[0]] for c in zip(*pairs, strict=True))
         return np.abs(np.subtract(second, first))
 
     pairs = list(zip(a, b, strict=True))
@@ -114,5 +111,5 @@ def test_p_is_the_share_of_swaps_that_do_as_much():
         for swaps in product((0, 1), repeat=6)
     ]
     expected = np.mean([differences(some) >= differences(pairs) - 1e-9 for some in swapped], axis=0)
-    assert [row["p"] for row in found[:2]] == pytest.approx(expected, abs=0.02)
+    assert [row.p for row in found[:2]] == pytest.approx(expected, abs=0.02)
     assert 0.05 < expected[0] < 1

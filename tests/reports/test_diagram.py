@@ -34,12 +34,18 @@ def test_the_words_vectors_are_told_apart():
     assert "a table of its own" in texts(architecture(Config(untied_output=True, **sizes), 25, 8))
 
 
+def test_a_decoder_without_a_drawing_of_its_own_is_drawn_all_the_same():
+    config = Config(feature_grid=0, hidden_size=232).model_copy(update={"decoder": "novel", "embedding": "new"})
+    found = set(texts(architecture(config, 25, 8)))
+    assert {"Decoder: novel", "25 regions", "new: 300", "hidden units: 232"} <= found
+
+
 def test_names_of_files_are_escaped():
     svg = architecture(Config(encoder="models/<b>&.keras"), 1, 8)
     assert "<b>&" in texts(svg)
 
 
 def test_the_picture_of_the_readme_is_up_to_date():
-    """Else: python architecture.py docs/architecture.svg --preset flickr8k-attention"""
+    """If not: python -m captioning.reports.diagram docs/architecture.svg --preset flickr8k-attention"""
     expected = architecture(preset("flickr8k-attention"), 49, 2048)
     assert (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8") == expected

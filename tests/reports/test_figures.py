@@ -72,7 +72,7 @@ def test_many_words_stand_in_several_rows(scene):
 
 def test_regions_that_are_no_square_cannot_be_drawn():
     assert figures.grid_side(49) == 7
-    with pytest.raises(UserError, match="8 regions are no square grid"):
+    with pytest.raises(UserError, match="8 regions are not a square grid"):
         figures.grid_side(8)
 
 

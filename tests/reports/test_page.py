@@ -2,19 +2,22 @@
 
 import base64
 import hashlib
-import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import evaluate
 from captioning.data.records import ImageRecord
-from captioning.reports import page as report
+from captioning.reports import cards as cards_module
+from captioning.reports.page import report
+from captioning.reports.rows import AttentionStatistics, ScoreRow
+from captioning.reports.scoring import score
 from captioning.storage.runs import Run
 from config import Config
 
@@ -53,17 +56,36 @@ def records(tmp_path) -> list[ImageRecord]:
     return made
 
 
-def page(records, folder: Path, captions: list[str] | None = None, **changes) -> str:
-    """The report of two decodings: the first says always the same, the second the references with more and more wrong."""
+def page(
+    records,
+    folder: Path,
+    captions: list[str] | None = None,
+    captioner: str = "run-1",
+    attention: AttentionStatistics | None = None,
+    **changes: Any,
+) -> str:
+    """The report of two decodings.
+
+    The first always says the same. The second says the first references, with a wrong word from the seventh on. ``changes``
+    are those of the scores.
+    """
     right = captions or [f"reference {i} of {'these' if i < 6 else 'those'}" for i in range(len(records))]
     rows, predictions = [], []
     for decoding, found in (("greedy", ["a dog"] * len(records)), ("beam 3", right)):
-        scores, cider = evaluate.score(found, records, "coco", CONFIG)
-        about = {"captioner": "run-1", "split": "dev", "protocol": "coco", "decoding": decoding}
-        environment = {"command": "evaluate.py --x", "packages": {"keras": "3.15"}}
-        rows.append(about | scores | {"environment": environment} | changes)
+        scores, cider = score(found, records, "coco", CONFIG)
+        rows.append(
+            ScoreRow(
+                captioner=captioner,
+                split="dev",
+                protocol="coco",
+                decoding=decoding,
+                scores=replace(scores, **changes),
+                attention=attention,
+                environment={"command": "evaluate.py --x", "packages": {"keras": "3.15"}},
+            )
+        )
         predictions.append((found, cider))
-    return report.report(rows, predictions, records, CONFIG, SIZES, Run(folder))
+    return report(rows, predictions, records, CONFIG, SIZES, Run(folder))
 
 
 def cards(text: str) -> list[str]:
@@ -79,7 +101,7 @@ def test_every_image_stands_with_its_captions_scores_and_references(records, tmp
     assert "reference 7 of those" in card
     assert all(f"<li>{reference}</li>" in card for reference in records[7].captions)
     shown = [float(score) for score in re.findall(r"<b>([\d.]+)</b>", card)]
-    _, expected = evaluate.score(
+    _, expected = score(
         [f"reference {i} of {'these' if i < 6 else 'those'}" for i in range(12)], records, "coco", CONFIG
     )
     assert shown == [0, pytest.approx(expected[7], abs=0.06)]
@@ -93,7 +115,7 @@ def test_best_median_and_worst_come_first(records, tmp_path):
         title: re.findall(r">(\d+)\.jpg<", part)
         for title, part in (part.split("</h3>", 1) for part in text.split("<h3>")[1:4])
     }
-    _, cider = evaluate.score(captions, records, "coco", CONFIG)
+    _, cider = score(captions, records, "coco", CONFIG)
     ranked = [str(i) for i in np.argsort(-cider, kind="stable")]
     assert names == {"Best": ranked[:4], "Median": ranked[4:8], "Worst": ranked[:-5:-1]}
 
@@ -128,25 +150,15 @@ def test_the_page_needs_nothing_from_outside(records, tmp_path):
 
 
 def test_of_many_images_some_are_shown_from_the_best_to_the_worst(records, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "MAX_IMAGES", 5)
+    monkeypatch.setattr(cards_module, "MAX_IMAGES", 5)
     captions = [" ".join(["reference", str(i), "of", "these"][: 1 + i // 3]) for i in range(12)]
     text = page(records, tmp_path, captions)
     assert "5 of 12 images" in text
-    _, cider = evaluate.score(captions, records, "coco", CONFIG)
+    _, cider = score(captions, records, "coco", CONFIG)
     ranked = np.argsort(-cider, kind="stable")
     found = re.findall(r"<h4>(\d+)\.jpg<", text.split('id="all"')[1])
     assert len(found) == 5
     assert (int(found[0]), int(found[-1])) == (ranked[0], ranked[-1])
-
-
-@pytest.mark.parametrize(("size", "small"), [((160, 160), (160, 160)), ((640, 480), (160, 120))])
-def test_pictures_are_small(tmp_path, size, small):
-    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3)).astype("uint8")  # which compresses worst
-    Image.fromarray(noise).save(tmp_path / "noise.png")
-    tag = report._thumbnail(tmp_path / "noise.png")
-    data = base64.b64decode(re.search(r"base64,([^\"]+)", tag)[1])
-    assert Image.open(io.BytesIO(data)).size == small
-    assert len(tag) < 16_000
 
 
 def test_a_picture_that_has_gone_leaves_a_frame(records, tmp_path):
@@ -157,7 +169,7 @@ def test_a_picture_that_has_gone_leaves_a_frame(records, tmp_path):
 
 
 def test_scores_settings_and_diagnostics(records, tmp_path):
-    attention = {"entropy": 3.21, "maximum_entropy": 5.61, "image_share": 0.73}
+    attention = AttentionStatistics(entropy=3.21, maximum_entropy=5.61, image_share=0.73)
     about = {"command": "train.py --y", "seed": 7, "git_commit": "abc123"}
     resumed = {"after_epochs": 2, "command": "train.py --z", "started": "today", "git_commit": "def456"}
     (tmp_path / "about.json").write_text(json.dumps({**about, "resumed": [resumed]}))
@@ -175,6 +187,13 @@ def test_scores_settings_and_diagnostics(records, tmp_path):
     assert ["distinct", "captions", "8.3%", "100.0%"] in rows
     assert "entropy 3.21 bits per word" in text
     assert "73% of the attention goes to the image" in text
+
+
+def test_the_pictures_come_right_after_the_scores(records, tmp_path):
+    text = page(records, tmp_path)
+    sections = ["Scores", "Pictures", "Diagnostics", "Architecture", "Settings"]
+    assert re.findall(r'<section id="(\w+)">', text) == sections
+    assert re.findall(r'<a href="#(\w+)">', text) == sections
 
 
 def test_curves_of_a_run(records, tmp_path):
@@ -195,7 +214,7 @@ def test_curves_of_a_run(records, tmp_path):
     assert heights[5] > heights[6] > heights[7]
     assert text.count("best epoch: 2") == 2
     assert "3 epochs in 3.0 minutes; best: 2." in text
-    assert "Dev captions, beam 5" in text  # as they were decoded then
+    assert "Dev captions (beam 5), coco protocol" in text  # as they were decoded then
 
 
 def test_a_captioner_without_its_run_has_no_curves(records, tmp_path):

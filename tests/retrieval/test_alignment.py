@@ -1,4 +1,4 @@
-"""The two towers: what they read, what the losses ask of them, and that training makes them find one another."""
+"""Aligners: their batches, that training makes images and captions find one another, and the bundle that it leaves."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +14,13 @@ from captioning.features.encoder import build_encoder
 from captioning.features.prepared import Prepared
 from captioning.features.store import StoreKey, View, extract
 from captioning.retrieval.aligner import Aligner
-from captioning.retrieval.contrast import AlignmentTrainer, contrast
-from captioning.retrieval.towers import HEADS, ImageTower, RecurrentTower, build_towers
+from captioning.retrieval.towers import build_towers
 from captioning.storage.runs import Run
+from captioning.training.alignment import AlignmentTrainer
 from captioning.training.batches import PairBatches
-from captioning.training.loop import AlignmentRecorder, fit
+from captioning.training.dev_scoring import RecallScores
+from captioning.training.loop import fit
+from captioning.training.recorder import Recorder
 from captioning.words.vocabulary import END, PAD, START, UNK
 from config import Config
 from model import Captioner
@@ -49,113 +51,6 @@ def towers(feature_size: int = 3, **changes):
 
 def numpy(tensor) -> np.ndarray:
     return ops.convert_to_numpy(tensor)
-
-
-# The towers ------------------------------------------------------------------------------------------------------------
-
-
-def test_both_towers_give_unit_vectors():
-    made = towers()
-    images = numpy(made.image(np.random.default_rng(0).random((4, 7, 3)).astype("float16")))
-    texts = numpy(made.text(np.asarray([[START, 4, END, PAD], [START, 5, 6, END]], "int32")))
-    assert (images.shape, texts.shape) == ((4, 16), (2, 16))
-    for vectors in (images, texts):
-        np.testing.assert_allclose((vectors**2).sum(axis=1), 1, rtol=1e-5)
-
-
-def test_no_two_weights_share_a_path():
-    """Else PyTorch would not clear the gradients of one of them."""
-    paths = [variable.path for variable in towers(text_encoder="bigru").trainable_variables]
-    assert len(set(paths)) == len(paths)
-
-
-@pytest.mark.parametrize("text_encoder", ["gru", "bigru"])
-def test_padding_changes_no_caption(text_encoder):
-    tower = towers(text_encoder=text_encoder).text
-    rows = np.asarray([[START, 4, 5, 6, END], [START, 7, END, PAD, PAD]], "int32")
-    wider = np.pad(rows, ((0, 0), (0, 3)), constant_values=PAD)
-    np.testing.assert_allclose(numpy(tower(wider)), numpy(tower(rows)), atol=1e-6)
-    np.testing.assert_allclose(numpy(tower(rows[1:, :3]))[0], numpy(tower(rows))[1], atol=1e-6)
-
-
-def test_the_second_reader_reads_backwards():
-    """With the readers' weights swapped, a caption turned round reads as the caption did."""
-    tower = towers(text_encoder="bigru").text
-    tokens = np.asarray([[4, 5, 6, 7, 8, PAD]], "int32")
-    turned = np.asarray([[8, 7, 6, 5, 4, PAD]], "int32")
-    before = numpy(tower(tokens))
-    forwards, backwards = tower.readers
-    first, second = forwards.get_weights(), backwards.get_weights()
-    forwards.set_weights(second)
-    backwards.set_weights(first)
-    kernel, bias = tower.dense.get_weights()
-    tower.dense.set_weights([np.roll(kernel, 5, axis=0), bias])
-    np.testing.assert_allclose(numpy(tower(turned)), before, atol=1e-6)
-    assert not np.allclose(numpy(tower(tokens)), before, atol=1e-3)
-
-
-def test_heads_start_with_the_average_and_can_choose_a_region():
-    keras.utils.set_random_seed(0)
-    tower = ImageTower(feature_size=3, joint_size=16, dropout=0.0)
-    features = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
-    normed = numpy(tower.norm(features))
-    looks = np.repeat(normed.mean(axis=1, keepdims=True), HEADS, axis=1)
-    joint = numpy(tower.dense(looks)).reshape(2, 16)
-    np.testing.assert_allclose(numpy(tower(features)), joint / np.linalg.norm(joint, axis=1, keepdims=True), atol=1e-5)
-    # A large weight on one feature makes each head take the region that has most of it.
-    tower.scores.set_weights([np.repeat([[100.0], [0.0], [0.0]], HEADS, axis=1)])
-    chosen = normed[np.arange(2), normed[..., 0].argmax(axis=1)][:, None]
-    np.testing.assert_allclose(numpy(tower(features)), numpy(tower(_denormed(tower, chosen))), atol=1e-4)
-
-
-def _denormed(tower: ImageTower, regions: np.ndarray) -> np.ndarray:
-    """Regions that layer norm leaves as they are: it has normed them already."""
-    np.testing.assert_allclose(numpy(tower.norm(regions)), regions, atol=2e-3)
-    return regions
-
-
-def test_towers_come_back_from_their_settings():
-    for made in (ImageTower(3, 16, 0.1), RecurrentTower(V, 6, 5, 16, 0.1, both_ways=True)):
-        again = type(made).from_config(made.get_config())
-        assert [weight.shape for weight in again.weights] == [weight.shape for weight in made.weights]
-
-
-# The losses ------------------------------------------------------------------------------------------------------------
-
-# Pairs 0 and 1 are of one image.
-COSINES = np.asarray(
-    [[0.9, 0.8, 0.3, 0.1], [0.7, 0.6, 0.2, 0.5], [0.0, 0.4, 0.5, 0.3], [0.1, 0.2, 0.6, 0.2]], "float32"
-)
-IMAGES = np.asarray([7, 7, 2, 5], "int32")
-
-
-def loss(kind: str, **options) -> float:
-    return float(numpy(contrast(COSINES, IMAGES, kind, **{"margin": 0.2, "temperature": 0.1, **options})))
-
-
-def test_triplet_asks_for_a_margin_over_the_hardest_other_one():
-    # Own cosines: .9, .6, .5, .2. Hardest other caption of each image: .3, .5, .4, .6; other image of each caption:
-    # .1, .4, .6, .5. Captions 0 and 1 never stand against one another.
-    captions = [0, 0.2 + 0.5 - 0.6, 0.2 + 0.4 - 0.5, 0.2 + 0.6 - 0.2]
-    images = [0, 0.2 + 0.4 - 0.6, 0.2 + 0.6 - 0.5, 0.2 + 0.5 - 0.2]
-    assert loss("triplet") == pytest.approx((np.mean(captions) + np.mean(images)) / 2, abs=1e-6)
-    assert loss("triplet", margin=0.0) == pytest.approx(((0.4) / 4 + (0.1 + 0.3) / 4) / 2, abs=1e-6)
-
-
-def test_infonce_is_the_cross_entropy_of_the_right_one():
-    expected = []
-    for matrix in (COSINES.astype("float64"), COSINES.T.astype("float64")):
-        for i in range(4):
-            rivals = [j for j in range(4) if IMAGES[j] != IMAGES[i]]
-            scores = np.exp(matrix[i, [i, *rivals]] / 0.1)
-            expected.append(-np.log(scores[0] / scores.sum()))
-    assert loss("infonce") == pytest.approx(np.mean(expected), rel=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["infonce", "triplet"])
-def test_a_lone_image_has_nothing_to_be_told_from(kind):
-    value = contrast(COSINES[:2, :2], IMAGES[:2], kind, 0.2, 0.1)
-    assert float(numpy(value)) == 0
 
 
 # Batches ---------------------------------------------------------------------------------------------------------------
@@ -212,7 +107,7 @@ def test_word_dropout_is_for_training_only():
             return ops.ones((token_ids.shape[0], 16))
 
     made.text = Spy()
-    trainer = AlignmentTrainer(made, settings(word_dropout=0.5))
+    trainer = AlignmentTrainer(made, settings(), word_dropout=0.5)
     tokens = np.tile(np.asarray([START, *range(4, V), END, PAD], "int32"), (20, 1))
     inputs = (np.zeros((20, 1, 3), "float32"), tokens, np.arange(20, dtype="int32"))
     trainer(inputs, training=False)
@@ -298,21 +193,21 @@ def test_images_and_captions_find_one_another(prepared, straight, capsys):
     assert best["text_to_image_r1"] > 60
     assert (straight.folder / "curves.png").stat().st_size > 0
     assert "35.jpg" not in (straight.folder / "samples.txt").read_text()
-    assert straight.bundle.name == "aligner.zip"
+    assert straight.bundle("aligner").exists()
     assert not (straight.folder / "captioner.zip").exists()
 
 
 def test_the_bundle_holds_the_best_epoch(prepared, straight):
     aligner = Aligner.load(straight.folder)
-    recorder = AlignmentRecorder(straight.config(), prepared, aligner, straight, None)
-    texts = aligner.embed_texts(recorder.texts)
-    images = aligner.embed_features(recorder.features)[: len(recorder.dev)]
+    dev = RecallScores(aligner, prepared, straight.config())
+    texts = aligner.embed_texts(dev.texts)
+    images = aligner.embed_features(dev.features)[: len(dev.records)]
     best = straight.history()[straight.state()["best_epoch"] - 1]
-    found = 100 * np.mean((texts @ images.T).argmax(axis=1) == recorder.image_of)
+    found = 100 * np.mean((texts @ images.T).argmax(axis=1) == dev.image_of)
     assert found == pytest.approx(best["text_to_image_r1"])
     # Pixels and texts in any number and length give what they give alone.
     assert aligner.embed_texts(["red then blue", "a red square beside a blue one"]).shape == (2, 16)
-    np.testing.assert_allclose(aligner.embed_texts(recorder.texts[:1]), texts[:1], atol=1e-5)
+    np.testing.assert_allclose(aligner.embed_texts(dev.texts[:1]), texts[:1], atol=1e-5)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     np.testing.assert_allclose(aligner.embed_pixels(pixels)[1:], aligner.embed_pixels(pixels[1:]), atol=1e-4)
 
@@ -337,11 +232,11 @@ def test_many_pictures_pass_the_encoder_in_batches(prepared, straight, monkeypat
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_as_if_nothing_had_been(prepared, straight, monkeypatch):
     def interrupt(recorder, batch, logs=None):
-        if recorder.batches.epoch == 1 and batch == 3:
+        if recorder.stage.batches.epoch == 1 and batch == 3:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(AlignmentRecorder, "on_train_batch_end", interrupt)
+        patch.setattr(Recorder, "on_train_batch_end", interrupt)
         run = train(prepared, "interrupted", status=130)
     assert len(run.history()) == 1
     train(prepared, "", run=run)
@@ -361,7 +256,7 @@ def test_one_kind_of_model_is_not_taken_for_another(prepared, straight, tmp_path
     with pytest.raises(UserError, match=r"straight: the model is of kind aligner, and one of kind captioner is wanted"):
         Captioner.load(straight.folder)
     with pytest.raises(UserError, match=r"aligner\.zip: the model is of kind aligner"):
-        Captioner.load(straight.bundle)
+        Captioner.load(straight.bundle("aligner"))
     config = Config(encoder=straight.config().encoder, image_size=32, embedding_size=4, hidden_size=4)
     Captioner.untrained(config, straight.vocabulary(), prepared.encoder).save(tmp_path / "captioner.zip")
     with pytest.raises(UserError, match=r"kind captioner, and one of kind aligner is wanted .* train.py --stage align"):

@@ -10,7 +10,7 @@ import pytest
 from captioning.base.errors import UserError
 from captioning.pictures.loading import UnreachableImage, UnreadableImage
 from captioning.retrieval import index
-from captioning.retrieval.index import ImageIndex, nearest, update
+from captioning.retrieval.index import ImageIndex, update
 
 J = 4
 
@@ -84,14 +84,6 @@ def test_equals_come_in_the_order_of_the_index(tmp_path, photos):
         path.write_text("all alike")
     found, _ = build(tmp_path, photos)
     assert found.search(vector("all alike")[None], 7)[0].tolist() == [list(range(7))]
-
-
-def test_nearest():
-    rows = np.asarray([[0.1, 0.5, 0.5, 0.2], [0.4, 0.3, 0.2, 0.1]])
-    assert nearest(rows, 3).tolist() == [[1, 2, 3], [0, 1, 2]]
-    assert nearest(rows, 9).tolist() == [[1, 2, 3, 0], [0, 1, 2, 3]]
-    nan = np.asarray([[0.9, np.nan, 0.5, 0.1]])
-    assert nearest(nan, 2).tolist() == [[0, 2]], "what is no number comes last"
 
 
 def test_only_what_is_new_or_changed_is_embedded_again(tmp_path, photos):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from captioning.decoders.build import DECODERS, build_decoder
+from captioning.decoders.build import build_decoder, decoder_names
+from captioning.decoders.likelihood import word_nll
 from captioning.retrieval.judge import Judge, judgements, log_likelihoods
-from captioning.training.cross_entropy import word_nll
 from captioning.words.vocabulary import PAD, Vocabulary
 from config import Config
 from model import Captioner
@@ -38,7 +38,7 @@ def teacher_forced(made: Captioner, image: np.ndarray, text: str) -> float:
     return -float(ops.convert_to_numpy(ops.sum(nll)))
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", decoder_names())
 def test_likelihoods_are_those_of_training(decoder):
     made = captioner(decoder)
     images = features()

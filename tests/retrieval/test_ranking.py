@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from captioning.metrics.recall import expected_ranks, retrieval
-from captioning.retrieval import index
-from captioning.retrieval.ranking import rank, reranked_ranks, score
+from captioning.retrieval import ranking
+from captioning.retrieval.ranking import nearest, neighbours, rank, reranked_ranks, score
 
 IMAGES, CAPTIONS, J = 12, 40, 3
 RNG = np.random.default_rng(2)
@@ -18,13 +18,13 @@ NUMBERS = np.arange(IMAGES)
 @pytest.fixture(params=[1, 3 * CAPTIONS, 1 << 24], autouse=True)
 def _block(request, monkeypatch):
     """One query at a time, some, all."""
-    monkeypatch.setattr(index, "_BLOCK", request.param)
+    monkeypatch.setattr(ranking, "_BLOCK", request.param)
 
 
 def test_both_directions_of_the_towers():
     cosines = VECTORS @ TEXTS.T
     expected = retrieval(expected_ranks(cosines, NUMBERS, IMAGE_OF), expected_ranks(cosines.T, IMAGE_OF, NUMBERS))
-    assert score(VECTORS, TEXTS, IMAGE_OF) == {"ranking": "two towers", **expected}
+    assert score(VECTORS, TEXTS, IMAGE_OF) == expected
 
 
 @pytest.mark.parametrize("count", [1, 5, 12, 100])
@@ -33,7 +33,7 @@ def test_candidates_come_first_and_the_others_stay_in_order(count):
         cosines = queries @ gallery.T
         found = rank(queries, gallery, ours, theirs, count)
         np.testing.assert_array_equal(found.ranks, expected_ranks(cosines, ours, theirs))
-        np.testing.assert_array_equal(found.candidates, index.nearest(cosines, count))
+        np.testing.assert_array_equal(found.candidates, nearest(cosines, count))
         np.testing.assert_array_equal(found.cosines, np.take_along_axis(cosines, found.candidates, axis=1))
         judged = RNG.integers(-3, 0, found.candidates.shape).astype(float)
         whole = cosines.astype(float)
@@ -41,9 +41,17 @@ def test_candidates_come_first_and_the_others_stay_in_order(count):
         np.testing.assert_array_equal(reranked_ranks(found, judged, ours, theirs), expected_ranks(whole, ours, theirs))
 
 
-def test_closest_are_those_of_the_whole_matrix():
+def test_nearest():
+    rows = np.asarray([[0.1, 0.5, 0.5, 0.2], [0.4, 0.3, 0.2, 0.1]])
+    assert nearest(rows, 3).tolist() == [[1, 2, 3], [0, 1, 2]]
+    assert nearest(rows, 9).tolist() == [[1, 2, 3, 0], [0, 1, 2, 3]]
+    nan = np.asarray([[0.9, np.nan, 0.5, 0.1]])
+    assert nearest(nan, 2).tolist() == [[0, 2]], "NaN comes last"
+
+
+def test_neighbours_are_those_of_the_whole_matrix():
     cosines = VECTORS @ TEXTS.T
     for count in (1, 7, CAPTIONS, CAPTIONS + 1):
-        found, values = index.neighbours(VECTORS, TEXTS, count)
-        np.testing.assert_array_equal(found, index.nearest(cosines, count))
+        found, values = neighbours(VECTORS, TEXTS, count)
+        np.testing.assert_array_equal(found, nearest(cosines, count))
         np.testing.assert_array_equal(values, np.take_along_axis(cosines, found, axis=1))

@@ -1,28 +1,25 @@
 """Greedy and beam search against plain-Python references, on scripted step functions over a tiny vocabulary.
 
-A toy model is a table of logits ``(codes, V)`` whose code numbers the words so far, so every prefix has its own
-distribution. The images of a batch have a table each: one call of the search tries many random models.
+A toy model is a table of logits ``(codes, V)``. The words so far are numbered by a code, which picks the row. So every
+prefix has a distribution of its own. Each image of a batch has its own table: one search tries many random models.
 """
 
 import itertools
 from collections import Counter
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from keras import ops
 
-from captioning.search.search import (
-    BANNED,
-    END,
-    PAD,
-    START,
-    UNK,
-    Hypotheses,
-    beam_search,
-    consensus,
-    greedy_search,
-    sample,
-)
+from captioning.search.beam import beam_search
+from captioning.search.consensus import consensus
+from captioning.search.greedy import greedy_search
+from captioning.search.hypotheses import BANNED, Hypotheses
+from captioning.search.rules import Rules
+from captioning.search.sampling import sample
+from captioning.search.state import loop_while
+from captioning.words.vocabulary import END, PAD, START, UNK
 
 OPTIONS = [
     {},
@@ -34,7 +31,7 @@ OPTIONS = [
 
 
 def random_tables(images: int, words: int, max_length: int, seed: int = 0, scale: float = 1.5) -> np.ndarray:
-    """Random logits ``(images, codes, V)``; ``<end>`` gets likelier with every word, so that lengths differ."""
+    """Random logits ``(images, codes, V)``; ``<end>`` becomes more probable with every word, so lengths differ."""
     rng = np.random.default_rng(seed)
     tables = rng.normal(0, scale, (images, (words + 1) ** max_length, words + 4)).astype("float32")
     tables[:, :, END] += np.linspace(-2.5, 1.5, tables.shape[1])[None] + rng.normal(0, 2, (images, 1))
@@ -68,9 +65,10 @@ def toy(tables: np.ndarray, max_length: int):
     return step, state
 
 
-def search(tables: np.ndarray, max_length: int, beam_size: int | None = None, **options):
+def search(tables: np.ndarray, max_length: int, beam_size: int | None = None, length_penalty: float = 1.0, **rules):
     """Tokens ``(B, K, L)``, log-probabilities and scores ``(B, K)`` as arrays; greedy search without ``beam_size``."""
     step, state = toy(tables, max_length)
+    options = {"length_penalty": length_penalty, "rules": Rules(**rules)}
     if beam_size is None:
         found = greedy_search(step, state, len(tables), max_length, **options)
     else:
@@ -218,7 +216,7 @@ def test_a_batch_is_captioned_as_each_image_alone():
 
 
 def test_captions_that_end_early_do_not_cut_off_a_better_one():
-    # "a a a a" is all but certain, yet after each word <end> is among the three best continuations.
+    # "a a a a" is almost certain, but after each word <end> is among the three best continuations.
     tables = np.zeros((1, 2**4, 5), "float32")
     tables[:, :, END] = -12
     tables[0, code([4, 4, 4, 4], 1), END] = 12
@@ -286,7 +284,7 @@ def test_no_caption_is_shorter_than_min_length(beam_size, min_length):
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_no_ngram_repeats(beam_size, n):
     max_length = 7
-    # The same few words are likeliest after any prefix, so that without blocking all captions repeat them.
+    # The same few words are the most probable after any prefix. Without the rule all captions repeat them.
     rng = np.random.default_rng(n)
     logits = rng.normal(0, 2, (12, 12)).astype("float32")
     logits[:, END] = -4
@@ -295,12 +293,12 @@ def test_no_ngram_repeats(beam_size, n):
     def step(token_ids, state):
         return ops.take(flat, state, axis=0), state
 
-    def captions(**options):
+    def captions(**rules):
         state = ops.arange(12, dtype="int32")
         if beam_size:
-            found = beam_search(step, state, 12, max_length, beam_size, **options)
+            found = beam_search(step, state, 12, max_length, beam_size, rules=Rules(**rules))
         else:
-            found = greedy_search(step, state, 12, max_length, **options)
+            found = greedy_search(step, state, 12, max_length, rules=Rules(**rules))
         tokens = ops.convert_to_numpy(found.tokens).reshape(-1, max_length + 1).tolist()
         return [[token for token in caption if token > UNK] for caption in tokens]
 
@@ -349,7 +347,7 @@ def test_state_follows_its_hypothesis(beam_size):
     step, state = toy(tables, max_length)
 
     def history_step(token_ids, state):
-        # Logits from what the state itself remembers: the code is counted up from the seen tokens, not carried along.
+        # Logits from what the state itself remembers: the code is computed from the tokens seen, not carried along.
         _, new = step(token_ids, state)
         number = ops.zeros_like(new["code"])
         for position in range(max_length + 1):
@@ -381,6 +379,53 @@ def test_a_state_may_be_any_nest():
     nest = {"inner": [state, ()], "vector": ops.zeros((3, 2))}
     found = beam_search(nested_step, nest, 3, 4, 3)
     np.testing.assert_array_equal(ops.convert_to_numpy(found.tokens), search(tables, 4, 3)[0])
+
+
+@pytest.mark.parametrize("beam_size", [None, 3])
+def test_what_is_of_the_image_alone_is_never_reordered(beam_size):
+    """So ``step`` gets the very tensors that the search began with, one row for each hypothesis."""
+    images = np.arange(3 * 5, dtype="float32").reshape(3, 5)
+    rng = np.random.default_rng(0)
+    flat = ops.convert_to_tensor(rng.normal(size=(10, 10)).astype("float32"))
+    seen = []
+
+    def step(token_ids, state):
+        seen.append(ops.convert_to_numpy(state["image"]["vectors"]))
+        return ops.take(flat, token_ids, axis=0), {**state, "count": state["count"] + 1}
+
+    state = {"image": {"vectors": ops.convert_to_tensor(images)}, "count": ops.zeros((3,))}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops, "while_loop", eager_while_loop)
+        if beam_size:
+            beam_search(step, state, 3, 4, beam_size)
+        else:
+            greedy_search(step, state, 3, 4)
+    assert len(seen) > 1
+    for each in seen:
+        np.testing.assert_array_equal(each, np.repeat(images, beam_size or 1, axis=0))
+
+
+def eager_while_loop(cond, body, loop_vars):
+    """Each pass for itself, so that a step can look at values on every backend."""
+    while cond(*loop_vars):
+        loop_vars = body(*loop_vars)
+    return loop_vars
+
+
+def test_a_loop_carries_a_named_tuple():
+    class State(NamedTuple):
+        t: Any
+        nest: Any
+
+    first = State(ops.convert_to_tensor(0, dtype="int32"), {"sums": [ops.zeros((2,)), ()]})
+
+    def advance(now: State) -> State:
+        return now._replace(t=now.t + 1, nest={"sums": [now.nest["sums"][0] + 2.0, ()]})
+
+    last = loop_while(lambda now: now.t < 3, advance, first)
+    assert isinstance(last, State)
+    assert int(last.t) == 3
+    np.testing.assert_array_equal(ops.convert_to_numpy(last.nest["sums"][0]), [6, 6])
 
 
 def test_half_precision_logits():
@@ -502,7 +547,7 @@ def draw(tables: np.ndarray, max_length: int, uniforms: np.ndarray) -> np.ndarra
 def test_captions_are_drawn_as_often_as_they_are_probable():
     words, max_length, samples = 2, 3, 20_000
     tables = random_tables(2, words, max_length, scale=1.0)
-    tables[:, :, UNK] += 5  # what must never be drawn leaves its share to the rest
+    tables[:, :, UNK] += 5  # banned words leave their probability to the others
     drawn = draw(tables, max_length, np.random.default_rng(0).random((2, samples, max_length + 1)))
     assert drawn.shape == (2, samples, max_length + 1)
     for table, captions in zip(tables, drawn, strict=True):

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import ROOT
 from PIL import Image
 
 pytest.importorskip("fastapi")
@@ -146,7 +145,7 @@ def test_wrong_settings_are_named(client):
 
 
 def test_what_is_no_picture(client):
-    refused(post(client, b"text"), 415, "wrong_type", "^picture: not a picture of a kind")
+    refused(post(client, b"text"), 415, "wrong_type", "^picture: not a picture in a format")
     refused(
         post(client, picture(kind="JPEG")[:-200]),
         422,
@@ -168,7 +167,7 @@ def test_forms_that_are_not_one_picture(client):
         client.post("/api/captions", files=one, data={"beam_size": 3}),
         400,
         "bad_request",
-        r"settings in the address: .*\?beam",
+        r"Settings belong in the address: .*\?beam",
     )
     refused(
         client.post("/api/captions", files={"photo": ("a.png", picture())}),
@@ -198,7 +197,7 @@ def test_too_many_bytes_are_counted_while_they_come(client, monkeypatch):
 
 
 def test_too_many_pixels(client, monkeypatch):
-    monkeypatch.setattr("serving.MAX_PIXELS", 799)
+    monkeypatch.setattr("captioning.serving.engine.MAX_PIXELS", 799)
     refused(post(client), 413, "too_large", "send a smaller copy")
 
 
@@ -304,7 +303,7 @@ def test_other_addresses(client):
 
 
 def test_the_page_about_the_api_tells_the_truth(client):
-    text = (ROOT / "web" / "api.html").read_text()
+    text = (api.PAGE / "api.html").read_text()
     for status in api._ERRORS:
         assert f"<td>{status}</td>" in text
     for _, status, code in api._RAISED:

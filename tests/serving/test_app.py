@@ -57,7 +57,7 @@ def arguments(*typed: str):
 
 
 def test_what_ships_comes_first_then_the_newest_run(run_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(app.settings, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(app, "PRETRAINED", tmp_path)
     shutil.copyfile(run_dir / "merge" / "captioner.zip", tmp_path / "pocket.zip")
     os.utime(run_dir / "torn" / "captioner.zip", (1e9, 1e9))
     found = app.bundles_found(run_dir)
@@ -98,7 +98,7 @@ def test_a_port_that_is_taken(run_dir):
 def test_without_its_libraries_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.setattr(sys, "argv", ["app.py"])
-    with pytest.raises(UserError, match=r"^app\.py: uvicorn is not installed; pip install -r requirements-app\.txt$"):
+    with pytest.raises(UserError, match=r'^app\.py: uvicorn is not installed; pip install -e "\.\[app\]"$'):
         app.main()
 
 
@@ -239,7 +239,7 @@ def test_the_page_in_a_browser(page, pictures, browser):
     assert [card.find_element(By.CSS_SELECTOR, "h3").text for card in cards] == ["one.png", "two.jpg", "three.jpg"]
     assert [len(all_of("li.caption", card)) for card in cards] == [3, 3, 0]
     assert [len(all_of(".caption", card)) for card in cards] == [4, 4, 0]  # the greedy one too
-    assert "three.jpg: not a picture of a kind that is read here" in cards[2].text
+    assert "three.jpg: not a picture in a format that this server reads" in cards[2].text
     assert not cards[2].find_element(By.CSS_SELECTOR, ".again").is_displayed()
     assert cards[0].find_element(By.CSS_SELECTOR, "img").get_attribute("alt") == all_of(".words", cards[0])[0].text
     assert browser.find_element(By.ID, "status").text == "3 pictures"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from captioning.base.errors import UserError
 from captioning.pictures.loading import UnreadableImage, load_image
-from captioning.serving import engine as serving
+from captioning.serving import engine as engine_module
 from captioning.serving.engine import (
     BATCHES,
     MAX_BEAM,
@@ -25,7 +25,7 @@ from captioning.serving.engine import (
     Model,
     TooLarge,
     WrongType,
-    read_picture,
+    read_upload,
 )
 from config import Config
 
@@ -229,7 +229,7 @@ def test_the_last_captioners_used_stay_in_memory():
     with Engine(made) as engine:
         for name in "abacbca":
             engine.submit(engine.models[name], grey(0), Decoding(1, 1.0)).result(30)
-            assert len(engine._captioners) <= serving.KEPT
+            assert len(engine._captioners) <= engine_module.KEPT
     assert "".join(loads) == "abcba"
 
 
@@ -302,26 +302,26 @@ def test_pictures_are_read_as_in_training():
     turned = Image.Exif()
     turned[0x0112] = 6
     for file in (packed(picture), packed(picture, "JPEG", exif=turned), packed(picture.convert("P"), "GIF")):
-        np.testing.assert_array_equal(read_picture(file, "a", 32), load_image(io.BytesIO(file.getvalue()), 32))
+        np.testing.assert_array_equal(read_upload(file, "a", 32), load_image(io.BytesIO(file.getvalue()), 32))
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [7100, 13_000, 60_000])
 def test_too_many_pixels_are_refused_before_they_are_decoded(side, monkeypatch):
-    monkeypatch.setattr(serving, "load_image", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(engine_module, "load_image", lambda *_: pytest.fail("decoded"))
     with pytest.raises(TooLarge, match=r"^a\.png: more than 50 megapixels; send a smaller copy"):
-        read_picture(bomb(side), "a.png", 32)
+        read_upload(bomb(side), "a.png", 32)
 
 
 def test_what_is_no_picture_or_of_another_format():
     for data in (b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"text", b""):
-        with pytest.raises(WrongType, match=r"^b\.jpg: not a picture of a kind that is read here; send JPEG"):
-            read_picture(io.BytesIO(data), "b.jpg", 32)
+        with pytest.raises(WrongType, match=r"^b\.jpg: not a picture in a format that this server reads; send JPEG"):
+            read_upload(io.BytesIO(data), "b.jpg", 32)
     with pytest.raises(WrongType):  # which Pillow would read
-        read_picture(packed(Image.new("RGB", (8, 8)), "PPM"), "b.ppm", 32)
+        read_upload(packed(Image.new("RGB", (8, 8)), "PPM"), "b.ppm", 32)
 
 
 def test_damaged_pictures_are_named():
     file = packed(Image.effect_noise((200, 200), 50), "JPEG")
     with pytest.raises(UnreadableImage, match=r"^c\.jpg: cannot be read as a picture: .*truncated"):
-        read_picture(io.BytesIO(file.getvalue()[:2000]), "c.jpg", 32)
+        read_upload(io.BytesIO(file.getvalue()[:2000]), "c.jpg", 32)

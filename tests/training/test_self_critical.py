@@ -6,12 +6,15 @@ import pytest
 from keras import ops
 
 from captioning.decoders.build import build_decoder
-from captioning.search import search as decoding
-from captioning.training.batches import ReferenceBatches
-from captioning.training.cross_entropy import word_nll
+from captioning.decoders.likelihood import word_nll
+from captioning.search.rules import PLAIN
+from captioning.search.sampling import ban_unsampled
+from captioning.training.image_batches import ReferenceBatches
 from captioning.training.self_critical import Rewards, SelfCritic, SelfCriticalTrainer
 from captioning.words.vocabulary import END, PAD, START, UNK, Vocabulary
 from config import Config
+
+pytestmark = pytest.mark.backends
 
 WORDS = Vocabulary(["dog", "cat", "runs", "sleeps"])
 V = len(WORDS)
@@ -114,15 +117,15 @@ def test_loss_weighs_what_was_drawn_by_its_advantage(make_store):
 
 def test_the_greedy_baseline_is_under_the_rules_of_drawing(make_store):
     greedy = critic(make_store, baseline="greedy", min_length=3, no_repeat_ngram=2).greedy
-    assert (greedy.options["min_length"], greedy.options["no_repeat_ngram"]) == (1, 0)
+    assert greedy.rules == PLAIN
 
 
 def test_what_is_never_drawn_has_no_probability():
     logits = np.random.default_rng(0).normal(size=(2, 3, V)).astype("float32")
     tokens = np.asarray([[4, 5, PAD], [6, 4, PAD]], "int32")
-    found = ops.convert_to_numpy(ops.log_softmax(decoding.ban_unsampled(ops.convert_to_tensor(logits))))
+    found = ops.convert_to_numpy(ops.log_softmax(ban_unsampled(ops.convert_to_tensor(logits))))
     for t in range(3):
-        drawn = decoding.log_probabilities(ops.convert_to_tensor(logits[:, t]), ops.convert_to_tensor(tokens), t, 1, 0)
+        drawn = PLAIN.log_probabilities(ops.convert_to_tensor(logits[:, t]), ops.convert_to_tensor(tokens), t)
         np.testing.assert_allclose(np.exp(found[:, t]), np.exp(ops.convert_to_numpy(drawn)), atol=1e-6)
 
 

@@ -1,11 +1,12 @@
-"""Words as the COCO evaluation sees them, and back."""
+"""Captions become the words of the COCO evaluation, and words become captions again."""
 
+import doctest
 import random
 import re
 
 import pytest
 
-from captioning.words import tokenizer as text
+from captioning.words import tokenizer
 from captioning.words.tokenizer import detokenize, tokenize
 
 EXAMPLES = [
@@ -52,8 +53,8 @@ def test_plain_captions_take_a_shorter_way_to_the_same_words(monkeypatch):
         for _ in range(3000)
     ]
     found = [tokenize(caption) for caption in captions]
-    assert sum(text._PLAIN.fullmatch(caption.lower()) is not None for caption in captions) > 500
-    monkeypatch.setattr(text, "_PLAIN", re.compile("(?!)"))
+    assert sum(tokenizer._PLAIN.fullmatch(caption.lower()) is not None for caption in captions) > 500
+    monkeypatch.setattr(tokenizer, "_PLAIN", re.compile("(?!)"))
     for caption, expected in zip(captions, found, strict=True):
         assert tokenize(caption) == expected, caption
 
@@ -66,3 +67,8 @@ def test_suffixes_are_joined_to_their_word():
 
 def test_special_tokens_typed_in_a_caption_are_no_special_tokens():
     assert not {"<end>", "<unk>", "<pad>", "<start>"} & set(tokenize("a <end> <unk> <pad> <start> dog"))
+
+
+def test_the_examples_of_the_docstrings():
+    failed, tried = doctest.testmod(tokenizer)
+    assert (failed, tried) == (0, 2)

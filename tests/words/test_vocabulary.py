@@ -1,4 +1,4 @@
-"""Ids of words: fitted on what is given and nothing else, stable, and back to text."""
+"""The ids of words: which words have one, that they are stable, and how ids become text again."""
 
 import random
 
@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from captioning.base.errors import UserError
-from captioning.search import search as decoding
-from captioning.words import vocabulary
 from captioning.words.vocabulary import END, PAD, START, UNK, Vocabulary
 
 CAPTIONS = ["A dog runs .", "A dog sits .", "The man's dog", "A cat"]
@@ -18,11 +16,6 @@ def test_words_follow_the_special_ones_by_frequency_then_spelling():
     assert found.words == ["<pad>", "<start>", "<end>", "<unk>", "a", "dog", "'s", "cat", "man", "runs", "sits", "the"]
     assert len(found) == 12
     assert (PAD, START, END, UNK) == (0, 1, 2, 3)
-
-
-def test_decoding_means_the_same_special_ids():
-    for name in ("PAD", "START", "END", "UNK"):
-        assert getattr(decoding, name) == getattr(vocabulary, name)
 
 
 def test_threshold_counts_occurrences():
@@ -58,7 +51,7 @@ PIECES = ["[PAD]", "[UNK]", "a", "snow", "##board", "##er", "##s", "'", "skate",
 def test_words_are_put_together_of_wordpieces():
     captions = ["A snowboarder snowboards .", "a skater's skateboard", "a kkk"]
     found = Vocabulary.fit(captions, 1, PIECES)
-    # "skater" starts with a piece, but "##r" is none; pieces that no word needs are left out.
+    # "skater" begins with a piece, but "##r" is not one. Pieces that no word needs are left out.
     assert found.words[4:] == ["##board", "a", "##k", "##s", "snow", "##er", "'", "k", "skate"]
     ids = found.encode("a snowboarder's zebra skates", 30)
     assert [found.words[i] for i in ids] == [
@@ -75,7 +68,7 @@ def test_wordpieces_are_spelled_as_words():
     found = Vocabulary.fit(["snowboarder's skateboards a"], 1, PIECES)
     assert found.decode(found.encode("a snowboarder's skateboards", 30)) == "a snowboarder's skateboards"
     assert found.spell(found.encode("a snowboarder's skate", 30)) == ["a", "snowboarder", "'s", "skate"]
-    # A piece of the middle may come first, where a decoder likes it so.
+    # A decoder may begin a caption with a piece from the middle of a word.
     number = {word: i for i, word in enumerate(found.words)}
     assert found.decode([number["##board"], number["##er"], number["a"]]) == "boarder a"
     again = Vocabulary.from_json(found.to_json(), "here")
@@ -89,7 +82,7 @@ def test_a_threshold_counts_wordpieces():
 
 def test_a_caption_that_is_cut_gets_no_end():
     words = Vocabulary.fit(CAPTIONS, 1)
-    assert words.encode("a dog runs", 3).tolist()[-1] == END  # exactly as long as allowed is not cut
+    assert words.encode("a dog runs", 3).tolist()[-1] == END  # as long as allowed, so not cut
     cut = words.encode("a dog runs", 2)
     assert [words.words[i] for i in cut] == ["<start>", "a", "dog"]
 

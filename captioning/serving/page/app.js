@@ -1,12 +1,12 @@
-// The page: pictures in, captions out. Plain JavaScript, no libraries, nothing from elsewhere.
+// The page: pictures in, captions out. Plain JavaScript, without libraries. Nothing is loaded from another place.
 
-const AT_ONCE = 4;         // uploads on their way; the server captions together what arrives together
-const TRIES = 6;           // when the server is busy
-const STEP = 700;          // milliseconds a word is shown when they are shown one after another
+const AT_ONCE = 4;         // uploads at a time; the server captions pictures together that arrive together
+const TRIES = 6;           // tries when the server is busy
+const STEP = 700;          // milliseconds for each word when the words are shown one after another
 
 const $ = (id) => document.getElementById(id);
-const entries = [];        // {file, url, card, answer, abort, refused}, in the order they are shown
-const waiting = [];        // those that are to be captioned
+const entries = [];        // {file, url, card, answer, abort, refused}, in the order on the page
+const waiting = [];        // the entries that wait for their turn
 let running = 0;
 let about;                 // what GET /api/models says
 
@@ -16,12 +16,12 @@ async function start() {
   try {
     about = await (await fetch("api/models")).json();
   } catch {
-    $("status").textContent = "The server does not answer; is it still running?";
+    $("status").textContent = "The server does not answer. Is it still running?";
     return;
   }
   $("files").accept = $("capture").accept = about.limits.formats.map((name) => `image/${name.toLowerCase()}`).join(",");
   $("limits").textContent = `Up to ${about.limits.bytes >> 20} MiB each, any number at once. They are captioned on the machine that `
-    + "runs this page and kept nowhere.";
+    + "runs this page. They are not stored.";
   $("beam").max = about.limits.beam_size;
   $("model").append(...about.models.map(({ name }) => new Option(name, name)));
   $("model-row").hidden = about.models.length < 2;
@@ -62,7 +62,7 @@ function takeDefaults() {
   $("penalty").max = Math.max(2, model.length_penalty);
   $("penalty").value = model.length_penalty;
   $("model-note").textContent = `${model.decoder} over ${model.encoder}`
-    + (model.attention ? "" : "; it has no attention that could be shown");
+    + (model.attention ? "" : "; it has no attention to show");
   showValues();
 }
 
@@ -116,7 +116,7 @@ function remove(entry) {
 
 async function photograph() {
   if (matchMedia("(pointer: coarse)").matches || !navigator.mediaDevices?.getUserMedia) {
-    $("capture").click();  // the phone's own camera
+    $("capture").click();  // opens the camera of the phone
     return;
   }
   const dialog = $("camera");
@@ -125,8 +125,8 @@ async function photograph() {
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1280 } } });
   } catch (error) {
-    $("status").textContent = error.name === "NotAllowedError" ? "The browser was not allowed to use the camera."
-      : "No camera was found.";
+    $("status").textContent = error.name === "NotAllowedError" ? "The browser may not use the camera. Allow it, or choose a picture."
+      : "No camera was found. Choose a picture instead.";
     return;
   }
   video.srcObject = stream;
@@ -175,15 +175,15 @@ async function ask(entry, signal) {
   try {
     if (entry.file.size > about.limits.bytes) {
       entry.refused = true;
-      throw new Error(`${entry.name}: more than ${about.limits.bytes >> 20} MiB; take a smaller copy of the picture`);
+      throw new Error(`${entry.name}: more than ${about.limits.bytes >> 20} MiB; send a smaller copy of the picture`);
     }
     for (let tries = 1; ; tries++) {
       const response = await fetch(`api/captions?${settings}`, { method: "POST", body: form, signal });
       const answer = await response.json();
       if (response.ok) return show(entry, answer);
-      entry.refused = ["too_large", "wrong_type", "unreadable"].includes(answer.error?.code);  // under any settings
+      entry.refused = ["too_large", "wrong_type", "unreadable"].includes(answer.error?.code);  // with any settings
       if (response.status !== 503 || tries === TRIES) throw new Error(answer.error.message);
-      state(entry, "many people are asking; waiting …");
+      state(entry, "the server is busy; waiting …");
       await new Promise((resolve) => {
         setTimeout(resolve, 1000 * (Number(response.headers.get("retry-after")) || 1));
         signal.addEventListener("abort", resolve, { once: true });
@@ -195,7 +195,7 @@ async function ask(entry, signal) {
     entry.answer = null;
     entry.card.querySelector(".found").replaceChildren();
     look(entry, null);
-    const text = error instanceof TypeError ? "The server does not answer; is it still running?" : error.message;
+    const text = error instanceof TypeError ? "The server does not answer. Is it still running?" : error.message;
     state(entry, text, true);
     announce(text);
   }
@@ -245,7 +245,7 @@ function row(entry, found, best, tag) {
     words.textContent = found.caption;
   }
   const score = element("span", { className: "score", textContent: found.score.toFixed(2).replace("-", "−") });
-  score.title = `score; the logarithm of its probability is ${found.log_prob.toFixed(2)}`;
+  score.title = `score; the logarithm of the probability is ${found.log_prob.toFixed(2)}`;
   score.prepend(element("span", { className: "unseen", textContent: "score " }));
   const copy = element("button", { type: "button", className: "copy", textContent: "Copy", ariaLabel: `Copy: ${found.caption}` });
   copy.addEventListener("click", async () => {
@@ -263,7 +263,7 @@ function row(entry, found, best, tag) {
 function wordButton(entry, found, word, i) {
   const button = element("button", { type: "button", textContent: word, tabIndex: i ? -1 : 0, ariaPressed: "false" });
   button.look = { attention: found.attention, i, button };
-  let before;  // a press gives focus first, and a second press takes the shade away
+  let before;  // a press gives focus first; a second press removes the shade
   button.addEventListener("pointerdown", () => { before = entry.look; });
   button.addEventListener("focus", () => { stop(entry); look(entry, button.look); });
   button.addEventListener("click", (event) => {
@@ -317,7 +317,7 @@ function draw(entry, what) {
   fit(entry);
 }
 
-function fit(entry) {  // the shade exactly over the picture, which has bars beside it when it is high
+function fit(entry) {  // lays the shade exactly over the picture; a high picture has bars beside it
   const image = entry.card.querySelector("img");
   const scale = Math.min(image.clientWidth / image.naturalWidth, image.clientHeight / image.naturalHeight);
   const [width, height] = [image.naturalWidth * scale, image.naturalHeight * scale];
@@ -398,7 +398,7 @@ async function toClipboard(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
-  } catch {  // without https, from another machine
+  } catch {  // the browser has no clipboard without https, on another machine
     const field = element("textarea", { value: text, className: "unseen" });
     document.body.append(field);
     const before = document.activeElement;

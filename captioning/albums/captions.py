@@ -1,0 +1,218 @@
+"""A whole folder of pictures captioned into one file, batch by batch. A later run goes on with the file.
+
+    captions.jsonl                 one line for each picture, in UTF-8; "image" is its path in the folder
+        {"image": "2019/sea.jpg", "captions": [{"caption": "two dogs run", "log_prob": -4.1, "score": -1.0}]}
+        {"image": "2019/torn.jpg", "error": "photos/2019/torn.jpg: cannot be read as a picture: ..."}
+    captions.jsonl.settings.json   the folder, the models and the decoding that made all the lines
+
+Captioning can be killed at any moment. Lines reach the disk one batch at a time. The next run drops a line that was cut
+short, and captions the pictures that have no line. The captioner is given, so this module needs no Keras.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from tqdm import tqdm
+
+from captioning.albums.progress import progress
+from captioning.base.errors import UserError
+from captioning.base.files import alone_with, write_atomically
+from captioning.pictures.loading import (
+    PREPROCESSING,
+    SUFFIXES,
+    UnreachableImage,
+    UnreadableImage,
+    image_names,
+    load_ahead,
+    load_image,
+    one_behind,
+)
+from config import Config, DecodingSettings
+
+if TYPE_CHECKING:
+    from model import Caption, Captioner
+
+# Settings that older files do not name, because they did not exist: what was done then.
+_FORMER_SETTINGS = {"views": 1, "consensus": False}
+
+
+def list_pictures(folder: Path) -> list[str]:
+    """The paths of all pictures below ``folder``, relative to it. Subfolders that cannot be listed are reported on stderr.
+
+    Raises UserError if it is not a folder or holds no pictures.
+    """
+
+    def report(error: OSError) -> None:
+        print(f"error: {error.filename}: cannot be listed: {error.strerror}", file=sys.stderr)
+
+    if not folder.is_dir():
+        raise UserError(f"--output: captions one folder of pictures, and {folder} is not a folder; name a folder")
+    names = list(image_names(folder, report))
+    if not names:
+        raise UserError(f"{folder}: holds no pictures (by suffix: {', '.join(sorted(SUFFIXES))})")
+    return names
+
+
+def made_with(
+    folder: Path, models: Sequence[Path], decoding: DecodingSettings, best: int, views: int = 1
+) -> dict[str, Any]:
+    """Everything that decides the lines of an album: the folder, the models, the number of captions, views and decoding.
+
+    ``models`` are bundles or run folders.
+    """
+    digests = []
+    for path in models:
+        with open(path / "captioner.zip" if path.is_dir() else path, "rb") as bundle:
+            digests.append(hashlib.file_digest(bundle, "sha256").hexdigest()[:20])
+    return {
+        "folder": str(folder.resolve()),
+        "models": digests,
+        "preprocessing": PREPROCESSING,
+        "best": best,
+        "views": views,
+        **decoding.decoding(),
+    }
+
+
+def entry(image: str, captions: "Sequence[Caption]") -> dict[str, Any]:
+    """The captions of a picture as a JSON object: a line of an album."""
+    found = [{"caption": c.text, "log_prob": c.log_prob, "score": c.score} for c in captions]
+    return {"image": image, "captions": found}
+
+
+def caption_album(
+    folder: Path,
+    names: Sequence[str],
+    output: Path,
+    settings: dict[str, Any],
+    captioner: "Captioner",
+    config: Config,
+    best: int = 1,
+) -> int:
+    """Write a line for each of the pictures ``names`` in ``folder`` into the file ``output``, unless it has one already.
+
+    A line has the ``best`` captions of its picture. Pictures that cannot be read get a line with the error, and are
+    reported on stderr. Files that cannot be opened are reported and get no line, so the next run tries them again.
+    ``settings`` (see ``made_with``) must be the ones that the file was begun with.
+
+    Returns how many of the pictures cannot be read. Raises UserError if the file cannot be written, for example because the
+    disk is full. Finished lines stay.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with open(output, "ab") as file, alone_with(output):
+            _begin(output, settings)
+            done = {line["image"]: "error" in line for line in read_lines(output)}
+            unreadable = sum(done.get(name, False) for name in names)
+            todo = [name for name in names if name not in done]
+            with (
+                progress("captions", len(names) - len(todo), len(names)) as advance,
+                closing(_captioned(folder, todo, captioner, config)) as batches,
+            ):
+                for batch, found, reasons in batches:
+                    lines = [
+                        {"image": name, "error": str(reasons[i])} if i in reasons else entry(name, found[i][:best])
+                        for i, name in enumerate(batch)
+                        if not isinstance(reasons.get(i), UnreachableImage)
+                    ]
+                    _append(file, lines)
+                    for reason in reasons.values():
+                        tqdm.write(f"error: {reason}", file=sys.stderr)
+                    unreadable += len(reasons)
+                    advance(len(batch))
+    except OSError as error:
+        advice = "run the same command to go on"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = f"free some space, then {advice}"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR):
+            advice = "choose a file that can be written"
+        raise UserError(f"--output: {output}: cannot be written: {error.strerror}; {advice}") from None
+    return unreadable
+
+
+def _captioned(
+    folder: Path, names: Sequence[str], captioner: "Captioner", config: Config
+) -> "Generator[tuple[Sequence[str], list[list[Caption]], dict[int, UnreadableImage]], None, None]":
+    """Caption pictures batch by batch. Yields for each batch the names, the captions, and why some cannot be read.
+
+    There are captions for every position of the batch. The reasons are by position. Three batches are in work at a time:
+    ``workers`` threads read one, the encoder computes the one before, and the search runs on the one before that.
+    """
+    size = min(config.extract_batch_size, max(1, len(names)))
+    batches = [names[i : i + size] for i in range(0, len(names), size)]
+
+    def load(name: str) -> np.ndarray:
+        return load_image(folder / name, config.image_size)
+
+    with ThreadPoolExecutor(config.workers) as pool, ThreadPoolExecutor(1) as searcher:
+        ahead = load_ahead(pool, batches, load, config.image_size, size)
+        searches = (
+            (batch, searcher.submit(captioner.caption, captioner.encode(pixels), config), reasons)
+            for batch, (pixels, reasons) in zip(batches, ahead, strict=True)
+        )
+        for batch, search, reasons in one_behind(searches):
+            yield batch, search.result(), reasons
+
+
+def read_lines(output: Path) -> Iterator[dict[str, Any]]:
+    """The lines of an album's file. Raises UserError if one is not a picture with its captions."""
+    with open(output, "rb") as file:
+        for number, text in enumerate(file, 1):
+            try:
+                line = json.loads(text)
+                texts = [line["image"], *(found["caption"] for found in line.get("captions", []))]
+                if not all(isinstance(part, str) for part in texts):
+                    raise TypeError("image and caption must be texts")
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(
+                    f"{output}, line {number}: not a picture with its captions ({error!r}); remove the line"
+                ) from None
+            yield line
+
+
+def _begin(output: Path, settings: dict[str, Any]) -> None:
+    """Begin a file, or go on with one: check that its lines were made with ``settings``, and drop a line that was cut short.
+
+    Raises UserError.
+    """
+    beside = Path(f"{output}.settings.json")
+    written = output.read_bytes()
+    if not written:
+        write_atomically(beside, json.dumps(settings, indent=2))
+        return
+    try:
+        begun = json.loads(beside.read_text(encoding="utf-8"))
+        for name, value in _FORMER_SETTINGS.items():
+            begun.setdefault(name, value)
+        changes = [
+            f"{name} was {begun.get(name)}, now {value}" for name, value in settings.items() if begun.get(name) != value
+        ]
+    except FileNotFoundError:
+        raise UserError(
+            f"--output: {output} exists, but {beside.name}, which says what made it, is missing; name another file"
+        ) from None
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{beside}: damaged ({error}); name another --output") from None
+    if changes:
+        raise UserError(
+            f"--output: {output} was begun with other settings ({'; '.join(changes)}). Use those, or name another file. "
+            f"If only the folder has moved, change its path in {beside.name}"
+        )
+    os.truncate(output, written.rfind(b"\n") + 1)
+
+
+def _append(file: BinaryIO, lines: Sequence[dict[str, Any]]) -> None:
+    # A file name that is not UTF-8 holds lone surrogates. They are written as escapes, which JSON reads back unchanged.
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    file.write(text.encode("utf-8", "backslashreplace"))
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,51 @@
+"""From an album's file into the metadata of its pictures: each picture's best caption becomes its description."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from captioning.albums.captions import read_lines
+from captioning.albums.progress import progress
+from captioning.pictures.metadata import UnwritableMetadata, write_caption
+
+
+def write_metadata(
+    folder: Path, names: Sequence[str], output: Path, embed: bool, overwrite: bool, workers: int
+) -> Counter[str]:
+    """Write the best captions in the file ``output`` into the metadata of the pictures ``names`` in ``folder``.
+
+    ``embed`` and ``overwrite``: see ``pictures.metadata.write_caption``. ``workers`` threads write. Returns the number of
+    pictures by outcome:
+
+        embedded      the caption is inside the picture
+        sidecar       the caption is in a file beside the picture
+        kept          the picture has a description of its own, which stays
+        unreadable    the picture has no caption, because it cannot be read
+        failed        the caption cannot be written; the reason is on stderr
+    """
+    wanted = set(names)
+    lines = (line for line in read_lines(output) if line["image"] in wanted)
+
+    def attempt(line: dict[str, Any]) -> str | UnwritableMetadata:
+        if not line.get("captions"):
+            return "unreadable"
+        try:
+            return write_caption(folder / line["image"], line["captions"][0]["caption"], embed, overwrite)
+        except UnwritableMetadata as error:
+            return error
+
+    outcomes: Counter[str] = Counter()
+    with ThreadPoolExecutor(workers) as pool, progress("metadata", 0, len(wanted)) as advance:
+        while group := list(islice(lines, 64)):
+            for outcome in pool.map(attempt, group):
+                if isinstance(outcome, UnwritableMetadata):
+                    tqdm.write(f"error: {outcome}", file=sys.stderr)
+                outcomes["failed" if isinstance(outcome, UnwritableMetadata) else outcome] += 1
+            advance(len(group))
+    return outcomes

@@ -1,0 +1,77 @@
+"""Curves over epochs as the coordinates of an SVG chart, which the page's template draws. No Keras."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from captioning.reports.curves import Panel
+
+WIDTH, HEIGHT = 480, 290  # of the chart, in its own units
+LEFT, RIGHT, TOP, BOTTOM = 45, 465, 60, 250  # of the area that holds the curves
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place on an axis, or a point of a curve."""
+
+    x: float
+    y: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve, and where its name stands."""
+
+    name: Mark
+    points: list[Mark]
+
+
+@dataclass(frozen=True)
+class Chart:
+    title: str
+    values: list[Mark]  # the ticks of the vertical axis
+    epochs: list[Mark]  # the ticks of the horizontal axis
+    best: Mark | None  # the best epoch
+    lines: list[Line]
+
+
+def make_chart(panel: Panel, epochs: Sequence[int], best: int) -> Chart | None:
+    """The chart of a panel, or None where it has no finite value. ``best``: the best epoch, 0 if there is none."""
+    finite = [value for curve in panel.curves for value in curve.values if math.isfinite(value)]
+    if not finite:
+        return None
+    ticks = _ticks(min(finite), max(finite))
+
+    def x(epoch: float) -> float:
+        return LEFT + (RIGHT - LEFT) * (epoch - epochs[0]) / max(1, epochs[-1] - epochs[0])
+
+    def y(value: float) -> float:
+        return BOTTOM - (BOTTOM - TOP) * (value - ticks[0]) / max(ticks[-1] - ticks[0], 1e-9)
+
+    lines = []
+    for number, curve in enumerate(panel.curves):
+        points = [
+            Mark(x(epoch), y(value), f"epoch {epoch}: {value:.4g}")
+            for epoch, value in zip(epochs, curve.values, strict=True)
+            if math.isfinite(value)
+        ]
+        # Two names share a line.
+        lines.append(Line(Mark(LEFT + 6 + 170 * (number % 2), 32 + 16 * (number // 2), curve.label), points))
+    return Chart(
+        title=f"{panel.title}, {panel.unit}" if panel.unit else panel.title,
+        values=[Mark(LEFT, y(tick), f"{tick:g}") for tick in ticks],
+        epochs=[Mark(x(epoch), BOTTOM, str(epoch)) for epoch in epochs[:: -(-len(epochs) // 10)]],
+        best=Mark(x(best), BOTTOM, f"best epoch: {best}") if best in epochs else None,
+        lines=lines,
+    )
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round values from at most ``low`` to at least ``high``, four to six of them as a rule."""
+    rough = (high - low) / 4 or 1
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+    return (np.arange(math.floor(low / step), math.ceil(high / step) + 1) * step).tolist()

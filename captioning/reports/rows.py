@@ -1,0 +1,141 @@
+"""Rows of results: all that evaluate.py finds out about the captions of one decoding. No Keras.
+
+scores-SPLIT-PROTOCOL.json is a JSON list of rows, one for each decoding. Each row is one flat object: the fields of
+``ScoreRow``, with those of ``scores`` and of its ``diagnostics`` in their places. A field that is None has no key
+there.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter
+
+from captioning.base.errors import UserError
+from captioning.metrics.diagnostics import Diagnostics, LengthGroup
+from captioning.metrics.significance import Intervals
+
+Bleu = tuple[float, float, float, float]  # BLEU-1 to BLEU-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoScores:
+    """What the coco protocol measures. Scores are times 100.
+
+    ``shuffled_`` scores are those of the control: each image gets the caption of its neighbour. A captioner that looks
+    at the picture loses nearly all then.
+    """
+
+    bleu: Bleu
+    rouge_l: float
+    cider_d: float
+    meteor: float | None = None
+    spice: float | None = None
+    tokenizer: str  # "text.py": our own; or "stanford"
+    intervals: Intervals
+    shuffled_bleu: Bleu
+    shuffled_cider_d: float
+    cider_d_by_reference_length: tuple[LengthGroup, ...]
+    diagnostics: Diagnostics
+    demo: dict[str, float] | None = None  # demo scenes: the share of captions that tell each part right
+    shuffled_demo: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedScores:
+    """What the seed protocol measures: BLEU of its own kind, times 100. The other fields are those of ``CocoScores``."""
+
+    bleu: Bleu
+    shuffled_bleu: Bleu
+    diagnostics: Diagnostics
+    demo: dict[str, float] | None = None
+    shuffled_demo: dict[str, float] | None = None
+
+
+Scores = CocoScores | SeedScores
+
+
+@dataclass(frozen=True)
+class AttentionStatistics:
+    """How the decoder spreads its attention over the R regions, on average over the words."""
+
+    entropy: float  # bits; with a sentinel, of the share that is left for the image
+    maximum_entropy: float  # log2 R bits: the same attention everywhere
+    image_share: float | None = None  # how much the sentinel leaves for the image; None without a sentinel
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRow:
+    """One captioner with one decoding on one split."""
+
+    captioner: str
+    split: str
+    protocol: str
+    decoding: str  # such as "greedy" or "beam 3"
+    views: int | None = None  # looks at each image; None for captions from elsewhere, and in old files
+    scores: Scores
+    attention: AttentionStatistics | None = None
+    decoding_seconds: float | None = None  # with compilation
+    settings: dict[str, Any] | None = None
+    environment: dict[str, Any] | None = None  # see captioning/base/environment.py
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    @property
+    def coco(self) -> CocoScores:
+        """The scores of the coco protocol. Raises ValueError for a row of the seed protocol."""
+        if not isinstance(self.scores, CocoScores):
+            raise ValueError(f"the row has scores of the protocol {self.protocol}, not of coco")
+        return self.scores
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as one flat object."""
+        return _flat(self)
+
+
+def rows_text(rows: Sequence[ScoreRow]) -> str:
+    """The text of a file of rows."""
+    return json.dumps([row.to_json() for row in rows], indent=2) + "\n"
+
+
+def read_rows(path: Path) -> list[ScoreRow]:
+    """Read a file of rows. Raises UserError when it is missing or damaged."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(entries, list):
+            raise TypeError("not a list")
+        return [_ROW.validate_python(_nested(entry)) for entry in entries]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: expected a JSON list of scores as evaluate.py writes it ({error})") from None
+
+
+_ROW = TypeAdapter(ScoreRow)
+_SPREAD = (CocoScores, SeedScores, Diagnostics)  # their fields stand among those of the row
+
+
+def _flat(part: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, _SPREAD):
+            found |= _flat(value)
+        elif value is not None:
+            found[field.name] = _plain(value)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return _flat(value)
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value
+
+
+def _nested(entry: dict[str, Any]) -> dict[str, Any]:
+    """Undo ``_flat``: move the fields of the scores and of the diagnostics into objects of their own."""
+    kind = CocoScores if "cider_d" in entry else SeedScores
+    rest = dict(entry)
+    diagnostics = {field.name: rest.pop(field.name) for field in fields(Diagnostics) if field.name in rest}
+    scores = {field.name: rest.pop(field.name) for field in fields(kind) if field.name in rest}
+    return rest | {"scores": scores | {"diagnostics": diagnostics}}

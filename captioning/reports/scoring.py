@@ -1,0 +1,112 @@
+"""All scores of the captions of a split, whoever made them. No Keras."""
+
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from captioning.data import scenes
+from captioning.data.records import CaptionDataset, ImageRecord
+from captioning.metrics import java
+from captioning.metrics.diagnostics import by_reference_length, diagnose
+from captioning.metrics.protocols import seed_bleu
+from captioning.metrics.references import Caption, words
+from captioning.metrics.significance import corpus_scores, image_statistics, intervals
+from captioning.reports.rows import CocoScores, Scores, SeedScores
+from config import DataSettings
+
+Words = list[str]
+T = TypeVar("T")
+
+
+def score(
+    captions: Sequence[str],
+    records: Sequence[ImageRecord],
+    protocol: str,
+    data: DataSettings,
+    training: Sequence[Caption] = (),
+    tools: Collection[str] = (),
+) -> tuple[Scores, np.ndarray]:
+    """All scores of one caption for each record, and the CIDEr-D of each caption, float64 (N,).
+
+    ``training``: the captions that a novel caption is not among, if there are any. ``tools``: the Java programs to use
+    as well, of ``java.TOOLS``; the ``seed`` protocol uses none of their scores.
+    """
+    found, references = _words(captions, records, tools)
+    images = image_statistics(found, references)
+    diagnostics = diagnose(found, training or None)
+    demo, shuffled_demo = _demo_shares(captions, records, data)
+    if protocol == "seed":
+        wanted = [record.captions for record in records]
+        seed = SeedScores(
+            bleu=_bleu(seed_bleu(captions, wanted)),
+            shuffled_bleu=_bleu(seed_bleu(shuffled(captions), wanted)),
+            diagnostics=diagnostics,
+            demo=demo,
+            shuffled_demo=shuffled_demo,
+        )
+        return seed, images[:, -1]
+    corpus = corpus_scores(images)
+    control = corpus_scores(image_statistics(shuffled(found), references))
+    coco = CocoScores(
+        bleu=_bleu(corpus.bleu),
+        rouge_l=corpus.rouge_l,
+        cider_d=corpus.cider_d,
+        meteor=java.meteor(found, references)[0] if "meteor" in tools else None,
+        spice=java.spice(found, references)[0] if "spice" in tools else None,
+        tokenizer="stanford" if "tokenizer" in tools else "text.py",
+        intervals=intervals(images),
+        shuffled_bleu=_bleu(control.bleu),
+        shuffled_cider_d=control.cider_d,
+        cider_d_by_reference_length=tuple(by_reference_length(images[:, -1], found, references)),
+        diagnostics=diagnostics,
+        demo=demo,
+        shuffled_demo=shuffled_demo,
+    )
+    return coco, images[:, -1]
+
+
+def training_captions(dataset: CaptionDataset) -> list[Words]:
+    """The words of all training captions; none where the data set has no training split."""
+    captions = [caption for record in dataset.records if record.split == "train" for caption in record.captions]
+    # There are many captions and few words, so each word is kept once.
+    return [list(map(sys.intern, words(caption))) for caption in captions]
+
+
+def shuffled(captions: Sequence[T]) -> list[T]:
+    """The control: each image gets the caption of the next one, and the last image that of the first."""
+    return [*captions[1:], *captions[:1]]
+
+
+def _words(
+    captions: Sequence[str], records: Sequence[ImageRecord], tools: Collection[str]
+) -> tuple[list[Words], list[list[Words]]]:
+    """The words of the captions and of the references, by the tokeniser that ``tools`` ask for."""
+    texts = [text for record in records for text in record.captions]
+    if "tokenizer" in tools:
+        split, found = java.tokenize(texts), java.tokenize(captions)
+    else:
+        split, found = [words(text) for text in texts], [words(text) for text in captions]
+    following = iter(split)
+    return found, [[next(following) for _ in record.captions] for record in records]
+
+
+def _demo_shares(
+    captions: Sequence[str], records: Sequence[ImageRecord], data: DataSettings
+) -> tuple[dict[str, float] | None, dict[str, float] | None]:
+    """How often the captions of demo scenes tell each part right, and the same of the control; None for other data."""
+    if data.dataset != "demo":
+        return None, None
+    described = scenes.load_scenes(Path(data.data_dir))
+    names = [record.file_name for record in records]
+    shares, control = (
+        scenes.score(dict(zip(names, texts, strict=True)), described) for texts in (captions, shuffled(captions))
+    )
+    return shares, control
+
+
+def _bleu(values: Sequence[float]) -> tuple[float, float, float, float]:
+    one, two, three, four = values
+    return one, two, three, four

@@ -1,0 +1,147 @@
+"""Searches: images for captions, and captions for images.
+
+The towers find the nearest ones. A captioner may put the first of them, the candidates, into another order.
+Legend: Q queries, K results or candidates, S pixels per side, B images, R regions, D feature size.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from captioning.base.errors import UserError
+from captioning.pictures.loading import load_image, open_source
+from captioning.retrieval.aligner import Aligner
+from captioning.retrieval.index import ImageIndex
+from captioning.retrieval.judge import judgements
+from captioning.retrieval.ranking import Reranking, background, nearest, neighbours
+from captioning.words.tokenizer import tokenize
+from captioning.words.vocabulary import Vocabulary
+from model import Captioner
+
+
+@dataclass(frozen=True)
+class Match:
+    """One result of a query.
+
+    ``found``: the path of an image, or a caption. ``cosine``: that of the towers. ``log_prob``: log p(caption | image) in
+    nats, or None if no captioner has read the pair.
+    """
+
+    kind: Literal["image", "caption"]
+    found: str
+    cosine: float
+    log_prob: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"image" or "caption": ..., "cosine": ..., "log_prob": ...}``; without ``log_prob`` if it is None."""
+        log_prob = {} if self.log_prob is None else {"log_prob": self.log_prob}
+        return {self.kind: self.found, "cosine": self.cosine, **log_prob}
+
+
+def unknown_words(query: str, vocabulary: Vocabulary) -> list[str]:
+    """The words of ``query`` that the model does not know. Raises UserError if it knows none of them."""
+    words = tokenize(query)
+    unknown = [word for word in words if not vocabulary.knows(word)]
+    if len(unknown) == len(words):
+        raise UserError(f"query {query!r}: the model knows none of these words; say it in other words")
+    return unknown
+
+
+def search_images(
+    queries: Sequence[str],
+    aligner: Aligner,
+    index: ImageIndex,
+    paths: Mapping[str, Path],
+    best: int,
+    reranking: Reranking | None = None,
+) -> list[list[Match]]:
+    """The ``best`` images of the index for each query, best first.
+
+    ``paths`` says where the images of the index lie. Raises UnreadableImage if a captioner cannot read a candidate.
+    """
+    count = max(best, reranking.candidates if reranking else 0)
+    rows, cosines = index.search(aligner.embed_texts(queries), count)
+    found = _Found(rows, cosines, np.full(rows.shape, np.nan))
+    if reranking:
+        candidates = rows[:, : reranking.candidates]
+        images, image = np.unique(candidates, return_inverse=True)
+        features = _features(reranking.captioner, [str(paths[index.images[i]]) for i in images])
+        pairs = np.stack([image.ravel(), np.repeat(np.arange(len(queries)), candidates.shape[1])], axis=1)
+        opinions = judgements(reranking.captioner, features.__getitem__, queries, pairs)
+        found = _reordered(found, reranking, opinions)
+    return _matches("image", found, lambda row: str(paths[index.images[row]]), best)
+
+
+def search_captions(
+    photos: Sequence[str],
+    pixels: np.ndarray,
+    aligner: Aligner,
+    texts: Sequence[str],
+    best: int,
+    batch_size: int,
+    reranking: Reranking | None = None,
+) -> list[list[Match]]:
+    """The ``best`` of the captions ``texts`` for each of ``photos``, best first.
+
+    ``pixels``: those of the photos, uint8 RGB ``(Q, S, S, 3)``, which are encoded ``batch_size`` at a time. The gain is
+    taken over the average of the photos. Raises UnreadableImage if a captioner cannot read a photo.
+    """
+    count = max(best, reranking.candidates if reranking else 0)
+    rows, cosines = neighbours(aligner.embed_pixels(pixels, batch_size), aligner.embed_texts(texts), count)
+    found = _Found(rows, cosines, np.full(rows.shape, np.nan))
+    if reranking:
+        candidates = rows[:, : reranking.candidates]
+        features = _features(reranking.captioner, photos)
+        pairs = np.stack([np.repeat(np.arange(len(photos)), candidates.shape[1]), candidates.ravel()], axis=1)
+        others = background(len(photos)) if reranking.kind == "gain" else ()
+        opinions = judgements(reranking.captioner, features.__getitem__, texts, pairs, others)
+        found = _reordered(found, reranking, opinions)
+    return _matches("caption", found, lambda row: texts[row], best)
+
+
+class _Found(NamedTuple):
+    """What was found for each of Q queries, best first.
+
+    ``rows`` int ``(Q, K)``: rows of the gallery. ``cosines`` float32 ``(Q, K)``. ``log_probs`` float64 ``(Q, K)``: NaN
+    where no captioner has read the pair.
+    """
+
+    rows: np.ndarray
+    cosines: np.ndarray
+    log_probs: np.ndarray
+
+
+def _reordered(found: _Found, reranking: Reranking, opinions: Mapping[str, np.ndarray]) -> _Found:
+    """``found`` with the first candidates in the captioner's order. ``opinions``: float64 ``(Q * K,)`` of each kind."""
+    count = min(reranking.candidates, found.rows.shape[1])
+    log_probs = found.log_probs.copy()
+    log_probs[:, :count] = opinions["likelihood"].reshape(-1, count)
+    judged = opinions[reranking.kind].reshape(-1, count) + reranking.cosine_weight * found.cosines[:, :count]
+    order = np.tile(np.arange(found.rows.shape[1]), (len(found.rows), 1))
+    order[:, :count] = nearest(judged, count)
+    return _Found(*(np.take_along_axis(part, order, axis=1) for part in (found.rows, found.cosines, log_probs)))
+
+
+def _matches(
+    kind: Literal["image", "caption"], found: _Found, name: Callable[[int], str], best: int
+) -> list[list[Match]]:
+    """The first ``best`` results of each query. ``name`` gives what a row stands for."""
+    return [
+        [
+            Match(kind, name(row), float(cosine), None if np.isnan(log_prob) else float(log_prob))
+            for row, cosine, log_prob in zip(*line, strict=True)
+        ]
+        for line in zip(*(part[:, :best] for part in found), strict=True)
+    ]
+
+
+def _features(captioner: Captioner, photos: Sequence[str]) -> np.ndarray:
+    """The captioner's features ``(B, R, D)`` of B photos: files or web addresses. Raises UnreadableImage."""
+    size, step = captioner.config.image_size, captioner.config.extract_batch_size
+    batches = [photos[start : start + step] for start in range(0, len(photos), step)]
+    return np.concatenate(
+        [captioner.encode(np.stack([load_image(open_source(photo), size) for photo in batch])) for batch in batches]
+    )

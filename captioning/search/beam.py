@@ -1,0 +1,162 @@
+"""Beam search: the K most probable hypotheses of each image grow together, word by word.
+
+As in Wu et al. (2016), https://arxiv.org/abs/1609.08144, section 7. Live hypotheses still grow; ended ones have their
+``<end>``. The two are kept apart. The legend is in ``hypotheses.py``.
+
+* All sums are of log-probabilities. Captions are ranked by log p / length^a (``rules.score``).
+* A hypothesis ends if its ``<end>`` is among the K best continuations of its image.
+* An image is done if K hypotheses have ended and the best live one, ranked as if it ended here, is not better.
+  With a > 0 a longer caption might still overtake them. Every search that stops early has this limit.
+* With one beam this is greedy search. With a = 0 and as many beams as continuations it is exhaustive search.
+"""
+
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from captioning.search.hypotheses import BANNED, IMPOSSIBLE, Hypotheses, Step
+from captioning.search.rules import PLAIN, Rules, score
+from captioning.search.state import join_image, loop_while, pick, put, repeat_rows, split_image, take_rows
+from captioning.words.vocabulary import END, PAD, START
+
+
+class BeamState(NamedTuple):
+    """What the loop carries. Live and ended hypotheses stand best first."""
+
+    t: Any  # int32 (): the position that is written next
+    last: Any  # int32 (B, K): the word before position t of each live hypothesis; <start> at first
+    live: Any  # int32 (B, K, L): the words of the live hypotheses, then <pad>
+    live_log_p: Any  # float32 (B, K)
+    ended: Any  # int32 (B, K, L): the ended hypotheses, with <end>, then <pad>
+    ended_log_p: Any  # float32 (B, K)
+    ended_score: Any  # float32 (B, K): what they are ranked by; BANNED where none has ended yet
+    done: Any  # bool (B,): whether the search for the image is over
+    decoder: Any  # the decoder's state for the live hypotheses, without "image": a nest of (B * K, ...)
+
+
+class Candidates(NamedTuple):
+    """The 2K best continuations of the live hypotheses of each image, best first."""
+
+    tokens: Any  # int32 (B, 2K, L)
+    log_probs: Any  # float32 (B, 2K)
+    parent: Any  # int32 (B, 2K): the live hypothesis that goes on, 0 to K - 1
+    word: Any  # int32 (B, 2K): the word that it goes on with
+
+
+def beam_search(
+    step: Step,
+    state,
+    batch: int,
+    max_length: int,
+    beam_size: int,
+    length_penalty: float = 1.0,
+    rules: Rules = PLAIN,
+) -> Hypotheses:
+    """The ``beam_size`` best captions that beam search finds for each image.
+
+    ``state``: the decoder's state before the first word, of ``batch`` images. ``max_length``: words of the longest
+    caption. ``length_penalty`` may be a scalar tensor. There is always a caption: hypotheses that were cut at
+    ``max_length`` words rank below all that ended.
+    """
+    length = max_length + 1
+    image, decoder = split_image(repeat_rows(state, beam_size))  # (B, ...) -> (B * K, ...)
+
+    def goes_on(now: BeamState):
+        return ops.logical_and(now.t < length, ops.logical_not(ops.all(now.done)))
+
+    def advance(now: BeamState) -> BeamState:
+        logits, decoder = step(ops.reshape(now.last, (-1,)), join_image(image, now.decoder))  # (B, K) -> (B * K,)
+        log_p = rules.log_probabilities(logits, ops.reshape(now.live, (-1, length)), now.t)
+        candidates = _continue(now, log_p)
+        now = _collect_ended(now, candidates, length_penalty)
+        now = _keep_live(now, candidates, split_image(decoder)[1])
+        # K worse captions that ended early must not cut off a better one that still grows.
+        is_full = now.ended_score[:, -1] > IMPOSSIBLE
+        is_beaten = score(now.live_log_p[:, 0], now.t + 1, length_penalty) <= now.ended_score[:, -1]
+        return now._replace(t=now.t + 1, done=ops.logical_or(now.done, ops.logical_and(is_full, is_beaten)))
+
+    found = loop_while(goes_on, advance, _first(batch, beam_size, length, decoder))
+    return _ranked(found, max_length, length_penalty)
+
+
+def _first(batch: int, beam_size: int, length: int, decoder) -> BeamState:
+    """The state before the first word."""
+    # All beams start equal. Only the first may count, or the K best would be K copies of one caption.
+    live_log_p = ops.tile(ops.where(ops.arange(beam_size) == 0, 0.0, BANNED)[None], (batch, 1))
+    none = ops.full((batch, beam_size), BANNED, dtype="float32")
+    empty = ops.full((batch, beam_size, length), PAD, dtype="int32")
+    return BeamState(
+        t=ops.convert_to_tensor(0, dtype="int32"),
+        last=ops.full((batch, beam_size), START, dtype="int32"),
+        live=empty,
+        live_log_p=ops.cast(live_log_p, "float32"),
+        ended=empty,
+        ended_log_p=none,
+        ended_score=none,
+        done=ops.zeros((batch,), dtype="bool"),
+        decoder=decoder,
+    )
+
+
+def _continue(now: BeamState, log_p) -> Candidates:
+    """The best continuations, given the log p of the next word of each live hypothesis, ``(B * K, V)``.
+
+    2K of them always contain K without ``<end>``, because each live hypothesis ends in one way only.
+    """
+    beam_size, vocabulary = now.live.shape[1], log_p.shape[-1]
+    total = now.live_log_p[:, :, None] + ops.reshape(log_p, (-1, beam_size, vocabulary))  # (B, K, V)
+    log_probs, index = ops.top_k(ops.reshape(total, (-1, beam_size * vocabulary)), 2 * beam_size)
+    index = ops.cast(index, "int32")
+    parent, word = index // vocabulary, index % vocabulary
+    return Candidates(put(pick(now.live, parent), now.t, word), log_probs, parent, word)
+
+
+def _collect_ended(now: BeamState, candidates: Candidates, length_penalty) -> BeamState:
+    """``now`` with the K best of the ended hypotheses and of the candidates that end here."""
+    beam_size = now.live.shape[1]
+    is_possible = candidates.log_probs > IMPOSSIBLE
+    is_among_best = ops.arange(2 * beam_size) < beam_size
+    ends = ops.logical_and(ops.logical_and(candidates.word == END, is_possible), is_among_best)
+    ends = ops.logical_and(ends, ops.logical_not(now.done)[:, None])
+    new_score = ops.where(ends, score(candidates.log_probs, now.t + 1, length_penalty), BANNED)
+    ended_score, order = ops.top_k(ops.concatenate([now.ended_score, new_score], axis=1), beam_size)
+    log_probs = ops.concatenate([now.ended_log_p, candidates.log_probs], axis=1)
+    return now._replace(
+        ended=pick(ops.concatenate([now.ended, candidates.tokens], axis=1), order),
+        ended_log_p=ops.take_along_axis(log_probs, order, axis=1),
+        ended_score=ended_score,
+    )
+
+
+def _keep_live(now: BeamState, candidates: Candidates, decoder) -> BeamState:
+    """``now`` with the K best candidates that go on, and the ``decoder`` state ``(B * K, ...)`` in their order."""
+    beam_size, length = now.live.shape[1:]
+    goes_on = ops.where(candidates.word == END, 2 * BANNED, candidates.log_probs)
+    log_p, order = ops.top_k(goes_on, beam_size)
+    # The last position is for <end> only, so the live hypotheses stay as they are there.
+    stays = ops.logical_or(now.t == length - 1, now.done)
+    first_row = ops.arange(ops.shape(order)[0])[:, None] * beam_size
+    rows = first_row + ops.take_along_axis(candidates.parent, order, axis=1)
+    return now._replace(
+        last=ops.take_along_axis(candidates.word, order, axis=1),
+        live=ops.where(stays[:, None, None], now.live, pick(candidates.tokens, order)),
+        live_log_p=ops.where(stays[:, None], now.live_log_p, log_p),
+        decoder=take_rows(decoder, ops.reshape(rows, (-1,))),  # (B, K) -> (B * K,)
+    )
+
+
+def _ranked(found: BeamState, max_length: int, length_penalty) -> Hypotheses:
+    """The K best of all hypotheses: the ended ones by score, then the live ones, which were cut."""
+    beam_size = found.live.shape[1]
+    is_possible = found.live_log_p > IMPOSSIBLE
+    live_score = ops.where(is_possible, score(found.live_log_p, max_length, length_penalty), BANNED)
+    # Below every score of an ended caption. The factor keeps the live ones in the order they stand in, best first.
+    live_rank = ops.where(is_possible, BANNED / 4, BANNED / 2) * (1.0 + 1e-3 * ops.arange(beam_size, dtype="float32"))
+    _, order = ops.top_k(ops.concatenate([found.ended_score, live_rank], axis=1), beam_size)
+    log_probs = ops.concatenate([found.ended_log_p, found.live_log_p], axis=1)
+    scores = ops.concatenate([found.ended_score, live_score], axis=1)
+    return Hypotheses(
+        tokens=pick(ops.concatenate([found.ended, found.live], axis=1), order),
+        log_probs=ops.take_along_axis(log_probs, order, axis=1),
+        scores=ops.take_along_axis(scores, order, axis=1),
+    )

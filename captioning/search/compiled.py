@@ -1,0 +1,57 @@
+"""A search as a Keras model, so that Keras compiles it and feeds it batches."""
+
+from typing import Any, Protocol
+
+import keras
+from keras import ops
+
+from captioning.search.beam import beam_search
+from captioning.search.consensus import consensus
+from captioning.search.greedy import greedy_search
+from captioning.search.hypotheses import Hypotheses
+from captioning.search.rules import Rules
+from config import DecodingSettings
+
+
+class Stepper(Protocol):
+    """What a search needs of a decoder: its stepping half (see ``hypotheses.py``)."""
+
+    def init_state(self, features: Any) -> Any: ...
+
+    def step(self, token_ids: Any, state: Any) -> tuple[Any, Any]: ...
+
+
+class Search(keras.Model):
+    """Features ``(B, R, D)`` -> the three parts of ``Hypotheses``: greedy or beam search, and consensus if wanted.
+
+    An ensemble takes a tuple of such features. ``length_penalty`` is a variable, so a new value needs no compilation.
+    """
+
+    def __init__(self, decoder: Stepper, settings: DecodingSettings):
+        super().__init__()
+        self.decoder = decoder
+        self.beam_size = settings.beam_size
+        self.votes = settings.votes
+        self.max_length = settings.max_caption_length
+        self.rules = Rules(settings.min_length, settings.no_repeat_ngram)
+        self.length_penalty = self.add_weight(
+            name="length_penalty",
+            initializer=keras.initializers.Constant(settings.length_penalty),
+            dtype="float32",
+            trainable=False,
+        )
+        self.built = True
+
+    def call(self, features):
+        return tuple(self.search(features))
+
+    def search(self, features) -> Hypotheses:
+        """The captions of ``features``, best first."""
+        batch = ops.shape(keras.tree.flatten(features)[0])[0]
+        start = (self.decoder.step, self.decoder.init_state(features), batch, self.max_length)
+        length_penalty = ops.convert_to_tensor(self.length_penalty)
+        if self.beam_size == 1:
+            found = greedy_search(*start, length_penalty=length_penalty, rules=self.rules)
+        else:
+            found = beam_search(*start, beam_size=self.beam_size, length_penalty=length_penalty, rules=self.rules)
+        return consensus(found) if self.votes else found

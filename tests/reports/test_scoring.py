@@ -1,0 +1,94 @@
+"""Captions are scored by both protocols, and set against a shuffled control."""
+
+import numpy as np
+import pytest
+from three_images import RECORDS, RIGHT
+
+from captioning.data import scenes
+from captioning.metrics import java
+from captioning.metrics.bleu_rouge import bleu, rouge_l
+from captioning.metrics.cider import cider_d
+from captioning.metrics.diagnostics import diagnose
+from captioning.metrics.protocols import seed_bleu
+from captioning.reports.rows import Scores, SeedScores
+from captioning.reports.scoring import score
+from config import Config
+
+
+def scores(captions: list[str], protocol: str = "coco", **options) -> Scores:
+    return score(captions, RECORDS, protocol, Config(), **options)[0]
+
+
+def test_score_and_its_shuffled_control():
+    found, each = score(RIGHT, RECORDS, "coco", Config())
+    assert found.bleu == pytest.approx([100.0] * 4)
+    assert found.rouge_l == pytest.approx(100)
+    assert found.cider_d == pytest.approx(1000)  # ten times the cosine, times 100
+    np.testing.assert_allclose(each, [1000] * 3)
+    # Each image gets the caption of its neighbour: right words elsewhere count for nothing.
+    assert found.shuffled_bleu == pytest.approx([0.0] * 4, abs=1e-9)
+    assert found.shuffled_cider_d == 0
+    assert found.diagnostics == diagnose(RIGHT)
+
+
+def test_scores_are_those_of_the_metrics():
+    captions = ["one brown cat runs far", "two cats sleep", "A bird!"]
+    references = [record.captions for record in RECORDS]
+    found, each = score(captions, RECORDS, "coco", Config())
+    assert found.bleu == pytest.approx(bleu(captions, references))
+    assert found.rouge_l == pytest.approx(rouge_l(captions, references)[0])
+    np.testing.assert_allclose(each, cider_d(captions, references)[1])
+    assert found.cider_d == pytest.approx(each.mean())
+    assert found.intervals.cider_d[0] <= found.cider_d <= found.intervals.cider_d[1]
+    assert sum(group.images for group in found.cider_d_by_reference_length) == 3
+
+
+def test_novel_captions_are_told_where_there_are_training_captions():
+    assert scores(RIGHT, training=["One brown dog runs far ."]).diagnostics.novel == 2 / 3
+    assert scores(RIGHT).diagnostics.novel is None
+
+
+def test_java_tools_score_the_same_words(monkeypatch):
+    """The tokeniser splits captions and references for all metrics, METEOR too."""
+    seen = []
+
+    def meteor(found, wanted):
+        seen.append((found, wanted))
+        return 12.5, np.zeros(3)
+
+    monkeypatch.setattr(java, "tokenize", lambda texts: [text.upper().split() for text in texts])
+    monkeypatch.setattr(java, "meteor", meteor)
+    found = scores(["one brown dog", "two", "three"], tools=["meteor", "tokenizer"])
+    assert found.meteor == 12.5
+    assert found.tokenizer == "stanford"
+    ((captions, references),) = seen
+    assert captions == [["ONE", "BROWN", "DOG"], ["TWO"], ["THREE"]]
+    assert references == [[record.captions[0].upper().split()] for record in RECORDS]
+    assert found.bleu[0] > 0
+
+
+def test_a_captioner_that_does_not_look_loses_nothing_to_shuffling():
+    found = scores(["one brown dog runs far"] * 3)
+    assert found.bleu == found.shuffled_bleu
+    assert found.cider_d == found.shuffled_cider_d
+    assert found.diagnostics.most_common == 1.0
+
+
+def test_seed_protocol_is_bleu_of_its_own_kind_alone():
+    references = [record.captions for record in RECORDS]
+    found = scores(RIGHT[::-1], "seed")
+    assert list(found.bleu) == seed_bleu(RIGHT[::-1], references)
+    assert list(found.bleu) != bleu(RIGHT[::-1], references)
+    assert isinstance(found, SeedScores)
+
+
+def test_captions_of_demo_scenes_are_held_against_the_scenes(tmp_path):
+    """Right captions tell all parts right; those of the neighbour do not."""
+    from captioning.data.datasets import load
+
+    config = Config(dataset="demo", data_dir=str(tmp_path / "demo"), demo_images=20)
+    scenes.ensure(tmp_path / "demo", 20, 0)
+    records = load(config).records[:6]
+    found, _ = score([record.captions[0] for record in records], records, "coco", config)
+    assert set(found.demo.values()) == {1.0}
+    assert found.shuffled_demo["all_right"] < 1

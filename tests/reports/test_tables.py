@@ -1,0 +1,71 @@
+"""The table of scores, and what stands below it."""
+
+from three_images import row
+
+from captioning.metrics.diagnostics import LengthGroup
+from captioning.metrics.significance import Intervals
+from captioning.reports.rows import AttentionStatistics
+from captioning.reports.tables import score_table
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_table_is_markdown_with_a_row_for_each_search():
+    intervals = Intervals((30.0, 31.0), (99.0, 100.0), (50.449, 57.0))
+    other = {"bleu": (60.04, 50.0, 40.0, 30.567), "cider_d": 53.705, "meteor": 20.126, "intervals": intervals}
+    greedy = row(decoding="greedy", diagnostics={"novel": 1}, meteor=9)
+    text = score_table([greedy, row(diagnostics={"novel": 0.875}, **other)])
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 4
+    assert len({line.count("|") for line in lines}) == 1
+    assert dict(zip(cells(lines[0]), cells(lines[3]), strict=True)) == {
+        "captioner": "run-1",
+        "split": "test",
+        "images": "3",
+        "protocol": "coco",
+        "decoding": "beam 3",
+        "B1": "60.04",
+        "B2": "50.00",
+        "B3": "40.00",
+        "B4": "30.57",
+        "METEOR": "20.13",
+        "ROUGE-L": "100.00",
+        "CIDEr": "53.70 (50.4-57.0)",
+        "shuffled CIDEr": "0.00",
+        "distinct": "100%",
+        "novel": "88%",
+        "vocabulary": "15",
+        "words": "5.0",
+        "dangling": "0.0%",
+    }
+
+
+def test_what_gives_a_bad_captioner_away_is_below_the_table():
+    groups = (LengthGroup(2, 8.3, 8, 80.52), LengthGroup(1, 12.25, 9, 40.0))
+    bad = row(
+        attention=AttentionStatistics(2.5, 5.614),
+        diagnostics={"repeated_bigrams": 0.25, "repeats": 0.5, "most_common": 0.75},
+        cider_d_by_reference_length=groups,
+    )
+    text = score_table([bad, row(decoding="greedy", settings={"no_repeat_ngram": 3}), row("seed")])
+    first, second, third = text.splitlines()[-5::2]
+    assert first == (
+        "beam 3: commonest caption 75.0%; a word twice in a row 50.0%; repeated bigrams 25.0%; repeated trigrams 0.0%; "
+        "CIDEr by length of the references 80.5 of 8.3 words, 40.0 of 12.2 words; attention's entropy 2.50 of 5.61 bits"
+    )
+    assert "repeated bigrams 0.0%; repeated trigrams 0.0% (blocked in decoding); CIDEr" in second
+    assert third.endswith("repeated trigrams 0.0%")
+
+
+def test_table_of_the_seed_protocol_has_bleu_only():
+    header = cells(score_table([row("seed")]).splitlines()[0])
+    assert header[5:10] == ["B1", "B2", "B3", "B4", "shuffled B4"]
+    assert not {"CIDEr", "ROUGE-L", "METEOR"} & set(header)
+
+
+def test_table_adds_what_is_known_of_demo_scenes():
+    demo = {"all_right": 0.5, "colour": 0.75}
+    text = score_table([row(demo=demo, shuffled_demo={"all_right": 0.125})])
+    assert text.splitlines()[-1] == "beam 3: all right 50.0%, colour 75.0%; shuffled: all right 12.5%"
