@@ -1,4 +1,4 @@
-"""Train a captioner: read the data, extract features once, fit the decoder, keep the best epoch on dev.
+"""Train a captioner or an aligner: read the data, extract features once, train, keep the best epoch on dev.
 
     python train.py --preset demo                       # generated scenes, no download, minutes on two CPU cores
     python train.py --preset flickr8k-merge             # Flickr8k in data/flickr8k (python preprocessing.py --download)
@@ -7,7 +7,8 @@
     python train.py --stage scst --init runs/NAME       # improve a trained captioner by its own captions' CIDEr-D
     python train.py --preset flickr8k-align             # images and captions into one space, for retrieval
 
-Leaves a run folder (see runs.py) whose captioner.zip test.py and evaluate.py read, or whose aligner.zip retrieve.py reads.
+It leaves a run folder (see captioning/storage/runs.py). test.py and evaluate.py read the captioner.zip in it, and
+retrieve.py reads the aligner.zip that --stage align leaves.
 """
 
 import sys
@@ -17,16 +18,16 @@ from captioning.base.errors import UserError
 from captioning.base.script import run_script
 from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import resolve, resolve_resumed, resumable_settings
-from captioning.data.aside import put_aside
 from captioning.embeddings.arrays import load_pretrained
+from captioning.features.looks import training_looks
 from captioning.storage.runs import Run
-from config import Config
+from config import Config, DataSettings
 from preprocessing import fit_vocabulary, load_dataset, prepare
 
 
 def main() -> int:
     parser = make_parser(__doc__)
-    parser.add_argument("--name", help="name of the run folder [default: data, decoder and time]")
+    parser.add_argument("--name", help="name of the run folder [default: data, decoder (or align) and time]")
     parser.add_argument(
         "--resume",
         metavar="RUN",
@@ -38,46 +39,46 @@ def main() -> int:
 
     run = Run.open(args.resume) if args.resume else None
     config = resolve_resumed(args, run.config()) if run else resolve(args)
-
-    if config.dataset == "flickr8k" and config.data_dir == Config().data_dir and not run:
-        folder = Path(config.data_dir)
-        if not folder.exists() or any(folder.glob("*.part")):  # never begun, or begun and interrupted
-            from captioning.data import download
-
-            print(f"{folder}: Flickr8k is not there yet; downloading it", file=sys.stderr)
-            download.fetch_archives(config)
+    if not run:
+        download_missing(config)
     dataset = load_dataset(config)
     source = run or (Run.open(config.init) if config.init else None)
     vocabulary = source.vocabulary() if source else fit_vocabulary(config, dataset)
     if not run:
+        # What can fail is done before the features are extracted, which takes long.
         Run.check(config, args.name)
-        # Before the features, which take long.
         inherited = source and config.embedding != "learned"
         pretrained = source.pretrained() if inherited else load_pretrained(config, vocabulary.words, config.seed)
-    # Keras comes before the records, of which COCO's would else hold on to a third of their memory when fit lets them go.
-    aside = put_aside(dataset)
-    del dataset
-    from model import Captioner  # here, because it brings in Keras, which reads KERAS_BACKEND when it is imported
-
-    dataset = aside()
-    del aside
-    initial = None
-    if config.init:
-        initial = Captioner.load(Path(config.init))
-    prepared = prepare(config, dataset, initial and initial.encoder, training=True)
-    del dataset  # or fit could not let go of its training captions
-    run = run or Run.create(config, vocabulary, args.name, pretrained)
-    print(f"run folder: {run.folder}", flush=True)
-
+    # Only now, because these import Keras, which reads KERAS_BACKEND when it is imported.
     from captioning.training.loop import fit
+    from captioning.training.stages.base import stage_named
+    from model import Captioner
 
+    initial = Captioner.load(Path(config.init)) if config.init else None
+    prepared = prepare(config, dataset, initial and initial.encoder, looks=training_looks(config))
+    if not run:
+        name = args.name or stage_named(config.stage).run_name(config)
+        run = Run.create(config, vocabulary, name, pretrained)
+    print(f"run folder: {run.folder}", flush=True)
     try:
         return fit(config, prepared, vocabulary, run, initial)
     except OSError as error:
         raise UserError(
-            f"{run.folder}: cannot be written: {error.strerror or error}. Whole epochs are kept; once that is mended, "
-            f"go on with: python train.py --resume {run.folder}"
+            f"{run.folder}: cannot be written: {error.strerror or error}. Whole epochs are kept. Mend that, then go on "
+            f"with: python train.py --resume {run.folder}"
         ) from None
+
+
+def download_missing(config: DataSettings) -> None:
+    """Download Flickr8k if it is wanted in its usual folder and is not there, or not all of it."""
+    folder = Path(config.data_dir)
+    if config.dataset != "flickr8k" or config.data_dir != Config().data_dir:
+        return
+    if not folder.exists() or any(folder.glob("*.part")):  # never begun, or interrupted
+        from captioning.data import download
+
+        print(f"{folder}: Flickr8k is not there yet; downloading it", file=sys.stderr)
+        download.fetch_archives(config)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def train(config: Config, store: FeatureStore, captions: list[tuple[str, str]]) 
     from captioning.decoders.build import build_decoder
     from captioning.training.batches import CaptionBatches
     from captioning.training.cross_entropy import CaptionTrainer
-    from captioning.training.loop import make_optimizer
+    from captioning.training.optimizers import make_optimizer
     from model import Captioner
 
     vocabulary = synthetic_vocabulary()

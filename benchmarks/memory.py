@@ -50,7 +50,7 @@ def train_ours(folder: Path, epochs: int) -> dict[str, float]:
     from captioning.decoders.build import build_decoder
     from captioning.training.batches import CaptionBatches
     from captioning.training.cross_entropy import CaptionTrainer
-    from captioning.training.loop import make_optimizer
+    from captioning.training.optimizers import make_optimizer
 
     config = Config(**SETTINGS)
     store = FeatureStore(folder)

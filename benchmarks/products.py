@@ -64,7 +64,7 @@ def main() -> None:
 
     from captioning.decoders.build import build_decoder, decoder_class
     from captioning.training.cross_entropy import CaptionTrainer
-    from captioning.training.loop import make_optimizer
+    from captioning.training.optimizers import make_optimizer
 
     kernels = {"tensorflow": tensorflow_kernels, "torch": torch_kernels}.get(keras.backend.backend())
     if not kernels:

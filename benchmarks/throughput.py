@@ -47,11 +47,12 @@ def ours(
     """
     from captioning.decoders.build import build_decoder
     from captioning.training.cross_entropy import CaptionTrainer
-    from captioning.training.loop import batches_for, make_optimizer
+    from captioning.training.image_batches import batches_for
+    from captioning.training.optimizers import make_optimizer
 
     vocabulary = synthetic_vocabulary()
-    batches = (batches_type or batches_for(config))(store, captions, vocabulary, config)
     decoder = build_decoder(config, len(vocabulary), store.regions, store.feature_size, pretrained)
+    batches = (batches_type or batches_for(decoder))(store, captions, vocabulary, config)
     trainer = CaptionTrainer(decoder)
     trainer.compile(optimizer=make_optimizer(config, len(batches)))
     timer = EpochTimer()

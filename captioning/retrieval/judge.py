@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from captioning.base.script import hide_progress
 from captioning.decoders.base import Decoder
-from captioning.training.cross_entropy import word_nll
+from captioning.decoders.likelihood import word_nll
 from captioning.words.padding import pad
 from captioning.words.vocabulary import PAD
 from model import Captioner

@@ -23,7 +23,8 @@ import keras
 
 from captioning.base.errors import UserError
 from captioning.command_line.reading import read_settings
-from captioning.features.encoder import build_encoder, halve_weights
+from captioning.features.encoder import build_encoder
+from captioning.features.weight_files import halve_weights
 from captioning.words.vocabulary import Vocabulary
 from config import Config
 

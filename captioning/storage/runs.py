@@ -21,7 +21,6 @@ import csv
 import errno
 import json
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,26 +42,20 @@ class Run:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
 
-    @property
-    def bundle(self) -> Path:
-        """The trained model, in the end."""
-        return self.folder / ("aligner.zip" if self.config().stage == "align" else "captioner.zip")
+    def bundle(self, kind: str) -> Path:
+        """Where training leaves the trained model of this ``kind`` (see ``bundles``)."""
+        return self.folder / f"{kind}.zip"
 
     @classmethod
     def create(
         cls,
         config: Config,
         vocabulary: Vocabulary,
-        name: str | None,
+        name: str,
         pretrained: Mapping[str, np.ndarray] | None = None,
     ) -> "Run":
-        """Make ``run_dir/name`` (by default named after data, decoder (or align) and time) and write what is known already.
-
-        Raises UserError when it exists or cannot be written.
-        """
+        """Make ``run_dir/name`` and write what is known already. Raises UserError when it exists or cannot be written."""
         cls.check(config, name)
-        kind = config.stage if config.stage == "align" else config.decoder
-        name = name or f"{config.dataset}-{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
         run = cls(Path(config.run_dir) / name)
         try:
             run.checkpoints.mkdir(parents=True)

@@ -1,34 +1,36 @@
-"""Batches for training: one whole caption per row, features read from the store as they are needed.
+"""Batches for training with one caption per row. Features are read from the store as they are needed.
 
-What stays in memory is two bytes per caption word (four where the vocabulary is beyond 65,535), and some thirty per caption;
-features, shifted inputs and targets exist per batch only.
+Two bytes per caption word stay in memory, or four where the vocabulary has more than 65,535 words, and about thirty bytes
+per caption. Features, shifted inputs and targets exist for one batch at a time.
+Legend: B captions, R regions, D feature size, T tokens.
 """
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 import keras
 import numpy as np
 
 from captioning.base.backend import compiles_per_shape
 from captioning.features.store import FeatureStore, View
-from captioning.pictures.loading import load_varied
 from captioning.words.padding import pad
 from captioning.words.tokenizer import tokenize
-from captioning.words.vocabulary import PAD, Vocabulary
-from config import Config
+from captioning.words.vocabulary import Vocabulary
+from config import BatchSettings
 
-# Batches are trimmed to a multiple of this many tokens. JAX compiles anew for every width, so it should meet few.
+# The width of a batch is a multiple of this many tokens. JAX compiles every width anew, so it should get few widths.
 _ROUND_TO = 4 if compiles_per_shape() else 1
-# Captions are sorted by length within this many shuffled batches: enough to pad little, too few to lose randomness.
+# Captions are sorted by length within so many shuffled batches. That is enough to pad little, and keeps batches random.
 _POOL_BATCHES = 50
-# Captions with these words are wrong of a mirrored image.
+# Captions with these words are wrong for a mirrored image.
 _SIDES = {"left", "right", "leftmost", "rightmost", "lefthand", "righthand", "left-hand", "right-hand"}
 
 
 def round_width(tokens: int, coarseness: int = 1) -> int:
-    """The width that rows of so many tokens get: the next multiple of ``coarseness``, or of four times that on JAX."""
+    """The width of a batch whose longest row has so many tokens: the next multiple of ``coarseness``.
+
+    On JAX it is the next multiple of four times that.
+    """
     step = _ROUND_TO * coarseness
     return -(-tokens // step) * step
 
@@ -36,9 +38,11 @@ def round_width(tokens: int, coarseness: int = 1) -> int:
 class CaptionBatches(keras.utils.PyDataset):
     """Shuffled batches ``((features, inputs), targets)`` for teacher forcing.
 
-    ``features`` ``(B, R, D)`` in the store's dtype, ``inputs`` int32 ``(B, T)`` from ``<start>`` on, ``targets`` int32
-    ``(B, T)`` the same shifted by one. Rows end in ``<pad>`` (0). Each caption comes once an epoch; the order depends
-    on ``seed`` and ``epoch`` alone, so that a resumed run meets the same batches.
+    ``features`` ``(B, R, D)`` have the dtype of the store. ``inputs`` int32 ``(B, T)`` begin with ``<start>``. ``targets``
+    int32 ``(B, T)`` are the same shifted by one. Rows end in ``<pad>`` (0).
+
+    Each caption comes once per epoch. The order depends on ``seed`` and ``epoch`` alone, so a resumed run gets the same
+    batches.
     """
 
     def __init__(
@@ -46,34 +50,33 @@ class CaptionBatches(keras.utils.PyDataset):
         store: FeatureStore,
         captions: Iterable[tuple[str, str]],
         vocabulary: Vocabulary,
-        config: Config,
+        settings: BatchSettings,
         shuffle: bool = True,
         views: Sequence[View] = (),
     ):
-        """``captions`` holds pairs (file name, caption); those of images that the store lacks are left out.
+        """``captions`` are pairs (file name, caption). Captions of images that the store lacks are left out.
 
-        In each epoch a caption meets its image as it is or in one of the ``views``, all equally likely, but in no mirrored
-        one when it says left or right. All views hold the training images that ``store`` holds, in the same rows.
+        Each epoch shows a caption its image as it is or in one of the ``views``, all with equal probability. Captions that
+        say left or right get no mirrored view. Every view has the same training images in the same rows as the others.
         """
-        super().__init__(workers=config.workers, max_queue_size=8)
+        super().__init__(workers=settings.workers, max_queue_size=8)
         self.shuffle = shuffle
-        # Rows are all that is read from here on, and the names of COCO's images would take 15 MB.
-        self.store = store.without(store.rows)
-        # Mirrored ones first, the image as it is last.
+        self.store = store
+        # The mirrored looks come first, and the image as it is comes last.
         views = sorted(views, key=lambda view: not view.mirrored)
-        self.looks = [*(view.store.without(view.store.rows) for view in views), self.store]
+        self.looks = [*(view.store for view in views), self.store]
         self.mirrored_looks = sum(view.mirrored for view in views)
-        self.batch_size, self.seed = config.batch_size, config.seed
-        # All captions end to end; caption i is tokens[offsets[i] : offsets[i] + lengths[i]].
+        self.batch_size, self.seed = settings.batch_size, settings.seed
+        # All captions end to end: caption i is tokens[offsets[i] : offsets[i] + lengths[i]].
         tokens, lengths, rows, view_rows, names_side = array("i"), array("i"), array("i"), array("i"), array("b")
         for name, caption in captions:
             if name not in store.rows:
                 continue
-            found = vocabulary.encode(caption, config.max_caption_length)
+            found = vocabulary.encode(caption, settings.max_caption_length)
             tokens.extend(found)
             lengths.append(len(found))
             rows.append(store.rows[name])
-            if views:  # whose images are those of training alone
+            if views:  # which have rows of their own, because they hold training images only
                 view_rows.append(views[0].store.rows[name])
             names_side.append(self.mirrored_looks > 0 and not _SIDES.isdisjoint(tokenize(caption)))
         self.tokens = np.asarray(tokens, dtype=np.min_scalar_type(len(vocabulary)))
@@ -82,6 +85,35 @@ class CaptionBatches(keras.utils.PyDataset):
         self.offsets = np.cumsum(self.lengths) - self.lengths
         self.epoch = 0
         self._lay_out()
+
+    def start_epoch(self, epoch: int) -> None:
+        """Lay out the batches of ``epoch`` (from 0)."""
+        self.epoch = epoch
+        self._lay_out()
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int):
+        chosen = self.batches[index]
+        tokens = self._read_tokens(chosen)
+        return (self._read_features(chosen), tokens[:, :-1]), tokens[:, 1:]
+
+    @property
+    def captions(self) -> int:
+        """Captions of this epoch."""
+        return sum(map(len, self.batches))
+
+    @property
+    def words(self) -> int:
+        """Targets of this epoch: its words and ``<end>`` tokens."""
+        return int(sum((self.lengths[batch] - 1).sum() for batch in self.batches))
+
+    @property
+    def padding(self) -> float:
+        """The share of this epoch's target positions that is padding. Rows that only fill up a batch do not count."""
+        positions = sum(len(batch) * self._width(batch) for batch in self.batches)
+        return 1 - self.words / positions
 
     def _lay_out(self) -> None:
         """Decide the batches of this epoch: shuffle, sort by length within pools, cut, shuffle the batches."""
@@ -95,12 +127,12 @@ class CaptionBatches(keras.utils.PyDataset):
         self.look = self._draw_looks(rng, self.names_side)
 
     def _draw_looks(self, rng: np.random.Generator, names_side: np.ndarray) -> np.ndarray:
-        """Which of ``looks`` each caption or image gets; never a mirrored one where ``names_side``."""
+        """The number in ``looks`` that each caption or image gets; no mirrored one where ``names_side`` is true."""
         first = np.where(names_side, self.mirrored_looks, 0).astype(np.uint8)
         return first + (rng.random(len(names_side)) * (len(self.looks) - first)).astype(np.uint8)
 
     def _cut(self, order: np.ndarray, lengths: np.ndarray, size: int) -> list[np.ndarray]:
-        """``order`` in batches of ``size`` entries with about the same of ``lengths``: sorted within pools, then cut."""
+        """``order`` in batches of ``size`` entries of similar ``lengths``: sorted within pools, then cut."""
         batches, pool = [], size * _POOL_BATCHES
         for start in range(0, len(order), pool):
             chunk = order[start : start + pool]
@@ -109,7 +141,7 @@ class CaptionBatches(keras.utils.PyDataset):
         return batches
 
     def _put_extremes_first(self) -> None:
-        """The widest batch first, so that too large a batch fails at once; then the narrowest.
+        """Put the widest batch first, so that a batch that is too large fails at once, and the narrowest batch second.
 
         Keras' TensorFlow adapter takes a dimension for fixed when the first two batches agree in it.
         """
@@ -117,25 +149,12 @@ class CaptionBatches(keras.utils.PyDataset):
             widths = [self._width(batch) for batch in self.batches]
             self.batches.insert(0, self.batches.pop(extreme(widths)))
 
-    def start_epoch(self, epoch: int) -> None:
-        """Lay out the batches of ``epoch`` (from 0)."""
-        self.epoch = epoch
-        self._lay_out()
-
     def _width(self, batch: np.ndarray) -> int:
-        """Tokens per row of a batch: those of its longest caption but one, since inputs and targets are shifted."""
+        """Tokens per row of a batch: one less than its longest caption has, since inputs and targets are shifted."""
         return round_width(int(self.lengths[batch].max()) - 1)
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int):
-        chosen = self.batches[index]
-        tokens = self._read_tokens(chosen)
-        return (self._read_features(chosen), tokens[:, :-1]), tokens[:, 1:]
-
     def _read_tokens(self, captions: np.ndarray) -> np.ndarray:
-        """Token ids int32 ``(len(captions), T + 1)`` from ``<start>`` on, padded."""
+        """Token ids int32 ``(len(captions), T + 1)`` that begin with ``<start>``, padded."""
         starts, lengths = self.offsets[captions], self.lengths[captions]
         rows = [self.tokens[start : start + length] for start, length in zip(starts, lengths, strict=True)]
         return pad(rows, self._width(captions) + 1)
@@ -149,144 +168,14 @@ class CaptionBatches(keras.utils.PyDataset):
             features[chosen] = store.read((self.rows if store is self.store else self.view_rows)[captions[chosen]])
         return features
 
-    @property
-    def words(self) -> int:
-        """Targets of this epoch: its words and ``<end>`` tokens."""
-        return int(sum((self.lengths[batch] - 1).sum() for batch in self.batches))
-
-    @property
-    def padding(self) -> float:
-        """Share of this epoch's target positions that hold padding, but for rows that only fill a batch up."""
-        positions = sum(len(batch) * self._width(batch) for batch in self.batches)
-        return 1 - self.words / positions
-
 
 class PairBatches(CaptionBatches):
     """Shuffled batches ``((features (B, R, D), tokens (B, T), images int32 (B,)),)`` of captions and their images.
 
-    ``tokens`` run from ``<start>`` on; ``images`` are the images' rows in the store. Captions of one batch are about equally
-    long, so that little is padded and length does not tell the right one from the others.
+    ``tokens`` begin with ``<start>``. ``images`` are the images' rows in the store. Captions of one batch are about equally
+    long. So little is padded, and length does not tell the right caption from the others.
     """
 
     def __getitem__(self, index: int):
         chosen = self.batches[index]
         return ((self._read_features(chosen), self._read_tokens(chosen), self.rows[chosen]),)
-
-
-class ImageBatches(CaptionBatches):
-    """Shuffled batches of whole images: ``(features (B, R, D), tokens (N, T + 1), image of each row int32 (N,), rows (B,))``.
-
-    ``tokens`` int32 are all N captions of the B images from ``<start>`` on; ``rows`` are the images' rows in the store.
-    An image looks the same for all its captions.
-    """
-
-    def _full_width(self) -> int:
-        """What ``_width`` is where all batches are as wide as the longest caption."""
-        return round_width(int(self.lengths.max()) - 1)
-
-    @property
-    def images_per_batch(self) -> int:
-        return self.batch_size
-
-    def _chosen(self, group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Those of an image's captions that this epoch holds."""
-        return group
-
-    def _lay_out(self) -> None:
-        rng = np.random.default_rng((self.seed, self.epoch))
-        images, self.image_of = np.unique(self.rows, return_inverse=True)
-        by_image = np.argsort(self.image_of, kind="stable")
-        groups = np.split(by_image, np.flatnonzero(np.diff(self.image_of[by_image])) + 1)
-        names_side = np.asarray([self.names_side[group].any() for group in groups])
-        groups = [self._chosen(group, rng) for group in groups]
-        longest = np.asarray([self.lengths[group].max() for group in groups])
-        self.batches = [
-            np.concatenate([groups[image] for image in batch])
-            for batch in self._cut(rng.permutation(len(images)), longest, self.images_per_batch)
-        ]
-        rng.shuffle(self.batches)
-        self._put_extremes_first()
-        self.look = self._draw_looks(rng, names_side)[self.image_of]
-
-    def __getitem__(self, index: int):
-        captions, tokens, image, rows = self._read_images(index)
-        return self._read_features(captions), tokens, image, rows
-
-    def _read_images(self, index: int):
-        """Of a batch: one caption of each image ``(B,)``, tokens ``(N, T + 1)``, image of each row, images' rows ``(B,)``."""
-        chosen = self.batches[index]
-        _, first, image = np.unique(self.image_of[chosen], return_index=True, return_inverse=True)
-        captions = chosen[first]
-        return captions, self._read_tokens(chosen), image.astype("int32"), self.rows[captions]
-
-    def _fill_up(self, tokens: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """On JAX, which compiles anew for every number of captions too, few of these: by rows of padding, of the first image."""
-        if not compiles_per_shape():
-            return tokens, image
-        missing = -len(tokens) % max(1, self.batch_size // 8)
-        return np.pad(tokens, ((0, missing), (0, 0)), constant_values=PAD), np.pad(image, (0, missing))
-
-
-class ReferenceBatches(ImageBatches):
-    """ImageBatches with one caption of each image, drawn anew in every epoch.
-
-    All are as wide as the longest caption: where widths vary, TensorFlow traces another graph in a resumed run, whose
-    results differ in their last bits.
-    """
-
-    def _width(self, batch):
-        return self._full_width()
-
-    def _chosen(self, group, rng):
-        return rng.choice(group, 1)
-
-
-class GroupedBatches(ImageBatches):
-    """Batches ``((features (B, R, D), inputs, image of each row), targets)`` of whole images with all their captions.
-
-    For decoders that compute so much of an image alone that once for all its captions saves more than the padding costs.
-    ``inputs`` and ``targets`` int32 ``(N, T)``, N about ``batch_size`` captions; image of each row int32 ``(N,)``. On JAX rows
-    of nothing but ``<pad>`` may follow.
-    """
-
-    @property
-    def images_per_batch(self) -> int:
-        return max(1, round(self.batch_size * len(np.unique(self.rows)) / len(self.rows)))
-
-    def __getitem__(self, index: int):
-        captions, tokens, image, _ = self._read_images(index)
-        tokens, image = self._fill_up(tokens, image)
-        return (self._read_features(captions), tokens[:, :-1], image), tokens[:, 1:]
-
-
-class PixelBatches(ImageBatches):
-    """Batches ``((pixels, inputs, image of each row), targets)`` of whole images, for an encoder that learns too.
-
-    ``pixels`` uint8 ``(B, S, S, 3)``, RGB 0-255, cropped, coloured and mirrored anew in every epoch; ``inputs`` and
-    ``targets`` int32 ``(N, T)``; image of each row int32 ``(N,)``. On JAX rows of nothing but ``<pad>`` may follow.
-    """
-
-    def __init__(
-        self, store: FeatureStore, paths: Mapping[str, Path], captions, vocabulary: Vocabulary, config: Config
-    ):
-        """``store`` tells which images can be read, ``paths`` (by file name) where they lie."""
-        self.config = config
-        self.paths = {store.rows[name]: path for name, path in paths.items() if name in store.rows}
-        # The store stands in for a mirrored one, so that mirroring is drawn; the pictures themselves are turned below.
-        super().__init__(store, captions, vocabulary, config, views=[View(store, True)] * config.mirror)
-
-    def _width(self, batch):
-        # On JAX all are as wide as the longest caption: to compile encoder and decoder once more costs more than padding.
-        return self._full_width() if compiles_per_shape() else super()._width(batch)
-
-    def __getitem__(self, index: int):
-        captions, tokens, image, rows = self._read_images(index)
-        pixels = np.stack([self._load(row) for row in rows.tolist()])
-        swap = self.look[captions] < self.mirrored_looks
-        pixels[swap] = pixels[swap, :, ::-1]
-        tokens, image = self._fill_up(tokens, image)
-        return (pixels, tokens[:, :-1], image), tokens[:, 1:]
-
-    def _load(self, row: int) -> np.ndarray:
-        rng = np.random.default_rng((self.seed, self.epoch, row))
-        return load_varied(self.paths[row], self.config.image_size, self.config.crop, self.config.colour_jitter, rng)

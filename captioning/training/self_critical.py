@@ -1,13 +1,18 @@
-"""Self-critical training: captions that the model draws itself are rewarded by how well they agree with the references.
+"""Self-critical training: the model draws captions, and each is rewarded for agreeing with the references.
 
-Rennie et al. (2017), https://arxiv.org/abs/1612.00563, with CIDEr-D as reward. A drawn caption counts against a baseline:
-the greedy caption (as there) or the mean of the image's other drawn captions (Luo, 2020, https://arxiv.org/abs/2003.09971).
-``<end>`` is a word of both sides' n-grams, so that a caption cut short loses; and a share of cross-entropy with a
-reference of each image stays in the loss, or captions end in "on a".
-Legend: B images, S captions drawn per image, N reference captions of them, T and U tokens, V vocabulary.
+Rennie et al. (2017), https://arxiv.org/abs/1612.00563. The reward is CIDEr-D, less a baseline. The baseline is the greedy
+caption's reward (as in that paper), or the mean reward of the image's other drawn captions (Luo, 2020,
+https://arxiv.org/abs/2003.09971).
+
+Two things keep sentences whole. ``<end>`` is a word of the n-grams on both sides, so a caption that is cut short loses.
+And a share of the loss is cross-entropy with a reference of each image. Without these, captions end in "on a".
+Legend: B images, S captions drawn per image, N reference captions, T and U tokens, L maximum length, R regions, D feature
+size, V vocabulary size.
 """
 
 import time
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -16,23 +21,25 @@ from tqdm import tqdm
 
 from captioning.base.script import hide_progress
 from captioning.decoders.base import Decoder
+from captioning.decoders.likelihood import word_nll
 from captioning.metrics.cider import Cider
 from captioning.search.compiled import Search
 from captioning.search.sampling import ban_unsampled, sample
-from captioning.training.batches import ReferenceBatches, round_width
-from captioning.training.cross_entropy import CaptionTrainer, word_nll
+from captioning.training.batches import round_width
+from captioning.training.cross_entropy import CaptionTrainer
+from captioning.training.image_batches import ReferenceBatches
 from captioning.words.tokenizer import tokenize
 from captioning.words.vocabulary import END, PAD, START, Vocabulary
-from config import Config
+from config import Config, TrainingSettings
 
-# Draws are whole numbers below this: as floats, Keras would round them to the few bits of a reduced precision.
+# Draws are whole numbers below this. Keras would round fractions to the few bits of a reduced precision.
 _DRAWS = 2**24
 
 
 class Sampler(keras.Model):
     """``(features (B, R, D), draws (B, S, L)) -> token ids (B, S, L)``, as a model so that ``predict`` compiles it.
 
-    ``draws`` int32 below ``_DRAWS`` are what ``sample`` takes as ``uniforms``, times that.
+    ``draws`` are int32 from 0 to ``_DRAWS - 1``. Divided by ``_DRAWS`` they are the ``uniforms`` of ``search.sample``.
     """
 
     def __init__(self, decoder: Decoder, max_length: int):
@@ -49,14 +56,16 @@ class Sampler(keras.Model):
 class SelfCriticalTrainer(CaptionTrainer):
     """A CaptionTrainer whose training batches also hold drawn captions and their advantages.
 
-    Input ``(features (B, R, D), inputs (N, T), image of each row (N,), drawn inputs (B * S, U))``, targets
-    ``(targets (N, T), drawn targets (B * S, U), advantages (B * S,))``. Drawn captions run without dropout, as they were
-    drawn. ``loss`` is ``(1 - xe_share) * policy + xe_share * cross-entropy``, both per word.
+    Inputs are ``(features (B, R, D), inputs (N, T), image of each row (N,), drawn inputs (B * S, U))``. Targets are
+    ``(targets (N, T), drawn targets (B * S, U), advantages (B * S,))``. Drawn captions run without dropout, because they
+    were drawn without it.
+
+    The metric ``loss`` is ``(1 - xe_share) * policy + xe_share * cross-entropy``. Both parts are means per word.
     """
 
-    def __init__(self, decoder: Decoder, config: Config):
-        super().__init__(decoder, config.label_smoothing, config.word_dropout)
-        self.samples, self.xe_share = config.samples, config.xe_share
+    def __init__(self, decoder: Decoder, settings: TrainingSettings):
+        super().__init__(decoder, settings.label_smoothing, settings.word_dropout)
+        self.samples, self.xe_share = settings.samples, settings.xe_share
 
     def call(self, inputs, training=None):
         if len(inputs) == 2:  # validation
@@ -67,7 +76,8 @@ class SelfCriticalTrainer(CaptionTrainer):
         return logits, self.decoder(features, drawn, training=False, rows=rows)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        if not isinstance(y, (tuple, list)):
+        """The loss of both kinds of captions in training; in validation the cross-entropy."""
+        if not isinstance(y, (tuple, list)):  # validation
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         (targets, drawn, advantages), (logits, drawn_logits) = y, y_pred
         cross_entropy = super().compute_loss(x, targets, logits, sample_weight, training)
@@ -80,8 +90,8 @@ class SelfCriticalTrainer(CaptionTrainer):
 class Rewards:
     """CIDEr-D of token ids against the captions of training images, 1.0 for what papers print as 100."""
 
-    def __init__(self, captions: list[tuple[int, str]], vocabulary: Vocabulary):
-        """``captions``: pairs (row of the image in the store, caption)."""
+    def __init__(self, captions: Iterable[tuple[int, str]], vocabulary: Vocabulary):
+        """``captions`` are pairs (row of the image in the store, caption)."""
         groups: dict[int, list[list[str]]] = {}
         for row, caption in captions:
             groups.setdefault(row, []).append([*tokenize(caption), vocabulary.words[END]])
@@ -91,7 +101,7 @@ class Rewards:
 
     def __call__(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Float ``(B, S)`` for token ids ``(B, S, L)`` of the images with ``rows (B,)`` in the store."""
-        images = np.repeat([self.position[row] for row in rows], tokens.shape[1])
+        images = np.repeat([self.position[row] for row in rows], tokens.shape[1]).tolist()
         end = self.vocabulary.words[END]
         candidates = [
             [*self.vocabulary.spell(ids), *[end] * (END in ids)]
@@ -100,41 +110,42 @@ class Rewards:
         return self.cider.score(images, candidates).reshape(tokens.shape[:2]) / 100
 
 
+class _Drawn(NamedTuple):
+    """Drawn captions of a batch, judged."""
+
+    tokens: np.ndarray  # int32 (B, S, L): word ids, then <end> where the caption ended, then <pad>
+    rewards: np.ndarray  # float64 (B, S)
+    advantages: np.ndarray  # float64 (B, S): the rewards less their baseline
+    seconds: float  # that the rewards took
+
+
 class SelfCritic:
-    """Draws captions, has them rewarded and takes training steps."""
+    """Draws captions, has them rewarded, and takes training steps."""
 
     def __init__(self, trainer: SelfCriticalTrainer, batches: ReferenceBatches, rewards: Rewards, config: Config):
         self.trainer, self.batches, self.rewards, self.config = trainer, batches, rewards, config
         self.sampler = Sampler(trainer.decoder, config.max_caption_length)
-        # Under the rules of drawing, not those of captioning.
+        # The greedy caption obeys the rules of drawing, not those of captioning.
         plain = {"beam_size": 1, "min_length": 1, "no_repeat_ngram": 0}
         self.greedy = Search(trainer.decoder, config.with_overrides(plain))
 
     def epoch(self, epoch: int) -> dict[str, float]:
-        """Train on each image once.
+        """Train on each image once, in the ``epoch`` with this number (from 0).
 
-        Returns the epoch's mean loss and reward, the references' mean nll per word, the share of time the reward took, and the
-        words learned from, drawn ones and those of references.
+        Returns by name: ``loss`` and ``reward`` are means of the epoch. ``nll`` is the references' mean per word.
+        ``reward_share`` is the share of the time that the rewards took. ``words`` counts the words learned from, drawn ones
+        and those of references.
         """
         batches, steps, reward_seconds = self.batches, [], 0.0
         words = batches.words
         began = time.perf_counter()
         for index in tqdm(range(len(batches)), desc=f"epoch {epoch + 1}", unit="batch", disable=hide_progress()):
             features, tokens, image, rows = batches[index]
-            drawn = self._draw(features, (self.config.seed, epoch, index))
-            if self.config.baseline == "greedy":
-                greedy = np.asarray(self.greedy.predict_on_batch(features)[0])
-                drawn = np.concatenate([drawn, greedy], axis=1)
-            start = time.perf_counter()
-            reward = self.rewards(rows, drawn)
-            reward_seconds += time.perf_counter() - start
-            if self.config.baseline == "greedy":
-                drawn, reward, baseline = drawn[:, :-1], reward[:, :-1], reward[:, -1:]
-            else:
-                baseline = (reward.sum(axis=1, keepdims=True) - reward) / (self.config.samples - 1)
-            words += int((drawn != PAD).sum())
-            learned = self._learn(features, tokens, image, drawn, reward - baseline)
-            steps.append((*learned, (tokens[:, 1:] != PAD).sum(), reward.mean()))
+            drawn = self._judge(features, rows, self._draw(features, (self.config.seed, epoch, index)))
+            reward_seconds += drawn.seconds
+            words += int((drawn.tokens != PAD).sum())
+            learned = self._learn(features, tokens, image, drawn)
+            steps.append((*learned, (tokens[:, 1:] != PAD).sum(), drawn.rewards.mean()))
         loss, nll, references, rewards = np.asarray(steps, "float64").T
         return {
             "loss": float(loss.mean()),
@@ -145,22 +156,38 @@ class SelfCritic:
         }
 
     def _draw(self, features: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
+        """Ids ``(B, S, L)`` of drawn captions of ``features (B, R, D)``. Equal seeds give equal captions."""
         shape = (len(features), self.config.samples, self.config.max_caption_length + 1)
         draws = np.random.default_rng(seed).integers(_DRAWS, size=shape, dtype=np.int32)
         return np.asarray(self.sampler.predict_on_batch((features, draws)))
 
-    def _learn(self, features, tokens, image, drawn, advantages) -> tuple[float, float]:
-        """One training step on tokens ``(N, T + 1)`` and drawn ids and advantages ``(B, S, ...)``.
+    def _judge(self, features: np.ndarray, rows: np.ndarray, drawn: np.ndarray) -> _Drawn:
+        """Reward the ``drawn`` captions ``(B, S, L)`` of the images with ``rows (B,)`` in the store."""
+        samples = drawn.shape[1]
+        if self.config.baseline == "greedy":
+            greedy = np.asarray(self.greedy.predict_on_batch(features)[0])
+            drawn = np.concatenate([drawn, greedy], axis=1)
+        start = time.perf_counter()
+        reward = self.rewards(rows, drawn)
+        seconds = time.perf_counter() - start
+        if self.config.baseline == "greedy":
+            reward, baseline = reward[:, :-1], reward[:, -1:]
+        else:
+            baseline = (reward.sum(axis=1, keepdims=True) - reward) / (samples - 1)
+        return _Drawn(drawn[:, :samples], reward, reward - baseline, seconds)
+
+    def _learn(self, features: np.ndarray, tokens: np.ndarray, image: np.ndarray, drawn: _Drawn) -> tuple[float, float]:
+        """One training step on references ``tokens (N, T + 1)`` and on ``drawn`` captions.
 
         Returns the loss, and the nll of this batch's references: Keras begins its metrics anew with each batch.
         """
-        drawn = drawn.reshape(-1, drawn.shape[-1])
-        longest = int((drawn != PAD).sum(axis=1).max())
-        # Coarsely, because two widths vary here and each pair of them is compiled or traced anew.
-        shifted = np.full((len(drawn), round_width(longest, coarseness=4) + 1), PAD, dtype=np.int32)
+        ids = drawn.tokens.reshape(-1, drawn.tokens.shape[-1])  # (B, S, L) -> (B * S, L)
+        longest = int((ids != PAD).sum(axis=1).max())
+        # A coarse width. Two widths vary here, and each pair of them is compiled or traced anew.
+        shifted = np.full((len(ids), round_width(longest, coarseness=4) + 1), PAD, dtype=np.int32)
         shifted[:, 0] = START
-        shifted[:, 1 : longest + 1] = drawn[:, :longest]
+        shifted[:, 1 : longest + 1] = ids[:, :longest]
         inputs = (features, tokens[:, :-1], image, shifted[:, :-1])
-        targets = (tokens[:, 1:], shifted[:, 1:], advantages.reshape(-1).astype("float32"))
+        targets = (tokens[:, 1:], shifted[:, 1:], drawn.advantages.reshape(-1).astype("float32"))
         logs = self.trainer.train_on_batch(inputs, targets, return_dict=True)
         return float(logs["loss"]), float(logs["nll"])

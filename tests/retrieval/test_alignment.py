@@ -14,11 +14,13 @@ from captioning.features.encoder import build_encoder
 from captioning.features.prepared import Prepared
 from captioning.features.store import StoreKey, View, extract
 from captioning.retrieval.aligner import Aligner
-from captioning.retrieval.contrast import AlignmentTrainer
 from captioning.retrieval.towers import build_towers
 from captioning.storage.runs import Run
+from captioning.training.alignment import AlignmentTrainer
 from captioning.training.batches import PairBatches
-from captioning.training.loop import AlignmentRecorder, fit
+from captioning.training.dev_scoring import RecallScores
+from captioning.training.loop import fit
+from captioning.training.recorder import Recorder
 from captioning.words.vocabulary import END, PAD, START, UNK
 from config import Config
 from model import Captioner
@@ -105,7 +107,7 @@ def test_word_dropout_is_for_training_only():
             return ops.ones((token_ids.shape[0], 16))
 
     made.text = Spy()
-    trainer = AlignmentTrainer(made, settings(word_dropout=0.5))
+    trainer = AlignmentTrainer(made, settings(), word_dropout=0.5)
     tokens = np.tile(np.asarray([START, *range(4, V), END, PAD], "int32"), (20, 1))
     inputs = (np.zeros((20, 1, 3), "float32"), tokens, np.arange(20, dtype="int32"))
     trainer(inputs, training=False)
@@ -191,21 +193,21 @@ def test_images_and_captions_find_one_another(prepared, straight, capsys):
     assert best["text_to_image_r1"] > 60
     assert (straight.folder / "curves.png").stat().st_size > 0
     assert "35.jpg" not in (straight.folder / "samples.txt").read_text()
-    assert straight.bundle.name == "aligner.zip"
+    assert straight.bundle("aligner").exists()
     assert not (straight.folder / "captioner.zip").exists()
 
 
 def test_the_bundle_holds_the_best_epoch(prepared, straight):
     aligner = Aligner.load(straight.folder)
-    recorder = AlignmentRecorder(straight.config(), prepared, aligner, straight, None)
-    texts = aligner.embed_texts(recorder.texts)
-    images = aligner.embed_features(recorder.features)[: len(recorder.dev)]
+    dev = RecallScores(aligner, prepared, straight.config())
+    texts = aligner.embed_texts(dev.texts)
+    images = aligner.embed_features(dev.features)[: len(dev.records)]
     best = straight.history()[straight.state()["best_epoch"] - 1]
-    found = 100 * np.mean((texts @ images.T).argmax(axis=1) == recorder.image_of)
+    found = 100 * np.mean((texts @ images.T).argmax(axis=1) == dev.image_of)
     assert found == pytest.approx(best["text_to_image_r1"])
     # Pixels and texts in any number and length give what they give alone.
     assert aligner.embed_texts(["red then blue", "a red square beside a blue one"]).shape == (2, 16)
-    np.testing.assert_allclose(aligner.embed_texts(recorder.texts[:1]), texts[:1], atol=1e-5)
+    np.testing.assert_allclose(aligner.embed_texts(dev.texts[:1]), texts[:1], atol=1e-5)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     np.testing.assert_allclose(aligner.embed_pixels(pixels)[1:], aligner.embed_pixels(pixels[1:]), atol=1e-4)
 
@@ -230,11 +232,11 @@ def test_many_pictures_pass_the_encoder_in_batches(prepared, straight, monkeypat
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_as_if_nothing_had_been(prepared, straight, monkeypatch):
     def interrupt(recorder, batch, logs=None):
-        if recorder.batches.epoch == 1 and batch == 3:
+        if recorder.stage.batches.epoch == 1 and batch == 3:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(AlignmentRecorder, "on_train_batch_end", interrupt)
+        patch.setattr(Recorder, "on_train_batch_end", interrupt)
         run = train(prepared, "interrupted", status=130)
     assert len(run.history()) == 1
     train(prepared, "", run=run)
@@ -254,7 +256,7 @@ def test_one_kind_of_model_is_not_taken_for_another(prepared, straight, tmp_path
     with pytest.raises(UserError, match=r"straight: the model is of kind aligner, and one of kind captioner is wanted"):
         Captioner.load(straight.folder)
     with pytest.raises(UserError, match=r"aligner\.zip: the model is of kind aligner"):
-        Captioner.load(straight.bundle)
+        Captioner.load(straight.bundle("aligner"))
     config = Config(encoder=straight.config().encoder, image_size=32, embedding_size=4, hidden_size=4)
     Captioner.untrained(config, straight.vocabulary(), prepared.encoder).save(tmp_path / "captioner.zip")
     with pytest.raises(UserError, match=r"kind captioner, and one of kind aligner is wanted .* train.py --stage align"):

@@ -6,8 +6,8 @@ import pytest
 from keras import ops
 
 from captioning.decoders.build import build_decoder, decoder_names
+from captioning.decoders.likelihood import word_nll
 from captioning.retrieval.judge import Judge, judgements, log_likelihoods
-from captioning.training.cross_entropy import word_nll
 from captioning.words.vocabulary import PAD, Vocabulary
 from config import Config
 from model import Captioner

@@ -219,14 +219,24 @@ def test_retrieve_names_what_is_wrong(models, photos, tmp_path):
     refused(*model, "--captions", tmp_path / "blank.txt", photos, mentions="blank.txt: holds no captions")
     refused(*model, "--captions", tmp_path / "no.txt", photos, mentions=r"no\.txt: cannot be read as captions")
     refused(*model, "--captions", tmp_path / "blank.txt", mentions="--captions: name the photos")
-    refused(*images, "red", "--candidates", "3", mentions="--candidates: is read only with --rerank CAPTIONER; add that")
+    refused(
+        *images, "red", "--candidates", "3", mentions="--candidates: is read only with --rerank CAPTIONER; add that"
+    )
     refused(*images, "red", "--cosine-weight", "0", mentions="--cosine-weight: is read only with --rerank")
     refused(*images, "red", "--rerank", captioned, "--candidates", "0", mentions="--candidates: must be at least 1")
     refused(*images, "red", "--split", "dev", mentions="--split: --images searches a folder of your own")
     refused(*images, "red", "--output", tmp_path, mentions="--output: is for the scores of a split")
     refused(*images, "--best", "3", mentions="--best: is for the results of a query")
     refused(*model, "--json", mentions="--json: is for the results of a query")
-    refused(*model, "--split", "test", "--rerank", captioned, "--choose", mentions="--choose: works on dev only; leave out --split")
+    refused(
+        *model,
+        "--split",
+        "test",
+        "--rerank",
+        captioned,
+        "--choose",
+        mentions="--choose: works on dev only; leave out --split",
+    )
     refused(*model, "--split", "tset", mentions="split: .*'tset'; it has train")
     refused(*model, "--joint-size", "32", mentions="joint_size: the model was trained with 16")
     refused("retrieve", "--model", captioned, mentions="of kind captioner, and one of kind aligner is wanted")

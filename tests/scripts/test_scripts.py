@@ -126,20 +126,20 @@ def history(folder: Path) -> list[list[str]]:
 
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(data, trained, monkeypatch):
-    from captioning.training import loop as training
+    from captioning.training.recorder import Recorder
 
     folder = data[0] / "runs" / "interrupted"
-    real = training.Recorder.on_train_batch_begin
+    real = Recorder.on_train_batch_begin
 
     def interrupt(self, batch, logs=None):
-        if len(self.lines) == 1 and batch == 1:
+        if len(self.history.lines) == 1 and batch == 1:
             signal.raise_signal(signal.SIGINT)
         return real(self, batch, logs)
 
     # A test run in the background may have been told to ignore Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patched:
-        patched.setattr(training.Recorder, "on_train_batch_begin", interrupt)
+        patched.setattr(Recorder, "on_train_batch_begin", interrupt)
         outcome = script("train", *data[1], *TINY, "--epochs", "2", "--run-dir", folder.parent, "--name", folder.name)
     signal.signal(signal.SIGINT, before)
     assert outcome.status == 130
@@ -291,13 +291,14 @@ def test_several_views_decode_as_one(data, attentive, tmp_path):
     predictions = json.loads((tmp_path / "predictions-test-beam2.json").read_text())
     said = [f"{data[0] / 'pictures' / p['file_name']}: {p['caption']}\n" for p in predictions]
     assert script("test", *[line.split(": ")[0] for line in said], *options).out == "".join(said)
+    from captioning.features.looks import further_views
     from model import Captioner
     from preprocessing import load_dataset, prepare
 
     captioner = Captioner.load(attentive)
     names = [p["file_name"] for p in predictions]
     dataset = load_dataset(captioner.config)
-    whole = prepare(captioner.config, dataset, captioner.encoder, split="test", ways=4)
+    whole = prepare(captioner.config, dataset, captioner.encoder, split="test", looks=further_views(4))
     for number, store in enumerate([whole.store, *(each.store for each in whole.views)]):
         pixels = [view(load_image(data[0] / "pictures" / name, 64), number) for name in names]
         expected = captioner.encode(np.stack(pixels))
@@ -647,7 +648,11 @@ def test_test_names_what_is_wrong(data, trained, tmp_path):
     assert not (tmp_path / "maps").exists()
     output = ["--output", tmp_path / "captions.jsonl"]
     refused(
-        "test", picture, *model, *output, mentions="--output: captions one folder of pictures, and .*00.png is not a folder"
+        "test",
+        picture,
+        *model,
+        *output,
+        mentions="--output: captions one folder of pictures, and .*00.png is not a folder",
     )
     refused("test", picture.parent, picture, *model, *output, mentions="--output: .* 2 places are named")
     refused("test", picture.parent, *model, *output, "--json", mentions="--output: .*leave out --json")

@@ -14,7 +14,7 @@ from config import Config
 WORDS = Vocabulary(["dog", "café"])
 
 
-def create(folder: Path, name: str | None = "mine", **settings) -> Run:
+def create(folder: Path, name: str = "mine", **settings) -> Run:
     return Run.create(Config(run_dir=str(folder), **settings), WORDS, name)
 
 
@@ -66,11 +66,6 @@ def test_an_existing_run_is_not_overwritten(tmp_path):
     with pytest.raises(UserError, match=f"{run.folder}: exists; choose another --name, or go on with --resume"):
         create(tmp_path, epochs=1)
     assert (run.folder / "config.json").read_bytes() == before
-
-
-def test_a_run_without_a_name_is_named_after_data_decoder_and_time(tmp_path):
-    run = create(tmp_path, None, dataset="demo", data_dir="d", decoder="merge")
-    assert run.folder.name.startswith("demo-merge-2")
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):

@@ -8,7 +8,8 @@ from PIL import Image
 
 from captioning.features.batches import FeatureBatches
 from captioning.features.store import View
-from captioning.training.batches import CaptionBatches, GroupedBatches, ImageBatches, PixelBatches, ReferenceBatches
+from captioning.training.batches import CaptionBatches
+from captioning.training.image_batches import GroupedBatches, ImageBatches, PixelBatches, ReferenceBatches
 from captioning.words.vocabulary import END, PAD, START, Vocabulary
 from config import Config
 
@@ -160,21 +161,12 @@ def test_images_that_the_store_lacks_are_left_out(store):
     assert len(rows(read(make(store, captions)))) == 2
 
 
-def test_batches_keep_no_names(store):
-    batches = CaptionBatches(store, captions_of(9), WORDS, Config(), views=[View(store, True)])
-    assert [look.rows for look in batches.looks] == [{}, {}]
-    assert store.rows
-
-
 class OtherStore:
     """Another look at one image, which here is a number."""
 
     def __init__(self, number: float):
         self.number = number
         self.rows = {"002.jpg": 7}  # another row than in the store itself
-
-    def without(self, names):
-        return self
 
     def read(self, rows):
         assert set(rows) == {7}
@@ -303,7 +295,7 @@ def test_pixel_batches_vary_pictures_by_seed_and_epoch(store, tmp_path):
     def epoch(number, **settings):
         tuning = {"stage": "finetune", "init": "a run", "colour_jitter": 0.02}
         config = Config(**tuning | {"batch_size": 4, "image_size": 32, "mirror": True, "seed": 3} | settings)
-        batches = PixelBatches(store, paths, captions, WORDS, config)
+        batches = PixelBatches(store, paths, captions, WORDS, config, image_size=32)
         batches.start_epoch(number)
         found = {}
         for i in range(len(batches)):
@@ -335,7 +327,7 @@ def test_pixel_batches_are_of_one_shape_on_jax_which_compiles_each(store, tmp_pa
     paths = {name: tmp_path / "picture.png" for name, _ in captions}
     Image.new("RGB", (32, 32)).save(tmp_path / "picture.png")
     config = Config(stage="finetune", init="a run", batch_size=2, image_size=32)
-    batches = PixelBatches(store, paths, captions, WORDS, config)
+    batches = PixelBatches(store, paths, captions, WORDS, config, image_size=32)
     shapes = {
         tuple(part.shape for part in (*inputs, targets)) for inputs, targets in map(batches.__getitem__, range(3))
     }

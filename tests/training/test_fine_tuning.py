@@ -9,11 +9,14 @@ from PIL import Image
 from captioning.base.errors import UserError
 from captioning.data.records import CaptionDataset, ImageRecord
 from captioning.features.encoder import build_encoder, let_learn
+from captioning.features.looks import training_looks
 from captioning.storage.runs import Run
 from captioning.training.batches import CaptionBatches
 from captioning.training.cross_entropy import CaptionTrainer
 from captioning.training.fine_tuning import PixelTrainer
-from captioning.training.loop import Recorder, fit, make_tuning_optimizer
+from captioning.training.loop import fit
+from captioning.training.optimizers import make_tuning_optimizer
+from captioning.training.recorder import Recorder
 from captioning.words.vocabulary import Vocabulary
 from config import Config
 from model import Captioner
@@ -78,7 +81,7 @@ def first_run(folder, dataset) -> Run:
 
 def train(config: Config, dataset: CaptionDataset, name: str, status: int = 0, run: Run | None = None) -> Run:
     initial = Captioner.load(Path(config.init)) if config.init else None
-    prepared = prepare(config, dataset, initial and initial.encoder, training=True)
+    prepared = prepare(config, dataset, initial and initial.encoder, looks=training_looks(config))
     run = run or Run.create(config, fit_vocabulary(config, dataset), name)
     assert fit(config, prepared, run.vocabulary(), run, initial) == status
     return run
@@ -102,6 +105,7 @@ def kernels(captioner: Captioner) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.slow
+@pytest.mark.backends
 def test_the_encoder_learns_and_the_bundle_holds_it(folder, dataset, first_run):
     run = train(tuning(folder, first_run), dataset, "tuned")
     before, after = Captioner.load(first_run.folder), Captioner.load(run.folder)
@@ -122,7 +126,7 @@ def test_the_encoder_learns_and_the_bundle_holds_it(folder, dataset, first_run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.backends)])
 def test_the_encoder_learns_beside_a_decoder_in_reduced_precision(folder, dataset, first_run, precision):
     try:
         run = train(tuning(folder, first_run, precision=precision, epochs=1), dataset, precision)
@@ -140,7 +144,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(folder, dataset, firs
     expected = train(config, dataset, "straight")
 
     def interrupt(recorder, batch, logs=None):
-        if recorder.batches.epoch == 1:
+        if recorder.stage.batches.epoch == 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -179,6 +183,7 @@ def test_all_kinds_of_kernels_learn_and_those_of_models_within(folder):
     assert len(let_learn(encoder, 2)) == 5
 
 
+@pytest.mark.backends
 def test_encoder_and_decoder_learn_at_rates_of_their_own(folder):
     config = settings(folder, optimizer="sgd", learning_rate=0.5, clip_norm=0).with_overrides(
         {"stage": "finetune", "init": "run", "encoder_learning_rate": 0.25}
@@ -190,6 +195,7 @@ def test_encoder_and_decoder_learn_at_rates_of_their_own(folder):
     assert (float(ops.convert_to_numpy(fast)), float(ops.convert_to_numpy(slow))) == (0.5, 0.75)
 
 
+@pytest.mark.backends
 def test_a_picture_counts_for_each_of_its_captions_and_the_encoder_drops_nothing(folder):
     images = keras.Input((None, None, 3))
     keras.Model(images, layers.Dropout(0.5)(layers.Conv2D(5, 16, strides=16)(images))).save(folder / "dropping.keras")

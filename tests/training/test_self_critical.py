@@ -6,13 +6,15 @@ import pytest
 from keras import ops
 
 from captioning.decoders.build import build_decoder
+from captioning.decoders.likelihood import word_nll
 from captioning.search.rules import PLAIN
 from captioning.search.sampling import ban_unsampled
-from captioning.training.batches import ReferenceBatches
-from captioning.training.cross_entropy import word_nll
+from captioning.training.image_batches import ReferenceBatches
 from captioning.training.self_critical import Rewards, SelfCritic, SelfCriticalTrainer
 from captioning.words.vocabulary import END, PAD, START, UNK, Vocabulary
 from config import Config
+
+pytestmark = pytest.mark.backends
 
 WORDS = Vocabulary(["dog", "cat", "runs", "sleeps"])
 V = len(WORDS)

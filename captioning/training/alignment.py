@@ -1,0 +1,39 @@
+"""Alignment: the two towers learn to put an image and its captions near each other, and away from all others.
+
+Legend: B pairs, R regions, D feature size, T tokens.
+"""
+
+import keras
+from keras import ops
+
+from captioning.retrieval.contrast import contrast
+from captioning.retrieval.towers import Towers
+from captioning.training.word_dropout import drop_words
+from config import AlignmentSettings
+
+
+class AlignmentTrainer(keras.Model):
+    """The towers as a Keras model for ``fit`` and ``evaluate``, on batches of ``batches.PairBatches``.
+
+    Inputs are ``(features (B, R, D), token_ids (B, T), images (B,))``, where equal numbers in ``images`` mean the same
+    image. The output is cosines ``(B, B)`` of images with captions. ``word_dropout`` is the share of the words that
+    training drops (see ``drop_words``).
+    """
+
+    def __init__(self, towers: Towers, settings: AlignmentSettings, word_dropout: float = 0.0):
+        super().__init__()
+        self.towers, self.word_dropout = towers, word_dropout
+        self.kind, self.margin, self.temperature = settings.alignment_loss, settings.margin, settings.temperature
+        self.seeds = keras.random.SeedGenerator(0)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        features, token_ids, _ = inputs
+        if training and self.word_dropout:
+            token_ids = drop_words(token_ids, self.word_dropout, self.seeds)
+        images, texts = self.towers.image(features, training=training), self.towers.text(token_ids, training=training)
+        return ops.matmul(images, ops.transpose(texts))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The contrastive loss of the cosines ``y_pred``, a scalar (see ``retrieval.contrast``)."""
+        return contrast(y_pred, x[2], self.kind, self.margin, self.temperature)

@@ -1,0 +1,137 @@
+"""Scores on dev: how good the model in training is after an epoch.
+
+An object here is made once per run and called after every epoch. It returns scores by the names that history.csv gives
+them, and a text for each of the first dev images, which is shown to the user.
+"""
+
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from captioning.features.batches import FeatureBatches
+from captioning.features.extraction import extract_features
+from captioning.features.folding import FoldedEncoder
+from captioning.features.prepared import Prepared
+from captioning.features.store import FeatureStore
+from captioning.metrics.bleu_rouge import bleu
+from captioning.metrics.cider import Cider
+from captioning.metrics.recall import CUTS, SIDES
+from captioning.retrieval.aligner import Aligner
+from captioning.retrieval.index import neighbours
+from captioning.retrieval.ranking import score
+from captioning.training.batches import CaptionBatches, PairBatches
+from captioning.words.tokenizer import tokenize
+from config import Config
+from model import Captioner
+
+# Names of the recalls in history.csv, such as image_to_text_r1.
+RECALLS = tuple(f"{side}_r{cut}" for side in SIDES for cut in CUTS)
+
+
+class DevScores(ABC):
+    """Scores a model on the dev images whose features exist."""
+
+    def __init__(self, prepared: Prepared):
+        self.records = prepared.usable("dev")
+
+    @abstractmethod
+    def __call__(self, trainer: keras.Model) -> tuple[dict[str, float], list[str]]:
+        """The scores of the model that ``trainer`` trains, and texts for the first dev images.
+
+        ``val_loss`` is among the scores: where it is no number, training ends with an error.
+        """
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """File name and text of each dev caption."""
+        return [(record.file_name, text) for record in self.records for text in record.captions]
+
+    @property
+    def names(self) -> list[str]:
+        """The file names of the dev images."""
+        return [record.file_name for record in self.records]
+
+
+class CaptionScores(DevScores):
+    """Scores a captioner: the loss of the dev captions, and BLEU-4 and CIDEr-D of the captions that it makes."""
+
+    def __init__(self, captioner: Captioner, prepared: Prepared, config: Config):
+        super().__init__(prepared)
+        self.captioner, self.config, self.store = captioner, config, prepared.store
+        self.cider = Cider([[tokenize(caption) for caption in record.captions] for record in self.records])
+
+    def __call__(self, trainer):
+        with self._encoded() as (references, features):
+            found = trainer.evaluate(references, verbose=0, return_dict=True)
+            captions = self._caption(features)
+        scores = {f"val_{name}": value for name, value in found.items()}
+        scores["bleu4"] = bleu(captions, [record.captions for record in self.records])[3]
+        scores["cider"] = self.cider.score(range(len(captions)), [tokenize(caption) for caption in captions]).mean()
+        return scores, captions
+
+    @contextmanager
+    def _encoded(self) -> Iterator[tuple[CaptionBatches, FeatureBatches]]:
+        """The dev captions for teacher forcing and the dev images, with features of the encoder as it is now."""
+        yield self._from_store
+
+    @cached_property
+    def _from_store(self) -> tuple[CaptionBatches, FeatureBatches]:
+        return self._read(self.store)
+
+    def _read(self, store: FeatureStore) -> tuple[CaptionBatches, FeatureBatches]:
+        return (
+            CaptionBatches(store, self.pairs, self.captioner.vocabulary, self.config, shuffle=False),
+            FeatureBatches(store, self.names, self.config.decode_batch_size),
+        )
+
+    def _caption(self, features: FeatureBatches) -> list[str]:
+        """The best caption of each dev image."""
+        captions = self.captioner.caption(features, self.config.dev_search())
+        return [found[0].text for found in captions[: len(self.records)]]
+
+
+class TunedCaptionScores(CaptionScores):
+    """CaptionScores for a captioner whose encoder learns: the features of dev are extracted anew each time.
+
+    They lie in a temporary folder in ``folder`` while they are read.
+    """
+
+    def __init__(self, captioner: Captioner, prepared: Prepared, config: Config, folder: Path):
+        super().__init__(captioner, prepared, config)
+        self.dataset, self.folder = prepared.dataset.name, folder
+        self.encode = FoldedEncoder(captioner.encoder)
+
+    @contextmanager
+    def _encoded(self):
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".dev-") as folder:
+            config = self.config.with_overrides({"feature_dir": folder})
+            self.encode.renew()
+            [store] = extract_features(config, self.dataset, self.records, self.captioner.encoder, self.encode)
+            yield self._read(store)
+
+
+class RecallScores(DevScores):
+    """Scores an aligner: its loss, and how well images and captions of dev find each other."""
+
+    def __init__(self, aligner: Aligner, prepared: Prepared, config: Config):
+        super().__init__(prepared)
+        self.aligner, self.shown = aligner, config.sample_captions
+        self.batches = PairBatches(prepared.store, self.pairs, aligner.vocabulary, config)
+        self.features = FeatureBatches(prepared.store, self.names, config.decode_batch_size)
+        self.texts = [text for _, text in self.pairs]
+        self.image_of = np.repeat(np.arange(len(self.records)), [len(record.captions) for record in self.records])
+
+    def __call__(self, trainer):
+        loss = trainer.evaluate(self.batches, verbose=0, return_dict=True)["loss"]
+        images = self.aligner.embed_features(self.features)[: len(self.records)]
+        captions = self.aligner.embed_texts(self.texts)
+        found = score(images, captions, self.image_of)
+        recalls = {f"{side}_r{cut}": found[side][f"r{cut}"] for side in SIDES for cut in CUTS}
+        nearest, _ = neighbours(images[: self.shown], captions, 1)
+        return {"val_loss": loss, "recall": found["recall"], **recalls}, [self.texts[i] for i in nearest[:, 0]]

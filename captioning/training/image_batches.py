@@ -1,0 +1,150 @@
+"""Batches for training of whole images with their captions.
+
+Legend: B images, R regions, D feature size, S pixels per side, N captions of all B images, T tokens.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from captioning.base.backend import compiles_per_shape
+from captioning.decoders.base import Decoder
+from captioning.features.store import FeatureStore, View
+from captioning.pictures.loading import load_varied
+from captioning.training.batches import CaptionBatches, round_width
+from captioning.words.vocabulary import PAD, Vocabulary
+from config import BatchSettings
+
+
+def batches_for(decoder: Decoder | type[Decoder]) -> type[CaptionBatches]:
+    """The batches of teacher forcing on stored features: those of whole images where the ``decoder`` gains by them."""
+    return GroupedBatches if decoder.by_image else CaptionBatches
+
+
+class ImageBatches(CaptionBatches):
+    """Shuffled batches ``(features (B, R, D), tokens (N, T + 1), image of each row int32 (N,), rows (B,))`` of whole images.
+
+    ``tokens`` int32 are all captions of the images and begin with ``<start>``. ``rows`` are the images' rows in the store.
+    An image looks the same for all its captions.
+    """
+
+    def __getitem__(self, index: int):
+        captions, tokens, image, rows = self._read_images(index)
+        return self._read_features(captions), tokens, image, rows
+
+    @property
+    def images_per_batch(self) -> int:
+        return self.batch_size
+
+    def _chosen(self, group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The captions of one image that this epoch holds, of all its captions ``group``."""
+        return group
+
+    def _lay_out(self) -> None:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        images, self.image_of = np.unique(self.rows, return_inverse=True)
+        by_image = np.argsort(self.image_of, kind="stable")
+        groups = np.split(by_image, np.flatnonzero(np.diff(self.image_of[by_image])) + 1)
+        names_side = np.asarray([self.names_side[group].any() for group in groups])
+        groups = [self._chosen(group, rng) for group in groups]
+        longest = np.asarray([self.lengths[group].max() for group in groups])
+        self.batches = [
+            np.concatenate([groups[image] for image in batch])
+            for batch in self._cut(rng.permutation(len(images)), longest, self.images_per_batch)
+        ]
+        rng.shuffle(self.batches)
+        self._put_extremes_first()
+        self.look = self._draw_looks(rng, names_side)[self.image_of]
+
+    def _full_width(self) -> int:
+        """What ``_width`` is where all batches are as wide as the longest caption."""
+        return round_width(int(self.lengths.max()) - 1)
+
+    def _read_images(self, index: int):
+        """One caption of each image ``(B,)``, tokens ``(N, T + 1)``, image of each row ``(N,)``, images' rows ``(B,)``."""
+        chosen = self.batches[index]
+        _, first, image = np.unique(self.image_of[chosen], return_index=True, return_inverse=True)
+        captions = chosen[first]
+        return captions, self._read_tokens(chosen), image.astype("int32"), self.rows[captions]
+
+    def _fill_up(self, tokens: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``tokens`` and ``image`` with rows of padding for the first image, where every shape costs a compilation.
+
+        So there are few different numbers of captions.
+        """
+        if not compiles_per_shape():
+            return tokens, image
+        missing = -len(tokens) % max(1, self.batch_size // 8)
+        return np.pad(tokens, ((0, missing), (0, 0)), constant_values=PAD), np.pad(image, (0, missing))
+
+
+class ReferenceBatches(ImageBatches):
+    """ImageBatches with one caption of each image. Every epoch draws it anew.
+
+    All batches are as wide as the longest caption. With other widths TensorFlow would trace another graph in a resumed run,
+    whose results differ in their last bits.
+    """
+
+    def _width(self, batch):
+        return self._full_width()
+
+    def _chosen(self, group, rng):
+        return rng.choice(group, 1)
+
+
+class GroupedBatches(ImageBatches):
+    """Batches ``((features (B, R, D), inputs, image of each row), targets)`` of whole images with all their captions.
+
+    They suit decoders whose main work depends on the image alone. To do that once for all captions of an image saves more
+    than the padding costs. ``inputs`` and ``targets`` are int32 ``(N, T)``, and N is about ``batch_size``. Image of each row
+    is int32 ``(N,)``. On JAX rows of ``<pad>`` alone may follow.
+    """
+
+    @property
+    def images_per_batch(self) -> int:
+        return max(1, round(self.batch_size * len(np.unique(self.rows)) / len(self.rows)))
+
+    def __getitem__(self, index: int):
+        captions, tokens, image, _ = self._read_images(index)
+        tokens, image = self._fill_up(tokens, image)
+        return (self._read_features(captions), tokens[:, :-1], image), tokens[:, 1:]
+
+
+class PixelBatches(ImageBatches):
+    """Batches ``((pixels, inputs, image of each row), targets)`` of whole images, for an encoder that learns too.
+
+    ``pixels`` are uint8 ``(B, S, S, 3)``, RGB 0-255. Every epoch crops, colours and mirrors them anew. ``inputs`` and
+    ``targets`` are int32 ``(N, T)``. Image of each row is int32 ``(N,)``. On JAX rows of ``<pad>`` alone may follow.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        paths: Mapping[str, Path],
+        captions: Iterable[tuple[str, str]],
+        vocabulary: Vocabulary,
+        settings: BatchSettings,
+        image_size: int,
+    ):
+        """``store`` tells which images can be read. ``paths`` has their files by file name. ``image_size`` is S."""
+        self.image_size, self.crop, self.colour_jitter = image_size, settings.crop, settings.colour_jitter
+        self.paths = {store.rows[name]: path for name, path in paths.items() if name in store.rows}
+        # This view makes the base class draw which images are mirrored. The pixels themselves are mirrored below.
+        super().__init__(store, captions, vocabulary, settings, views=[View(store, True)] * settings.mirror)
+
+    def __getitem__(self, index: int):
+        captions, tokens, image, rows = self._read_images(index)
+        pixels = np.stack([self._load(row) for row in rows.tolist()])
+        swap = self.look[captions] < self.mirrored_looks
+        pixels[swap] = pixels[swap, :, ::-1]
+        tokens, image = self._fill_up(tokens, image)
+        return (pixels, tokens[:, :-1], image), tokens[:, 1:]
+
+    def _width(self, batch):
+        # On JAX one more compilation of encoder and decoder costs more than padding to the longest caption.
+        return self._full_width() if compiles_per_shape() else super()._width(batch)
+
+    def _load(self, row: int) -> np.ndarray:
+        rng = np.random.default_rng((self.seed, self.epoch, row))
+        return load_varied(self.paths[row], self.image_size, self.crop, self.colour_jitter, rng)

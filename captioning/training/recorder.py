@@ -1,0 +1,84 @@
+"""What happens around the epochs of every stage: seeds before, then scores on dev, checkpoints, the log and stopping."""
+
+import time
+from typing import Any
+
+import keras
+
+from captioning.reports.curves import draw_curves
+from captioning.storage.runs import Run
+from captioning.training.checkpoints import Checkpoints
+from captioning.training.epoch_log import show_epoch
+from captioning.training.history import History
+from captioning.training.optimizers import learning_rate
+from captioning.training.seeding import seed_epoch
+from captioning.training.stages.base import Stage
+from captioning.training.stopping import out_of_patience, refuse_broken
+
+
+class Recorder(keras.callbacks.Callback):
+    """After each epoch it scores dev, writes history, checkpoints and curves, and stops training when it should.
+
+    An epoch depends on the weights and the optimiser before it, and on ``(seed, epoch)``. It depends on nothing else: the
+    order of the captions and all dropout are drawn anew from these two. So a resumed run repeats an undisturbed one.
+    """
+
+    def __init__(self, stage: Stage, run: Run):
+        super().__init__()
+        self.stage, self.config, self.run = stage, stage.config, run
+        self.history = History(run, stage.config.monitor)
+        self.checkpoints = Checkpoints(run, stage.best_weights)
+        self.average = keras.callbacks.SwapEMAWeights() if stage.config.ema_decay else keras.callbacks.Callback()
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.average.set_model(model)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.stage.batches.start_epoch(epoch)
+        seed_epoch(self.model, self.config.seed, epoch)
+        self.began = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._check(logs["loss"])  # This waits for the batch, as Keras' progress bar does.
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._check(logs["loss"])  # Self-critical training reports no batches.
+        trained = time.perf_counter()
+        self.average.on_test_begin()  # From here on the model holds the averaged weights, if there are any.
+        scores, samples = self.stage.dev(self.model)
+        self._check(scores["val_loss"])  # The last step may have broken the weights.
+        logs |= scores
+        line = self._line(epoch, logs, trained)
+        is_best = self.history.add(line)
+        if is_best:
+            self.checkpoints.save_best(self.stage.model, epoch + 1)
+        self.average.on_test_end()
+        self.checkpoints.save_last(self.model, epoch + 1)
+        self.history.write()
+        self.checkpoints.remove_others()
+        draw_curves(self.run)
+        self._show(line, is_best, samples)
+        if out_of_patience(self.config.patience, epoch + 1, int(self.history.best["epoch"])):
+            print(f"no better epoch for {self.config.patience} epochs; stopping")
+            self.model.stop_training = True
+
+    def _check(self, loss: float) -> None:
+        refuse_broken(loss, self.config, self.run, len(self.history.lines))
+
+    def _line(self, epoch: int, logs: dict[str, Any], trained: float) -> dict[str, float]:
+        """The line of history.csv of ``epoch`` (from 0), whose training ended at the time ``trained``."""
+        # An epoch may count its words itself. TensorBoard, which gets ``logs`` next, should not draw them.
+        words = logs.pop("words", self.stage.batches.words)
+        return {
+            "epoch": epoch + 1,
+            **{name: float(logs[name]) for name in self.stage.columns},
+            "learning_rate": learning_rate(self.model.optimizer),
+            "words_per_second": words / (trained - self.began),
+            "seconds": time.perf_counter() - self.began,
+        }
+
+    def _show(self, line: dict[str, float], is_best: bool, samples: list[str]) -> None:
+        summary = self.stage.summary(line) + (" *" if is_best else "")
+        shown = list(zip(self.stage.dev.names[: self.config.sample_captions], samples, strict=False))
+        show_epoch(line, self.config.epochs, summary, shown, self.run.folder)

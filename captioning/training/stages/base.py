@@ -1,0 +1,144 @@
+"""The seam between the stages of training and the loop that runs them.
+
+A stage says what is read, what is minimised, how dev is scored and what is kept. ``loop.fit`` and ``recorder.Recorder`` do
+the rest, and ask for nothing but what stands here.
+
+``fit`` makes one object of the stage, after it has set the random seed. The object then has:
+
+    config      all settings
+    model       what is trained: a Captioner or an Aligner
+    batches     what an epoch reads. ``batches.start_epoch(number)`` lays an epoch out
+    trainer     the Keras model whose loss is minimised. Its weights are the checkpoint "last"
+    dev         the scores on dev (see ``dev_scoring``)
+
+To add a stage, write ``stages/NAME.py`` that ends in ``STAGE = YourStage``, and add NAME to the setting ``stage`` in
+config.py. ``stages/xe.py`` is the shortest example.
+"""
+
+import importlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import keras
+
+from captioning.base.script import hide_progress
+from captioning.features.prepared import Prepared
+from captioning.retrieval.aligner import Aligner
+from captioning.storage.runs import Run
+from captioning.training.batches import CaptionBatches
+from captioning.training.dev_scoring import CaptionScores, DevScores
+from captioning.training.optimizers import make_optimizer
+from captioning.words.vocabulary import Vocabulary
+from config import Config, search_name
+from model import Captioner
+
+
+def stage_named(name: str) -> type["Stage"]:
+    """The class of the stage with this ``name``, a value of the setting ``stage``."""
+    return importlib.import_module(f"captioning.training.stages.{name}").STAGE
+
+
+class Stage(ABC):
+    """One way of training. The module's docstring lists what an object of it has."""
+
+    # The kind of bundle that training leaves (see ``storage.bundles``).
+    bundle: ClassVar[str]
+    # What the best epoch consists of: the name of each checkpoint, and the attribute of ``model`` whose weights it holds.
+    # The first one must be called "best".
+    best_weights: ClassVar[Mapping[str, str]]
+    # The scores in history.csv, in this order. They come from the training of an epoch and from ``dev``.
+    columns: ClassVar[Sequence[str]]
+
+    def __init__(self, config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, initial: Captioner | None):
+        """``initial`` is the captioner that training starts from, if any. Its encoder is that of ``prepared``."""
+        self.config = config
+        # The order of these lines decides the random draws of initial weights.
+        self.model = self.make_model(prepared, vocabulary, run, initial)
+        self.batches = self.make_batches(prepared)
+        self.trainer = self.make_trainer()
+        self.dev = self.make_dev(prepared, run)
+
+    @abstractmethod
+    def make_model(
+        self, prepared: Prepared, vocabulary: Vocabulary, run: Run, initial: Captioner | None
+    ) -> Captioner | Aligner:
+        """The model, with the weights that training starts from."""
+
+    @abstractmethod
+    def make_batches(self, prepared: Prepared) -> CaptionBatches:
+        """The batches of the split train."""
+
+    @abstractmethod
+    def make_trainer(self) -> keras.Model:
+        """The Keras model that computes the loss on these batches. ``fit`` compiles it."""
+
+    @abstractmethod
+    def make_dev(self, prepared: Prepared, run: Run) -> DevScores:
+        """The scores on the split dev."""
+
+    def make_optimizer(self) -> keras.optimizers.Optimizer:
+        """The optimiser of ``trainer``."""
+        return make_optimizer(self.config, len(self.batches))
+
+    def drive(self, epochs: range, callbacks: Sequence[keras.callbacks.Callback]) -> None:
+        """Train ``epochs`` (from 0) and call ``callbacks`` as Keras does. Ends early where they set ``stop_training``."""
+        self.trainer.fit(
+            self.batches,
+            initial_epoch=epochs.start,
+            epochs=epochs.stop,
+            callbacks=callbacks,
+            # The batches are shuffled already. Keras would shuffle them from a random state that no resume restores.
+            shuffle=False,
+            verbose=0 if hide_progress() else 1,
+        )
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What is trained, for the line that is printed first, such as "merge decoder"."""
+
+    @abstractmethod
+    def summary(self, line: dict[str, float]) -> str:
+        """What is printed of an epoch with this ``line`` of history.csv."""
+
+    @classmethod
+    def run_name(cls, config: Config) -> str:
+        """The name of a run folder that the user gave none: data, decoder (or stage) and time."""
+        return f"{config.dataset}-{cls.subject(config)}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+    @classmethod
+    def subject(cls, config: Config) -> str:
+        """What a run folder is named after."""
+        return config.stage
+
+
+class CaptionerStage(Stage):
+    """What the stages that train a captioner have in common."""
+
+    bundle = "captioner"
+    best_weights: ClassVar[Mapping[str, str]] = {"best": "decoder"}
+    columns: ClassVar[Sequence[str]] = ("loss", "nll", "val_loss", "val_nll", "bleu4", "cider")
+    model: Captioner
+
+    def make_model(self, prepared: Prepared, vocabulary: Vocabulary, run: Run, initial: Captioner | None) -> Captioner:
+        captioner = Captioner.untrained(self.config, vocabulary, prepared.encoder, run.pretrained())
+        if initial:
+            captioner.decoder.set_weights(initial.decoder.get_weights())
+        return captioner
+
+    def make_dev(self, prepared: Prepared, run: Run) -> DevScores:
+        return CaptionScores(self.model, prepared, self.config)
+
+    def describe(self) -> str:
+        return f"{self.config.decoder} decoder"
+
+    def summary(self, line: dict[str, float]) -> str:
+        return (
+            f"nll {line['nll']:.3f}, dev nll {line['val_nll']:.3f}, "
+            f"dev BLEU-4 {line['bleu4']:.2f}, CIDEr {line['cider']:.1f} ({search_name(self.config.dev_search())})"
+        )
+
+    @classmethod
+    def subject(cls, config: Config) -> str:
+        return config.decoder

@@ -1,0 +1,42 @@
+"""When training ends: after the last epoch, when patience is out, or when the loss is no number any more."""
+
+import math
+from pathlib import Path
+
+from captioning.base.errors import UserError
+from captioning.storage.runs import Run
+from config import TrainingSettings
+
+
+def epochs_left(settings: TrainingSettings, run: Run, bundle: Path) -> range:
+    """The epochs (from 0) that ``run`` still has to train; none if it is complete.
+
+    Raises UserError when there is nothing left to do: the run is complete, and its ``bundle`` is as new as its best epoch.
+    """
+    state = run.state()
+    impatient = out_of_patience(settings.patience, state["epochs"], state["best_epoch"])
+    if state["epochs"] < settings.epochs and not impatient:
+        return range(state["epochs"], settings.epochs)
+    if bundle.exists() and bundle.stat().st_mtime >= run.checkpoint("best").stat().st_mtime:
+        setting = "patience" if impatient else "epochs"
+        raise UserError(
+            f"{setting}: {run.folder} has its {state['epochs']} epochs already; ask for more with --{setting}"
+        )
+    return range(state["epochs"], state["epochs"])
+
+
+def out_of_patience(patience: int, epochs: int, best_epoch: int) -> bool:
+    """Whether the best of so many ``epochs`` was ``patience`` epochs ago; never with a patience of 0."""
+    return 0 < patience <= epochs - best_epoch
+
+
+def refuse_broken(loss: float, settings: TrainingSettings, run: Run, whole_epochs: int) -> None:
+    """Raise UserError when ``loss``, a mean of the epoch so far, is no finite number. No later batch mends that."""
+    if math.isfinite(loss):
+        return
+    clip = f"a clip_norm below {settings.clip_norm:g}" if settings.clip_norm else "a clip_norm, say 5"
+    raise UserError(
+        f"{run.folder}: in epoch {whole_epochs + 1} the loss became {loss}; whole epochs that are kept: {whole_epochs}. "
+        f"Train anew with a lower learning_rate, a longer warmup_steps or {clip}"
+        + ("" if settings.precision == "float32" else ", or with precision float32")
+    )

@@ -1,0 +1,157 @@
+"""The recorder: which epoch is kept, when training stops, and what a crash leaves."""
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from toy_run import start
+
+from captioning.storage.runs import Run
+from captioning.training import dev_scoring, recorder
+from captioning.training.recorder import Recorder
+from captioning.training.stages.xe import CrossEntropyStage
+from config import Config
+from model import Caption
+
+
+class FakeModel:
+    """As much of a model as Recorder and its stage need; its weights are the number of epochs it has seen."""
+
+    non_trainable_variables = ()
+    optimizer = SimpleNamespace(learning_rate=0.1)
+    stop_training = False
+    weights = 0
+    dev_nll = 0.0
+
+    def __init__(self):
+        self.searches: list[Config] = []  # that dev was captioned with
+
+    def caption(self, features, config):
+        self.searches.append(config)
+        return [[Caption("a dog", -1.0, -1.0)]] * 4
+
+    def evaluate(self, batches, verbose, return_dict):
+        return {"loss": 1.0, "nll": self.dev_nll}
+
+    def save_weights(self, path):
+        path.write_text(str(self.weights))
+
+
+CIDER = [20.0, 40.0, 50.0, 30.0, 60.0, 0.0, 0.0, 0.0, 0.0]
+
+
+class FakeStage(CrossEntropyStage):
+    """A stage that trains a FakeModel, whose batches hold 8 words. It notes which epochs are laid out."""
+
+    def make_model(self, prepared, vocabulary, run, initial):
+        self.fake, self.laid_out = FakeModel(), []
+        return SimpleNamespace(caption=self.fake.caption, decoder=self.fake, vocabulary=vocabulary)
+
+    def make_batches(self, prepared):
+        return SimpleNamespace(words=8, start_epoch=self.laid_out.append)
+
+    def make_trainer(self):
+        return self.fake
+
+
+def fake_recorder(prepared, config: Config, run: Run) -> Recorder:
+    made = Recorder(FakeStage(config, prepared, run.vocabulary(), run, None), run)
+    made.set_model(made.stage.trainer)
+    return made
+
+
+def record(prepared, monkeypatch, config: Config, run: Run, bleu: list[float], nll: list[float]) -> FakeModel:
+    """Let Recorder see epochs with these dev scores, from where ``run`` stands."""
+    made = fake_recorder(prepared, config, run)
+    model = made.model
+    for epoch in range(run.state()["epochs"], len(bleu)):
+        monkeypatch.setattr(dev_scoring, "bleu", lambda *_, value=bleu[epoch]: [0, 0, 0, value])
+        monkeypatch.setattr(dev_scoring.Cider, "score", lambda *_, value=CIDER[epoch]: np.full(4, value))
+        made.on_epoch_begin(epoch)
+        assert made.stage.laid_out.pop() == epoch
+        model.weights, model.dev_nll = epoch + 1, nll[epoch]
+        made.on_epoch_end(epoch, {"loss": 1.0, "nll": 1.0})
+        if model.stop_training:
+            break
+    return model
+
+
+def kept(run: Run) -> dict[str, str]:
+    return {path.name: path.read_text() for path in run.checkpoints.iterdir()}
+
+
+BLEU, NLL = [10.0, 30.0, 20.0, 30.0, 5.0], [3.0, 2.5, 2.0, 2.25, 2.1]
+
+
+@pytest.mark.parametrize(("monitor", "best", "score"), [("bleu4", 2, 30.0), ("cider", 5, 60.0), ("loss", 3, -2.0)])
+def test_the_best_epoch_on_dev_is_kept(prepared, monkeypatch, monitor, best, score):
+    config, run = start(prepared, f"best-{monitor}", monitor=monitor, epochs=5)
+    record(prepared, monkeypatch, config, run, BLEU, NLL)
+    assert run.state() == {"epochs": 5, "best_epoch": best, "best_score": score}
+    assert kept(run) == {"last-0005.weights.h5": "5", f"best-{best:04d}.weights.h5": str(best)}
+    assert [line["bleu4"] for line in run.history()] == BLEU
+    assert [line["cider"] for line in run.history()] == CIDER[:5]
+    assert (run.folder / "curves.png").stat().st_size > 1000
+    assert (run.folder / "samples.txt").read_text().count("a dog") == 5 * 3
+
+
+@pytest.mark.parametrize(("changes", "beam_size", "name"), [({}, 1, "greedy"), ({"dev_beam_size": 5}, 5, "beam 5")])
+def test_dev_is_captioned_as_the_settings_say(prepared, monkeypatch, capsys, changes, beam_size, name):
+    config, run = start(prepared, f"dev-{beam_size}", min_length=2, **changes)
+    model = record(prepared, monkeypatch, config, run, BLEU[:2], NLL[:2])
+    assert [(search.beam_size, search.min_length) for search in model.searches] == [(beam_size, 2)] * 2
+    assert capsys.readouterr().out.count(f"({name})") == 2
+
+
+@pytest.mark.parametrize(("monitor", "patience", "epochs"), [("bleu4", 2, 4), ("loss", 2, 5), ("bleu4", 0, 5)])
+def test_patience(prepared, monkeypatch, capsys, monitor, patience, epochs):
+    config, run = start(prepared, f"patience-{monitor}-{patience}", monitor=monitor, patience=patience, epochs=9)
+    model = record(prepared, monkeypatch, config, run, BLEU, NLL)
+    assert run.state()["epochs"] == epochs
+    assert model.stop_training == bool(patience)
+    assert ("stopping" in capsys.readouterr().out) == bool(patience)
+
+
+def test_scores_that_differ_in_the_seventh_digit_pick_the_same_epoch_after_a_resume(prepared, monkeypatch):
+    """history.csv holds six digits; what a resumed run reads there must rank as it did when it was in memory."""
+    bleu = [12.34567841, 12.34567849, 1.0]
+    states = []
+    for name, stops in (("digits-straight", [3]), ("digits-resumed", [1, 2, 3])):
+        config, run = start(prepared, name)
+        for stop in stops:
+            record(prepared, monkeypatch, config, run, bleu[:stop], [1.0] * stop)
+        states.append((run.state()["best_epoch"], sorted(kept(run).values())))
+    assert states[0] == states[1]
+
+
+@pytest.mark.parametrize(("logs", "words"), [({}, 8), ({"words": 800}, 800)])
+def test_words_per_second_are_those_of_the_batches_or_of_the_epoch_itself(prepared, monkeypatch, logs, words):
+    config, run = start(prepared, f"words-{words}")
+    made = fake_recorder(prepared, config, run)
+    monkeypatch.setattr(recorder, "time", SimpleNamespace(perf_counter=itertools.count(step=2).__next__))
+    made.on_epoch_begin(0)
+    logs = {"loss": 1.0, "nll": 1.0, **logs}
+    made.on_epoch_end(0, logs)
+    assert run.history()[0]["words_per_second"] == words / 2
+    assert "words" not in logs, "which TensorBoard would draw"
+
+
+@pytest.mark.parametrize("where", ["write_history", "write_state", "draw_curves"])
+def test_a_crash_while_saving_leaves_a_run_that_goes_on(prepared, monkeypatch, where):
+    config, run = start(prepared, f"crash-{where}", epochs=3)
+    record(prepared, monkeypatch, config, run, BLEU[:1], NLL[:1])
+
+    def crash(*_, **__):
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder if where == "draw_curves" else Run, where, crash)
+        with pytest.raises(RuntimeError):
+            record(prepared, patch, config, run, BLEU[:2], NLL[:2])
+    whole = run.state()["epochs"]
+    assert whole == (2 if where == "draw_curves" else 1)
+    assert run.checkpoint("last").read_text() == run.checkpoint("best").read_text() == str(whole)
+    record(prepared, monkeypatch, config, run, BLEU[:3], NLL[:3])
+    assert kept(run) == {"last-0003.weights.h5": "3", "best-0002.weights.h5": "2"}
+    assert [line["epoch"] for line in run.history()] == [1, 2, 3]
