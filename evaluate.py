@@ -31,6 +31,7 @@ from captioning.command_line.options import add_views, make_parser, typed_settin
 from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
 from captioning.data.predictions import read_predictions, write_coco_results, write_predictions
 from captioning.data.records import CaptionDataset, ImageRecord
+from captioning.features.looks import further_views
 from captioning.metrics import java
 from captioning.metrics.protocols import PROTOCOLS
 from captioning.reports.attention import attention_statistics
@@ -228,8 +229,9 @@ def find_features(
     Raises UserError when there is no such split, or none of its images can be read.
     """
     dataset.split(args.split)  # a wrong name shows before features are extracted
+    looks = further_views(args.views)
     prepared = [
-        prepare(member.config.with_overrides(typed), dataset, member.encoder, split=args.split, ways=args.views)
+        prepare(member.config.with_overrides(typed), dataset, member.encoder, args.split, looks)
         for member in captioner.members
     ]
     stores = [store for each in prepared for store in (each.store, *(view.store for view in each.views))]

@@ -29,7 +29,7 @@ from captioning.decoders.base import Decoder
 from captioning.decoders.build import build_decoder
 from captioning.decoders.ensemble import EnsembleDecoder
 from captioning.features.batches import EnsembleBatches, FeatureBatches
-from captioning.features.encoder import encoder_digest
+from captioning.features.digests import encoder_digest
 from captioning.features.folding import FoldedEncoder
 from captioning.pictures.loading import view
 from captioning.search.compiled import Search
@@ -191,7 +191,8 @@ class Ensemble(Captioner):
         self.members = list(captioners)
         self.views = [*range(views)] * len(captioners)  # the view of each part of the features
         self._digests = [
-            encoder_digest(member.encoder, member.config) + str(member.config.feature_grid) for member in captioners
+            encoder_digest(member.encoder, member.config.encoder) + str(member.config.feature_grid)
+            for member in captioners
         ]
 
     def encode(self, pixels: np.ndarray) -> tuple[np.ndarray, ...]:  # type: ignore[override]  # for ``caption`` alone

@@ -54,9 +54,10 @@ def main() -> int:
     from model import Captioner
 
     initial = Captioner.load(Path(config.init)) if config.init else None
-    prepared = prepare(config, dataset, initial and initial.encoder, training=True)
+    stage = stage_named(config.stage)
+    prepared = prepare(config, dataset, initial and initial.encoder, looks=stage.looks(config))
     if not run:
-        name = args.name or stage_named(config.stage).run_name(config)
+        name = args.name or stage.run_name(config)
         run = Run.create(config, vocabulary, name, pretrained)
     print(f"run folder: {run.folder}", flush=True)
     try:

@@ -41,8 +41,6 @@ from common import (
 
 from captioning.base.script import run_script
 from captioning.command_line.resolving import preset
-from captioning.data.aside import put_aside
-from captioning.features.prepared import Prepared
 from captioning.features.store import FeatureStore, StoreKey, digest_images
 from config import Config
 from preprocessing import fit_vocabulary, load_dataset
@@ -139,35 +137,30 @@ def write_data(folder: Path, scale: int) -> None:
     sparse_store(folder / "store", names)
 
 
-def lay_out(folder: Path, steps: Steps) -> tuple[Any, Prepared, dict[str, Any]]:
-    """All that precedes the first batch. Returns the batches, the rest of the data, and the numbers of images, captions and
-    words.
-    """
+def lay_out(folder: Path, steps: Steps) -> tuple[Any, Any, int]:
+    """Time everything before the first batch. Returns the batches, the data that training keeps, and the number of words."""
     config = Config(dataset="coco", data_dir=str(folder))
     dataset = steps("read the captions files, list the images", lambda: load_dataset(config))
     vocabulary = steps("fit the vocabulary", lambda: fit_vocabulary(config, dataset))
-    aside = steps("put the data aside", lambda: put_aside(dataset))
-    del dataset
-    generator = steps("import Keras", lambda: importlib.import_module("generator"))
-    dataset = steps("make the data anew", aside)
-    del aside
-    paths = {record.file_name: record.path for record in dataset.records}
-    steps("digest of names and sizes of the images", lambda: digest_images(paths))
+    steps("import Keras", lambda: importlib.import_module("captioning.training.batches"))
+    from captioning.features.prepared import Prepared
+    from captioning.training.batches import CaptionBatches
+
+    images = ((record.file_name, record.path) for record in dataset.records)
+    steps("digest of names and sizes of the images", lambda: digest_images(images))
     store = steps("open the feature store", lambda: FeatureStore(folder / "store"))
     prepared = Prepared(dataset, None, store)
     batches = steps(
         "encode the training captions",
-        lambda: generator.CaptionBatches(store, prepared.captions("train"), vocabulary, config),
+        lambda: CaptionBatches(store, prepared.captions("train"), vocabulary, config),
     )
-    all_captions = sum(len(record.captions) for record in dataset.records)
-    return batches, prepared, {"images": len(paths), "captions": all_captions, "words": len(vocabulary)}
+    return batches, prepared, len(vocabulary)
 
 
 def run_steps(folder: Path, trained: int) -> dict[str, Any]:
-    """Time all that training does with the data in ``folder``, to the end of so many batches. In a process of its own."""
+    """Time everything that training does with the data in ``folder``, up to ``trained`` batches. Runs in its own process."""
     steps = Steps()
-    batches, prepared, counts = lay_out(folder, steps)
-    steps("let go of the training captions", lambda: prepared.release("train"))
+    batches, prepared, words = lay_out(folder, steps)
     before = {name: sum(step[name] for step in steps.found.values()) for name in ("seconds", "cpu_seconds")}
     before["peak"] = max(step["peak"] for step in steps.found.values())
     steps("lay out the batches of another epoch", lambda: batches.start_epoch(1))
@@ -178,8 +171,15 @@ def run_steps(folder: Path, trained: int) -> dict[str, Any]:
     )
     steps(f"train for {trained} batches", lambda: train(batches, trained))
     files = [*folder.glob("annotations/*.json"), folder / "store" / "features.npy", folder / "store" / "index.json"]
-    sizes = {path.name: path.stat().st_size for path in files}
-    return {**counts, "before_the_first_batch": before, "steps": steps.found, "file_bytes": sizes}
+    records = prepared.dataset.records
+    return {
+        "images": len(records),
+        "captions": sum(len(record.captions) for record in records),
+        "words": words,
+        "before_the_first_batch": before,
+        "steps": steps.found,
+        "file_bytes": {path.name: path.stat().st_size for path in files},
+    }
 
 
 def main() -> None:

@@ -4,70 +4,102 @@ import os
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from captioning.base.errors import UserError
 
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+_UNFINISHED = ".new-"  # begins the names of files that are being written
+
 
 @contextmanager
 def alone_with(path: Path) -> Iterator[None]:
-    """Keep other processes away from a file or folder meanwhile; wait for one that has it. Where it cannot be locked, don't."""
+    """Keep other processes away from a file or folder that they would write too.
+
+    Waits while another process has it, and says so on stderr. The lock is an empty file: ``.lock`` in a folder, or
+    ``.NAME.lock`` beside a file. It is removed afterwards. The operating system drops the lock of a killed process, and
+    the empty file that such a process leaves is no obstacle. Where the file system has no locks, or the lock cannot be
+    written, the work goes on without one.
+    """
+    from filelock import FileLock  # here, since most scripts need no lock
+
+    target = path.resolve()  # so that all links to it share one lock
+    place = target / ".lock" if target.is_dir() else target.with_name(f".{target.name}.lock")
+    lock = FileLock(place, fallback_to_soft=False)
+    is_locked = _acquire(lock, path)
     try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{path}: waiting for another process that is writing it", file=sys.stderr)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:  # some network file systems lock no folders
-            pass
         yield
     finally:
-        os.close(handle)
+        if is_locked:
+            with suppress(OSError):  # Windows removes no open file; there the release does
+                place.unlink()
+            lock.release()
 
 
-def allocate(path: Path, dtype: str, shape: tuple[int, ...]) -> int:
-    """Write a ``.npy`` file of zeros whose space is taken. Returns where its first row begins, in bytes. Raises OSError."""
-    with open(path, "wb") as file:
-        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        offset = file.tell()
-        # Claim the space now: a full disk is an error here, but a crash (SIGBUS) when a mapping meets it later.
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        if size and hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), offset, size)
-        else:
-            file.truncate(offset + size)
-        os.fsync(file.fileno())
-    return offset
+def _acquire(lock: "FileLock", path: Path) -> bool:
+    """Wait for the lock on ``path``. Returns False where it cannot be locked."""
+    from filelock import Timeout
+
+    try:
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            print(f"{path}: waiting for another process that is writing it", file=sys.stderr)
+            lock.acquire()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def replacing(path: Path, new: Path | None = None, sync: bool = True) -> Iterator[Path]:
+    """Gives the path of a new file, which is renamed to ``path`` at the end. So ``path`` is whole at any moment.
+
+    The new file is a hidden neighbour of ``path``, unless ``new`` names another place on the same disk. It is removed when
+    the body fails. What a killed process leaves is written over the next time. With ``sync`` the new file is on the disk
+    before it is renamed, so that ``path`` is whole after a power failure too.
+    """
+    new = new or path.with_name(_UNFINISHED + path.name)
+    try:
+        yield new
+        if sync:
+            with open(new, "r+b") as file:
+                os.fsync(file.fileno())
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether ``path`` is what ``replacing`` left when its process was killed."""
+    return path.name.startswith(_UNFINISHED)
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a whole text file or nothing: to a neighbour first, then renamed over ``path``."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Write a UTF-8 text file, whole or not at all. Raises OSError."""
+    with replacing(path) as new:
+        new.write_bytes(text.encode("utf-8"))
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file, and its folder if there is none. Raises UserError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a whole file or nothing: to a neighbour first, then renamed over ``path``."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Write arrays as a .npz file, whole or not at all. Raises OSError."""
+    with replacing(path) as new, open(new, "wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes an array for allow_pickle
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -79,10 +111,17 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: not the pretrained embedding of a run, or damaged ({error})") from None
 
 
-def write(path: Path, text: str) -> None:
-    """Write a text file, and its folder if there is none. Raises UserError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+def allocate(path: Path, dtype: str, shape: tuple[int, ...]) -> int:
+    """Write a ``.npy`` file of zeros that has all its space. Returns where its first row begins, in bytes. Raises OSError."""
+    with open(path, "wb") as file:
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        offset = file.tell()
+        # Claim the space now. Here a full disk is an error; a mapping that met it later would crash (SIGBUS).
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if size and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), offset, size)
+        else:
+            file.truncate(offset + size)
+        os.fsync(file.fileno())
+    return offset

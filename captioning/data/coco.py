@@ -1,15 +1,17 @@
-"""MS-COCO in its official layout, of 2014 or 2017: ``annotations/captions_{train,val}YEAR.json``, ``{train,val}YEAR/``.
+"""MS-COCO in its official layout of 2014 or 2017: ``annotations/captions_{train,val}YEAR.json``, ``{train,val}YEAR/``.
 
-COCO has two captioned parts, not three, and the captions of its test images are kept secret. So
+COCO publishes captions for two parts, train and val. It keeps the captions of its test images secret. The three splits
+here are
 
-    test    all of val, since that is what scores on COCO's own split are given for, and what its servers and
-            evaluation code take (``captions_val2014_NAME_results.json``)
-    dev     the images of train whose id is a multiple of 25: 4% of them, about as many as the usual 5,000
-    train   the others
+    test    all of val. Scores on COCO's own split are given for it, and COCO's evaluation code and servers take it
+            (``captions_val2014_NAME_results.json``).
+    dev     the images of train whose id is a multiple of 25: 4%, about as many as the usual 5,000.
+    train   all other images of train.
 
-Dev decides when training stops and how captions are decoded. Were it drawn from val, then val's scores would flatter and
-half of val would be comparable with nobody's. The rule needs no seed, and no missing image moves another one. "val" as
-the name of a split could mean either, and is refused. Most papers use Karpathy's splits instead: ``--dataset karpathy``.
+Dev decides when training stops and how captions are decoded. If dev were drawn from val, then scores on val would be too
+good, and those on the rest of val could be compared with no one's. The rule needs no seed, and a missing image moves no
+other. As the name of a split "val" could mean either, so it is refused. Most papers use Karpathy's splits instead:
+``--dataset karpathy``.
 
 Lin et al. (2014), https://arxiv.org/abs/1405.0312; Chen et al. (2015), captions, https://arxiv.org/abs/1504.00325
 """
@@ -24,10 +26,27 @@ from pydantic import FailFast
 from captioning.base.errors import UserError
 from captioning.data.files import is_image, list_images, read_json, unzip
 from captioning.data.records import CaptionDataset, Warts, join
+from config import DataSettings
 
-DEV_STEP = 25  # every image of train whose id this divides is in dev
+DEV_STEP = 25  # an image of train is in dev when this divides its id
+
+# Addresses and checksums by year. COCO publishes no checksums; these are TensorFlow Datasets'.
+_HOST = "http://images.cocodataset.org"
+_ARCHIVES = {
+    "2014": {
+        f"{_HOST}/annotations/annotations_trainval2014.zip": "sha256:031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
+        f"{_HOST}/zips/val2014.zip": "sha256:fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
+        f"{_HOST}/zips/train2014.zip": "sha256:ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
+    },
+    "2017": {
+        f"{_HOST}/annotations/annotations_trainval2017.zip": "sha256:113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+        f"{_HOST}/zips/val2017.zip": "sha256:4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+        f"{_HOST}/zips/train2017.zip": "sha256:69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
+    },
+}
 
 
+# The part of a captions file that is read.
 @dataclass(slots=True)
 class _Image:
     id: int
@@ -52,8 +71,17 @@ _EXPECTED = (
 )
 
 
-def load(data_dir: Path, year: str) -> CaptionDataset:
-    """Read COCO of ``year``, published zip files in ``data_dir`` included. Raises UserError: incomplete or broken files."""
+def published(settings: DataSettings) -> tuple[Path, dict[str, str]]:
+    """The folder that the archives of ``coco_year`` are fetched into, and the checksum of each address."""
+    return Path(settings.data_dir), _ARCHIVES[settings.coco_year]
+
+
+def load(settings: DataSettings) -> CaptionDataset:
+    """Read COCO of ``coco_year`` in ``data_dir``; unpack the published archives there where they are needed.
+
+    Raises UserError: incomplete or broken files.
+    """
+    data_dir, year = Path(settings.data_dir), settings.coco_year
     folders = [image_folder(data_dir, f"{part}{year}") for part in ("train", "val")]
     texts = [_annotations(data_dir, f"captions_{part}{year}.json", year) for part in ("train", "val")]
     absent = [f"annotations/{path.name}" for path in texts if not path.exists()]
@@ -83,18 +111,19 @@ def load(data_dir: Path, year: str) -> CaptionDataset:
 
 
 def image_folder(data_dir: Path, name: str) -> Path:
-    """Where the images of ``name``, such as train2017, are or should be; ``name.zip`` is unpacked where they are not."""
+    """Where the images of ``name``, such as train2017, are or should be. ``name.zip`` is unpacked where they are not."""
     for folder in (data_dir / name, data_dir / "images" / name):
         if folder.is_dir():
             return folder
     archive = data_dir / f"{name}.zip"
-    if archive.exists() and re.fullmatch(r"\w+", name):  # a captions file that names ../.. leads nowhere else
+    # A captions file may name any folder, such as ../.., and such a name must lead nowhere else.
+    if archive.exists() and re.fullmatch(r"\w+", name):
         unzip(archive, data_dir, lambda path: f"{name}/{path.name}" if is_image(path.name) else None)
     return data_dir / name
 
 
 def _annotations(data_dir: Path, name: str, year: str) -> Path:
-    """Where the captions file ``name`` is or should be; it is unpacked where it is not."""
+    """Where the captions file ``name`` is or should be. It is unpacked where it is not."""
     path, archive = data_dir / "annotations" / name, data_dir / f"annotations_trainval{year}.zip"
     if not path.exists() and archive.exists():
         # The archive holds far more, for other tasks.

@@ -1,38 +1,39 @@
-"""Captioned image data sets: one reader per layout on disk, all giving the same record and the same three splits.
+"""Captioned image data sets: one layout per file, and all give the same records and the same three splits.
 
-The readers repair what they safely can and say so in ``CaptionDataset.warnings``; whatever they cannot decide is a
-UserError that names the file and line. No image is opened here, and no caption is cleaned beyond its outer white space.
+The setting ``dataset`` names the layout: ``dataset=coco`` is read by ``captioning/data/coco.py``. Such a file offers
+
+    load(settings: DataSettings) -> CaptionDataset
+        Reads the data set. Archives are unpacked and scenes are drawn first where that is needed.
+    published(settings: DataSettings) -> (folder, {address: checksum})
+        What ``preprocessing.py --download`` fetches, and where to. Only of data sets that can be fetched.
+    SOURCE
+        One text: where people get a data set that cannot be fetched.
+
+A layout repairs what it safely can and says so in ``CaptionDataset.warnings``. What it cannot decide is a UserError that
+names the file and line. It opens no image, and it changes no caption but for the white space around it.
 """
 
-from pathlib import Path
+import importlib
+from types import ModuleType
+from typing import get_args
 
-from captioning.data import coco, flickr8k, flickr30k, folder, karpathy
-from captioning.data.records import SPLITS, CaptionDataset, ImageRecord
-from config import Config
-
-__all__ = ["SOURCES", "SPLITS", "CaptionDataset", "ImageRecord", "load"]
-
-# Where people get what ``preprocessing.py --download`` cannot fetch.
-SOURCES = {"flickr30k": flickr30k.SOURCE}
+from captioning.data.records import CaptionDataset
+from config import DataSettings
 
 
-def load(config: Config) -> CaptionDataset:
-    """Read the data set that ``config.dataset`` names; unpack or generate it first where that is needed.
+def layout_names() -> tuple[str, ...]:
+    """The values of the setting ``dataset``."""
+    return get_args(DataSettings.model_fields["dataset"].annotation)
 
-    Raises UserError: missing, unreadable or broken files, an image in two splits, or no image left.
+
+def layout(name: str) -> ModuleType:
+    """The file that reads the layout ``name``."""
+    return importlib.import_module(f"captioning.data.{name}")
+
+
+def load(settings: DataSettings) -> CaptionDataset:
+    """Read the data set that ``settings`` names.
+
+    Raises UserError: missing, unreadable or broken files, an image in two splits, or no usable image.
     """
-    data_dir = Path(config.data_dir)
-    if config.dataset == "flickr8k":
-        return flickr8k.load(data_dir)
-    if config.dataset == "coco":
-        return coco.load(data_dir, config.coco_year)
-    if config.dataset == "karpathy":
-        return karpathy.load(data_dir, Path(config.captions_file))
-    if config.dataset == "flickr30k":
-        return flickr30k.load(data_dir, config)
-    if config.dataset == "demo":
-        from captioning.data import scenes as demo  # here, because it draws with Pillow, which no other data set needs
-
-        demo.ensure(data_dir, config.demo_images, config.split_seed)
-        return folder.load("demo", data_dir / "images", data_dir / "captions.jsonl", config)
-    return folder.load("folder", data_dir, Path(config.captions_file), config)
+    return layout(settings.dataset).load(settings)

@@ -1,8 +1,8 @@
 """Fetch files over HTTP(S): with a progress bar, resumed after a break, verified before they take their final name.
 
-A half-fetched ``NAME.part`` lies next to its destination with ``NAME.part.json``, an object of "size" (bytes of the
-whole file) and "validator" (the server's ETag or Last-Modified, or null), by which a later call knows that it resumes
-the same file. Without that object a .part file is fetched from its start.
+While a file is fetched, ``NAME.part`` and ``NAME.part.json`` lie at its destination. The JSON object holds "size" (bytes of
+the whole file) and "validator" (the server's ETag or Last-Modified, or null). By these a later call knows that it resumes
+the same file. A .part file without them is fetched from its start.
 """
 
 import errno
@@ -22,65 +22,41 @@ from tqdm import tqdm
 
 from captioning.base.errors import UserError
 from captioning.base.script import hide_progress
-from config import Config
+from captioning.data import datasets
+from config import DataSettings
 
-_PAUSES = (1, 2, 4)  # seconds before each further try; a try that gained bytes starts the count anew
+_PAUSES = (1, 2, 4)  # seconds before each further try; after a try that gained bytes they start anew
 _TIMEOUTS = (10, 60)  # seconds to connect, and between two pieces of an answer
-_PIECE = 1 << 14  # bytes; when a connection breaks, requests loses the piece it was reading
+_PIECE = 1 << 14  # bytes; when a connection breaks, the piece that requests was reading is lost
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses that are worth another try
-
-_FLICKR8K = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
-_COCO = "http://images.cocodataset.org"
-# Addresses and checksums of what data sets are published as. COCO and Karpathy publish no checksums; these are TensorFlow
-# Datasets'.
-ARCHIVES = {
-    "flickr8k": {
-        f"{_FLICKR8K}/Flickr8k_Dataset.zip": "md5:f18a1e2920de5bd84dae7cf08ec78978",
-        f"{_FLICKR8K}/Flickr8k_text.zip": "md5:bf6c1abcb8e4a833b7f922104de18627",
-    },
-    "coco2014": {
-        f"{_COCO}/annotations/annotations_trainval2014.zip": "sha256:031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
-        f"{_COCO}/zips/val2014.zip": "sha256:fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
-        f"{_COCO}/zips/train2014.zip": "sha256:ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
-    },
-    "coco2017": {
-        f"{_COCO}/annotations/annotations_trainval2017.zip": "sha256:113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
-        f"{_COCO}/zips/val2017.zip": "sha256:4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
-        f"{_COCO}/zips/train2017.zip": "sha256:69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
-    },
-    "karpathy": {
-        "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip": "sha256:4cfd70132527b80933105e5829dc9034eaab9573482e2e680abbab6130244817",
-    },
-}
 
 
 class DownloadError(UserError):
-    """The address gives no file: unreachable, refused, or broken off again and again."""
+    """The address gives no file: it is unreachable, refuses, or breaks off again and again."""
 
 
 class _Broken(Exception):
-    """The connection failed in a way that another try may mend."""
+    """The connection failed, but another try may succeed."""
 
 
-def fetch_archives(config: Config) -> None:
-    """Fetch the archives of ``config.dataset`` into ``config.data_dir``; those that are there are verified, not fetched.
+def fetch_archives(settings: DataSettings) -> None:
+    """Fetch the archives of a data set to where its layout reads them. Archives that are there are only verified.
 
-    Karpathy's splits come to lie beside ``config.captions_file``.
-
-    Raises UserError: a data set that is not in ARCHIVES, unreachable, a wrong checksum, a full disk.
+    Raises UserError: a data set that cannot be fetched, an unreachable address, a wrong checksum, a full disk.
     """
-    published = ARCHIVES.get(f"coco{config.coco_year}" if config.dataset == "coco" else config.dataset)
-    if not published:
-        raise UserError(f"--download: knows flickr8k, coco and karpathy, and dataset is {config.dataset}")
-    folder = Path(config.captions_file).parent if config.dataset == "karpathy" else Path(config.data_dir)
-    wanted = published
-    if config.download_urls:
-        checksums = config.download_checksums or (None,) * len(config.download_urls)
-        wanted = dict(zip(config.download_urls, checksums, strict=True))
+    layout = datasets.layout(settings.dataset)
+    if hasattr(layout, "SOURCE"):
+        raise UserError(f"--download: {settings.dataset} cannot be downloaded. {layout.SOURCE}")
+    if not hasattr(layout, "published"):
+        raise UserError(f"--download: knows {_fetchable()}, and dataset is {settings.dataset}")
+    folder, published = layout.published(settings)
+    wanted: Mapping[str, str | None] = published
+    if settings.download_urls:
+        checksums = settings.download_checksums or (None,) * len(settings.download_urls)
+        wanted = dict(zip(settings.download_urls, checksums, strict=True))
     for url, checksum in wanted.items():
-        name = _file_name(url)
-        if config.dataset == "karpathy":
-            name = "caption_datasets.zip"  # the reader knows it by this name
+        # A single archive is known by its published name, whatever address it comes from.
+        name = _file_name(next(iter(published)) if len(published) == 1 else url)
         if not name.lower().endswith(".zip") or Path(name).name != name:
             raise UserError(f"download_urls: {url} must end in the name of a .zip file")
         try:
@@ -92,15 +68,21 @@ def fetch_archives(config: Config) -> None:
             ) from None
 
 
+def _fetchable() -> str:
+    """The data sets that can be fetched, as a list in words."""
+    *names, last = (name for name in datasets.layout_names() if hasattr(datasets.layout(name), "published"))
+    return f"{', '.join(names)} and {last}"
+
+
 def _file_name(url: str) -> str:
     return unquote(PurePosixPath(url.partition("?")[0]).name)
 
 
 def fetch(url: str, dest: Path, checksum: str | None = None) -> None:
-    """Fetch ``url`` to ``dest``, resuming what an earlier call left. ``checksum``: "md5:HEX", "sha256:HEX" or None.
+    """Fetch ``url`` to ``dest``; resume what an earlier call left. ``checksum``: "md5:HEX", "sha256:HEX" or None.
 
-    A file already at ``dest`` is verified and kept. A fetched file of the wrong checksum is set aside as ``NAME.bad``.
-    Raises DownloadError when the address gives no file, other UserError for a wrong checksum or a disk problem.
+    A file that is already at ``dest`` is verified and kept. A fetched file of another checksum becomes ``NAME.bad``.
+    Raises DownloadError when the address gives no file. Raises UserError for a wrong checksum or a disk problem.
     """
     part = dest.with_name(dest.name + ".part")
     try:
@@ -121,7 +103,7 @@ def fetch(url: str, dest: Path, checksum: str | None = None) -> None:
             part.replace(bad)
             _note(part).unlink(missing_ok=True)
             raise UserError(
-                f"{url}: the checksum of what came is {found}, not {checksum}: it is damaged, or not the expected file. "
+                f"{url}: the checksum of what came is {found}, not {checksum}: it is damaged, or another file. "
                 f"It was set aside as {bad}. Try again, or correct --download-urls or --download-checksums"
             )
         part.replace(dest)
@@ -145,7 +127,7 @@ def _digest(path: Path, checksum: str | None) -> str:
 
 
 def _fetch_part(url: str, part: Path) -> None:
-    """Bring ``part`` to its full size, trying again as long as tries gain bytes or pauses are left."""
+    """Bring ``part`` to its full size. Tries again as long as tries gain bytes or pauses are left."""
     pauses = list(_PAUSES)
     most = _size(part)
     while True:
@@ -163,7 +145,7 @@ def _fetch_part(url: str, part: Path) -> None:
 
 
 def _try(url: str, part: Path) -> None:
-    """One request, for what ``part`` lacks. Raises _Broken when another may help, DownloadError when none will."""
+    """Make one request for what ``part`` lacks. Raises _Broken when another may help, DownloadError when none will."""
     have, note = _size(part), _read_note(part)
     if note and have == note["size"]:
         return
@@ -174,22 +156,22 @@ def _try(url: str, part: Path) -> None:
             headers["If-Range"] = note["validator"]
     try:
         answer = requests.get(url, headers=headers, stream=True, timeout=_TIMEOUTS)
-    except ValueError:  # requests' errors for malformed addresses
+    except ValueError:  # what requests raises for malformed addresses
         raise DownloadError(f"{url}: not an http:// or https:// address") from None
     except requests.RequestException as error:
-        reason = re.split(r"\] |: ", str(error))[-1].rstrip("\"')")  # the innermost of the nested messages
+        reason = re.split(r"\] |: ", str(error))[-1].rstrip("\"')")  # the innermost of nested messages
         raise _Broken(f"no connection: {reason}") from None
     with answer:
         if answer.status_code in _PASSING:
             raise _Broken(f"the server answers {answer.status_code} {answer.reason}")
-        continued = f"bytes {have}-{note['size'] - 1}/{note['size']}" if note else ""
-        resumed = answer.status_code == 206 and answer.headers.get("Content-Range") == continued
+        continued = f"bytes {have}-{note['size'] - 1}/{note['size']}" if note else None
+        resumed = answer.status_code == 206 and continued and answer.headers.get("Content-Range") == continued
         if answer.status_code in (206, 416) and not resumed:
             _note(part).unlink(missing_ok=True)
-            raise _Broken("the file there has changed since; starting over")
+            raise _Broken("the file there has changed meanwhile; starting over")
         if answer.status_code not in (200, 206):
             raise DownloadError(f"{url}: cannot be fetched: the server answers {answer.status_code} {answer.reason}")
-        have, size = (have, note["size"]) if resumed else (0, _begin(part, answer.headers))
+        have, size = (have, note["size"]) if note and resumed else (0, _begin(part, answer.headers))
         free = shutil.disk_usage(part.parent).free
         if size is not None and size - have > free:
             raise UserError(
@@ -209,7 +191,7 @@ def _try(url: str, part: Path) -> None:
 
 
 def _begin(part: Path, headers: Mapping[str, str]) -> int | None:
-    """Empty ``part`` and note what arrives there, so that it can be resumed. Returns its size, None where unknown."""
+    """Empty ``part`` and note what will arrive there, so that it can be resumed. Returns its size, None where unknown."""
     _note(part).unlink(missing_ok=True)
     part.write_bytes(b"")
     if "Content-Length" not in headers:
@@ -223,7 +205,7 @@ def _begin(part: Path, headers: Mapping[str, str]) -> int | None:
 
 
 def _read_note(part: Path) -> dict[str, Any] | None:
-    """What is known of the file that ``part`` is the beginning of; None where it cannot be resumed."""
+    """What is known of the whole file that ``part`` begins; None where it cannot be resumed."""
     try:
         note = json.loads(_note(part).read_text(encoding="utf-8"))
         return {"size": int(note["size"]), "validator": note["validator"]}

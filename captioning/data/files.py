@@ -1,4 +1,4 @@
-"""What the readers share in dealing with files: listing folders, reading text and JSON, unpacking archives."""
+"""What the layouts do with files: list folders, read text and JSON, unpack archives."""
 
 import codecs
 import os
@@ -8,10 +8,13 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import SchemaValidator
+from pydantic_core.core_schema import CoreConfig
 from tqdm import tqdm
 
 from captioning.base.errors import UserError
@@ -19,14 +22,17 @@ from captioning.base.script import hide_progress
 from captioning.data.records import Warts
 from captioning.pictures.loading import SUFFIXES
 
-# Names of the folders that people keep the Flickr images in; the publishers of Flickr8k spell theirs "Flicker".
+# Names of folders in which people keep the Flickr images, in lower case. Flickr8k's publishers spell theirs "Flicker".
 IMAGE_FOLDERS = ("flicker8k_dataset", "flickr8k_dataset", "flickr30k-images", "flickr30k_images", "images")
 
 Layout = TypeVar("Layout")
 
 
 def scan(folder: Path) -> list[os.DirEntry]:
-    """What ``folder`` holds, sorted by name, without hidden files and the folders that systems add."""
+    """The entries of ``folder``, sorted by name, without hidden ones and folders that operating systems add.
+
+    A missing folder has none. Raises UserError when the folder cannot be listed.
+    """
     try:
         with os.scandir(folder) as entries:
             shown = [
@@ -42,6 +48,7 @@ def scan(folder: Path) -> list[os.DirEntry]:
 
 
 def is_image(name: str) -> bool:
+    """Whether a file name ends like that of a picture."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
@@ -51,9 +58,10 @@ def list_images(folder: Path) -> dict[str, Path]:
 
 
 def find(data_dir: Path, wanted: Collection[str], warts: Warts) -> tuple[dict[str, Path], dict[str, Path]]:
-    """The ``wanted`` files, and the images in IMAGE_FOLDERS, by name; both at most two folders below ``data_dir``.
+    """The paths of the ``wanted`` files, and of the images in IMAGE_FOLDERS, both by file name.
 
-    Where a name occurs twice the shallower folder counts, then the first by name.
+    They are looked for in ``data_dir`` and in folders up to two levels below it. Where a name occurs twice, the file in
+    the higher folder counts, then the one whose folder comes first by name.
     """
     texts: dict[str, Path] = {}
     images: dict[str, Path] = {}
@@ -78,10 +86,11 @@ def find(data_dir: Path, wanted: Collection[str], warts: Warts) -> tuple[dict[st
 
 
 def unzip(archive: Path, folder: Path, choose: Callable[[PurePosixPath], str | None]) -> bool:
-    """Unpack the members of a zip file that ``choose`` gives a path below ``folder``; False when there are none.
+    """Unpack some members of a zip file into ``folder``. Returns False when there are none to unpack.
 
-    What comes to lie directly in ``folder``, a file or a folder, arrives whole or not at all, and what is there already
-    stays. Raises UserError: a damaged archive, a full disk.
+    ``choose`` gives the path below ``folder`` that a member gets, or None for a member that is not unpacked. Each file or
+    folder that is new in ``folder`` appears there whole or not at all. One that is there already stays as it is. Raises
+    UserError: a damaged archive, a full disk.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -116,7 +125,7 @@ def unzip(archive: Path, folder: Path, choose: Callable[[PurePosixPath], str | N
 
 
 def _read(path: Path) -> tuple[bytes, int]:
-    """The content of ``path`` without a byte order mark, and the length of that mark."""
+    """The content of ``path`` without its byte order mark, and the length of that mark in bytes."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -126,7 +135,7 @@ def _read(path: Path) -> tuple[bytes, int]:
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of ``path``, without byte order mark and with "\\n" for every line end. Raises UserError."""
+    """The UTF-8 text of ``path``, without byte order mark and with "\\n" as every line end. Raises UserError."""
     data, mark = _read(path)
     try:
         text = data.decode("utf-8")
@@ -136,22 +145,29 @@ def read_text(path: Path) -> str:
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbers, from 1, and stripped text of the lines of ``path`` that are not blank. Raises UserError."""
-    # splitlines() would also part a caption at rare characters such as U+2028.
+    """Number, from 1, and stripped text of each line of ``path`` that is not blank. Raises UserError."""
+    # splitlines() would also break a caption at rare characters such as U+2028.
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             yield number, line.strip()
 
 
 def read_json(path: Path, layout: type[Layout], expected: str) -> Layout:
-    """The JSON file ``path`` as the dataclass ``layout``; fields that it does not name are skipped.
+    """The JSON file ``path`` as the dataclass ``layout``. Fields that the dataclass lacks are skipped.
 
-    Raises UserError, which says what was ``expected`` and where the file departs from it first.
+    Raises UserError, which says what was ``expected`` and where the file first differs from it.
     """
-    data, _ = _read(path)
+    # Pydantic builds no objects for skipped fields, which make up most of these files. It would keep 16,000 texts for
+    # later, and each would hold on to the memory around it.
+    validator = SchemaValidator(TypeAdapter(layout).core_schema, CoreConfig(cache_strings=False))
+
+    def parse() -> Layout:
+        return validator.validate_json(_read(path)[0], strict=True)
+
     try:
-        # Pydantic builds no objects for what is skipped, which is most of these files.
-        return TypeAdapter(layout).validate_json(data, strict=True)
+        # What a thread of its own has used goes back to the operating system when it ends. For COCO that is 180 MB.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(parse).result()
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")

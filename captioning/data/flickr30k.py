@@ -1,7 +1,7 @@
-"""Flickr30k in its own layouts: ``results_20130124.token`` as published, or ``results.csv`` as many mirrors have it.
+"""Flickr30k in its two layouts: ``results_20130124.token`` as published, or ``results.csv`` as many mirrors have it.
 
-Neither comes with splits. They are those of Karpathy's dataset_flickr30k.json (``captions_file``), whose dev and test of
-1,000 images each are what papers use, or else drawn like those of a folder.
+Neither comes with splits. ``captions_file`` may name Karpathy's dataset_flickr30k.json, whose dev and test of 1,000 images
+each are what papers use. Without it the splits are drawn as those of a folder are.
 
 Young et al. (2014), "From image descriptions to visual denotations", https://aclanthology.org/Q14-1006/
 """
@@ -14,7 +14,7 @@ from captioning.data import karpathy
 from captioning.data.files import find, lines
 from captioning.data.flickr8k import read_tokens
 from captioning.data.records import CaptionDataset, Warts, draw_splits, join
-from config import Config
+from config import DataSettings
 
 SOURCE = (
     "The images and captions of Flickr30k are given out on request at https://shannon.cs.illinois.edu/DenotationGraph/; "
@@ -25,30 +25,29 @@ _TOKENS, _TABLE = "results_20130124.token", "results.csv"
 _HEADER = ["image_name", "comment_number", "comment"]
 
 
-def load(data_dir: Path, config: Config) -> CaptionDataset:
+def load(settings: DataSettings) -> CaptionDataset:
     """Read Flickr30k in ``data_dir``. Raises UserError: incomplete or broken files, or splits of other images."""
+    data_dir = Path(settings.data_dir)
     warts = Warts()
     texts, images = find(data_dir, (_TOKENS, _TABLE), warts)
     absent = [f"{_TOKENS} or {_TABLE}"] * (not texts) + ["flickr30k-images/*.jpg"] * (not images)
     if absent:
         raise UserError(f"data_dir: Flickr30k is not complete in {data_dir}: {', '.join(absent)} not found. {SOURCE}")
     captions = read_tokens(texts[_TOKENS], warts) if _TOKENS in texts else _read_table(texts[_TABLE], warts)
-    if not config.captions_file:
-        return join("flickr30k", captions, draw_splits(sorted(captions), config), images, str(data_dir), warts)
-    listed = {image.filename: image.split for image in karpathy.read(Path(config.captions_file))}
+    if not settings.captions_file:
+        return join("flickr30k", captions, draw_splits(sorted(captions), settings), images, str(data_dir), warts)
+    split_file = Path(settings.captions_file)
+    listed = {image.filename: image.split for image in karpathy.read(split_file)}
     splits = {name: karpathy.SPLITS[split] for name, split in listed.items() if name in captions}
     if not splits:
-        raise UserError(
-            f"captions_file: {config.captions_file} lists no image of Flickr30k; take dataset_flickr30k.json"
-        )
-    left_out = f"images of {Path(config.captions_file).name} without captions (left out)"
-    warts[left_out].extend(sorted(listed.keys() - splits.keys()))
+        raise UserError(f"captions_file: {split_file} lists no image of Flickr30k; take dataset_flickr30k.json")
+    warts[f"images of {split_file.name} without captions (left out)"].extend(sorted(listed.keys() - splits.keys()))
     warts["images in no split, though others are in one"].extend(sorted(captions.keys() - splits.keys()))
     return join("flickr30k", captions, splits, images, str(data_dir), warts)
 
 
 def _read_table(path: Path, warts: Warts) -> dict[str, list[str]]:
-    """Captions by image name, from lines of ``name| number| caption``. Raises UserError naming file and line."""
+    """Captions by image name, from lines of ``NAME| NUMBER| CAPTION``. Raises UserError naming file and line."""
     captions: dict[str, list[str]] = {}
     for number, line in lines(path):
         if [part.strip() for part in line.split("|")] == _HEADER:

@@ -1,4 +1,6 @@
-"""Flickr8k as published: images in one folder or several, captions by ``name#number``, three lists of names.
+"""Flickr8k as published: images in one folder or several, one file of captions, and a list of names for each split.
+
+A line of captions is ``NAME#NUMBER<tab>CAPTION``.
 
 Hodosh, Young, Hockenmaier (2013), "Framing image description as a ranking task",
 https://jair.org/index.php/jair/article/view/10833
@@ -11,19 +13,35 @@ from pathlib import Path, PurePosixPath
 from captioning.base.errors import UserError
 from captioning.data.files import IMAGE_FOLDERS, find, is_image, lines, scan, unzip
 from captioning.data.records import SPLITS, CaptionDataset, Warts, join
+from config import DataSettings
 
 _CAPTIONS = "Flickr8k.token.txt"
 _SPLITS = {split: f"Flickr_8k.{split}Images.txt" for split in SPLITS}
 _TEXTS = (_CAPTIONS, *_SPLITS.values())
-# People's judgements of captions, which lie in the same archive (tools/human_judgements.py reads them).
+# People's judgements of captions, in the same archive. tools/human_judgements.py reads them.
 JUDGEMENTS = ("ExpertAnnotations.txt", "CrowdFlowerAnnotations.txt")
 
+_HOST = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
+_ARCHIVES = {
+    f"{_HOST}/Flickr8k_Dataset.zip": "md5:f18a1e2920de5bd84dae7cf08ec78978",
+    f"{_HOST}/Flickr8k_text.zip": "md5:bf6c1abcb8e4a833b7f922104de18627",
+}
 
-def load(data_dir: Path) -> CaptionDataset:
-    """Read Flickr8k, published zip files in ``data_dir`` included. Raises UserError: incomplete or broken files."""
+
+def published(settings: DataSettings) -> tuple[Path, dict[str, str]]:
+    """The folder that the archives are fetched into, and the checksum of each address."""
+    return Path(settings.data_dir), _ARCHIVES
+
+
+def load(settings: DataSettings) -> CaptionDataset:
+    """Read Flickr8k in ``data_dir``; unpack the published archives there where they are needed.
+
+    Raises UserError: incomplete or broken files.
+    """
+    data_dir = Path(settings.data_dir)
     warts = Warts()
     texts, images = find(data_dir, _TEXTS, warts)
-    # The judgements are unpacked beside what is needed, and not for their own sake.
+    # The judgements alone are no reason to unpack an archive.
     beside = set() if len(texts) < len(_TEXTS) else {*JUDGEMENTS}
     if _unzip(data_dir, {*texts, *images, *beside}):
         warts.clear()
@@ -51,23 +69,26 @@ def load(data_dir: Path) -> CaptionDataset:
 
 
 def _unzip(data_dir: Path, found: set[str]) -> bool:
-    """Unpack the zip files in ``data_dir`` that hold Flickr8k files other than those ``found``; True when any is there.
+    """Unpack the zip files in ``data_dir`` that hold files of Flickr8k beyond those ``found``.
 
-    ``NAME.zip`` becomes the folder ``unzipped-NAME``.
+    ``NAME.zip`` becomes the folder ``unzipped-NAME``. Returns whether there is such a folder now.
     """
     unpacked = False
     for entry in scan(data_dir):
         archive = data_dir / entry.name
         target = f"unzipped-{archive.stem}"
         if archive.suffix.lower() == ".zip":
-            # The folder may be there since the folders were listed, by another process.
+            # Another process may have made the folder since the folders were listed.
             there = (data_dir / target).exists() or unzip(archive, data_dir, partial(_place, target, found))
             unpacked = unpacked or there
     return unpacked
 
 
 def _place(target: str, found: set[str], path: PurePosixPath) -> str | None:
-    """Where a member of an archive goes: known names only, under their last part, so that none can lead elsewhere."""
+    """Where a member of an archive goes; None for a member that is not unpacked.
+
+    Only known names are unpacked, and only under the last part of their path, so that none can lead elsewhere.
+    """
     if path.name in found:
         return None
     if path.name in (*_TEXTS, *JUDGEMENTS):
@@ -78,7 +99,7 @@ def _place(target: str, found: set[str], path: PurePosixPath) -> str | None:
 
 
 def read_tokens(path: Path, warts: Warts) -> dict[str, list[str]]:
-    """Captions by image name, from lines of ``name#number<tab>caption``. Raises UserError naming file and line."""
+    """Captions by image name, from lines of ``NAME#NUMBER<tab>CAPTION``. Raises UserError naming file and line."""
     captions: dict[str, list[str]] = {}
     seen: set[str] = set()
     for number, line in lines(path):

@@ -1,4 +1,4 @@
-"""A folder of images with a captions file, CSV or JSON lines: your own pictures, and the generated demo."""
+"""A folder of images with a captions file, CSV or JSON lines: your own pictures, or the generated demo's."""
 
 import csv
 import io
@@ -9,11 +9,20 @@ from pathlib import Path
 from captioning.base.errors import UserError
 from captioning.data.files import is_image, lines, read_text, scan
 from captioning.data.records import SPLIT_NAMES, CaptionDataset, Warts, draw_splits, join
-from config import Config
+from config import DataSettings
 
 
-def load(dataset: str, image_dir: Path, captions_file: Path, config: Config) -> CaptionDataset:
-    """Read captions from ``captions_file`` for the images in ``image_dir``, in sub-folders too; draw missing splits."""
+def load(settings: DataSettings) -> CaptionDataset:
+    """Read the images in ``data_dir`` with their captions in ``captions_file``. Raises UserError."""
+    assert settings.captions_file is not None  # Config refuses dataset=folder without it
+    return read("folder", Path(settings.data_dir), Path(settings.captions_file), settings)
+
+
+def read(dataset: str, image_dir: Path, captions_file: Path, settings: DataSettings) -> CaptionDataset:
+    """Read the captions in ``captions_file`` of the images in ``image_dir`` and its sub-folders.
+
+    ``dataset`` is the name that the data set gets. Where the file names no splits, they are drawn. Raises UserError.
+    """
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
     if captions_file.suffix.lower() not in readers:
         raise UserError(f"captions_file: {captions_file} must be a .csv or .jsonl file, by its name")
@@ -38,7 +47,12 @@ def load(dataset: str, image_dir: Path, captions_file: Path, config: Config) -> 
     if splits:
         warts["images in no split, though others are in one"].extend(sorted(captions.keys() - splits.keys()))
     else:
-        splits = draw_splits(sorted(captions), config)
+        splits = draw_splits(sorted(captions), settings)
+    return join(dataset, captions, splits, _list_images(image_dir), str(image_dir), warts)
+
+
+def _list_images(image_dir: Path) -> dict[str, Path]:
+    """The images in ``image_dir`` and its sub-folders, by their path relative to it, with slashes."""
     images: dict[str, Path] = {}
     folders = [image_dir]
     while folders:
@@ -49,15 +63,15 @@ def load(dataset: str, image_dir: Path, captions_file: Path, config: Config) -> 
             elif is_image(entry.name):
                 path = folder / entry.name
                 images[path.relative_to(image_dir).as_posix()] = path
-    return join(dataset, captions, splits, images, str(image_dir), warts)
+    return images
 
 
-# Number of the line, image name, its captions and its split ("" where none is given).
+# For each row: number of the line, image name, captions, and split ("" where none is given).
 _Rows = Iterator[tuple[int, str, list[str], str]]
 
 
 def _read_csv(path: Path, warts: Warts) -> _Rows:
-    """Rows of a table with the columns image, caption and perhaps split, parted by commas, semicolons or tabs."""
+    """Rows of a table with the columns image, caption and perhaps split, separated by commas, semicolons or tabs."""
     text = read_text(path)
     header = text.partition("\n")[0].lower()
     for delimiter in ",;\t":
@@ -91,13 +105,13 @@ def _read_csv(path: Path, warts: Warts) -> _Rows:
 
 
 def _read_jsonl(path: Path, warts: Warts) -> _Rows:
-    """Objects, one a line, with "image", "caption" (text) or "captions" (list of texts), and perhaps "split"."""
+    """One object a line, with "image", with "caption" (text) or "captions" (list of texts), and perhaps "split"."""
     ignored: dict[str, None] = {}
     for number, line in lines(path):
         where = f"{path}, line {number}"
         try:
             fields = json.loads(line)
-            json.dumps(fields, ensure_ascii=False).encode()  # half a surrogate pair could not be written again
+            json.dumps(fields, ensure_ascii=False).encode()  # refuses half a surrogate pair, which no file can hold
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not valid JSON: {error}") from None
         if not isinstance(fields, dict) or not isinstance(fields.get("image"), str):

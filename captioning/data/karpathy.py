@@ -1,8 +1,9 @@
-"""The split files of Karpathy, on which most captioning papers report: dataset_{coco,flickr8k,flickr30k}.json.
+"""Karpathy's split files, on which most captioning papers report: dataset_{coco,flickr8k,flickr30k}.json.
 
-One object ``{"images": [...]}``; each image has "filename", "split", "sentences" with the caption as "raw", and for COCO
-"filepath" (the folder: train2014 or val2014) and "cocoid". ``restval``, the part of COCO's val that is neither dev nor
-test, counts as training, as usual: 113,287 images for training, 5,000 each for dev and test.
+A file is one object ``{"images": [...]}``. Each image has "filename", "split" and "sentences", whose "raw" is the caption.
+An image of COCO also has "filepath" (its folder: train2014 or val2014) and "cocoid". The split ``restval`` is the part of
+COCO's val that is neither dev nor test. It counts as training, as usual: 113,287 images for training, 5,000 each for dev
+and test.
 
 Karpathy and Fei-Fei (2015), "Deep visual-semantic alignments", https://arxiv.org/abs/1412.2306
 """
@@ -19,16 +20,23 @@ from captioning.base.errors import UserError
 from captioning.data.coco import image_folder
 from captioning.data.files import find, list_images, read_json, unzip
 from captioning.data.records import CaptionDataset, Warts, join
+from config import DataSettings
 
 _ARCHIVE = "caption_datasets.zip"
-_SOURCE = (
+# Karpathy publishes no checksum; this is TensorFlow Datasets'.
+_ARCHIVES = {
+    f"https://cs.stanford.edu/people/karpathy/deepimagesent/{_ARCHIVE}": "sha256:4cfd70132527b80933105e5829dc9034eaab9573482e2e680abbab6130244817",
+}
+_HOW_TO_GET = (
     f"dataset_coco.json, dataset_flickr8k.json and dataset_flickr30k.json are in {_ARCHIVE}, which python preprocessing.py "
     "--dataset karpathy --captions-file FILE --download fetches to beside FILE. The images are those of the data set: "
     "--dataset coco --download or --dataset flickr8k --download fetches them, and Flickr30k's are given out on request"
 )
+# Karpathy's names of splits -> ours.
 SPLITS = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
 
 
+# The part of a split file that is read.
 @dataclass(slots=True)
 class _Sentence:
     raw: str
@@ -54,14 +62,20 @@ _EXPECTED = (
 )
 
 
-def load(data_dir: Path, captions_file: Path) -> CaptionDataset:
-    """Read the images that ``captions_file`` lists, from the folders that it names or, of Flickr, from ``data_dir``.
+def published(settings: DataSettings) -> tuple[Path, dict[str, str]]:
+    """The folder that the archive is fetched into, that of ``captions_file``, and the checksum of its address."""
+    return _split_file(settings).parent, _ARCHIVES
 
-    Where COCO's images of 2014 are missing, those of 2017 are read: the same ones, under shorter names. Raises UserError:
-    another layout, an unknown split, an image listed twice, or no image on disk.
+
+def load(settings: DataSettings) -> CaptionDataset:
+    """Read the images that ``captions_file`` lists: COCO's from the folders that it names, Flickr's from ``data_dir``.
+
+    Where COCO's images of 2014 are missing, those of 2017 are read. They are the same ones, under shorter names. Raises
+    UserError: another layout, an unknown split, an image listed twice, or no image on disk.
     """
+    data_dir = Path(settings.data_dir)
     warts = Warts()
-    listed = read(captions_file)
+    listed = read(_split_file(settings))
     captions = {image.filename: [sentence.raw for sentence in image.sentences] for image in listed}
     splits = {image.filename: SPLITS[image.split] for image in listed}
     folders = {image.filepath for image in listed}
@@ -90,10 +104,15 @@ def load(data_dir: Path, captions_file: Path) -> CaptionDataset:
     return join("karpathy", captions, splits, images, where, warts, ids, subsets)
 
 
-def read(path: Path) -> list[_Image]:
-    """The images of a Karpathy file, which is unpacked where only the published archive is there.
+def _split_file(settings: DataSettings) -> Path:
+    assert settings.captions_file is not None  # Config refuses dataset=karpathy without it
+    return Path(settings.captions_file)
 
-    Raises UserError: missing, another layout, an unknown split, an image listed twice.
+
+def read(path: Path) -> list[_Image]:
+    """The images that a Karpathy file lists. Where only the published archive is there, the file is unpacked from it.
+
+    Raises UserError: a missing file, another layout, an unknown split, an image listed twice.
     """
     archive = path.parent / _ARCHIVE
     if (
@@ -103,7 +122,7 @@ def read(path: Path) -> list[_Image]:
     ):
         raise UserError(f"captions_file: there is neither a file {path} nor one of that name in {archive}")
     if not path.is_file():
-        raise UserError(f"captions_file: there is no file {path}. {_SOURCE}")
+        raise UserError(f"captions_file: there is no file {path}. {_HOW_TO_GET}")
     images = read_json(path, _File, _EXPECTED).images
     twice = [name for name, times in Counter(image.filename for image in images).items() if times > 1]
     if twice:

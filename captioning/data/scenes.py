@@ -1,25 +1,24 @@
-"""The embedded data set: rendered scenes of two coloured objects, five captions each, ground truth known.
+"""The demo's data: rendered scenes of two coloured objects, with five captions each and known ground truth.
 
-    python demo.py data/demo                        # 1200 scenes, about half a minute on one CPU core
-    python demo.py data/demo --images 200 --seed 1
+    python -m captioning.data.scenes data/demo                      # 1200 scenes, half a minute on one CPU core
+    python -m captioning.data.scenes data/demo --images 200 --seed 1
 
-Because every attribute of a scene is known, a generated caption can be marked right or wrong (``all_right``) rather
-than only compared with references. Needs numpy, Pillow and tqdm; no Keras and no network.
+Every attribute of a scene is known. So a generated caption can be marked as right or wrong (``all_right``), while captions
+of photos can only be compared with references. Needs numpy, Pillow and tqdm, but no Keras and no network.
 
-Written into the folder:
+The folder then holds
 
-    images/scene_00000.jpg    224 x 224 RGB
-    captions.jsonl            per line {"image": file name, "captions": [5 sentences], "split": train | dev | test};
-                              written last, so it stands for a complete set
-    scenes.json               {"parameters": {format, images, seed}, "scenes": {file name: Scene as an object}};
-                              written first, so it marks the folder as generated
+    images/scene_00000.jpg    224 x 224 pixels, RGB
+    captions.jsonl            in each line {"image": file name, "captions": [5 sentences], "split": train | dev | test}.
+                              It is written last, so a folder that has it is complete.
+    scenes.json               {"parameters": {format, images, seed}, "scenes": {file name: Scene as an object}}.
+                              It is written first, so a folder that has it was made by this module.
 """
 
 import argparse
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -31,11 +30,11 @@ from PIL import Image, ImageFilter
 from tqdm import tqdm
 
 from captioning.base.errors import UserError
+from captioning.base.files import is_unfinished, replacing
 from captioning.base.script import hide_progress, run_script
 
-FORMAT = 2  # raised whenever the same seed would give other scenes, so that older sets are made anew
+FORMAT = 2  # raised when the same seed gives other scenes than before, so that older sets are made anew
 SIDE = 224  # pixels
-UNFINISHED = ".unfinished"  # ends the names of files being written
 KINDS = ("ball", "cube", "ring", "star")
 COLOURS = {  # sRGB, 0-255
     "red": (222, 20, 26),
@@ -50,7 +49,7 @@ WALLS = ("plain", "brick", "striped")
 
 @dataclass(frozen=True)
 class Thing:
-    """One object. It stands on its support at pixel ``(x, y)``, counted from the image's upper left corner."""
+    """One object. It stands on its support at pixel ``(x, y)``, counted from the upper left corner of the image."""
 
     colour: str
     kind: str
@@ -74,11 +73,12 @@ class Scene:
     wall: str
 
 
-# --- Drawing lots ----------------------------------------------------------------------------------------------------
+# --- Scenes at random -------------------------------------------------------------------------------------------------
 
 
 def _pick(rng: np.random.Generator, options: Sequence):
-    return options[rng.integers(len(options))]
+    """One of ``options``, all with equal probability."""
+    return options[int(rng.integers(len(options)))]
 
 
 def _draw_scene(rng: np.random.Generator) -> Scene:
@@ -99,16 +99,16 @@ def _draw_scene(rng: np.random.Generator) -> Scene:
 
 
 # --- Rendering -------------------------------------------------------------------------------------------------------
-# Objects are sphere-traced once per kind and turn (J. C. Hart, "Sphere tracing", The Visual Computer 12, 1996), which
-# leaves a map of surface normals; each scene then only lights that map, so 1200 scenes take seconds rather than minutes.
+# Each kind of object is sphere-traced once for each turn (J. C. Hart, "Sphere tracing", The Visual Computer 12, 1996). That
+# gives a map of surface normals. A scene only computes the light on that map, so 1200 scenes take seconds, not minutes.
 
-SPRITE = 224  # pixels per side of a normal map: more than twice the size on the picture, which smooths the edges
+SPRITE = 224  # pixels per side of a normal map; more than twice the size in the picture, so that edges become smooth
 REACH = 1.25  # half the side of the square that a sprite shows, in units where objects span -1 to 1
-TILT = math.radians(17)  # the camera looks down by this much
+TILT = math.radians(17)  # how far down the camera looks
 
 
 def _distance(kind: str, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Signed distance (or a lower bound of it) from points to the surface of an object; y points up, z to the viewer."""
+    """Signed distance from points to the surface of an object, or a lower bound of it. y points up, z to the viewer."""
 
     def rounded(a: np.ndarray, b: np.ndarray, c: np.ndarray | float, radius: float) -> np.ndarray:
         outside = np.sqrt(np.maximum(a, 0) ** 2 + np.maximum(b, 0) ** 2 + np.maximum(c, 0) ** 2)
@@ -120,11 +120,11 @@ def _distance(kind: str, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndar
         return rounded(abs(x) - 0.66, abs(y + 0.2) - 0.66, abs(z) - 0.66, 0.12)
     if kind == "ring":
         return np.hypot(np.hypot(x, y) - 0.7, z) - 0.3
-    # A star of five points: fold the plane into one half of one point, where the rim is a straight line.
+    # A star with five points. The plane is folded into one half of one point, where the rim is a straight line.
     angle = np.arctan2(x, y + 0.1)
     angle = abs((angle + math.pi / 5) % (2 * math.pi / 5) - math.pi / 5)
     radius = np.hypot(x, y + 0.1)
-    inner = 0.46  # radius between two points, where the points reach 1.1
+    inner = 0.46  # radius between two points; the points reach 1.1
     corner = np.array([inner * math.sin(math.pi / 5), inner * math.cos(math.pi / 5) - 1.1])
     normal = np.array([-corner[1], corner[0]]) / np.linalg.norm(corner)
     rim = normal[0] * radius * np.sin(angle) + normal[1] * (radius * np.cos(angle) - 1.1)
@@ -135,8 +135,8 @@ def _distance(kind: str, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndar
 def _surface(kind: str, turn: int) -> tuple[np.ndarray, np.ndarray]:
     """Sphere-trace an object turned by ``turn`` degrees.
 
-    Returns the pixels it covers, (SPRITE, SPRITE) bool, and at those n pixels the unit normal and the height above the
-    base, (n, 4) float32.
+    Returns the pixels that it covers, bool (SPRITE, SPRITE), and for these n pixels the unit normal and the height above
+    the base, float32 (n, 4).
     """
     across = (np.arange(SPRITE, dtype=np.float32) + 0.5) / SPRITE * 2 * REACH - REACH
     u, v = np.meshgrid(across, -across)
@@ -171,7 +171,7 @@ def _unit(*vector: float) -> np.ndarray:
 
 
 def _sprite(thing: Thing, turn: int, light_side: float) -> Image.Image:
-    """The lit object as a (pixels, pixels) RGBA picture."""
+    """The lit object as a square RGBA picture."""
     covered, surface = _surface(thing.kind, turn)
     normal, height = surface[:, :3], surface[:, 3:]
     light = _unit(0.75 * light_side, 0.9, 0.75)
@@ -192,7 +192,7 @@ def _sprite(thing: Thing, turn: int, light_side: float) -> Image.Image:
 
 
 def _smooth_noise(rng: np.random.Generator, rows: int, columns: int, shape: tuple[int, int]) -> np.ndarray:
-    """Noise of ``rows`` x ``columns`` random values spread over ``shape``; mean 0, about -1 to 1."""
+    """``rows`` x ``columns`` random values, interpolated to float32 of ``shape``. Mean 0, about -1 to 1."""
     coarse = Image.fromarray(rng.uniform(-1, 1, (rows, columns)).astype(np.float32))
     return np.asarray(coarse.resize(shape[::-1], Image.Resampling.BICUBIC))
 
@@ -205,7 +205,7 @@ CARPETS = ((150, 142, 134), (128, 136, 146), (164, 150, 140))
 
 
 def _wall(scene: Scene, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) float32, 0-255."""
+    """The pixels of the wall, float32 (height, width, 3), 0-255."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     if scene.wall == "brick":
         tall, long = 26, 62
@@ -228,7 +228,8 @@ def _wall(scene: Scene, rng: np.random.Generator, height: int, width: int) -> np
 
 
 def _floor(scene: Scene, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) float32, 0-255, seen in perspective: ``across`` and ``away`` are lengths on the floor."""
+    """The pixels of the floor in perspective, float32 (height, width, 3), 0-255."""
+    # across and away are lengths on the floor.
     y, x = np.mgrid[:height, :width].astype(np.float32)
     depth = 1 / (y / height + 0.45)
     across = (x / width - 0.5) * depth * 6 + 40
@@ -252,8 +253,8 @@ def _floor(scene: Scene, rng: np.random.Generator, height: int, width: int) -> n
 
 
 def _render(scene: Scene, rng: np.random.Generator) -> Image.Image:
-    """Picture of a scene, (SIDE, SIDE) RGB. ``rng`` settles what the ground truth leaves open, such as the light."""
-    wide = 2 * SIDE  # the room is drawn at twice the size and then halved, which smooths its edges
+    """The picture of a scene, (SIDE, SIDE) RGB. ``rng`` decides what the ground truth leaves open, such as the light."""
+    wide = 2 * SIDE  # the room is drawn at twice the size and then halved, so that its edges become smooth
     horizon = int(rng.integers(136, 152)) * 2
     light_side = _pick(rng, (-1, 1)) * rng.uniform(0.6, 1.1)
     room = np.concatenate([_wall(scene, rng, horizon, wide), _floor(scene, rng, wide - horizon, wide)])
@@ -285,15 +286,15 @@ def _render(scene: Scene, rng: np.random.Generator) -> Image.Image:
 def _with_shadow(
     picture: Image.Image, sprite: Image.Image, corner: tuple[int, int], foot: int, light_side: float
 ) -> Image.Image:
-    """Darken ``picture`` by the sprite's silhouette laid flat, away from the light, and by a blot where it stands."""
+    """Darken ``picture`` where the sprite's shadow falls, away from the light, and where the sprite stands."""
     silhouette = Image.new("L", picture.size)
     silhouette.paste(sprite.getchannel("A"), corner)
     ground, middle = corner[1] + foot, corner[0] + sprite.width / 2
     flat, lean = 0.32, 0.8 * light_side
-    # What is h above the ground casts its shadow flat * h up the picture and lean * flat * h to the side.
+    # A point h above the ground casts its shadow flat * h up the picture and lean * flat * h to the side.
     inverse = (1, -lean, lean * ground, 0, 1 / flat, ground - ground / flat)
-    lying = silhouette.transform(picture.size, Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR)
-    lying = np.asarray(lying.filter(ImageFilter.GaussianBlur(4)), dtype=np.float32) / 255
+    shadow = silhouette.transform(picture.size, Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR)
+    lying = np.asarray(shadow.filter(ImageFilter.GaussianBlur(4)), dtype=np.float32) / 255
     y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32)
     contact = ((x - middle) / (sprite.width * 0.34)) ** 2 + ((y - ground + 3) / (sprite.width * 0.09)) ** 2
     light = (1 - 0.45 * lying) * (1 - 0.45 * np.exp(-(contact**2)))
@@ -338,9 +339,8 @@ def _captions(scene: Scene, rng: np.random.Generator) -> list[str]:
     sentences = []
     for number in rng.choice(len(patterns), size=5, replace=False):
         things, relation = (scene.first, scene.second), scene.relation
-        if (
-            rng.random() < 0.2
-        ):  # mostly the left or upper object first, as one reads, which makes the captions learnable
+        # Mostly the left or upper object comes first, as in reading. That makes captions easier to learn.
+        if rng.random() < 0.2:
             things, relation = things[::-1], INVERSE[relation]
         with_size = rng.random() < 0.25
         sentence = patterns[number](
@@ -360,15 +360,15 @@ DIRECTIONS = {
     "above": "above", "over": "above", "top": "above", "higher": "above", "atop": "above",
     "below": "below", "under": "below", "beneath": "below", "underneath": "below", "bottom": "below", "lower": "below",
 }  # fmt: skip
-NEEDS_OF = {"left", "right", "top", "bottom"}  # a place of its own, unless "of" ties it to what follows
+NEEDS_OF = {"left", "right", "top", "bottom"}  # refer to the next object only with "of", as in "left of"
 NAMED = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(KINDS)})\b")
 FILLERS = {"a", "an", "the", "side", *SIZES, "big", "little", "tall"}
 
 
 def _read(caption: str) -> tuple[list[tuple[str, str]], str | None]:
-    """Understand a caption: the (colour, kind) pairs it names, in order, and the relation of the first to the second.
+    """What a caption says: its (colour, kind) pairs, in order, and the relation of the first to the second.
 
-    The relation is None where the caption states none, contradicts itself, or names other than two objects.
+    The relation is None where the caption states none, contradicts itself, or does not name two objects.
     """
     words = [SYNONYMS.get(word, word) for word in re.findall(r"[a-z]+", caption.lower()) if word not in FILLERS]
     text = " ".join(words)
@@ -378,7 +378,7 @@ def _read(caption: str) -> tuple[list[tuple[str, str]], str | None]:
     numbers = iter("01")
     words = NAMED.sub(lambda match: next(numbers), text).split()  # "0 is to left of 1"
     stated = set()
-    placed = None  # the object that an "on the left" before it has placed
+    placed = None  # the object that follows an "on the left" and is placed by it
     for here, word in enumerate(words):
         if word not in DIRECTIONS:
             continue
@@ -388,7 +388,7 @@ def _read(caption: str) -> tuple[list[tuple[str, str]], str | None]:
             del following[0]
         elif word in NEEDS_OF:
             following = []
-        if following[:1] in (["0"], ["1"]):  # "left of 1": the other one is there
+        if following[:1] in (["0"], ["1"]):  # "left of 1": that is where the other one is
             subject = "1" if following[0] == "0" else "0"
         elif following[:1] == ["it"] or words[here - 1] == "its":  # "with 1 on its left"
             subject = "1"
@@ -401,7 +401,7 @@ def _read(caption: str) -> tuple[list[tuple[str, str]], str | None]:
 
 
 def all_right(caption: str, scene: Scene) -> bool:
-    """Whether a caption names both objects in their colours, and their relation, in whatever order and wording.
+    """Whether a caption names both objects, their colours and their relation, in any order and wording.
 
     "a ball left of a cube" says the same as "a cube right of a ball". Size, floor and wall do not count.
     """
@@ -414,8 +414,12 @@ def all_right(caption: str, scene: Scene) -> bool:
 def score(captions: dict[str, str], scenes: dict[str, Scene]) -> dict[str, float]:
     """Shares (0-1) of the captions that are right, by file name of the image.
 
-    ``objects``: exactly the two kinds are named; ``colours``: exactly the two colours; ``relation``: left, right, above
-    or below as in the picture, judged by the reading that fits the objects better; ``all_right``: see there.
+    objects: exactly the two kinds are named.
+    colours: exactly the two colours are named.
+    relation: left, right, above or below is as in the picture. Of the two orders of the objects, the one that fits better
+        counts.
+    all_right: see there.
+
     Raises UserError when there are no captions or an image is unknown.
     """
     right = {"objects": 0, "colours": 0, "relation": 0, "all_right": 0}
@@ -439,6 +443,7 @@ def score(captions: dict[str, str], scenes: dict[str, Scene]) -> dict[str, float
 
 
 def _agreement(things: list[tuple[str, str]], truth: list[tuple[str, str]]) -> int:
+    """How many of the four colours and kinds are the same, object by object."""
     return sum(said == true for pair in zip(things, truth, strict=True) for said, true in zip(*pair, strict=True))
 
 
@@ -450,15 +455,14 @@ def _file_name(index: int) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: the name appears only once everything is on disk."""
-    unfinished = path.with_name(path.name + UNFINISHED)
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
+    """Write a file whole or not at all. Does not wait for the disk, which for 1200 files would take long."""
+    with replacing(path, sync=False) as new:
+        new.write_bytes(content)
 
 
 def _parameters_found(folder: Path) -> dict | None:
-    """What the set in ``folder`` was made with; None where the folder is missing or empty. UserError if not ours."""
-    if not folder.exists() or all(path.name.endswith(UNFINISHED) for path in folder.iterdir()):
+    """The parameters of the set in ``folder``; None for a missing or empty folder. Raises UserError for other files."""
+    if not folder.exists() or all(is_unfinished(path) for path in folder.iterdir()):
         return None
     try:
         return json.loads((folder / "scenes.json").read_text(encoding="utf-8"))["parameters"]
@@ -472,9 +476,9 @@ def _parameters_found(folder: Path) -> dict | None:
 def ensure(folder: Path, images: int, seed: int) -> None:
     """Make the data set in ``folder``, unless a complete one with the same parameters is there.
 
-    The same ``images`` and ``seed`` give the same bytes with the same numpy and Pillow. Of the scenes, 3/4 are for
-    training, 1/8 for dev and the rest for test. A run that was cut off is completed; a set made with other parameters
-    is replaced. Raises UserError when the folder holds something else, cannot be written or the disk is full.
+    The same ``images`` and ``seed`` give the same bytes with the same versions of numpy and Pillow. 3/4 of the scenes are
+    for training, 1/8 for dev and the rest for test. An interrupted set is completed. A set of other parameters is replaced.
+    Raises UserError when the folder holds other files, cannot be written or the disk is full.
     """
     try:
         _ensure(Path(folder), {"format": FORMAT, "images": images, "seed": seed})
@@ -488,7 +492,7 @@ def _ensure(folder: Path, parameters: dict[str, int]) -> None:
     found = _parameters_found(folder)
     pictures, captions_file = folder / "images", folder / "captions.jsonl"
     if found not in (None, parameters):
-        captions_file.unlink(missing_ok=True)  # first, for without it the set counts as incomplete
+        captions_file.unlink(missing_ok=True)  # first, since a set without it counts as incomplete
         for picture in pictures.glob("scene_*.jpg"):
             picture.unlink()
     count = parameters["images"]
@@ -497,7 +501,7 @@ def _ensure(folder: Path, parameters: dict[str, int]) -> None:
     if found == parameters and not missing and captions_file.exists():
         return
 
-    # One generator per scene, drawn from in a fixed order (scene, captions, picture), so that any scene can be redone.
+    # Each scene has a generator of its own, used in a fixed order (scene, captions, picture). So any scene can be redone.
     lots = [np.random.default_rng((parameters["seed"], index)) for index in range(count)]
     scenes = [_draw_scene(rng) for rng in lots]
     captions = [_captions(scene, rng) for scene, rng in zip(scenes, lots, strict=True)]
@@ -524,8 +528,11 @@ def _ensure(folder: Path, parameters: dict[str, int]) -> None:
     _write(captions_file, ("\n".join(lines) + "\n").encode())
 
 
+_COMMAND = "python preprocessing.py --preset demo"
+
+
 def load_scenes(folder: Path) -> dict[str, Scene]:
-    """The ground truth of a set that ``ensure`` made, by file name. Raises UserError when it cannot be read."""
+    """The ground truth of a set that ``ensure`` made: file name -> Scene. Raises UserError when it cannot be read."""
     path = Path(folder) / "scenes.json"
     try:
         scenes = json.loads(path.read_text(encoding="utf-8"))["scenes"]
@@ -534,10 +541,10 @@ def load_scenes(folder: Path) -> dict[str, Scene]:
             for name, scene in scenes.items()
         }
     except OSError as error:
-        raise UserError(f"{path}: cannot read the demo scenes: {error.strerror}; make them with demo.py") from None
+        raise UserError(f"{path}: cannot read the demo scenes: {error.strerror}; make them with {_COMMAND}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: not the ground truth of demo scenes ({error}); remove the folder and make it anew with demo.py"
+            f"{path}: not the ground truth of demo scenes ({error}); remove the folder and make it anew with {_COMMAND}"
         ) from None
 
 

@@ -9,7 +9,7 @@ from captioning.features.store import FeatureStore
 
 
 class FeatureBatches(keras.utils.PyDataset):
-    """Features of images in order, in batches of one size: the last is filled up with its last image."""
+    """Batches ``(features (B, R, D),)`` of images in order. The last batch repeats its last image until it is full."""
 
     def __init__(self, store: FeatureStore, file_names: Sequence[str], batch_size: int, workers: int = 1):
         super().__init__(workers=workers, max_queue_size=4)
@@ -25,7 +25,7 @@ class FeatureBatches(keras.utils.PyDataset):
 
 
 class EnsembleBatches(keras.utils.PyDataset):
-    """Batches of the same images from the store of each member: ``((features, ...),)``."""
+    """Batches ``((features (B, R, D), ...),)`` of the same images from several stores, one for each member."""
 
     def __init__(self, members: Sequence[FeatureBatches]):
         super().__init__(workers=members[0].workers, max_queue_size=4)

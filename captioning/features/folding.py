@@ -1,9 +1,9 @@
 """Batch norms folded into the convolutions before them: the same function in fewer passes over memory.
 
-With fixed statistics a batch norm multiplies and shifts each channel by constants, which a convolution's kernel and bias
-can do as well: w' = w s and b' = (b - mean) s + beta, where s = gamma / sqrt(variance + epsilon) (Jacob et al., 2018,
-https://arxiv.org/abs/1712.05877, equation 14). Keras keeps the two apart, and TensorFlow, which could merge convolution,
-bias and ReLU into one kernel, cannot do so through Keras' batch norm. ``benchmarks/folding.py`` measures what it brings in
+A batch norm with fixed statistics multiplies and shifts each channel by constants. The kernel and bias of the convolution
+before it can do the same: w' = w s and b' = (b - mean) s + beta, where s = gamma / sqrt(variance + epsilon) (Jacob et al.,
+2018, https://arxiv.org/abs/1712.05877, equation 14). Keras keeps the two layers apart. TensorFlow could merge convolution,
+bias and ReLU into one kernel, but not with Keras' batch norm between them. ``benchmarks/folding.py`` measures the gain in
 inference, ``benchmarks/fine_tuning.py`` in training.
 """
 
@@ -18,13 +18,14 @@ from keras import layers, ops
 from captioning.base.backend import graph_nodes, graph_of, models_within
 
 _FOLDABLE = (layers.Conv2D, layers.DepthwiseConv2D)
+# Layers with a kernel, which follow a reduced precision in training.
 _KERNELS = (*_FOLDABLE, layers.SeparableConv2D, layers.Dense)
 
 
 class FoldedEncoder:
     """An encoder for inference: pixels ``(B, S, S, 3)`` from 0 to 255 -> float32 NumPy features ``(B, R, D)``.
 
-    It is folded at the first call; once its weights change after that, ``renew()`` must be called.
+    The first call folds it. When its weights change after that, ``renew()`` must be called.
     """
 
     def __init__(self, encoder: keras.Model):
@@ -37,20 +38,23 @@ class FoldedEncoder:
         return np.asarray(self._folded[0].predict_on_batch(np.asarray(pixels, dtype="float32")))
 
     def renew(self) -> None:
-        """Take over the encoder's weights of now, without compiling anew."""
+        """Take over the weights that the encoder has now, without compiling again."""
         if self._folded is not None:
             self._folded[1]()
 
 
 def fold(model: keras.Model) -> tuple[keras.Model, Callable[[], None]]:
-    """``model`` for inference, without those batch norms that can be folded into a convolution, and how to renew it.
+    """A copy of ``model`` for inference with its batch norms folded into convolutions, and a function that renews it.
 
-    Its outputs are the same up to rounding. Merged convolutions are new; the function that comes with them merges the
-    weights that ``model`` has when it is called. All other layers are those of ``model`` themselves. Such stay: batch norms
-    elsewhere than right behind a convolution, behind one with an activation or whose output something else reads too, in
-    reduced precision, and in layers that are used more than once.
+    The outputs are the same up to rounding. Each merged convolution is a new layer; all other layers are shared with
+    ``model``. The function merges the weights anew, as ``model`` has them when it is called.
+
+    A batch norm stays as it is where it cannot be folded:
+    - no convolution stands directly before it;
+    - that convolution has an activation, or another layer reads its output too;
+    - one of the two computes in reduced precision, or is used more than once.
     """
-    merged = []
+    merged: list[tuple[Any, Any, layers.BatchNormalization]] = []
 
     def merge(convolution, norm):
         layer = convolution.__class__.from_config({**convolution.get_config(), "use_bias": True})
@@ -72,11 +76,12 @@ def fold(model: keras.Model) -> tuple[keras.Model, Callable[[], None]]:
 
 
 def fold_to_learn(model: keras.Model) -> keras.Model:
-    """``model`` with fixed statistics, computed in Keras' global dtype policy, for training: it has no weights of its own.
+    """A copy of ``model`` for training with fixed statistics. It has no weights of its own but uses those of ``model``.
 
-    What ``fold`` folds is merged anew at every call, from the weights of ``model`` as they are, and gradients reach them. In
-    reduced precision other convolutions and dense layers follow it too, and layers without weights; all others, such as
-    batch norms that stay, compute as they would without.
+    It folds the batch norms that ``fold`` folds. Every call merges them anew from the weights of ``model``, so that
+    gradients reach these weights. The copy computes in Keras' global dtype policy. In reduced precision the merged
+    convolutions follow that policy, and so do other convolutions, dense layers and layers without weights. The remaining
+    layers, such as batch norms that stay, keep their own precision.
     """
     policy = keras.config.dtype_policy()
 
@@ -87,11 +92,14 @@ def fold_to_learn(model: keras.Model) -> keras.Model:
             return layer.__class__.from_config({**layer.get_config(), "dtype": policy})
         return _InPrecision(layer, policy) if type(layer) in _KERNELS else layer
 
-    return _without_norms(model, lambda *pair: _MergedConvolution(*pair, policy.compute_dtype), follow)
+    def merge(convolution, norm):
+        return _MergedConvolution(convolution, norm, policy.compute_dtype)
+
+    return _without_norms(model, merge, follow)
 
 
 class _InPrecision(layers.Layer):
-    """A layer with a kernel, computing in another precision than it was made for."""
+    """A layer with a kernel that computes in another precision than it was made for."""
 
     def __init__(self, layer, policy):
         super().__init__(name=layer.name, dtype=policy)
@@ -102,14 +110,14 @@ class _InPrecision(layers.Layer):
         return keras.KerasTensor(self.layer.compute_output_shape(inputs.shape), self.compute_dtype)
 
     def call(self, inputs):
-        return self.layer.call(inputs)  # and not the layer itself, which would go back to its own precision
+        return self.layer.call(inputs)  # calling the layer itself would cast the inputs to its own precision
 
 
 class _MergedConvolution(layers.Layer):
     """A convolution and the batch norm behind it, as one convolution that computes in ``precision``."""
 
     def __init__(self, convolution, norm: layers.BatchNormalization, precision: str):
-        # Under a mixed policy Keras would cast the kernel before it is merged, and it would be rounded twice.
+        # Under a mixed policy Keras would cast the kernel before the merge, so that it is rounded twice.
         super().__init__(name=convolution.name, dtype="float32", autocast=False)
         self.convolution, self.norm, self.precision = convolution, norm, precision
         self.built = True
@@ -132,7 +140,7 @@ class _MergedConvolution(layers.Layer):
 
 
 def _without_norms(model: keras.Model, merge: Callable, keep: Callable) -> keras.Model:
-    """A clone of ``model`` with ``merge(convolution, norm)`` for each foldable pair and ``keep(layer)`` for other layers."""
+    """A clone of ``model`` with ``merge(convolution, norm)`` for each foldable pair and ``keep(layer)`` for each other layer."""
     pairs = {id(convolution): (convolution, norm) for convolution, norm in _foldable(model)}
     dropped = {id(norm) for _, norm in pairs.values()}
 
@@ -145,19 +153,19 @@ def _without_norms(model: keras.Model, merge: Callable, keep: Callable) -> keras
 
 
 class _Identity(layers.Layer):
-    """Stands where a batch norm was, and is called as that was, which Keras' own Identity may not be."""
+    """Takes the place of a batch norm. It accepts the arguments of a batch norm, which Keras' own Identity does not."""
 
     def call(self, inputs, training=None, mask=None):
         return inputs
 
 
 def _foldable(model: keras.Model) -> Iterator[tuple[Any, layers.BatchNormalization]]:
-    """Each convolution of ``model``, or of models within, into which the batch norm behind it can be folded."""
+    """Each convolution of ``model`` or of a nested model into which a batch norm can be folded, with that batch norm."""
     models = models_within(model)
     graphs = [graph for graph in map(graph_of, models) if graph is not None]
     nodes = {id(node): node for part in models for node in graph_nodes(part)}
     uses = Counter(id(node.operation) for node in nodes.values())
-    # All that reads a tensor; None is whatever reads the outputs of a model.
+    # For each tensor the layers that read it. None stands for the reader of a model's outputs.
     readers: dict[int, list[Any]] = {}
     for graph in graphs:
         for tensor in keras.tree.flatten(graph.outputs):
@@ -179,16 +187,16 @@ def _foldable(model: keras.Model) -> Iterator[tuple[Any, layers.BatchNormalizati
 
 
 def _merged(convolution, norm: layers.BatchNormalization, read: Callable, numbers) -> tuple[Any, Any]:
-    """Kernel and bias of ``convolution`` followed by ``norm``, of what ``read`` gives for a variable.
+    """The kernel and bias that do what ``convolution`` followed by ``norm`` does.
 
-    ``numbers`` is numpy or keras.ops, whichever works with that.
+    ``read`` gives the value of a variable. ``numbers`` is numpy or keras.ops, whichever computes with such values.
     """
     scale = 1 / numbers.sqrt(read(norm.moving_variance) + norm.epsilon)
     if norm.scale:
         scale = scale * read(norm.gamma)
     shift = (read(convolution.bias) if convolution.use_bias else 0) - read(norm.moving_mean)
     kernel = read(convolution.kernel)
-    # A depthwise kernel is (height, width, channels, multiplier), its channels being the last two.
+    # A depthwise kernel is (height, width, channels, multiplier); its output channels are the last two.
     depthwise = isinstance(convolution, layers.DepthwiseConv2D)
     per_channel = numbers.reshape(scale, kernel.shape[2:]) if depthwise else scale
     return kernel * per_channel, shift * scale + (read(norm.beta) if norm.center else 0)

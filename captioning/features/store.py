@@ -1,22 +1,22 @@
-"""Image features on disk: extracted once, read row by row for ever after.
+"""Image features on disk: extracted once, then read row by row as often as they are needed.
 
-A store is a folder named after its fingerprint (encoder, weights, pixel preprocessing, image list; see ``StoreKey``):
+A store is a folder. Its name ends in the fingerprint of its ``StoreKey``: encoder, weights, pixel preprocessing, images.
 
-    key.json        what the fingerprint stands for, and the batch size of the extraction
-    features.npy    float16 or float32 (N, R, D), rows in the order of the sorted file names; can be memory-mapped
-    progress.bin    one byte per batch: 0 to do, 1 done
-    index.json      written last: {"rows": {file_name: row}, "unreadable": {file_name: reason}}
+    key.json        the fields of the StoreKey, and batch_size: images per batch of the extraction
+    features.npy    float16 or float32 (N, R, D), one row for each image in the order of the sorted file names
+    progress.bin    N / batch_size bytes, rounded up: 0 for a batch that is still to do, 1 for one that is done
+    index.json      written last: {"rows": {file_name: row from 0}, "unreadable": {file_name: reason}}
 
-Extraction can be killed at any moment. A batch is marked done only after its rows have reached the disk, and every
-batch always holds the same images, so the resumed result is byte for byte that of an undisturbed run.
+Extraction can be killed at any moment. A batch is marked as done only after its rows have reached the disk, and a batch
+always holds the same images. So the result of a resumed extraction is byte for byte that of an undisturbed one.
 """
 
-import copy
 import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,20 +27,21 @@ from tqdm import tqdm
 from captioning.base.errors import UserError
 from captioning.base.files import allocate, alone_with, write_atomically
 from captioning.base.script import hide_progress
-from captioning.pictures.loading import UnreachableImage, load_ahead
+from captioning.base.texts import Texts
+from captioning.pictures.loading import UnreachableImage, UnreadableImage, load_ahead
 
 
 @dataclass(frozen=True)
 class StoreKey:
     """All that decides the content of a store. Two stores with equal keys hold equal features."""
 
-    encoder: str
-    weights: str  # digest of the encoder's weights, and of what it does with them if it is a saved model
-    preprocessing: str
-    image_size: int
-    feature_grid: int
-    dtype: str
-    images: str  # digest of the image files' names and sizes
+    encoder: str  # its name, or the file name of a saved model
+    weights: str  # digest of the encoder's weights; of a saved model also of what it does with them
+    preprocessing: str  # how pixels were made, see ``Look.preprocessing``
+    image_size: int  # pixels per side
+    feature_grid: int  # regions per side, 0 for the encoder's own grid
+    dtype: str  # float16 or float32
+    images: str  # digest of the names and sizes of the image files
 
     @property
     def fingerprint(self) -> str:
@@ -48,31 +49,64 @@ class StoreKey:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:20]
 
 
-def digest_images(paths: Mapping[str, Path]) -> str:
-    """Digest of the images' names and file sizes, whatever their order: other pictures, another digest.
+def digest_images(images: Iterable[tuple[str, Path]]) -> str:
+    """Digest (hex) of the names and file sizes of ``images``, pairs of name and path in any order.
 
-    Raises UserError for a file that is gone, or a link into nothing.
+    Raises UserError for a file that is gone, or a link that leads nowhere.
     """
+    names, sizes = Texts(), array("Q")
     try:
-        lines = [f"{name}\t{paths[name].stat().st_size}" for name in sorted(paths)]
+        for name, path in images:
+            names.append(name)
+            sizes.append(path.stat().st_size)
     except OSError as error:
         raise UserError(
             f"{error.filename}: cannot be read ({error.strerror}); mend it, or take it out of the folder of images"
         ) from None
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    digest, separator = hashlib.sha256(), ""
+    for place in sorted(range(len(names)), key=names.__getitem__):
+        digest.update(f"{separator}{names[place]}\t{sizes[place]}".encode())
+        separator = "\n"
+    return digest.hexdigest()
+
+
+class Rows(Mapping[str, int]):
+    """File name -> row of a store, in little memory. MS-COCO's 120,000 names take 4 MB here and 17 MB in a dict."""
+
+    def __init__(self, rows: Mapping[str, int]):
+        self._names = Texts(sorted(rows))
+        self._rows = np.asarray([rows[name] for name in self._names], dtype=np.int64)
+        self._near = 0  # the place of the last name that was found; the next one is often the same or the one after
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __getitem__(self, name: str) -> int:
+        place = self._names.find(name, self._near)
+        if place is None:
+            raise KeyError(name)
+        self._near = place
+        return int(self._rows[place])
 
 
 class FeatureStore:
-    """Read access to a finished store. Safe to share between threads; its memory stays bounded."""
+    """Read access to a finished store. Threads may share it, and its use of memory stays bounded.
+
+    rows: the row of each image that could be read, by file name. unreadable: the reason for each other image.
+    regions, feature_size, dtype: R and D of the features, and their type.
+    """
 
     def __init__(self, folder: Path, key: StoreKey | None = None):
-        """Open the store in ``folder``. Raises UserError when it is unfinished, damaged or not the one of ``key``."""
+        """Open the store in ``folder``. Raises UserError when it is unfinished, damaged or not that of ``key``."""
         self.folder = folder
         try:
             found = json.loads((folder / "key.json").read_text())
             index = json.loads((folder / "index.json").read_text())
             features = _map_features(folder)
-            self.rows: dict[str, int] = index["rows"]
+            self.rows = Rows(index["rows"])
             self.unreadable: dict[str, str] = index["unreadable"]
             if len(self.rows) + len(self.unreadable) != len(features):
                 raise ValueError("features.npy and index.json hold different numbers of images")
@@ -96,10 +130,10 @@ class FeatureStore:
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Features ``(len(rows), R, D)`` of the given rows, in the stored dtype.
 
-        Reads by position and not through a mapping, whose pages would count as this process's memory while they stay
-        mapped: with large pages that is many times what was asked for, and it grows with the store.
+        Reads from the file and not from a mapping of it. Mapped pages would count as memory of this process. With large
+        pages they are many times what was asked for, and they would grow with the store.
         """
-        # Rows in file order keep a cold disk reading forwards; the same image often occurs twice in a batch.
+        # In the order of the file a disk reads forwards. An image often occurs twice in a batch; it is read once.
         unique, inverse = np.unique(rows, return_inverse=True)
         features = np.empty((len(unique), self.regions, self.feature_size), self.dtype)
         with open(self.folder / "features.npy", "rb") as file:
@@ -111,25 +145,17 @@ class FeatureStore:
                     )
         return features[inverse]
 
-    def without(self, names: Collection[str]) -> "FeatureStore":
-        """The same store, knowing no rows of these images. What stands in a row can be read as before."""
-        other = copy.copy(self)
-        kept = {name: row for name, row in self.rows.items() if name not in names}
-        # Made anew, so that what is kept does not hold on to memory among what goes, see preprocessing.py.
-        other.rows = json.loads(json.dumps(kept))
-        return other
-
 
 @dataclass(frozen=True)
 class View:
-    """A store of the training images as they look when cropped, mirrored or both."""
+    """A store of images that are cropped, mirrored or both."""
 
     store: FeatureStore
     mirrored: bool
 
 
-def _map_features(folder: Path) -> np.ndarray:
-    """``features.npy`` as a read-only mapping. Raises OSError when it cannot be opened, ValueError when it is damaged."""
+def _map_features(folder: Path) -> np.memmap:
+    """``features.npy`` as a read-only mapping. Raises OSError: cannot be opened; ValueError: damaged."""
     try:
         return np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
     except EOFError as error:
@@ -139,7 +165,7 @@ def _map_features(folder: Path) -> np.ndarray:
 def extract(
     folder: Path,
     key: StoreKey,
-    file_names: Sequence[str],
+    file_names: Iterable[str],
     load: Callable[[str], np.ndarray],
     encode: Callable[[np.ndarray], np.ndarray],
     shape: tuple[int, int],
@@ -149,11 +175,13 @@ def extract(
 ) -> FeatureStore:
     """Make or finish the store in ``folder`` and open it.
 
-    ``load(file_name)`` gives uint8 pixels ``(S, S, 3)`` or raises UnreadableImage; ``encode`` maps ``(B, S, S, 3)`` to
-    features ``(B, R, D)`` with ``(R, D) = shape``. Images are decoded by ``workers`` threads while the encoder computes.
-    An unreadable image gets a row of zeros and a line in ``index.json``. A resumed extraction keeps the batch size it
-    was begun with. ``label`` stands beside the progress bar. Raises UserError when the disk is full, the folder cannot be
-    written or the system does not give an image's file; what is done stays.
+    ``load(file_name)`` gives uint8 pixels ``(S, S, 3)`` or raises UnreadableImage. ``encode`` maps ``(B, S, S, 3)`` to
+    features ``(B, R, D)`` with ``(R, D) = shape``. ``workers`` threads decode images while the encoder computes. An
+    unreadable image gets a row of zeros and a line in ``index.json``. A resumed extraction keeps its batch size.
+    ``label`` stands beside the progress bar.
+
+    Raises UserError when the disk is full, the folder cannot be written or an image's file cannot be opened. What is done
+    stays.
     """
     if (folder / "index.json").exists():
         return FeatureStore(folder, key)
@@ -163,7 +191,8 @@ def extract(
         with alone_with(folder):
             if not (folder / "index.json").exists():
                 batch_size = _begin(folder, key, batch_size, (len(names), *shape))
-                unreadable = _run(folder, names, load, encode, key.image_size, batch_size, workers, label)
+                _run(folder, names, load, encode, key.image_size, batch_size, workers, label)
+                unreadable = _read_unreadable(folder)
                 rows = {name: row for row, name in enumerate(names) if name not in unreadable}
                 write_atomically(folder / "index.json", json.dumps({"rows": rows, "unreadable": unreadable}, indent=0))
             (folder / "unreadable.jsonl").unlink(missing_ok=True)
@@ -190,55 +219,80 @@ def _begin(folder: Path, key: StoreKey, batch_size: int, shape: tuple[int, int, 
     with open(folder / "progress.bin", "wb") as file:
         file.write(bytes(-(-shape[0] // batch_size)))
         os.fsync(file.fileno())
-    # Last: a folder with key.json is complete enough to be resumed.
+    # Last: a folder with key.json holds all that resuming needs.
     write_atomically(folder / "key.json", json.dumps({**asdict(key), "batch_size": batch_size}, indent=2))
     return batch_size
 
 
-def _run(folder, names, load, encode, image_size, batch_size, workers, label) -> dict[str, str]:
-    """Extract the batches that are not done. Returns file name -> reason of all unreadable images."""
-    done = bytearray((folder / "progress.bin").read_bytes())
-    todo = [i for i, flag in enumerate(done) if not flag]
-    bad_lines = folder / "unreadable.jsonl"
-    if bad_lines.exists():  # A crash may have cut its last line short; that line's batch is not done.
-        whole = bad_lines.read_bytes()
-        os.truncate(bad_lines, whole.rfind(b"\n") + 1)
-    try:
-        header = _map_features(folder)
-    except ValueError as error:
-        raise UserError(f"{folder}: damaged feature store ({error}); delete it and run the same command") from None
-    offset, row_bytes, dtype = header.offset, header.nbytes // max(1, len(header)), header.dtype
-    del header
+def _run(
+    folder: Path,
+    names: Sequence[str],
+    load: Callable[[str], np.ndarray],
+    encode: Callable[[np.ndarray], np.ndarray],
+    image_size: int,
+    batch_size: int,
+    workers: int,
+    label: str,
+) -> None:
+    """Extract the batches that are not done. unreadable.jsonl gets a line for each unreadable image."""
+    offset, row_bytes, dtype = _layout(folder)
+    done = (folder / "progress.bin").read_bytes()
+    batches = {i: names[i * batch_size : (i + 1) * batch_size] for i in range(len(done))}
+    todo = [i for i in batches if not done[i]]
+    _drop_cut_line(folder / "unreadable.jsonl")
     with (
         ThreadPoolExecutor(workers) as pool,
         open(folder / "features.npy", "r+b") as features,
         open(folder / "progress.bin", "r+b") as progress,
-        open(bad_lines, "a", encoding="utf-8") as bad,
+        open(folder / "unreadable.jsonl", "a", encoding="utf-8") as unreadable,
         tqdm(total=len(names), desc=label, unit="image", disable=hide_progress()) as bar,
     ):
-        bar.update(sum(len(names[i * batch_size : (i + 1) * batch_size]) for i, flag in enumerate(done) if flag))
-        batches = [names[i * batch_size : (i + 1) * batch_size] for i in todo]
-        ahead = load_ahead(pool, batches, load, image_size, batch_size)
-        for i, batch, (pixels, reasons) in zip(todo, batches, ahead, strict=True):
-            for reason in reasons.values():
-                if isinstance(reason, UnreachableImage):  # the store would be without it for ever
-                    raise UserError(
-                        f"{reason}; make the file readable and run the same command to continue (without the file in the "
-                        "data, extraction begins anew)"
-                    )
+        bar.update(sum(len(batch) for i, batch in batches.items() if done[i]))
+        ahead = load_ahead(pool, [batches[i] for i in todo], load, image_size, batch_size)
+        for i, (pixels, reasons) in zip(todo, ahead, strict=True):
+            _refuse_unreachable(reasons)
             encoded = np.asarray(encode(pixels), dtype=dtype)
             encoded[list(reasons)] = 0
             features.seek(offset + i * batch_size * row_bytes)
-            features.write(encoded[: len(batch)].tobytes())
+            features.write(encoded[: len(batches[i])].tobytes())
             for position, reason in reasons.items():
-                bad.write(json.dumps({batch[position]: str(reason)}) + "\n")
-            for file in (features, bad):
+                unreadable.write(json.dumps({batches[i][position]: str(reason)}) + "\n")
+            for file in (features, unreadable):
                 file.flush()
                 os.fsync(file.fileno())
             progress.seek(i)
             progress.write(b"\1")
             progress.flush()
-            bar.update(len(batch))
-    lines = bad_lines.read_text(encoding="utf-8").splitlines()
+            bar.update(len(batches[i]))
+
+
+def _layout(folder: Path) -> tuple[int, int, np.dtype]:
+    """Where the first row of ``features.npy`` begins, the size of a row in bytes, and its type. Raises UserError."""
+    try:
+        features = _map_features(folder)
+    except ValueError as error:
+        raise UserError(f"{folder}: damaged feature store ({error}); delete it and run the same command") from None
+    return features.offset, features.nbytes // max(1, len(features)), features.dtype
+
+
+def _drop_cut_line(path: Path) -> None:
+    """Remove the last line of a file if a crash cut it short. Its batch is not done, so the line will be written again."""
+    if path.exists():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+
+
+def _refuse_unreachable(reasons: Mapping[int, UnreadableImage]) -> None:
+    """Raise UserError for a file that could not be opened now: a finished store would lack its features for ever."""
+    for reason in reasons.values():
+        if isinstance(reason, UnreachableImage):
+            raise UserError(
+                f"{reason}; make the file readable and run the same command to continue (without the file in the "
+                "data, extraction begins anew)"
+            )
+
+
+def _read_unreadable(folder: Path) -> dict[str, str]:
+    """File name -> reason for each unreadable image, sorted by name."""
+    lines = (folder / "unreadable.jsonl").read_text(encoding="utf-8").splitlines()
     found = {name: reason for line in lines for name, reason in json.loads(line).items()}
     return dict(sorted(found.items()))

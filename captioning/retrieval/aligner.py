@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from captioning.features.batches import FeatureBatches
-from captioning.features.encoder import encoder_digest, weights_digest
+from captioning.features.digests import encoder_digest, weights_digest
 from captioning.features.folding import FoldedEncoder
 from captioning.features.store import FeatureStore
 from captioning.pictures.loading import PREPROCESSING, UnreadableImage, load_ahead, load_image
@@ -101,7 +101,7 @@ class Aligner:
     def fingerprint(self) -> str:
         """20 hex digits for everything that decides the vectors. An index holds vectors of one fingerprint only."""
         parts = [
-            encoder_digest(self.encoder, self.config),
+            encoder_digest(self.encoder, self.config.encoder),
             weights_digest(self.towers.image),
             weights_digest(self.towers.text),
             PREPROCESSING,

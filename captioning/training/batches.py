@@ -61,11 +61,10 @@ class CaptionBatches(keras.utils.PyDataset):
         """
         super().__init__(workers=settings.workers, max_queue_size=8)
         self.shuffle = shuffle
-        # From here on only rows are read. The names of COCO's images would take 15 MB.
-        self.store = store.without(store.rows)
+        self.store = store
         # The mirrored looks come first, and the image as it is comes last.
         views = sorted(views, key=lambda view: not view.mirrored)
-        self.looks = [*(view.store.without(view.store.rows) for view in views), self.store]
+        self.looks = [*(view.store for view in views), self.store]
         self.mirrored_looks = sum(view.mirrored for view in views)
         self.batch_size, self.seed = settings.batch_size, settings.seed
         # All captions end to end: caption i is tokens[offsets[i] : offsets[i] + lengths[i]].

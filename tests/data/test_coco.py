@@ -5,10 +5,11 @@ from layouts import TRAIN, VAL, captions_file, coco_files, pack, warning, write_
 
 from captioning.base.errors import UserError
 from captioning.data import datasets
+from captioning.data.records import CaptionDataset
 from config import Config
 
 
-def read(folder, year: str = "2017") -> datasets.CaptionDataset:
+def read(folder, year: str = "2017") -> CaptionDataset:
     return datasets.load(Config(dataset="coco", coco_year=year, data_dir=str(folder)))
 
 

@@ -2,20 +2,19 @@
 
 import json
 import random
-import sys
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from layouts import TOKENS, flickr8k_files, names, pack, warning, write_files
 
 from captioning.base.errors import UserError
-from captioning.data import datasets
+from captioning.data import datasets, scenes
+from captioning.data.records import CaptionDataset
 from config import Config
 
 
-def read_flickr8k(folder: Path) -> datasets.CaptionDataset:
+def read_flickr8k(folder: Path) -> CaptionDataset:
     return datasets.load(Config(data_dir=str(folder)))
 
 
@@ -331,7 +330,7 @@ def test_the_demo_is_read_like_any_folder(tmp_path, monkeypatch):
         line = {"image": "0.png", "caption": f"{images} scenes of seed {seed}", "split": "train"}
         write_files(folder, {"images/0.png": "", "captions.jsonl": json.dumps(line)})
 
-    monkeypatch.setitem(sys.modules, "demo", SimpleNamespace(ensure=ensure))
+    monkeypatch.setattr(scenes, "ensure", ensure)
     dataset = datasets.load(Config(dataset="demo", data_dir=str(tmp_path), demo_images=20, split_seed=3))
     assert dataset.name == "demo"
     assert dataset.split("train")[0].captions == ("20 scenes of seed 3",)

@@ -8,6 +8,7 @@ from layouts import karpathy_image, warning, write_files
 
 from captioning.base.errors import UserError
 from captioning.data import datasets
+from captioning.data.records import CaptionDataset
 from config import Config
 
 NAMES = "abcdefghij"
@@ -22,7 +23,7 @@ def files(text: str, folder: str = "flickr30k-images") -> dict[str, str]:
     return {f"{folder}/{image}.jpg": image for image in NAMES} | {name: text}
 
 
-def read(folder: Path, **settings) -> datasets.CaptionDataset:
+def read(folder: Path, **settings) -> CaptionDataset:
     return datasets.load(Config(dataset="flickr30k", data_dir=str(folder), **settings))
 
 

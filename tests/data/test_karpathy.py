@@ -8,6 +8,7 @@ from layouts import karpathy_image, pack, warning, write_files
 
 from captioning.base.errors import UserError
 from captioning.data import datasets
+from captioning.data.records import SPLITS, CaptionDataset
 from config import Config
 
 # Of COCO: id, folder and split. A training image of 2014 is named after its folder.
@@ -33,7 +34,7 @@ def flickr_images() -> list[dict]:
     return [karpathy_image(f"{name}.jpg", split, f"one of {name}") for name, split in splits.items()]
 
 
-def read(folder: Path, images, **settings) -> datasets.CaptionDataset:
+def read(folder: Path, images, **settings) -> CaptionDataset:
     content = images if isinstance(images, str) else json.dumps({"images": images, "dataset": "coco"})
     write_files(folder, {"split.json": content})
     file = str(folder / "split.json")
@@ -41,14 +42,14 @@ def read(folder: Path, images, **settings) -> datasets.CaptionDataset:
 
 
 def by_split(dataset) -> dict[str, list[int]]:
-    return {split: [record.image_id for record in dataset.split(split)] for split in datasets.SPLITS}
+    return {split: [record.image_id for record in dataset.split(split)] for split in SPLITS}
 
 
 def test_coco_by_karpathy(tmp_path):
     write_files(tmp_path, coco_pictures())
     dataset = read(tmp_path, coco_images())
     assert by_split(dataset) == {"train": [3, 51, 60], "dev": [7], "test": [75, 80]}, "restval is for training"
-    assert dataset.split("val") == dataset.split("dev")
+    assert list(dataset.split("val")) == list(dataset.split("dev"))
     for record in dataset.records:
         assert record.path.read_text() == f"pixels of {record.image_id}"
         assert record.captions == (f"one of {record.image_id}", f"two of {record.image_id} .")

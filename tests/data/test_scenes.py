@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from PIL import Image
 
 from captioning.base.errors import UserError
-from captioning.data import scenes as demo
+from captioning.base.files import is_unfinished
+from captioning.data import scenes
 from captioning.data.scenes import Scene, Thing
 
 SCENE = Scene(
@@ -32,14 +34,14 @@ def captions_of(folder: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "set"
-    demo.ensure(folder, 20, 3)
+    scenes.ensure(folder, 20, 3)
     return folder
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_ones(made, tmp_path):
-    demo.ensure(tmp_path / "again", 20, 3)
+    scenes.ensure(tmp_path / "again", 20, 3)
     assert contents(tmp_path / "again") == contents(made)
-    demo.ensure(tmp_path / "again", 20, 4)
+    scenes.ensure(tmp_path / "again", 20, 4)
     assert not set(contents(tmp_path / "again").values()) & set(contents(made).values())
 
 
@@ -47,16 +49,16 @@ def test_layout_sizes_and_splits(made):
     rows = captions_of(made)
     assert [row["split"] for row in rows] == ["train"] * 15 + ["dev"] * 2 + ["test"] * 3
     assert [row["image"] for row in rows] == sorted(os.listdir(made / "images"))
-    assert list(demo.load_scenes(made)) == [row["image"] for row in rows]
+    assert list(scenes.load_scenes(made)) == [row["image"] for row in rows]
     with Image.open(made / "images" / rows[0]["image"]) as picture:
         assert (picture.size, picture.mode) == ((224, 224), "RGB")
-    assert not list(made.rglob("*" + demo.UNFINISHED))
+    assert not [path for path in made.rglob("*") if is_unfinished(path)]
 
 
 def test_a_complete_set_is_left_alone(made, monkeypatch):
-    monkeypatch.setattr(demo, "_render", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr(scenes, "_render", lambda *_: pytest.fail("drawn again"))
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
-    demo.ensure(made, 20, 3)
+    scenes.ensure(made, 20, 3)
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
 
 
@@ -64,16 +66,16 @@ def test_captions_differ_and_are_all_right_for_their_own_scene_only():
     vocabulary = set()
     for index in range(400):
         rng = np.random.default_rng((0, index))
-        scene = demo._draw_scene(rng)
-        captions = demo._captions(scene, rng)
+        scene = scenes._draw_scene(rng)
+        captions = scenes._captions(scene, rng)
         assert len(set(captions)) == 5
         for caption in captions:
             assert caption[0].isupper()
             assert caption.endswith(".")
             vocabulary.update(caption[:-1].lower().split())
-            assert demo.all_right(caption, scene), caption
+            assert scenes.all_right(caption, scene), caption
             for wrong in altered(scene):
-                assert not demo.all_right(caption, wrong), (caption, wrong)
+                assert not scenes.all_right(caption, wrong), (caption, wrong)
     assert 40 <= len(vocabulary) <= 80
 
 
@@ -81,8 +83,8 @@ def altered(scene: Scene):
     """The scene with one thing changed: an object's colour or kind, the axis, the order, or the colours swapped."""
     first, second = scene.first, scene.second
     for place, thing in (("first", first), ("second", second)):
-        other_colour = next(colour for colour in demo.COLOURS if colour not in (first.colour, second.colour))
-        other_kind = next(kind for kind in demo.KINDS if kind not in (first.kind, second.kind))
+        other_colour = next(colour for colour in scenes.COLOURS if colour not in (first.colour, second.colour))
+        other_kind = next(kind for kind in scenes.KINDS if kind not in (first.kind, second.kind))
         yield dataclasses.replace(scene, **{place: dataclasses.replace(thing, colour=other_colour)})
         yield dataclasses.replace(scene, **{place: dataclasses.replace(thing, kind=other_kind)})
     yield dataclasses.replace(scene, relation="above" if scene.relation == "left of" else "left of")
@@ -110,9 +112,9 @@ def altered(scene: Scene):
     ],
 )
 def test_side_by_side_in_other_words(caption):
-    assert demo.all_right(caption, SCENE)
-    assert not demo.all_right(caption, STACKED)
-    assert not demo.all_right(caption, dataclasses.replace(SCENE, first=SCENE.second, second=SCENE.first))
+    assert scenes.all_right(caption, SCENE)
+    assert not scenes.all_right(caption, STACKED)
+    assert not scenes.all_right(caption, dataclasses.replace(SCENE, first=SCENE.second, second=SCENE.first))
 
 
 @pytest.mark.parametrize(
@@ -131,9 +133,9 @@ def test_side_by_side_in_other_words(caption):
 )
 def test_one_above_the_other_in_other_words(caption):
     # A caption that names one object only cannot be all right, whatever it says of it.
-    assert demo.all_right(caption, STACKED) == ("red ball" in caption)
-    assert not demo.all_right(caption, SCENE)
-    assert not demo.all_right(caption, dataclasses.replace(STACKED, first=STACKED.second, second=STACKED.first))
+    assert scenes.all_right(caption, STACKED) == ("red ball" in caption)
+    assert not scenes.all_right(caption, SCENE)
+    assert not scenes.all_right(caption, dataclasses.replace(STACKED, first=STACKED.second, second=STACKED.first))
 
 
 @pytest.mark.parametrize(
@@ -150,65 +152,65 @@ def test_one_above_the_other_in_other_words(caption):
     ],
 )
 def test_vague_or_contradictory_captions_are_not_all_right(caption):
-    assert not demo.all_right(caption, SCENE)
+    assert not scenes.all_right(caption, SCENE)
 
 
 def test_score_counts_each_part_on_its_own():
     def shares(caption: str) -> tuple[float, ...]:
-        return tuple(demo.score({"x": caption}, {"x": SCENE}).values())
+        return tuple(scenes.score({"x": caption}, {"x": SCENE}).values())
 
-    assert list(demo.score({"x": ""}, {"x": SCENE})) == ["objects", "colours", "relation", "all_right"]
+    assert list(scenes.score({"x": ""}, {"x": SCENE})) == ["objects", "colours", "relation", "all_right"]
     assert shares("a red ball left of a blue cube") == (1, 1, 1, 1)
     assert shares("a red ball left of a green cube") == (1, 0, 1, 0)
     assert shares("a red star left of a blue cube") == (0, 1, 1, 0)
     assert shares("a blue cube left of a red ball") == (1, 1, 0, 0)
     assert shares("a red ball") == (0, 0, 0, 0)
     captions = {"x": "a red ball left of a blue cube", "y": "a red ball above a blue cube"}
-    assert demo.score(captions, {"x": SCENE, "y": SCENE})["all_right"] == 0.5
+    assert scenes.score(captions, {"x": SCENE, "y": SCENE})["all_right"] == 0.5
     with pytest.raises(UserError, match=r"z\.jpg"):
-        demo.score({"z.jpg": ""}, {"x": SCENE})
+        scenes.score({"z.jpg": ""}, {"x": SCENE})
 
 
 def test_an_interrupted_set_is_completed(made, tmp_path):
     # Killed for good in the middle of the eighth picture, with part of its file on disk.
     folder = tmp_path / "set"
     script = (
-        "import os, pathlib, signal, sys, demo\n"
+        "import os, pathlib, signal, sys\n"
+        "from captioning.data import scenes\n"
         "whole = pathlib.Path.write_bytes\n"
         "def write(path, content):\n"
         "    if 'scene_00007' in path.name:\n"
         "        whole(path, content[:100]); os.kill(os.getpid(), signal.SIGKILL)\n"
         "    whole(path, content)\n"
         "pathlib.Path.write_bytes = write\n"
-        "demo.ensure(pathlib.Path(sys.argv[1]), 20, 3)\n"
+        "scenes.ensure(pathlib.Path(sys.argv[1]), 20, 3)\n"
     )
-    root = Path(demo.__file__).parent
-    assert subprocess.run([sys.executable, "-c", script, folder], cwd=root).returncode == -9
-    assert len(list((folder / "images").glob("*.jpg"))) == 7
+    assert subprocess.run([sys.executable, "-c", script, folder], cwd=ROOT).returncode == -9
+    assert len(list((folder / "images").glob("scene_*.jpg"))) == 7
     assert not (folder / "captions.jsonl").exists()
-    demo.ensure(folder, 20, 3)
+    scenes.ensure(folder, 20, 3)
     assert contents(folder) == contents(made)
 
 
 def test_a_lost_picture_is_drawn_again(made, tmp_path):
-    demo.ensure(tmp_path / "set", 20, 3)
+    scenes.ensure(tmp_path / "set", 20, 3)
     (tmp_path / "set" / "images" / "scene_00004.jpg").unlink()
-    demo.ensure(tmp_path / "set", 20, 3)
+    scenes.ensure(tmp_path / "set", 20, 3)
     assert contents(tmp_path / "set") == contents(made)
 
 
 def test_other_parameters_replace_our_own_set_only(tmp_path, monkeypatch):
     ours = tmp_path / "ours"
-    demo.ensure(ours, 5, 0)
+    scenes.ensure(ours, 5, 0)
     (ours / "notes.txt").write_text("mine")
-    demo.ensure(ours, 3, 1)
+    scenes.ensure(ours, 3, 1)
     assert sorted(os.listdir(ours / "images")) == ["scene_00000.jpg", "scene_00001.jpg", "scene_00002.jpg"]
     assert (ours / "notes.txt").read_text() == "mine"
 
     with monkeypatch.context() as patched:  # a set half replaced must not pass for a complete one
-        patched.setattr(demo, "_render", lambda *_: 1 / 0)
+        patched.setattr(scenes, "_render", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            demo.ensure(ours, 3, 2)
+            scenes.ensure(ours, 3, 2)
     assert not (ours / "captions.jsonl").exists()
 
     for name, text in (("notes.txt", "mine"), ("scenes.json", "[]")):
@@ -216,14 +218,14 @@ def test_other_parameters_replace_our_own_set_only(tmp_path, monkeypatch):
         other.mkdir()
         (other / name).write_text(text)
         with pytest.raises(UserError, match="data_dir"):
-            demo.ensure(other, 3, 1)
+            scenes.ensure(other, 3, 1)
         assert contents(other) == {name: text.encode()}
 
 
 def test_problems_of_the_disk_are_told(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="data_dir"):
-        demo.ensure(tmp_path / "file", 3, 0)
+        scenes.ensure(tmp_path / "file", 3, 0)
 
     def full(path, content):
         raise OSError(28, "No space left on device")
@@ -231,11 +233,11 @@ def test_problems_of_the_disk_are_told(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_bytes", full)
         with pytest.raises(UserError, match="No space left on device"):
-            demo.ensure(tmp_path / "set", 3, 0)
-    demo.ensure(tmp_path / "set", 3, 0)
+            scenes.ensure(tmp_path / "set", 3, 0)
+    scenes.ensure(tmp_path / "set", 3, 0)
 
     with pytest.raises(UserError, match=r"scenes\.json"):
-        demo.load_scenes(tmp_path)
+        scenes.load_scenes(tmp_path)
     (tmp_path / "scenes.json").write_text('{"scenes": {"a": {}}}')
     with pytest.raises(UserError, match=r"scenes\.json"):
-        demo.load_scenes(tmp_path)
+        scenes.load_scenes(tmp_path)

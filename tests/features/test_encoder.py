@@ -5,7 +5,9 @@ import pytest
 from keras import layers, ops
 
 from captioning.base.errors import UserError
-from captioning.features import encoder as encoders
+from captioning.features import weight_files
+from captioning.features.digests import encoder_digest, weights_digest
+from captioning.features.encoder import adaptive_average_pool, build_encoder, let_learn
 from config import Config
 
 
@@ -38,7 +40,7 @@ def saved(tmp_path) -> str:
 
 @pytest.mark.parametrize(("feature_grid", "regions"), [(0, 16), (1, 1), (3, 9), (4, 16)])
 def test_saved_model_gives_regions(saved, feature_grid, regions):
-    encoder = encoders.build_encoder(Config(encoder=saved, image_size=32, feature_grid=feature_grid))
+    encoder = build_encoder(Config(encoder=saved, image_size=32, feature_grid=feature_grid))
     features = run(encoder, pixels(2, 32))
     assert features.shape == (2, regions, 5)
     assert features.dtype == np.float32
@@ -46,7 +48,7 @@ def test_saved_model_gives_regions(saved, feature_grid, regions):
 
 
 def test_regions_are_the_grid_in_rows(saved):
-    encoder = encoders.build_encoder(Config(encoder=saved, image_size=32, feature_grid=0))
+    encoder = build_encoder(Config(encoder=saved, image_size=32, feature_grid=0))
     grid = run(small_model(), pixels(2, 32))
     np.testing.assert_allclose(run(encoder, pixels(2, 32)), grid.reshape(2, 16, 5), rtol=1e-5)
 
@@ -60,13 +62,13 @@ def test_adaptive_pooling_equals_brute_force(size):
             rows = slice(int(np.floor(i * 7 / size)), int(np.ceil((i + 1) * 7 / size)))
             columns = slice(int(np.floor(j * 9 / size)), int(np.ceil((j + 1) * 9 / size)))
             expected[:, i, j] = grid[:, rows, columns].mean((1, 2))
-    pooled = encoders.adaptive_average_pool(ops.convert_to_tensor(grid), size)
+    pooled = adaptive_average_pool(ops.convert_to_tensor(grid), size)
     np.testing.assert_allclose(ops.convert_to_numpy(pooled), expected, atol=1e-6)
 
 
 def test_grid_finer_than_the_encoder_is_refused(saved):
     with pytest.raises(UserError, match=r"feature_grid: 5 is more than the 4 x 4 grid"):
-        encoders.build_encoder(Config(encoder=saved, image_size=32, feature_grid=5))
+        build_encoder(Config(encoder=saved, image_size=32, feature_grid=5))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_grid_finer_than_the_encoder_is_refused(saved):
     ],
 )
 def test_pixel_scaling_is_in_the_graph(encoder, scale):
-    model = encoders.build_encoder(Config(encoder=encoder, encoder_weights="none", image_size=32))
+    model = build_encoder(Config(encoder=encoder, encoder_weights="none", image_size=32))
     backbone = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     images = pixels(1, 32)
     untouched = images.copy()
@@ -88,17 +90,17 @@ def test_pixel_scaling_is_in_the_graph(encoder, scale):
 
 def test_near_miss_of_a_name_gives_a_suggestion():
     with pytest.raises(UserError, match="did you mean mobilenetv3small"):
-        encoders.build_encoder(Config(encoder="mobilenet_v3_smal"))
+        build_encoder(Config(encoder="mobilenet_v3_smal"))
 
 
 def test_hopeless_name_lists_the_choices():
     with pytest.raises(UserError, match=r"no 'zzzz'; choose resnet50.*efficientnet_lite0.*\.keras"):
-        encoders.build_encoder(Config(encoder="zzzz"))
+        build_encoder(Config(encoder="zzzz"))
 
 
 def test_image_too_small_for_the_backbone():
     with pytest.raises(UserError, match="inceptionv3 with image_size 32"):
-        encoders.build_encoder(Config(encoder="inceptionv3", encoder_weights="none", image_size=32))
+        build_encoder(Config(encoder="inceptionv3", encoder_weights="none", image_size=32))
 
 
 def test_failed_download_names_every_way_out(monkeypatch, tmp_path):
@@ -108,7 +110,7 @@ def test_failed_download_names_every_way_out(monkeypatch, tmp_path):
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", no_network)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     with pytest.raises(UserError, match="could not be downloaded") as caught:
-        encoders.build_encoder(Config(encoder="mobilenet", image_size=224))
+        build_encoder(Config(encoder="mobilenet", image_size=224))
     for part in (
         str(tmp_path / "models" / "mobilenet_1_0_224_tf_no_top.h5"),
         "--encoder-weights",
@@ -121,7 +123,7 @@ def test_weights_file_of_another_network_is_refused(tmp_path):
     path = tmp_path / "other.weights.h5"
     small_model().save_weights(path)
     with pytest.raises(UserError, match=r"other\.weights\.h5 does not fit encoder mobilenet"):
-        encoders.build_encoder(Config(encoder="mobilenet", encoder_weights=str(path), image_size=32))
+        build_encoder(Config(encoder="mobilenet", encoder_weights=str(path), image_size=32))
 
 
 def test_weights_file_of_a_deeper_network_is_refused(tmp_path):
@@ -129,7 +131,7 @@ def test_weights_file_of_a_deeper_network_is_refused(tmp_path):
     path = tmp_path / "deeper.weights.h5"
     keras.Model(model.inputs, layers.Conv2D(3, 1)(model.output)).save_weights(path)
     with pytest.raises(UserError, match="holds 10 arrays, and the encoder has 8"):
-        encoders._load_weights(model, path, "small")
+        weight_files.load_weights(model, path, "small")
 
 
 def test_text_and_missing_weights_files_are_refused(tmp_path):
@@ -137,14 +139,14 @@ def test_text_and_missing_weights_files_are_refused(tmp_path):
     path.write_text("no weights")
     for bad in (path, tmp_path / "missing.h5"):
         with pytest.raises(UserError, match=bad.name):
-            encoders.build_encoder(Config(encoder="mobilenet", encoder_weights=str(bad), image_size=32))
+            build_encoder(Config(encoder="mobilenet", encoder_weights=str(bad), image_size=32))
 
 
 def test_unreadable_saved_model_is_refused(tmp_path):
     (tmp_path / "text.keras").write_text("no model")
     for name in ("text.keras", "missing.keras"):
         with pytest.raises(UserError, match=name):
-            encoders.build_encoder(Config(encoder=str(tmp_path / name)))
+            build_encoder(Config(encoder=str(tmp_path / name)))
 
 
 def test_saved_model_without_a_grid_is_refused(tmp_path):
@@ -152,17 +154,17 @@ def test_saved_model_without_a_grid_is_refused(tmp_path):
     pooled = keras.Model(model.inputs, layers.GlobalAveragePooling2D()(model.output))
     pooled.save(tmp_path / "pooled.keras")
     with pytest.raises(UserError, match=r"pooled\.keras must map images to one feature grid"):
-        encoders.build_encoder(Config(encoder=str(tmp_path / "pooled.keras"), image_size=32))
+        build_encoder(Config(encoder=str(tmp_path / "pooled.keras"), image_size=32))
 
 
 def test_digest_depends_on_weights_only():
     # The literal is the same on every backend.
-    digest = encoders.weights_digest(small_model())
+    digest = weights_digest(small_model())
     assert digest == "cd5c9f1c81a1cf67e56e4dad2a24e7f56cdaf9ab2471120bcd63e6765019ba2e"
     frozen = small_model()
     frozen.trainable = False
-    assert encoders.weights_digest(frozen) == digest
-    assert encoders.weights_digest(small_model(seed=1)) != digest
+    assert weights_digest(frozen) == digest
+    assert weights_digest(small_model(seed=1)) != digest
 
 
 def test_digest_of_a_saved_encoder_depends_on_what_it_does_too(tmp_path):
@@ -174,22 +176,22 @@ def test_digest_of_a_saved_encoder_depends_on_what_it_does_too(tmp_path):
         model = keras.Sequential([keras.Input((32, 32, 3), name="pixels"), *parts], name="own")
         model.save(tmp_path / name)
         config = Config(encoder=str(tmp_path / name), image_size=32, feature_grid=0)
-        encoder = encoders.build_encoder(config)
-        before = encoders.encoder_digest(encoder, config)
-        encoders.let_learn(encoder, 0)
-        assert encoders.encoder_digest(encoder, config) == before
+        encoder = build_encoder(config)
+        before = encoder_digest(encoder, config.encoder)
+        let_learn(encoder, 0)
+        assert encoder_digest(encoder, config.encoder) == before
         return before
 
     assert digest(1.0) != digest(1 / 255) == digest(1 / 255)
     config = Config(encoder="efficientnet_lite0", encoder_weights="none", image_size=32)
-    known = encoders.build_encoder(config)
-    assert encoders.encoder_digest(known, config) == encoders.weights_digest(known)
+    known = build_encoder(config)
+    assert encoder_digest(known, config.encoder) == weights_digest(known)
 
 
 def test_float16_file_reads_back(tmp_path, saved):
-    encoder = encoders.build_encoder(Config(encoder=saved, image_size=32))
+    encoder = build_encoder(Config(encoder=saved, image_size=32))
     path = tmp_path / "half.weights.h5"
-    encoders.save_weights_float16(encoder, path)
+    weight_files.save_weights_float16(encoder, path)
     model = small_model(seed=1)
     model.load_weights(path)
     for weight, original in zip(model.weights, small_model().weights, strict=True):
@@ -208,21 +210,21 @@ def test_float16_file_keeps_what_float16_cannot_hold(tmp_path):
     model.get_layer("first").set_weights([kernel * 1e6, *rest])
     gamma, beta, mean, variance = model.get_layer("norm").get_weights()
     model.get_layer("norm").set_weights([gamma, beta, mean, variance * 1e-9])
-    encoders.save_weights_float16(model, tmp_path / "wide.weights.h5")
-    digest = encoders.weights_digest(model)
+    weight_files.save_weights_float16(model, tmp_path / "wide.weights.h5")
+    digest = weights_digest(model)
     second = model.get_layer("second")
     second.set_weights(
         [array.astype("float16").astype("float32") if array.ndim > 1 else array for array in second.get_weights()]
     )
-    assert encoders.weights_digest(model) != digest
+    assert weights_digest(model) != digest
     read = small_model(seed=1)
     read.load_weights(tmp_path / "wide.weights.h5")
-    assert encoders.weights_digest(read) == encoders.weights_digest(model)
+    assert weights_digest(read) == weights_digest(model)
 
 
 def test_efficientnet_lite0_agrees_with_the_original():
     """Channel means over the grid, from the PyTorch original (tools/convert_efficientnet_lite0.py) on a fixed pattern."""
-    encoder = encoders.build_encoder(Config(encoder="efficientnet_lite0", image_size=224, feature_grid=0))
+    encoder = build_encoder(Config(encoder="efficientnet_lite0", image_size=224, feature_grid=0))
     across, down = np.meshgrid(np.arange(224), np.arange(224))
     pattern = np.stack([across, down, (across * down) // 16 % 256], axis=-1)[None].astype("float32")
     features = run(encoder, pattern)[0]
@@ -237,10 +239,10 @@ def test_efficientnet_lite0_agrees_with_the_original():
 
 def test_a_blank_encoder_neither_reads_nor_draws_weights():
     settings = Config(encoder="efficientnet_lite0", encoder_weights="nowhere.weights.h5", image_size=32)
-    encoder = encoders.build_encoder(settings, blank=True)
+    encoder = build_encoder(settings, blank=True)
     assert not any(np.any(weight) for weight in encoder.get_weights() if weight.ndim > 1)
 
 
 def test_efficientnet_lite0_fits_other_sizes():
-    model = encoders.build_encoder(Config(encoder="EfficientNet_Lite0", encoder_weights="none", image_size=96))
+    model = build_encoder(Config(encoder="EfficientNet_Lite0", encoder_weights="none", image_size=96))
     assert model.output_shape == (None, 1, 1280)

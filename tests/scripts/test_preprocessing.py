@@ -1,7 +1,5 @@
 """Preparing: which images have their features extracted, and into which store."""
 
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
@@ -9,8 +7,8 @@ from keras import layers
 from PIL import Image
 
 from captioning.base.errors import UserError
-from captioning.data.aside import put_aside
 from captioning.data.records import CaptionDataset, ImageRecord
+from captioning.features.looks import training_looks
 from config import Config
 from preprocessing import prepare
 
@@ -51,33 +49,14 @@ def test_a_split_wanted_alone_gets_its_own_store_unless_there_is_one_of_all(tmp_
     assert len(list((tmp_path / "features").iterdir())) == 2
 
 
-def test_releasing_a_split_leaves_the_others_as_they_were(toy):
-    dataset, config = toy
-    odd = ImageRecord(9, "Ü 9.png", dataset.records[2].path, ("so", "Ünïque"), "dev")
-    dataset = CaptionDataset("toy", (*dataset.records, odd), ("a wart",), {"dev": "val2014"})
-    prepared = prepare(config.with_overrides({"mirror": True}), dataset, training=True)
-    whole, mirrored = prepared.store, prepared.views[0]
-    prepared.release("train")
-    assert prepared.dataset == CaptionDataset("toy", dataset.records[2:], ("a wart",), {"dev": "val2014"})
-    assert prepared.store.rows == {name: row for name, row in whole.rows.items() if name not in ("0.png", "1.png")}
-    assert [(view.store.rows, view.mirrored) for view in prepared.views] == [({}, True)]
-    assert "0.png" in whole.rows, "what others hold stays as it is"
-    assert "0.png" in mirrored.store.rows
-    every = np.arange(len(whole.rows))
-    np.testing.assert_array_equal(prepared.store.read(every), whole.read(every))
-
-
-def test_data_put_aside_comes_back_as_it_was(toy):
-    dataset, _ = toy
-    odd = ImageRecord(7, "\udce4 9.png", Path("Ü") / "\udce4 9.png", ("so", "Ünïque \U0001f40e"), "")
-    dataset = CaptionDataset("toy", (*dataset.records, odd), ("a wart",), {"dev": "val2014"})
-    assert put_aside(dataset)() == dataset
+def for_training(config, dataset):
+    return prepare(config, dataset, looks=training_looks(config))
 
 
 def test_training_images_are_mirrored_and_cropped_once(toy):
     dataset, config = toy
     config = config.with_overrides({"mirror": True, "crops": 3, "crop": 0.5})
-    prepared = prepare(config, dataset, training=True)
+    prepared = for_training(config, dataset)
     assert [view.mirrored for view in prepared.views] == [True, False, True, False]
     assert all(list(view.store.rows) == ["0.png", "1.png"] for view in prepared.views)
     looks = [view.store.read(np.array([0, 1])) for view in prepared.views]
@@ -85,13 +64,13 @@ def test_training_images_are_mirrored_and_cropped_once(toy):
     assert (prepared.store.read(np.array([0, 1]))[:, 0, 0] > 0).all()
     assert [(look[:, 0, 0] > 0).tolist() for look in looks] == [[False] * 2, [True] * 2] * 2, "mirrored, as they are"
     assert not prepare(config, dataset).views, "views are for training"
-    mirrored, *_ = prepare(config.with_overrides({"crops": 0, "crop": 0.7}), dataset, training=True).views
+    mirrored, *_ = for_training(config.with_overrides({"crops": 0, "crop": 0.7}), dataset).views
     assert mirrored.store.folder == prepared.views[0].store.folder, "whether there are crops too does not matter"
     smaller = CaptionDataset("toy", dataset.records[1:], ())
-    again = prepare(config, smaller, training=True).views
+    again = for_training(config, smaller).views
     for view, look in zip(again, looks, strict=True):
         np.testing.assert_array_equal(view.store.read(np.array([0]))[0], look[1])
-    unmirrored = prepare(config.with_overrides({"mirror": False}), dataset, training=True).views
+    unmirrored = for_training(config.with_overrides({"mirror": False}), dataset).views
     assert [view.mirrored for view in unmirrored] == [False] * 3
     assert unmirrored[0].store.folder == prepared.views[1].store.folder
 
@@ -99,7 +78,7 @@ def test_training_images_are_mirrored_and_cropped_once(toy):
 def test_other_crops_have_other_stores(toy):
     dataset, config = toy
     folders = {
-        prepare(config.with_overrides(changes), dataset, training=True).views[0].store.folder
+        for_training(config.with_overrides(changes), dataset).views[0].store.folder
         for changes in ({"crops": 1}, {"crops": 1, "crop": 0.5}, {"crops": 1, "colour_jitter": 0.2})
     }
     assert len(folders) == 3
@@ -108,8 +87,8 @@ def test_other_crops_have_other_stores(toy):
 def test_views_of_other_images_are_refused(toy):
     dataset, config = toy
     config = config.with_overrides({"crops": 1})
-    folder = prepare(config, dataset, training=True).views[0].store.folder
+    folder = for_training(config, dataset).views[0].store.folder
     index = folder / "index.json"
     index.write_text('{"rows": {"0.png": 0}, "unreadable": {"1.png": "was broken then"}}')
     with pytest.raises(UserError, match=f"{folder.name}: when it was made, other images could be read .* delete both"):
-        prepare(config, dataset, training=True)
+        for_training(config, dataset)

@@ -291,13 +291,14 @@ def test_several_views_decode_as_one(data, attentive, tmp_path):
     predictions = json.loads((tmp_path / "predictions-test-beam2.json").read_text())
     said = [f"{data[0] / 'pictures' / p['file_name']}: {p['caption']}\n" for p in predictions]
     assert script("test", *[line.split(": ")[0] for line in said], *options).out == "".join(said)
+    from captioning.features.looks import further_views
     from model import Captioner
     from preprocessing import load_dataset, prepare
 
     captioner = Captioner.load(attentive)
     names = [p["file_name"] for p in predictions]
     dataset = load_dataset(captioner.config)
-    whole = prepare(captioner.config, dataset, captioner.encoder, split="test", ways=4)
+    whole = prepare(captioner.config, dataset, captioner.encoder, split="test", looks=further_views(4))
     for number, store in enumerate([whole.store, *(each.store for each in whole.views)]):
         pixels = [view(load_image(data[0] / "pictures" / name, 64), number) for name in names]
         expected = captioner.encode(np.stack(pixels))

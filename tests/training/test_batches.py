@@ -161,21 +161,12 @@ def test_images_that_the_store_lacks_are_left_out(store):
     assert len(rows(read(make(store, captions)))) == 2
 
 
-def test_batches_keep_no_names(store):
-    batches = CaptionBatches(store, captions_of(9), WORDS, Config(), views=[View(store, True)])
-    assert [look.rows for look in batches.looks] == [{}, {}]
-    assert store.rows
-
-
 class OtherStore:
     """Another look at one image, which here is a number."""
 
     def __init__(self, number: float):
         self.number = number
         self.rows = {"002.jpg": 7}  # another row than in the store itself
-
-    def without(self, names):
-        return self
 
     def read(self, rows):
         assert set(rows) == {7}

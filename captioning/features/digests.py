@@ -1,0 +1,43 @@
+"""Digests of encoders. Equal digests mean equal features, so feature stores and indexes carry them."""
+
+import hashlib
+import json
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def weights_digest(model: keras.Model) -> str:
+    """SHA-256 (hex) over shape and little-endian float32 bytes of each weight, in model order. Alike on all backends."""
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        array = np.ascontiguousarray(ops.convert_to_numpy(weight.value), dtype="<f4")
+        digest.update(repr(array.shape).encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def encoder_digest(encoder: keras.Model, name: str) -> str:
+    """SHA-256 (hex) over all of an encoder that decides its features, but for image_size and feature_grid.
+
+    ``name`` is the setting encoder. An encoder that is known by name always does the same with its weights, so their
+    digest is enough. The digest of a saved Keras model also covers its layers and their settings.
+    """
+    if not name.endswith(".keras"):
+        return weights_digest(encoder)
+    graph = json.dumps(_lasting(keras.saving.serialize_keras_object(backbone_of(encoder))), sort_keys=True)
+    return hashlib.sha256((weights_digest(encoder) + graph).encode()).hexdigest()
+
+
+def backbone_of(encoder: keras.Model) -> keras.Model:
+    """The model nested in an encoder from ``build_encoder``; a model that nests none is its own backbone."""
+    return next((layer for layer in encoder.layers if isinstance(layer, keras.Model)), encoder)
+
+
+def _lasting(value: Any) -> Any:
+    """A model's configuration without what fine-tuning changes."""
+    if isinstance(value, dict):
+        return {key: _lasting(part) for key, part in value.items() if key != "trainable"}
+    return [_lasting(part) for part in value] if isinstance(value, list | tuple) else value

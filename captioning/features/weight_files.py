@@ -1,0 +1,71 @@
+"""Weights files of encoders: read with a check, and written at half their size.
+
+A Keras ``.weights.h5`` file of half the size holds kernels (two axes or more) as float16, if they fit its range. Vectors
+stay float32: they weigh little, and the variances of a batch norm may leave float16's range. Reading such a file gives
+float32 weights, rounded to what was stored.
+"""
+
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+
+from captioning.base.errors import UserError, first_line
+from captioning.base.files import replacing
+from captioning.features.digests import backbone_of
+
+
+def load_weights(backbone: keras.Model, path: str | Path, encoder: str) -> None:
+    """Give ``backbone`` the weights in ``path``. Raises UserError, which names ``encoder``: missing, or of another model."""
+    if not Path(path).is_file():
+        raise UserError(f"encoder_weights: there is no file {path} (weights for encoder {encoder})")
+    try:
+        if str(path).endswith(".weights.h5"):
+            _refuse_other_layers(backbone, path)
+        backbone.load_weights(path)
+    except Exception as error:  # h5py and Keras raise OSError, ValueError, KeyError and more on other files
+        raise UserError(
+            f"encoder_weights: {path} does not fit encoder {encoder} (needed: weights without the classifier, as "
+            f"saved by Keras): {first_line(error)}"
+        ) from None
+
+
+def _refuse_other_layers(backbone: keras.Model, path: str | Path) -> None:
+    """Raise ValueError when a file holds more or fewer arrays than ``backbone`` has weights.
+
+    Keras reads what it looks for and ignores the rest. So the file of a deeper model would load without an error.
+    """
+    found: list[str] = []
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+    if len(found) != len(backbone.weights):
+        raise ValueError(f"it holds {len(found)} arrays, and the encoder has {len(backbone.weights)}")
+
+
+def save_weights_float16(model: keras.Model, path: str | Path) -> None:
+    """Write ``model``'s weights as a file of half the size, whole or not at all.
+
+    Of an encoder from ``build_encoder`` the backbone is written, so that encoder_weights=path reads it back.
+    """
+    with replacing(Path(path)) as new:
+        backbone_of(model).save_weights(new)
+        halve_weights(new)
+
+
+def halve_weights(path: Path) -> None:
+    """Rewrite a Keras ``.weights.h5`` file at half its size, whole or not at all."""
+
+    def halve(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Group):
+            copy = target.require_group(name)
+        else:
+            values = item[()]
+            if item.dtype == np.float32 and item.ndim >= 2 and np.abs(values).max() <= np.finfo(np.float16).max:
+                values = values.astype(np.float16)
+            copy = target.create_dataset(name, data=values)
+        copy.attrs.update(item.attrs)
+
+    with replacing(path) as new, h5py.File(path) as source, h5py.File(new, "w") as target:
+        target.attrs.update(source.attrs)
+        source.visititems(halve)
