@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -37,6 +37,11 @@ POCKET = PRETRAINED / "pocket.zip"
 #         resumable=True,                         # train.py --resume may change it
 #         ge=1,                                   # bounds: ge, gt, le, lt
 #     )
+
+# The decoders, each the name of a file in captioning/decoders. A new one is named here, by what it derives from there:
+# OneVectorDecoder reads the image as one vector, RegionDecoder looks at regions of it.
+OneVectorDecoders = Literal["merge", "inject"]
+RegionDecoders = Literal["attention", "adaptive", "transformer"]
 
 
 class DataSettings(BaseModel):
@@ -214,7 +219,7 @@ class CaptionSettings(BaseModel):
 class DecoderSettings(CaptionSettings):
     """Decoder"""
 
-    decoder: Literal["merge", "inject", "attention", "adaptive", "transformer"] = setting(
+    decoder: Literal[OneVectorDecoders, RegionDecoders] = setting(
         "inject",
         "merge: an LSTM reads the words, and one vector per image joins its output; inject: the LSTM reads this "
         "vector at every step; attention: an LSTM that looks at regions (Show, Attend and Tell); adaptive: attention "
@@ -255,7 +260,7 @@ class DecoderSettings(CaptionSettings):
         False,
         "use two tables of word vectors, one for input and one for output. Other embeddings always have two, so this "
         "is the control for comparing with them",
-        only={"decoder": ("attention", "adaptive", "transformer"), "embedding": ("learned",)},
+        only={"decoder": get_args(RegionDecoders), "embedding": ("learned",)},
         fixed="decoder",
     )
     hidden_size: int = setting(256, "units of the recurrent layers, or width of the transformer", fixed="decoder", ge=1)
@@ -264,7 +269,7 @@ class DecoderSettings(CaptionSettings):
         1.0,
         "factor of the image features. Below 1 the image projection learns more slowly than the words. This helps if "
         "features are many and images few",
-        only={"decoder": ("merge", "inject")},
+        only={"decoder": get_args(OneVectorDecoders)},
         fixed="decoder",
         gt=0,
     )
@@ -592,7 +597,7 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, EncoderSetti
 
     @model_validator(mode="after")
     def _check_feature_grid(self) -> Self:
-        if self.feature_grid == 1 and self.decoder not in ("merge", "inject"):
+        if self.feature_grid == 1 and self.decoder in get_args(RegionDecoders):
             raise ValueError(
                 f"feature_grid: decoder={self.decoder} chooses among regions, and with 1 there is only one; set it to 0"
             )
@@ -796,9 +801,9 @@ PRESETS = {
     ),
 }
 
-# What a stage changes in the settings that it starts from: those of a run (init), or with align also those of a preset.
-# Settings that the stage does not read go back to their defaults as well.
-STAGES: dict[str, dict[str, Any]] = {
+# A stage starts from the settings of a run (init) or of a preset. Here is what it then changes by itself, if anything.
+# The command line overrides it. Settings that the stage does not read go back to their defaults.
+STAGE_CHANGES: dict[str, dict[str, Any]] = {
     # Chosen on dev with ResNet50 and attention. All layers of the encoder learn. The decoder learns as fast as in
     # its own training.
     "finetune": {

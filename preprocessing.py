@@ -19,7 +19,7 @@ from captioning.command_line.resolving import resolve
 from captioning.data import datasets
 from captioning.data.records import SPLITS, CaptionDataset
 from captioning.embeddings.bert import read_wordpieces
-from captioning.features.looks import Look, training_looks
+from captioning.features.looks import Look
 from captioning.words.tokenizer import tokenize
 from captioning.words.vocabulary import Vocabulary
 from config import Config, DataSettings, DecoderSettings, EncoderSettings
@@ -120,7 +120,10 @@ def main() -> None:
         download.fetch_archives(config)
     dataset = load_dataset(config)
     vocabulary = fit_vocabulary(config, dataset)
-    store = prepare(config, dataset, looks=training_looks(config)).store
+    # Only now, because this imports Keras.
+    from captioning.training.stages.base import stage_named
+
+    store = prepare(config, dataset, looks=stage_named(config.stage).looks(config)).store
     _print_summary(config, dataset, vocabulary, store)
 
 

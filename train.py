@@ -19,7 +19,6 @@ from captioning.base.script import run_script
 from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import resolve, resolve_resumed, resumable_settings
 from captioning.embeddings.arrays import load_pretrained
-from captioning.features.looks import training_looks
 from captioning.storage.runs import Run
 from config import Config, DataSettings
 from preprocessing import fit_vocabulary, load_dataset, prepare
@@ -55,9 +54,10 @@ def main() -> int:
     from model import Captioner
 
     initial = Captioner.load(Path(config.init)) if config.init else None
-    prepared = prepare(config, dataset, initial and initial.encoder, looks=training_looks(config))
+    stage = stage_named(config.stage)
+    prepared = prepare(config, dataset, initial and initial.encoder, looks=stage.looks(config))
     if not run:
-        name = args.name or stage_named(config.stage).run_name(config)
+        name = args.name or stage.run_name(config)
         run = Run.create(config, vocabulary, name, pretrained)
     print(f"run folder: {run.folder}", flush=True)
     try:

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 
 from captioning.base.settings import not_readers, own_fields, readers, rules_of
-from config import PRESETS, STAGES, Config
+from config import PRESETS, STAGE_CHANGES, Config
 
 
 def add_settings(parser: argparse.ArgumentParser, trained: bool = False) -> None:
@@ -49,7 +49,7 @@ def _shown_default(name: str) -> str:
     default = Config.model_fields[name].default
     own = "".join(
         f"; stage={stage}: {changes[name]}"
-        for stage, changes in STAGES.items()
+        for stage, changes in STAGE_CHANGES.items()
         if changes.get(name, default) != default
     )
     default = ",".join(default) if isinstance(default, tuple) else default

@@ -10,7 +10,7 @@ from captioning.base.errors import UserError
 from captioning.base.settings import Fixed, holds, refusal, rules_of
 from captioning.command_line.options import typed_settings
 from captioning.command_line.reading import read_settings
-from config import PRESETS, STAGES, CaptionSettings, Config, DecoderSettings, DecodingSettings, validated
+from config import PRESETS, STAGE_CHANGES, CaptionSettings, Config, DecoderSettings, DecodingSettings, validated
 
 
 def preset(name: str) -> Config:
@@ -23,8 +23,8 @@ def preset(name: str) -> Config:
 def resolve(args: argparse.Namespace) -> Config:
     """The settings of a new run. Raises UserError.
 
-    Each source overrides the one before: defaults, preset, file, what the stage changes (``STAGES``), command line.
-    With ``--init`` the settings of that run take the place of the first three. Sets ``KERAS_BACKEND`` if a backend is
+    Each source overrides the one before: defaults, preset, file, what the stage changes (``STAGE_CHANGES``), command
+    line. With ``--init`` the settings of that run take the place of the first three. Sets ``KERAS_BACKEND`` if a backend is
     chosen.
     """
     typed = typed_settings(args)
@@ -77,7 +77,7 @@ def _at_stage(settings: Config, stage: str, changes: Mapping[str, Any] | None = 
 
     Settings that the stage does not read go back to their defaults.
     """
-    changed = {**(changes or {}), **STAGES.get(stage, {}), "stage": stage}
+    changed = {**(changes or {}), **STAGE_CHANGES.get(stage, {}), "stage": stage}
     at_stage = settings.model_copy(update=changed)
     unread = [name for name in Config.model_fields if refusal(at_stage, name) and name not in settings_of_stages()]
     return settings.with_overrides({name: Config.model_fields[name].default for name in unread} | changed)

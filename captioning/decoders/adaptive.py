@@ -74,8 +74,8 @@ class AdaptiveDecoder(RegionDecoder):
         context = ops.matmul(weights[..., :-1], image["values"]) + weights[..., -1:] * sentinel
         return self.word_logits(context + hidden, training), weights
 
-    def attend(self, features, token_ids, training=None, rows=None):
-        image = of_captions(self._look(features, training), rows)
+    def attend(self, features, token_ids, training=None, image_of=None):
+        image = of_captions(self._look(features, training), image_of)
         gates = self.word_gates(self.embed(token_ids, training)) + image["gates"][:, None]
 
         def body(carry, step_gates):

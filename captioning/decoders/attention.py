@@ -70,8 +70,8 @@ class AttentionDecoder(RegionDecoder):
         context = ops.sigmoid(gate) * ops.matmul(weights[:, None], image["values"])[:, 0]  # (N, H)
         return (*lstm(word_gates + hidden_gates + self.from_context(context), cell), context, weights)
 
-    def attend(self, features, token_ids, training=None, rows=None):
-        image, hidden, cell = of_captions(self._look(features, training), rows)
+    def attend(self, features, token_ids, training=None, image_of=None):
+        image, hidden, cell = of_captions(self._look(features, training), image_of)
         words = self.embed(token_ids, training)  # (N, T, E)
         gates = ops.swapaxes(self.word_gates(words), 0, 1)  # (T, N, 4 H)
 

@@ -17,12 +17,16 @@ Decoding goes word by word and gives the same logits:
 A state is a dict of nests (dicts, lists and tuples) of tensors. The first axis of each tensor is the batch.
 Two entries have a fixed meaning:
 
-    "image"      what depends on the image alone. ``step`` returns it unchanged, and a search never reorders it.
+    "image"      what depends on the image alone, if that is kept. ``step`` returns it unchanged, and a search never
+                 reorders it.
     "embedding"  the state of the word embedding (see ``captioning/embeddings/base.py``)
 
 Decoders that look at regions (``attends``) also tell where they look:
 
     attend(features (B, R, D), token_ids (B, T)) -> (logits (B, T, V), weights (B, T, R))
+
+To add a decoder, write ``decoders/NAME.py`` that ends in ``DECODER = YourDecoder``, and add NAME to the kinds of
+decoders in config.py. docs/architecture.md has an example. ``build.py`` finds the file by its name and gives the sizes.
 """
 
 from typing import Any
@@ -39,7 +43,8 @@ class Decoder(keras.Model):
     """Base of all decoders: keeps the sizes.
 
     A subclass creates and builds its layers in ``__init__``. Among them are ``embedding``, the given one or a learned
-    one, and ``word_dropout``. What ``__init__`` takes beyond the sizes of this class is a setting of the same name.
+    one, and ``word_dropout``. ``__init__`` may have further arguments: each one gets the setting of the same name that
+    only some decoders read. A subclass adds them to ``sizes``, from which a saved decoder is made again.
     """
 
     # Whether the decoder has ``attend``.
@@ -76,15 +81,15 @@ class Decoder(keras.Model):
         """Word vectors ``(N, T, E)`` of int ``token_ids (N, T)``, with dropout in training."""
         return self.word_dropout(self.embedding(token_ids), training=training)
 
-    def call(self, features, token_ids, training=None, rows=None):
+    def call(self, features, token_ids, training=None, image_of=None):
         """Float logits ``(N, T, V)`` of the next words, from float ``features (B, R, D)`` and int ``token_ids (N, T)``.
 
-        ``rows`` int ``(N,)``: the image of each caption, as a row of ``features``. What depends on the image alone is
-        computed once for all its captions. None: N = B, and caption i is about image i.
+        ``image_of`` int ``(N,)``: the image of each caption, as its row in ``features``. What depends on the image
+        alone is computed once for all its captions. None: N = B, and caption i is about image i.
         """
         raise NotImplementedError
 
-    def attend(self, features, token_ids, training=None, rows=None):
+    def attend(self, features, token_ids, training=None, image_of=None):
         """``(logits (N, T, V), weights (N, T, R))``: also where the decoder looks for each next word.
 
         The weights of a word sum to one. Only decoders with ``attends`` have this.
@@ -197,18 +202,18 @@ class RegionDecoder(Decoder):
         table = self.embedding.table if self.output_table is None else self.output_table
         return ops.matmul(vectors, ops.transpose(table)) + self.output_bias
 
-    def call(self, features, token_ids, training=None, rows=None):
-        return self.attend(features, token_ids, training, rows)[0]
+    def call(self, features, token_ids, training=None, image_of=None):
+        return self.attend(features, token_ids, training, image_of)[0]
 
 
-def of_captions(parts, rows):
+def of_captions(parts, image_of):
     """A nest of tensors ``(B, ...)``, one row per image, as ``(N, ...)``, one row per caption.
 
-    ``rows`` int ``(N,)``: the image of each caption. None: the nest as it is (see ``Decoder.call``).
+    ``image_of`` int ``(N,)``: the image of each caption. None: the nest as it is (see ``Decoder.call``).
     """
-    if rows is None:
+    if image_of is None:
         return parts
-    return keras.tree.map_structure(lambda part: ops.take(part, rows, axis=0), parts)
+    return keras.tree.map_structure(lambda part: ops.take(part, image_of, axis=0), parts)
 
 
 def lstm(gates, cell):

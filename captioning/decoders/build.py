@@ -1,7 +1,7 @@
 """The decoder that the settings name.
 
 The setting ``decoder`` is the name of a file in this folder. The file ends with ``DECODER = ...``, its class.
-A new decoder is a new file, and its name in the setting.
+A new decoder is a new file, and its name among the kinds of decoders in config.py.
 """
 
 import importlib

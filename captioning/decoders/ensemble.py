@@ -18,7 +18,7 @@ class EnsembleDecoder(keras.Model):
 
     The state has the form of every decoder's state:
 
-        "image"    list with the "image" of each member's state
+        "image"    list with the "image" of each member's state; ``{}`` for a member without one
         "members"  list with the rest of each member's state
     """
 
@@ -48,7 +48,7 @@ class EnsembleDecoder(keras.Model):
 def _joined(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The members' states as the state of the ensemble."""
     rest = [{name: part for name, part in state.items() if name != "image"} for state in states]
-    return {"image": [state["image"] for state in states], "members": rest}
+    return {"image": [state.get("image", {}) for state in states], "members": rest}
 
 
 def _parted(state: dict[str, Any]) -> list[dict[str, Any]]:

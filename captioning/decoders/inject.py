@@ -37,10 +37,10 @@ class InjectDecoder(OneVectorDecoder):
         self.output_dense.build((None, hidden_size))
         self.built = True
 
-    def call(self, features, token_ids, training=None, rows=None):
+    def call(self, features, token_ids, training=None, image_of=None):
         words = self.embed(token_ids, training)  # (N, T, E)
         language = self.language_dense(self.language_lstm(words, training=training))  # (N, T, E)
-        image = of_captions(self.project_image(features, training), rows)[:, None, :]  # (N, 1, E)
+        image = of_captions(self.project_image(features, training), image_of)[:, None, :]  # (N, 1, E)
         image = ops.broadcast_to(image, ops.shape(language))  # (N, 1, E) -> (N, T, E)
         hidden = self.lstm(ops.concatenate([image, language], axis=-1), training=training)  # (N, T, H)
         return self.output_dense(self.output_dropout(hidden, training=training))

@@ -38,10 +38,10 @@ class MergeDecoder(OneVectorDecoder):
         """Logits ``(..., V)`` of ``image (..., E)`` and ``sentence (..., H)``."""
         return self.output_dense(self.merged_dense(ops.concatenate([image, sentence], axis=-1)))
 
-    def call(self, features, token_ids, training=None, rows=None):
+    def call(self, features, token_ids, training=None, image_of=None):
         words = self.embed(token_ids, training)  # (N, T, E)
         sentence = self.lstm(words, training=training)  # (N, T, H)
-        image = of_captions(self.project_image(features, training), rows)[:, None, :]  # (N, 1, E)
+        image = of_captions(self.project_image(features, training), image_of)[:, None, :]  # (N, 1, E)
         image = ops.broadcast_to(image, (*ops.shape(sentence)[:2], image.shape[-1]))  # (N, 1, E) -> (N, T, E)
         return self._logits(image, sentence)
 

@@ -142,8 +142,8 @@ class TransformerDecoder(RegionDecoder):
         waves = ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)[..., : self.sizes["hidden_size"]]
         return self.word_dense(words) + ops.cast(waves, words.dtype)
 
-    def attend(self, features, token_ids, training=None, rows=None):
-        regions = of_captions(self._look(features, training), rows)
+    def attend(self, features, token_ids, training=None, image_of=None):
+        regions = of_captions(self._look(features, training), image_of)
         positions = ops.arange(ops.shape(token_ids)[1])
         x = self._place(self.embed(token_ids, training), positions)
         causal = positions[:, None] >= positions[None]

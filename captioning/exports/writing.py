@@ -26,7 +26,7 @@ from captioning.exports.reading import FORMAT, KINDS, Exported
 from captioning.features.folding import fold
 from captioning.pictures.loading import PREPROCESSING
 from captioning.search.compiled import Search
-from config import Config
+from config import DecodingSettings
 from model import Captioner
 
 OPSET = 18  # the newest version of ONNX' operators that tf2onnx 1.17 writes
@@ -48,8 +48,8 @@ def whole_graph(captioner: Captioner, encoder: keras.Model, search: Search) -> C
     return graph
 
 
-def write_export(captioner: Captioner, config: Config, kind: str, folder: Path, int8: bool = False) -> None:
-    """Write ``captioner`` as ``kind``, one of ``reading.KINDS``, into ``folder``. It will decode as ``config`` says.
+def write_export(captioner: Captioner, decoding: DecodingSettings, kind: str, folder: Path, int8: bool = False) -> None:
+    """Write ``captioner`` as ``kind``, one of ``reading.KINDS``, into ``folder``. It will decode as ``decoding`` says.
 
     The export is written as a whole or not at all. It is made in a neighbouring folder and captions a blank picture there.
     Then it replaces an older export. ``int8``: weights have 8 bits (onnx, litert). Raises UserError if the converter cannot
@@ -66,8 +66,8 @@ def write_export(captioner: Captioner, config: Config, kind: str, folder: Path, 
             new = Path(temporary, "new")
             new.mkdir()
             try:
-                _WRITERS[kind](captioner, config, new / KINDS[kind].model, int8)
-                _describe(captioner, config, kind, int8, new)
+                _WRITERS[kind](captioner, decoding, new / KINDS[kind].model, int8)
+                _describe(captioner, decoding, kind, int8, new)
                 # A trial, because tf2onnx does not stop at an operator that it does not know.
                 Exported(new).captions(np.zeros((captioner.config.image_size,) * 2 + (3,), "uint8"))
             except (UserError, OSError):
@@ -82,12 +82,12 @@ def write_export(captioner: Captioner, config: Config, kind: str, folder: Path, 
         raise UserError(f"{folder}: cannot be written ({error.strerror or error}); choose another --output") from None
 
 
-def _traced(captioner: Captioner, config: Config, batch: int | None):
+def _traced(captioner: Captioner, decoding: DecodingSettings, batch: int | None):
     """A ``tf.Module`` whose ``serve`` is the whole graph, for ``batch`` pictures at a time; None: any number of them."""
     import tensorflow as tf
 
     size = captioner.config.image_size
-    module, search = tf.Module(), Search(captioner.decoder, config)
+    module, search = tf.Module(), Search(captioner.decoder, decoding)
     encoder, _ = fold(captioner.encoder)
     module.weights = [weight.value for part in (encoder, search) for weight in part.variables]
     pixels = tf.TensorSpec((batch, size, size, 3), tf.uint8, name="pixels")
@@ -95,20 +95,20 @@ def _traced(captioner: Captioner, config: Config, batch: int | None):
     return module
 
 
-def _savedmodel(captioner: Captioner, config: Config, path: Path, int8: bool) -> None:
+def _savedmodel(captioner: Captioner, decoding: DecodingSettings, path: Path, int8: bool) -> None:
     import tensorflow as tf
 
-    module = _traced(captioner, config, None)
+    module = _traced(captioner, decoding, None)
     tf.saved_model.save(module, str(path), signatures=module.serve.get_concrete_function())
 
 
-def _onnx(captioner: Captioner, config: Config, path: Path, int8: bool) -> None:
+def _onnx(captioner: Captioner, decoding: DecodingSettings, path: Path, int8: bool) -> None:
     import tf2onnx
 
     logging.getLogger("tf2onnx").setLevel(
         logging.CRITICAL
     )  # its warnings are about the graph, which users cannot change
-    serve = _traced(captioner, config, None).serve
+    serve = _traced(captioner, decoding, None).serve
     tf2onnx.convert.from_function(
         serve,
         input_signature=serve.input_signature,
@@ -157,27 +157,27 @@ def _erfc(graph, node, name, args) -> None:
     graph.insert_new_node_on_output("Sub", node.output[0], name=f"{name}_complement", inputs=[one, node.output[0]])
 
 
-def _litert(captioner: Captioner, config: Config, path: Path, int8: bool) -> None:
+def _litert(captioner: Captioner, decoding: DecodingSettings, path: Path, int8: bool) -> None:
     import tensorflow as tf
 
-    module = _traced(captioner, config, 1)
+    module = _traced(captioner, decoding, 1)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
     if int8:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     path.write_bytes(converter.convert())
 
 
-_WRITERS: dict[str, Callable[[Captioner, Config, Path, bool], None]] = {
+_WRITERS: dict[str, Callable[[Captioner, DecodingSettings, Path, bool], None]] = {
     "savedmodel": _savedmodel,
     "onnx": _onnx,
     "litert": _litert,
 }
 
 
-def _describe(captioner: Captioner, config: Config, kind: str, int8: bool, folder: Path) -> None:
+def _describe(captioner: Captioner, decoding: DecodingSettings, kind: str, int8: bool, folder: Path) -> None:
     """Write ``vocabulary.json`` and ``export.json`` beside the model."""
     (folder / "vocabulary.json").write_text(captioner.vocabulary.to_json(), encoding="utf-8")
-    size, beams = captioner.config.image_size, config.beam_size
+    size, beams = captioner.config.image_size, decoding.beam_size
     batch = 1 if kind == "litert" else None
     about = {
         "format": FORMAT,
@@ -186,7 +186,7 @@ def _describe(captioner: Captioner, config: Config, kind: str, int8: bool, folde
         "model": KINDS[kind].model,
         "inputs": {"pixels": {"dtype": "uint8", "shape": [batch, size, size, 3]}},
         "outputs": {
-            "tokens": {"dtype": "int32", "shape": [batch, beams, config.max_caption_length + 1]},
+            "tokens": {"dtype": "int32", "shape": [batch, beams, decoding.max_caption_length + 1]},
             "log_probs": {"dtype": "float32", "shape": [batch, beams]},
             "scores": {"dtype": "float32", "shape": [batch, beams]},
         },
@@ -196,7 +196,7 @@ def _describe(captioner: Captioner, config: Config, kind: str, int8: bool, folde
             "recipe": "RGB 0-255, upright by EXIF, transparency over white, squashed to image_size x image_size by Pillow's "
             "antialiased bicubic; JPEG decoded at a half, quarter or eighth where that leaves twice image_size",
         },
-        "decoding": config.decoding(),
+        "decoding": decoding.decoding(),
         "versions": package_versions(),
         "sha256": {
             path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()

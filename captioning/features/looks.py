@@ -55,10 +55,8 @@ class Look:
 def training_looks(settings: TrainingSettings) -> list[Look]:
     """The further looks of the training images that ``settings`` ask for (mirror and crops), beside the images as they are.
 
-    None for stage=finetune, which crops and mirrors pixels anew in each epoch. With mirror, every other crop is mirrored.
+    With mirror, every other crop is mirrored.
     """
-    if settings.stage == "finetune":
-        return []
     looks = [Look(MIRRORED)] if settings.mirror else []
     for number in range(1, settings.crops + 1):
         way = MIRRORED if settings.mirror and number % 2 == 0 else 0

@@ -36,7 +36,8 @@ _WIDTH = 8
 class Judge(keras.Model):
     """The log-likelihood of captions, as a model that Keras compiles.
 
-    ``(features (I, R, D), image of each pair int32 (P,), token ids int32 (P, T + 1)) -> log p float32 (P,)``.
+    ``(features (I, R, D), image_of int32 (P,), token ids int32 (P, T + 1)) -> log p float32 (P,)``. ``image_of`` is the
+    image of each pair.
     """
 
     def __init__(self, decoder: Decoder):
@@ -45,9 +46,9 @@ class Judge(keras.Model):
         self.built = True
 
     def call(self, inputs):
-        features, image, tokens = inputs
+        features, image_of, tokens = inputs
         targets = tokens[:, 1:]
-        logits = self.decoder(features, tokens[:, :-1], rows=image)
+        logits = self.decoder(features, tokens[:, :-1], image_of=image_of)
         nll, _ = word_nll(ops.cast(logits, "float32"), targets)
         return -ops.sum(ops.where(targets == PAD, 0.0, nll), axis=1)
 
@@ -72,10 +73,10 @@ def log_likelihoods(
             for start in range(0, len(chosen), _PAIRS):
                 batch = chosen[start : start + _PAIRS]
                 filled = np.pad(batch, (0, _PAIRS - len(batch)), mode="edge")
-                images, image = np.unique(pairs[filled, 0], return_inverse=True)
+                images, image_of = np.unique(pairs[filled, 0], return_inverse=True)
                 features = read(np.pad(images, (0, -len(images) % _IMAGES), mode="edge"))
                 rows = pad([tokens[caption] for caption in pairs[filled, 1]], width)
-                judged = judge.predict_on_batch((features, image.astype("int32"), rows))
+                judged = judge.predict_on_batch((features, image_of.astype("int32"), rows))
                 found[batch] = np.asarray(judged)[: len(batch)]
                 bar.update(len(batch))
     return found

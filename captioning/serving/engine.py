@@ -257,7 +257,7 @@ class Engine:
     ) -> None:
         """Add the attention of all captions to the results whose numbers are ``wanted``."""
         try:
-            side = grid_side(int(captioner.decoder.sizes["regions"]))
+            side = grid_side(captioner.decoder.sizes["regions"])
         except UserError:
             return  # the regions are no square grid, so nothing can be laid over a picture
         captions = [(i, caption.text) for i in wanted for caption in (results[i].greedy, *results[i].captions)]

@@ -1,6 +1,6 @@
 """Cross-entropy: the model that Keras trains is a decoder with teacher forcing and a loss that leaves out padding.
 
-Legend: B images, N captions, R regions, D feature size, T time, V vocabulary size. N = B unless ``rows`` are given.
+Legend: B images, N captions, R regions, D feature size, T time, V vocabulary size. N = B unless ``image_of`` is given.
 """
 
 import keras
@@ -15,9 +15,9 @@ from captioning.words.vocabulary import PAD
 class CaptionTrainer(keras.Model):
     """A decoder as a Keras model for ``fit`` and ``evaluate``.
 
-    Inputs are ``(features (B, R, D), token_ids (N, T))`` or, with the row of its image for each caption,
-    ``(features, token_ids, rows (N,))``. The output is logits ``(N, T, V)``. With an ``attention_penalty`` it is the pair
-    of logits and attention weights ``(N, T, R)``.
+    Inputs are ``(features (B, R, D), token_ids (N, T))`` or ``(features, token_ids, image_of (N,))``, where ``image_of``
+    is the image of each caption, as its row in ``features``. The output is logits ``(N, T, V)``. With an
+    ``attention_penalty`` it is the pair of logits and attention weights ``(N, T, R)``.
 
     label_smoothing: The share of the probability that the training loss spreads over the whole vocabulary.
     word_dropout: The share of the input words that training drops (see ``drop_words``).
@@ -45,12 +45,12 @@ class CaptionTrainer(keras.Model):
         self.built = True
 
     def call(self, inputs, training=None):
-        features, token_ids, rows = inputs if len(inputs) == 3 else (*inputs, None)
+        features, token_ids, image_of = inputs if len(inputs) == 3 else (*inputs, None)
         if training and self.word_dropout:
             token_ids = drop_words(token_ids, self.word_dropout, self.seeds)
         if self.attention_penalty:
-            return self.decoder.attend(features, token_ids, training=training, rows=rows)
-        return self.decoder(features, token_ids, training=training, rows=rows)
+            return self.decoder.attend(features, token_ids, training=training, image_of=image_of)
+        return self.decoder(features, token_ids, training=training, image_of=image_of)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The mean cross-entropy of targets ``y`` int ``(N, T)`` under ``y_pred``; ``<pad>`` is left out."""

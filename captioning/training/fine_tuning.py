@@ -14,7 +14,7 @@ from captioning.training.cross_entropy import CaptionTrainer
 
 
 class PixelTrainer(CaptionTrainer):
-    """A CaptionTrainer whose training batches hold pixels: ``(pixels (B, S, S, 3), inputs (N, T), image of each row (N,))``.
+    """A CaptionTrainer whose training batches hold pixels: ``(pixels (B, S, S, 3), inputs (N, T), image_of (N,))``.
 
     The encoder computes in Keras' global dtype policy. Validation batches are those of CaptionTrainer: they hold features.
     """

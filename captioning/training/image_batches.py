@@ -1,6 +1,7 @@
 """Batches for training of whole images with their captions.
 
 Legend: B images, R regions, D feature size, S pixels per side, N captions of all B images, T tokens.
+In each batch ``image_of`` int32 ``(N,)`` says which of its B images a caption is about.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,15 +24,15 @@ def batches_for(decoder: Decoder | type[Decoder]) -> type[CaptionBatches]:
 
 
 class ImageBatches(CaptionBatches):
-    """Shuffled batches ``(features (B, R, D), tokens (N, T + 1), image of each row int32 (N,), rows (B,))`` of whole images.
+    """Shuffled batches ``(features (B, R, D), tokens (N, T + 1), image_of (N,), rows (B,))`` of whole images.
 
     ``tokens`` int32 are all captions of the images and begin with ``<start>``. ``rows`` are the images' rows in the store.
     An image looks the same for all its captions.
     """
 
     def __getitem__(self, index: int):
-        captions, tokens, image, rows = self._read_images(index)
-        return self._read_features(captions), tokens, image, rows
+        captions, tokens, image_of, rows = self._read_images(index)
+        return self._read_features(captions), tokens, image_of, rows
 
     @property
     def images_per_batch(self) -> int:
@@ -62,21 +63,21 @@ class ImageBatches(CaptionBatches):
         return round_width(int(self.lengths.max()) - 1)
 
     def _read_images(self, index: int):
-        """One caption of each image ``(B,)``, tokens ``(N, T + 1)``, image of each row ``(N,)``, images' rows ``(B,)``."""
+        """One caption of each image ``(B,)``, tokens ``(N, T + 1)``, ``image_of (N,)``, images' rows ``(B,)``."""
         chosen = self.batches[index]
-        _, first, image = np.unique(self.image_of[chosen], return_index=True, return_inverse=True)
+        _, first, image_of = np.unique(self.image_of[chosen], return_index=True, return_inverse=True)
         captions = chosen[first]
-        return captions, self._read_tokens(chosen), image.astype("int32"), self.rows[captions]
+        return captions, self._read_tokens(chosen), image_of.astype("int32"), self.rows[captions]
 
-    def _fill_up(self, tokens: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """``tokens`` and ``image`` with rows of padding for the first image, where every shape costs a compilation.
+    def _fill_up(self, tokens: np.ndarray, image_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``tokens`` and ``image_of`` with rows of padding for the first image, where every shape costs a compilation.
 
         So there are few different numbers of captions.
         """
         if not compiles_per_shape():
-            return tokens, image
+            return tokens, image_of
         missing = -len(tokens) % max(1, self.batch_size // 8)
-        return np.pad(tokens, ((0, missing), (0, 0)), constant_values=PAD), np.pad(image, (0, missing))
+        return np.pad(tokens, ((0, missing), (0, 0)), constant_values=PAD), np.pad(image_of, (0, missing))
 
 
 class ReferenceBatches(ImageBatches):
@@ -94,11 +95,11 @@ class ReferenceBatches(ImageBatches):
 
 
 class GroupedBatches(ImageBatches):
-    """Batches ``((features (B, R, D), inputs, image of each row), targets)`` of whole images with all their captions.
+    """Batches ``((features (B, R, D), inputs, image_of), targets)`` of whole images with all their captions.
 
     They suit decoders whose main work depends on the image alone. To do that once for all captions of an image saves more
-    than the padding costs. ``inputs`` and ``targets`` are int32 ``(N, T)``, and N is about ``batch_size``. Image of each row
-    is int32 ``(N,)``. On JAX rows of ``<pad>`` alone may follow.
+    than the padding costs. ``inputs`` and ``targets`` are int32 ``(N, T)``, and N is about ``batch_size``. On JAX rows of
+    ``<pad>`` alone may follow.
     """
 
     @property
@@ -106,16 +107,16 @@ class GroupedBatches(ImageBatches):
         return max(1, round(self.batch_size * len(np.unique(self.rows)) / len(self.rows)))
 
     def __getitem__(self, index: int):
-        captions, tokens, image, _ = self._read_images(index)
-        tokens, image = self._fill_up(tokens, image)
-        return (self._read_features(captions), tokens[:, :-1], image), tokens[:, 1:]
+        captions, tokens, image_of, _ = self._read_images(index)
+        tokens, image_of = self._fill_up(tokens, image_of)
+        return (self._read_features(captions), tokens[:, :-1], image_of), tokens[:, 1:]
 
 
 class PixelBatches(ImageBatches):
-    """Batches ``((pixels, inputs, image of each row), targets)`` of whole images, for an encoder that learns too.
+    """Batches ``((pixels, inputs, image_of), targets)`` of whole images, for an encoder that learns too.
 
     ``pixels`` are uint8 ``(B, S, S, 3)``, RGB 0-255. Every epoch crops, colours and mirrors them anew. ``inputs`` and
-    ``targets`` are int32 ``(N, T)``. Image of each row is int32 ``(N,)``. On JAX rows of ``<pad>`` alone may follow.
+    ``targets`` are int32 ``(N, T)``. On JAX rows of ``<pad>`` alone may follow.
     """
 
     def __init__(
@@ -134,12 +135,12 @@ class PixelBatches(ImageBatches):
         super().__init__(store, captions, vocabulary, settings, views=[View(store, True)] * settings.mirror)
 
     def __getitem__(self, index: int):
-        captions, tokens, image, rows = self._read_images(index)
+        captions, tokens, image_of, rows = self._read_images(index)
         pixels = np.stack([self._load(row) for row in rows.tolist()])
         swap = self.look[captions] < self.mirrored_looks
         pixels[swap] = pixels[swap, :, ::-1]
-        tokens, image = self._fill_up(tokens, image)
-        return (pixels, tokens[:, :-1], image), tokens[:, 1:]
+        tokens, image_of = self._fill_up(tokens, image_of)
+        return (pixels, tokens[:, :-1], image_of), tokens[:, 1:]
 
     def _width(self, batch):
         # On JAX one more compilation of encoder and decoder costs more than padding to the longest caption.

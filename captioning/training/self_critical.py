@@ -56,9 +56,9 @@ class Sampler(keras.Model):
 class SelfCriticalTrainer(CaptionTrainer):
     """A CaptionTrainer whose training batches also hold drawn captions and their advantages.
 
-    Inputs are ``(features (B, R, D), inputs (N, T), image of each row (N,), drawn inputs (B * S, U))``. Targets are
-    ``(targets (N, T), drawn targets (B * S, U), advantages (B * S,))``. Drawn captions run without dropout, because they
-    were drawn without it.
+    Inputs are ``(features (B, R, D), inputs (N, T), image_of (N,), drawn inputs (B * S, U))``. ``image_of`` is the image
+    of each reference. Targets are ``(targets (N, T), drawn targets (B * S, U), advantages (B * S,))``. Drawn captions
+    run without dropout, because they were drawn without it.
 
     The metric ``loss`` is ``(1 - xe_share) * policy + xe_share * cross-entropy``. Both parts are means per word.
     """
@@ -70,10 +70,10 @@ class SelfCriticalTrainer(CaptionTrainer):
     def call(self, inputs, training=None):
         if len(inputs) == 2:  # validation
             return super().call(inputs, training=training)
-        features, token_ids, image, drawn = inputs
-        logits = super().call((features, token_ids, image), training=training)
-        rows = ops.repeat(ops.arange(ops.shape(features)[0]), self.samples)
-        return logits, self.decoder(features, drawn, training=False, rows=rows)
+        features, token_ids, image_of, drawn = inputs
+        logits = super().call((features, token_ids, image_of), training=training)
+        image_of_drawn = ops.repeat(ops.arange(ops.shape(features)[0]), self.samples)
+        return logits, self.decoder(features, drawn, training=False, image_of=image_of_drawn)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The loss of both kinds of captions in training; in validation the cross-entropy."""
@@ -140,11 +140,11 @@ class SelfCritic:
         words = batches.words
         began = time.perf_counter()
         for index in tqdm(range(len(batches)), desc=f"epoch {epoch + 1}", unit="batch", disable=hide_progress()):
-            features, tokens, image, rows = batches[index]
+            features, tokens, image_of, rows = batches[index]
             drawn = self._judge(features, rows, self._draw(features, (self.config.seed, epoch, index)))
             reward_seconds += drawn.seconds
             words += int((drawn.tokens != PAD).sum())
-            learned = self._learn(features, tokens, image, drawn)
+            learned = self._learn(features, tokens, image_of, drawn)
             steps.append((*learned, (tokens[:, 1:] != PAD).sum(), drawn.rewards.mean()))
         loss, nll, references, rewards = np.asarray(steps, "float64").T
         return {
@@ -176,8 +176,10 @@ class SelfCritic:
             baseline = (reward.sum(axis=1, keepdims=True) - reward) / (samples - 1)
         return _Drawn(drawn[:, :samples], reward, reward - baseline, seconds)
 
-    def _learn(self, features: np.ndarray, tokens: np.ndarray, image: np.ndarray, drawn: _Drawn) -> tuple[float, float]:
-        """One training step on references ``tokens (N, T + 1)`` and on ``drawn`` captions.
+    def _learn(
+        self, features: np.ndarray, tokens: np.ndarray, image_of: np.ndarray, drawn: _Drawn
+    ) -> tuple[float, float]:
+        """One training step on references ``tokens (N, T + 1)`` and on ``drawn`` captions. ``image_of`` is ``(N,)``.
 
         Returns the loss, and the nll of this batch's references: Keras begins its metrics anew with each batch.
         """
@@ -187,7 +189,7 @@ class SelfCritic:
         shifted = np.full((len(ids), round_width(longest, coarseness=4) + 1), PAD, dtype=np.int32)
         shifted[:, 0] = START
         shifted[:, 1 : longest + 1] = ids[:, :longest]
-        inputs = (features, tokens[:, :-1], image, shifted[:, :-1])
+        inputs = (features, tokens[:, :-1], image_of, shifted[:, :-1])
         targets = (tokens[:, 1:], shifted[:, 1:], drawn.advantages.reshape(-1).astype("float32"))
         logs = self.trainer.train_on_batch(inputs, targets, return_dict=True)
         return float(logs["loss"]), float(logs["nll"])

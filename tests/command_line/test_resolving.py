@@ -17,7 +17,7 @@ from captioning.command_line.resolving import (
     resumable_settings,
     settings_of_stages,
 )
-from config import STAGES, Config, DataSettings, DecodingSettings, MachineSettings
+from config import STAGE_CHANGES, Config, DataSettings, DecodingSettings, MachineSettings
 
 
 def typed(*arguments: str, trained: bool = False) -> argparse.Namespace:
@@ -138,7 +138,7 @@ def test_init_brings_the_settings_of_its_run_and_the_stage_changes_them(tmp_path
     (tmp_path / "config.json").write_text(trained.to_json())
     settings = resolve(typed("--stage", "scst", "--init", str(tmp_path), "--epochs", "3"))
     assert (settings.stage, settings.embedding_size, settings.epochs) == ("scst", 8, 3)
-    assert (settings.label_smoothing, settings.learning_rate) == (0.0, STAGES["scst"]["learning_rate"])
+    assert (settings.label_smoothing, settings.learning_rate) == (0.0, STAGE_CHANGES["scst"]["learning_rate"])
     assert resolve(typed("--init", str(tmp_path))).label_smoothing == 0.1
     tuned = trained.with_overrides({"stage": "finetune", "init": "earlier", "crop": 0.5, "tuned_layers": 10})
     (tmp_path / "config.json").write_text(tuned.to_json())
@@ -167,7 +167,7 @@ def test_align_has_settings_of_its_own_over_a_preset_or_a_run(tmp_path):
     settings = resolve(typed("--stage", "align", "--preset", "demo", "--epochs", "3"))
     assert (settings.dataset, settings.feature_grid, settings.epochs) == ("demo", 3, 3)
     assert (settings.monitor, settings.image_scale) == ("recall", 1.0)
-    assert settings.hidden_size == STAGES["align"]["hidden_size"]
+    assert settings.hidden_size == STAGE_CHANGES["align"]["hidden_size"]
     wanted = preset("flickr8k-align")
     assert resolve(typed("--stage", "align", "--preset", "flickr8k-align")) == wanted
     trained = Config(decoder="attention", feature_grid=0, attention_size=8, label_smoothing=0.1, embedding_size=9)

@@ -2,19 +2,22 @@
 
 import doctest
 import math
+from typing import get_args
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
+from captioning.base.errors import UserError
+from captioning.command_line.resolving import refuse_longer
 from captioning.decoders import build
-from captioning.decoders.base import Decoder
+from captioning.decoders.base import Decoder, OneVectorDecoder, RegionDecoder
 from captioning.decoders.build import build_decoder, decoder_class, decoder_names
 from captioning.search.compiled import Search
 from captioning.training.cross_entropy import CaptionTrainer
 from captioning.words.vocabulary import END, PAD, START
-from config import Config
+from config import Config, OneVectorDecoders
 
 VOCABULARY, REGIONS, FEATURES = 40, 3, 7
 
@@ -49,11 +52,26 @@ def name(request) -> str:
 
 
 def test_every_name_has_a_file_of_its_own():
-    """A new decoder is one file and one name in the setting."""
+    """A new decoder is one file and one name among the kinds in config.py."""
     classes = [decoder_class(name) for name in decoder_names()]
-    assert len(set(classes)) == len(classes) == 5
+    assert len(set(classes)) == len(classes)
     assert all(issubclass(kind, Decoder) for kind in classes)
     assert [kind.__module__ for kind in classes] == [f"captioning.decoders.{name}" for name in decoder_names()]
+
+
+def test_the_settings_know_what_a_decoder_reads(name):
+    kind = OneVectorDecoder if name in get_args(OneVectorDecoders) else RegionDecoder
+    assert issubclass(decoder_class(name), kind)
+    config = Config(decoder=name, feature_grid=0)
+    assert not decoder_class(name).bounded or refuses_longer(config), "command_line.resolving.refuse_longer names it"
+
+
+def refuses_longer(config: Config) -> bool:
+    try:
+        refuse_longer(config, config.model_copy(update={"max_caption_length": config.max_caption_length + 1}))
+    except UserError:
+        return True
+    return False
 
 
 def test_the_example_of_the_docstring():
@@ -144,9 +162,9 @@ def test_a_row_does_not_depend_on_its_batch(name):
 def test_captions_of_one_image_share_its_features(name):
     decoder = make(name)
     features, tokens = batch()
-    rows = np.asarray([2, 0, 0, 3], "int32")
-    shared = ops.convert_to_numpy(decoder(features, tokens, rows=rows))
-    np.testing.assert_allclose(shared, run(decoder, features[rows], tokens), rtol=1e-5, atol=1e-6)
+    image_of = np.asarray([2, 0, 0, 3], "int32")
+    shared = ops.convert_to_numpy(decoder(features, tokens, image_of=image_of))
+    np.testing.assert_allclose(shared, run(decoder, features[image_of], tokens), rtol=1e-5, atol=1e-6)
 
 
 def test_dropout_is_drawn_in_training_only(name):

@@ -99,7 +99,7 @@ def test_word_dropout_replaces_words_in_training_only():
     seen = []
 
     class Spy(keras.Model):
-        def call(self, features, token_ids, training=None, rows=None):
+        def call(self, features, token_ids, training=None, image_of=None):
             seen.append(ops.convert_to_numpy(token_ids))
             return ops.zeros((*token_ids.shape, V))
 
@@ -148,13 +148,13 @@ def test_rows_that_only_fill_a_batch_up_change_nothing(name):
     trainer.compile(optimizer="sgd")
     features = np.random.default_rng(0).normal(size=(2, 2, 3)).astype("float32")
     tokens = np.asarray([[1, 4, 5, END], [1, 5, END, PAD], [1, 4, END, PAD]], "int32")
-    rows = np.asarray([0, 0, 1], "int32")
+    image_of = np.asarray([0, 0, 1], "int32")
 
-    def losses(tokens, rows):
+    def losses(tokens, image_of):
         trainer.reset_metrics()
-        inputs = [ops.convert_to_tensor(part) for part in (features, tokens[:, :-1], rows)]
+        inputs = [ops.convert_to_tensor(part) for part in (features, tokens[:, :-1], image_of)]
         loss = trainer.compute_loss(y=tokens[:, 1:], y_pred=trainer(inputs, training=True), training=True)
         return float(loss), float(trainer.nll.result())
 
-    filled = losses(np.pad(tokens, ((0, 2), (0, 0)), constant_values=PAD), np.pad(rows, (0, 2)))
-    assert filled == pytest.approx(losses(tokens, rows), rel=1e-5)
+    filled = losses(np.pad(tokens, ((0, 2), (0, 0)), constant_values=PAD), np.pad(image_of, (0, 2)))
+    assert filled == pytest.approx(losses(tokens, image_of), rel=1e-5)

@@ -9,7 +9,6 @@ from PIL import Image
 from captioning.base.errors import UserError
 from captioning.data.records import CaptionDataset, ImageRecord
 from captioning.features.encoder import build_encoder, let_learn
-from captioning.features.looks import training_looks
 from captioning.storage.runs import Run
 from captioning.training.batches import CaptionBatches
 from captioning.training.cross_entropy import CaptionTrainer
@@ -17,6 +16,7 @@ from captioning.training.fine_tuning import PixelTrainer
 from captioning.training.loop import fit
 from captioning.training.optimizers import make_tuning_optimizer
 from captioning.training.recorder import Recorder
+from captioning.training.stages.base import stage_named
 from captioning.words.vocabulary import Vocabulary
 from config import Config
 from model import Captioner
@@ -81,7 +81,7 @@ def first_run(folder, dataset) -> Run:
 
 def train(config: Config, dataset: CaptionDataset, name: str, status: int = 0, run: Run | None = None) -> Run:
     initial = Captioner.load(Path(config.init)) if config.init else None
-    prepared = prepare(config, dataset, initial and initial.encoder, looks=training_looks(config))
+    prepared = prepare(config, dataset, initial and initial.encoder, looks=stage_named(config.stage).looks(config))
     run = run or Run.create(config, fit_vocabulary(config, dataset), name)
     assert fit(config, prepared, run.vocabulary(), run, initial) == status
     return run

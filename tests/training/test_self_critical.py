@@ -141,7 +141,7 @@ def test_an_epochs_nll_is_of_all_its_references(make_store):
     learner.trainer.optimizer.learning_rate = 0.0
     total, words = 0.0, 0
     for features, tokens, image, _ in (learner.batches[i] for i in range(len(learner.batches))):
-        logits = ops.cast(learner.trainer.decoder(features, tokens[:, :-1], rows=image), "float32")
+        logits = ops.cast(learner.trainer.decoder(features, tokens[:, :-1], image_of=image), "float32")
         nll, _ = word_nll(logits, ops.convert_to_tensor(tokens[:, 1:]))
         mask = tokens[:, 1:] != PAD
         total, words = total + (ops.convert_to_numpy(nll) * mask).sum(), words + mask.sum()

@@ -24,6 +24,7 @@ from typing import ClassVar
 import keras
 
 from captioning.base.script import hide_progress
+from captioning.features.looks import Look, training_looks
 from captioning.features.prepared import Prepared
 from captioning.retrieval.aligner import Aligner
 from captioning.storage.runs import Run
@@ -101,6 +102,11 @@ class Stage(ABC):
     @abstractmethod
     def summary(self, line: dict[str, float]) -> str:
         """What is printed of an epoch with this ``line`` of history.csv."""
+
+    @classmethod
+    def looks(cls, config: Config) -> list[Look]:
+        """How else the training images look, besides as they are. Each look has a feature store of its own."""
+        return training_looks(config)
 
     @classmethod
     def run_name(cls, config: Config) -> str:

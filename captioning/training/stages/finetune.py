@@ -6,6 +6,7 @@ from typing import ClassVar
 import keras
 
 from captioning.features.encoder import let_learn
+from captioning.features.looks import Look
 from captioning.features.prepared import Prepared
 from captioning.storage.runs import Run
 from captioning.training.dev_scoring import TunedCaptionScores
@@ -13,6 +14,7 @@ from captioning.training.fine_tuning import PixelTrainer
 from captioning.training.image_batches import PixelBatches
 from captioning.training.optimizers import make_tuning_optimizer
 from captioning.training.stages.base import CaptionerStage
+from config import Config
 
 
 class FineTuningStage(CaptionerStage):
@@ -41,6 +43,11 @@ class FineTuningStage(CaptionerStage):
 
     def make_dev(self, prepared: Prepared, run: Run) -> TunedCaptionScores:
         return TunedCaptionScores(self.model, prepared, self.config, run.folder)
+
+    @classmethod
+    def looks(cls, config: Config) -> list[Look]:
+        """None: every epoch crops and mirrors the pixels anew."""
+        return []
 
 
 STAGE = FineTuningStage
