@@ -38,6 +38,12 @@ def save_encoder(path: Path) -> str:
     return str(path)
 
 
+def compile_built(trainer, optimizer) -> None:
+    """Compile ``trainer`` with an optimiser that has its variables, as training does, so that steps are traced once."""
+    trainer.compile(optimizer=optimizer)
+    trainer.optimizer.build(trainer.trainable_variables)
+
+
 def random_captioner(config, vocabulary):
     """A captioner whose random weights are large enough that captions depend on the image."""
     import keras

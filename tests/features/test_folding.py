@@ -136,6 +136,7 @@ class InInference(keras.Model):
         return self.model(images, training=False)
 
 
+@pytest.mark.backends
 def test_what_is_folded_to_learn_learns_as_it_would_without():
     before, plain, folded = convolutions(), convolutions(), convolutions()
     for model, learner in ((plain, plain), (folded, fold_to_learn(folded))):
@@ -149,6 +150,7 @@ def test_what_is_folded_to_learn_learns_as_it_would_without():
         np.testing.assert_allclose(*steps, rtol=0.01, atol=1e-5)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_what_is_folded_to_learn_computes_in_the_precision_of_training(precision):
     model = convolutions()

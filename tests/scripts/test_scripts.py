@@ -242,7 +242,9 @@ def test_the_second_system_from_preparing_to_searching(data, tiny, tmp_path):
     assert [entry["image_id"] for entry in json.loads(results.read_text())] == [7, 42, 139]
     photo = data[0] / "pictures/00.png"
     assert script("test", photo, "--model", captioner).out.startswith(str(photo))
-    outcome = script("train", *preset, *TINY_ALIGNER, *tiny[-2:], "--epochs", "1", "--stage", "align", "--name", aligner.name)
+    outcome = script(
+        "train", *preset, *TINY_ALIGNER, *tiny[-2:], "--epochs", "1", "--stage", "align", "--name", aligner.name
+    )
     assert outcome.status == 0
     retrieve = ["retrieve", "--model", aligner, "--rerank", captioner]
     assert "3 re-ranked by captioner: gain" in script(*retrieve, "--split", "test").out
