@@ -138,7 +138,7 @@ def write_data(folder: Path, scale: int) -> None:
 
 
 def lay_out(folder: Path, steps: Steps) -> tuple[Any, Any, int]:
-    """All that precedes the first batch. Returns the batches, the data that training keeps beside them, and the words."""
+    """Time everything before the first batch. Returns the batches, the data that training keeps, and the number of words."""
     config = Config(dataset="coco", data_dir=str(folder))
     dataset = steps("read the captions files, list the images", lambda: load_dataset(config))
     vocabulary = steps("fit the vocabulary", lambda: fit_vocabulary(config, dataset))
@@ -158,7 +158,7 @@ def lay_out(folder: Path, steps: Steps) -> tuple[Any, Any, int]:
 
 
 def run_steps(folder: Path, trained: int) -> dict[str, Any]:
-    """Time all that training does with the data in ``folder``, to the end of so many batches. In a process of its own."""
+    """Time everything that training does with the data in ``folder``, up to ``trained`` batches. Runs in its own process."""
     steps = Steps()
     batches, prepared, words = lay_out(folder, steps)
     before = {name: sum(step[name] for step in steps.found.values()) for name in ("seconds", "cpu_seconds")}

@@ -58,14 +58,14 @@ def _acquire(lock: "FileLock", path: Path) -> bool:
 
 
 @contextmanager
-def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
-    """Gives the place of a new file, which takes the name ``path`` at the end. So ``path`` is whole at any moment.
+def replacing(path: Path, new: Path | None = None, sync: bool = True) -> Iterator[Path]:
+    """Gives the path of a new file, which is renamed to ``path`` at the end. So ``path`` is whole at any moment.
 
-    The new file is a hidden neighbour of ``path``. It is removed when the body fails. What a killed process leaves is
-    written over the next time. With ``sync`` the content is on the disk before the name changes, so that a power failure
-    is no danger either.
+    The new file is a hidden neighbour of ``path``, unless ``new`` names another place on the same disk. It is removed when
+    the body fails. What a killed process leaves is written over the next time. With ``sync`` the new file is on the disk
+    before it is renamed, so that ``path`` is whole after a power failure too.
     """
-    new = path.with_name(_UNFINISHED + path.name)
+    new = new or path.with_name(_UNFINISHED + path.name)
     try:
         yield new
         if sync:
@@ -99,7 +99,7 @@ def write(path: Path, text: str) -> None:
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays as a .npz file, whole or not at all. Raises OSError."""
     with replacing(path) as new, open(new, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes an array for allow_pickle
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:

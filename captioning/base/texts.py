@@ -45,7 +45,7 @@ class Texts(Sequence[str]):
 
         ``near`` is the place where the search begins. Texts that are looked for in order are found at once.
         """
-        wanted = _encode(text)
+        wanted = bytearray(_encode(text))
         for place in (near, near + 1):
             if place < len(self) and self._piece(place) == wanted:
                 return place

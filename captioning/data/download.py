@@ -164,14 +164,14 @@ def _try(url: str, part: Path) -> None:
     with answer:
         if answer.status_code in _PASSING:
             raise _Broken(f"the server answers {answer.status_code} {answer.reason}")
-        continued = f"bytes {have}-{note['size'] - 1}/{note['size']}" if note else ""
-        resumed = answer.status_code == 206 and answer.headers.get("Content-Range") == continued
+        continued = f"bytes {have}-{note['size'] - 1}/{note['size']}" if note else None
+        resumed = answer.status_code == 206 and continued and answer.headers.get("Content-Range") == continued
         if answer.status_code in (206, 416) and not resumed:
             _note(part).unlink(missing_ok=True)
             raise _Broken("the file there has changed meanwhile; starting over")
         if answer.status_code not in (200, 206):
             raise DownloadError(f"{url}: cannot be fetched: the server answers {answer.status_code} {answer.reason}")
-        have, size = (have, note["size"]) if resumed else (0, _begin(part, answer.headers))
+        have, size = (have, note["size"]) if note and resumed else (0, _begin(part, answer.headers))
         free = shutil.disk_usage(part.parent).free
         if size is not None and size - have > free:
             raise UserError(

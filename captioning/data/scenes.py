@@ -77,7 +77,8 @@ class Scene:
 
 
 def _pick(rng: np.random.Generator, options: Sequence):
-    return options[rng.integers(len(options))]
+    """One of ``options``, all with equal probability."""
+    return options[int(rng.integers(len(options)))]
 
 
 def _draw_scene(rng: np.random.Generator) -> Scene:
@@ -292,8 +293,8 @@ def _with_shadow(
     flat, lean = 0.32, 0.8 * light_side
     # A point h above the ground casts its shadow flat * h up the picture and lean * flat * h to the side.
     inverse = (1, -lean, lean * ground, 0, 1 / flat, ground - ground / flat)
-    lying = silhouette.transform(picture.size, Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR)
-    lying = np.asarray(lying.filter(ImageFilter.GaussianBlur(4)), dtype=np.float32) / 255
+    shadow = silhouette.transform(picture.size, Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR)
+    lying = np.asarray(shadow.filter(ImageFilter.GaussianBlur(4)), dtype=np.float32) / 255
     y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32)
     contact = ((x - middle) / (sprite.width * 0.34)) ** 2 + ((y - ground + 3) / (sprite.width * 0.09)) ** 2
     light = (1 - 0.45 * lying) * (1 - 0.45 * np.exp(-(contact**2)))

@@ -92,7 +92,10 @@ def fold_to_learn(model: keras.Model) -> keras.Model:
             return layer.__class__.from_config({**layer.get_config(), "dtype": policy})
         return _InPrecision(layer, policy) if type(layer) in _KERNELS else layer
 
-    return _without_norms(model, lambda *pair: _MergedConvolution(*pair, policy.compute_dtype), follow)
+    def merge(convolution, norm):
+        return _MergedConvolution(convolution, norm, policy.compute_dtype)
+
+    return _without_norms(model, merge, follow)
 
 
 class _InPrecision(layers.Layer):

@@ -154,7 +154,7 @@ class View:
     mirrored: bool
 
 
-def _map_features(folder: Path) -> np.ndarray:
+def _map_features(folder: Path) -> np.memmap:
     """``features.npy`` as a read-only mapping. Raises OSError: cannot be opened; ValueError: damaged."""
     try:
         return np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)

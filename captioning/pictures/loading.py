@@ -1,4 +1,4 @@
-"""Read pictures into fixed-size RGB arrays: the one pixel recipe of training and inference. Needs no Keras."""
+"""Read pictures into RGB arrays of a fixed size, in one way for training and inference. Needs no Keras."""
 
 import errno
 import io
@@ -14,41 +14,41 @@ from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 
 from captioning.base.errors import UserError
 
-# Names the recipes of load_image and load_varied in feature-store fingerprints: change the version whenever their pixels
-# change.
+# The name of what load_image and load_varied do, in the fingerprints of feature stores. Change the version whenever their
+# pixels change.
 PREPROCESSING = "exif-rgb-squash-bicubic-v1"
 
-# The ways of ``view``.
+# The ways in which ``view`` shows a picture.
 VIEWS = ("whole", "mirrored", "middle", "middle-mirrored")
 MIRRORED = VIEWS.index("mirrored")
 
 T = TypeVar("T")
 
-# Pillow warns at half of the pixels that it refuses; such a picture of one's own is no reason to.
+# Pillow refuses pictures with very many pixels, and warns at half that number. A user's own picture needs no warning.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 SUFFIXES = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-# Of pictures that phones write and Pillow cannot read: found in folders, so that they are reported.
+# Formats of phones that Pillow cannot read. Such files are found in folders too, so that they are reported.
 _UNREADABLE = {".heic", ".heif"}
 _FOUND = SUFFIXES | _UNREADABLE
 
-# A picture from the web may not be larger than this many bytes.
+# A picture from the web may have this many bytes.
 _MAX_DOWNLOAD = 50 << 20
 
 
 class UnreadableImage(UserError):
-    """A file that cannot be decoded as a picture. The message names the file and the reason."""
+    """A file that is no readable picture. The message names the file and the reason."""
 
 
 class UnreachableImage(UnreadableImage):
-    """A file that the system did not let us read (rights, a failing disk, gone meanwhile), and may another time."""
+    """A file that could not be opened or read (no permission, a failing disk, a missing file). Another time it may be."""
 
 
 def load_image(source: str | Path | BinaryIO, size: int) -> np.ndarray:
-    """Decode a picture and squash it to ``size`` x ``size`` pixels.
+    """Decode a picture and resize it to ``size`` x ``size`` pixels, whatever its proportions.
 
-    ``source`` is a path or a binary file object. Resampling is Pillow's antialiased bicubic; a picture that has the size
-    already is not resampled.
+    ``source`` is a path or a binary file object. Resampling is Pillow's antialiased bicubic. A picture that has this size
+    is not resampled.
 
     Returns uint8 ``(size, size, 3)``, RGB 0-255. Raises UnreadableImage.
     """
@@ -61,11 +61,11 @@ def load_image(source: str | Path | BinaryIO, size: int) -> np.ndarray:
 def load_varied(
     source: str | Path, size: int, crop: float, colour_jitter: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """A random crop of a picture in randomly changed colours, squashed to ``size`` x ``size`` pixels, for training.
+    """For training: a random crop of a picture in randomly changed colours, resized to ``size`` x ``size`` pixels.
 
-    The crop keeps a share of the area between ``crop`` and 1 and is up to a third wider or narrower than the picture
-    (Szegedy et al., 2015, https://arxiv.org/abs/1409.4842). Brightness, contrast and saturation are each multiplied by
-    up to ``1 +- colour_jitter``.
+    The crop keeps a share of the area between ``crop`` and 1. It is up to a third wider or narrower than the picture
+    (Szegedy et al., 2015, https://arxiv.org/abs/1409.4842). Brightness, contrast and saturation are each multiplied by a
+    factor between ``1 - colour_jitter`` and ``1 + colour_jitter``.
 
     Returns uint8 ``(size, size, 3)``, RGB 0-255. Raises UnreadableImage.
     """
@@ -83,10 +83,10 @@ def load_varied(
 
 
 def view(pixels: np.ndarray, number: int) -> np.ndarray:
-    """A picture looked at in one of four ways: mirrored for training, in all of them for captioning with an average.
+    """One of four views of a picture. Training may use mirrored ones; captioning may average over all four.
 
-    ``pixels`` uint8 ``(S, S, 3)``; ``number`` is that of one of ``VIEWS``. Mirrored: left and right swapped. Middle: 85% of
-    both sides, enlarged to ``S``.
+    ``pixels`` are uint8 ``(S, S, 3)``, and so is the view. ``number`` is the place of the view in ``VIEWS``. Mirrored: left
+    and right are swapped. Middle: 85% of both sides, enlarged to ``S``.
     """
     if number >= 2:
         size = len(pixels)
@@ -97,21 +97,21 @@ def view(pixels: np.ndarray, number: int) -> np.ndarray:
 
 
 def open_picture(source: str | Path | BinaryIO, size: int) -> Image.Image:
-    """Decode a picture that is to be shrunk to ``size`` pixels: upright, RGB, in its own proportions.
+    """Decode a picture that will be resized to ``size`` pixels. It is upright, RGB and in its own proportions.
 
-    EXIF orientation is applied, transparency is laid over white, 16-bit greyscale keeps its high byte, and of an
-    animation the first frame is read. Raises UnreadableImage.
+    EXIF orientation is applied, and transparency is laid over white. 16-bit greyscale keeps its high byte. An animation
+    gives its first frame. Raises UnreadableImage.
     """
     try:
         with Image.open(source) as image:
-            # JPEG may decode at a half, quarter or eighth, but never below twice the size that is resampled to. That is
-            # five times as fast on 12 megapixels. On COCO photographs it moved pixels by 0.7 grey levels on average,
-            # and single ones on hard edges by up to 50.
+            # A JPEG may be decoded at a half, quarter or eighth of its size, but not below twice the size that is wanted.
+            # For 12 megapixels that is five times as fast. On COCO photographs it changed pixels by 0.7 grey levels on
+            # average, and single ones on hard edges by up to 50.
             image.draft(None, (2 * size, 2 * size))
             return to_rgb(ImageOps.exif_transpose(image))
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more on damaged files.
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more on damaged files
         name = source if isinstance(source, (str, Path)) else getattr(source, "name", "the given image data")
-        # Pillow's own OSErrors have no number, but for seeking to where a damaged file points.
+        # An OSError of Pillow's own has no number. Only seeking to where a damaged file points gives EINVAL.
         of_system = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
         kind = UnreachableImage if of_system else UnreadableImage
         raise kind(f"{name}: cannot be read as a picture: {_reason(error, str(name))}") from None
@@ -124,11 +124,11 @@ def load_ahead(
     image_size: int,
     batch_size: int,
 ) -> Iterator[tuple[np.ndarray, dict[int, UnreadableImage]]]:
-    """The pixels of each batch of names, decoded one batch ahead in ``pool``, and which of them could not be read.
+    """The pixels of each batch of names, and the errors of unreadable pictures by their position in the batch.
 
-    ``load(name)`` gives uint8 pixels ``(S, S, 3)`` or raises UnreadableImage. Yields uint8 ``(batch_size, S, S, 3)``
-    with ``S = image_size``, zeros where there is no picture, so that the encoder sees one shape only; and the error of
-    each unreadable one by its position.
+    The threads of ``pool`` decode one batch ahead. ``load(name)`` gives uint8 pixels ``(S, S, 3)`` or raises
+    UnreadableImage. The pixels of a batch are uint8 ``(batch_size, S, S, 3)`` with ``S = image_size``. They are zeros where
+    there is no picture, so that an encoder sees one shape only.
     """
 
     def attempt(name: str) -> np.ndarray | UnreadableImage:
@@ -142,13 +142,13 @@ def load_ahead(
         reasons = {j: result for j, result in enumerate(results) if isinstance(result, UnreadableImage)}
         pixels = np.zeros((batch_size, image_size, image_size, 3), dtype=np.uint8)
         for j, result in enumerate(results):
-            if j not in reasons:
+            if not isinstance(result, UnreadableImage):
                 pixels[j] = result
         yield pixels, reasons
 
 
 def one_behind(items: Iterator[T]) -> Iterator[T]:
-    """The items, each once the one after it has been begun."""
+    """The items. Each is given only when the next one has been started."""
     for held in items:
         for item in items:
             yield held
@@ -157,16 +157,16 @@ def one_behind(items: Iterator[T]) -> Iterator[T]:
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """All picture files below ``folder``, as ``image_names`` finds them, sorted. Raises UserError."""
+    """The paths of all picture files below ``folder``, sorted. Raises UserError when there is no such folder."""
     return sorted(Path(folder, name) for name in image_names(folder))
 
 
 def image_names(folder: str | Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[str]:
-    """The paths of all picture files below ``folder``, by suffix, relative to it and with slashes.
+    """The paths of all picture files below ``folder``, relative to it and with slashes. Suffixes tell what is a picture.
 
-    Hidden files and folders (such as the waste bins of photo programs) are left out, links to folders are not followed,
-    and links that lead nowhere are named.
-    ``on_error`` is told of subfolders that cannot be listed. Raises UserError when there is no such folder.
+    Hidden files and folders, such as the waste bins of photo programs, are left out. Links to folders are not followed.
+    Links that lead nowhere are included, so that they are reported. ``on_error`` gets the error of each subfolder that
+    cannot be listed. Raises UserError when there is no such folder.
     """
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: there is no such folder of images")
@@ -183,12 +183,12 @@ def image_names(folder: str | Path, on_error: Callable[[OSError], None] | None =
 
 
 def is_address(source: str) -> bool:
-    """Whether this names a picture on the web rather than a file."""
+    """Whether ``source`` is a web address. Otherwise it is a path."""
     return source.startswith(("http://", "https://"))
 
 
 def sources(arguments: list[str]) -> Iterator[str]:
-    """The pictures that the arguments name: folders give all the pictures below them. Raises UserError for none."""
+    """The pictures that the arguments name. A folder gives all pictures below it. Raises UserError: a folder without any."""
     for argument in arguments:
         if not is_address(argument) and Path(argument).is_dir():
             found = find_images(argument)
@@ -200,7 +200,7 @@ def sources(arguments: list[str]) -> Iterator[str]:
 
 
 def open_source(source: str) -> str | io.BytesIO:
-    """What Pillow can open: the path itself, or the bytes behind a web address. Raises UnreadableImage."""
+    """What Pillow can open: a path as it is, or the bytes behind a web address. Raises UnreadableImage."""
     if not is_address(source):
         return source
     import requests
@@ -215,12 +215,12 @@ def open_source(source: str) -> str | io.BytesIO:
     if len(data) > _MAX_DOWNLOAD:
         raise UnreadableImage(f"{source}: larger than {_MAX_DOWNLOAD >> 20} MiB")
     picture = io.BytesIO(data)
-    picture.name = source  # for load_image's messages
+    picture.name = source  # open_picture's messages name it
     return picture
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of a picture in any mode: transparency over white, 16-bit greyscale by its high byte."""
+    """A picture of any mode as RGB. Transparency is laid over white; 16-bit greyscale keeps its high byte."""
     if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow's own conversion would clip at 255
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F" and 0 < np.nanmax(np.asarray(image)) <= 1:
@@ -232,12 +232,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _reason(error: Exception, name: str) -> str:
+    """Why the file ``name`` cannot be read, in words."""
     if isinstance(error, UnidentifiedImageError):
         if os.path.splitext(name)[1].lower() in _UNREADABLE:
             return "Pillow does not know HEIC; convert it to JPEG"
         return "no picture format that Pillow knows"
     if isinstance(error, Image.DecompressionBombError):
-        return f"more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} megapixels; make it smaller"
+        refused = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        return f"more than {refused // 10**6} megapixels; make it smaller"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

@@ -1,11 +1,13 @@
-"""Captions in the metadata of pictures: as XMP in a file beside the picture, or inside a JPEG or PNG file.
+"""Captions in the metadata of pictures: XMP in a file beside the picture, or inside a JPEG or PNG file.
 
-The caption becomes the picture's description (``dc:description``, which photo programs show as caption or description).
-It is noted once more under a name of our own, so that a description counts as ours for as long as nobody has edited it.
-Packets are edited in their bytes: all else that they hold stays as it was written, and of a picture every byte outside the
-packet is copied.
+The caption becomes the picture's description (``dc:description``). Photo programs show it as caption or description. The
+caption is also stored under a name of our own. A description that equals it was written by us, and nobody has edited it
+since.
 
-XMP: ISO 16684-1; where files keep it: XMP Specification, part 3 (Adobe, 2020). Needs no Keras.
+The XMP of a picture is called its packet. Only the bytes of the description are changed in a packet; the rest of the
+packet stays as it was written. Every byte of a picture outside the packet is copied.
+
+XMP: ISO 16684-1. Where files keep it: XMP Specification, part 3 (Adobe, 2020). Needs no Keras.
 """
 
 import errno
@@ -26,6 +28,7 @@ from xml.sax.saxutils import escape, quoteattr
 from PIL import Image, IptcImagePlugin
 
 from captioning.base.errors import UserError
+from captioning.base.files import replacing
 
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 # Names as expat gives them: namespace, space, local name.
@@ -56,13 +59,14 @@ def write_caption(
 ) -> Literal["embedded", "sidecar", "kept"]:
     """Make ``caption`` the description of ``picture``, in ``photo.jpg.xmp`` beside it or, with ``embed``, inside it.
 
-    Files that cannot take it get it beside them: formats other than JPEG and PNG, signed files (C2PA), and JPEGs that
-    a longer packet would break. A description that is not ours is kept, wherever it stands (XMP inside or beside the
-    picture, IPTC, PNG text), unless ``overwrite``; that leaves IPTC and PNG text as they are. Files are replaced whole or
-    not at all, write-protected ones never; a picture keeps its modification time. Safe to repeat: nothing is written where
-    the caption stands already.
+    Some files cannot hold the caption, so that it goes beside them in spite of ``embed``: formats other than JPEG and PNG,
+    signed files (C2PA), and JPEGs that a longer packet would break. A description that we did not write is kept, unless
+    ``overwrite`` is set. It may stand in XMP inside or beside the picture, in IPTC or in PNG text. ``overwrite`` leaves
+    IPTC and PNG text as they are. A file is replaced whole or not at all, and a write-protected file never. A picture keeps
+    its modification time. Where the caption stands already, nothing is written, so this is safe to repeat.
 
-    Returns where the caption now is. Raises UnwritableMetadata, and UserError when the disk is full or read-only.
+    Returns where the caption is now, or "kept". Raises UnwritableMetadata. Raises UserError when the disk is full or
+    read-only.
     """
     beside = Path(f"{picture}.xmp")
     try:
@@ -95,7 +99,7 @@ def write_caption(
 
 @dataclass
 class _Texts:
-    """One property of a packet: its text in each language, and which bytes of the packet it takes."""
+    """One property of a packet: language -> text, and the (first, last + 1) bytes that it takes in the packet."""
 
     texts: dict[str, str] = field(default_factory=dict)
     spans: list[tuple[int, int]] = field(default_factory=list)
@@ -106,23 +110,23 @@ class _Texts:
 
 
 class _Packet:
-    """What a packet says in our two properties, and where there is room for more."""
+    """What a packet says in the two properties that we write, and where it can be extended."""
 
     def __init__(self, packet: bytes):
-        """Raises ValueError when the packet, unless it is empty, is no well-formed XML in UTF-8."""
+        """``packet`` may be empty. Otherwise ValueError is raised unless it is well-formed XML in UTF-8."""
         self.properties = {DESCRIPTION: _Texts(), OURS: _Texts()}
-        self.about = ""  # what the packet says it describes; all its parts must say the same
-        self.end: int | None = None  # the byte at which rdf:RDF ends
+        self.about = ""  # the rdf:about of its parts, which must be the same in all of them
+        self.end: int | None = None  # the byte where the closing tag of rdf:RDF begins
         if packet:
             self._parse(packet.rstrip(b"\0"))
 
     def is_ours(self, caption: str) -> bool:
-        """Whether ``caption`` is the description, and was so when we wrote it."""
+        """Whether ``caption`` is the description, and we wrote it."""
         return all(found.texts.get(_DEFAULT) == caption for found in self.properties.values())
 
     @property
     def is_foreign(self) -> bool:
-        """Whether there is a description that is not, or no longer, what we wrote."""
+        """Whether there is a description that we did not write, or that somebody has edited since."""
         texts = self.properties[DESCRIPTION].texts
         return any(map(str.strip, texts.values())) and not self.is_ours(texts.get(_DEFAULT, ""))
 
@@ -131,7 +135,7 @@ class _Packet:
         begun, language, plain = 0, "", ""
 
         def inside() -> _Texts | None:
-            """The property that the parser is in."""
+            """The property in which the parser is now."""
             depth = path.index(_TOP[0]) if _TOP[0] in path else len(path)
             return (
                 self.properties.get(path[depth + 2]) if path[depth : depth + 2] == _TOP and path[depth + 2 :] else None
@@ -142,7 +146,7 @@ class _Packet:
             path.append(name)
             if path[-2:] == _TOP:
                 self.about = self.about or attributes.get(f"{RDF} about", "")
-                for known in self.properties.keys() & attributes.keys():  # not valid, but some programs write it
+                for known in self.properties.keys() & attributes.keys():  # invalid, but some programs write it
                     self.properties[known].add(_DEFAULT, attributes[known])
             elif path[-3:-1] == _TOP:
                 begun, plain = parser.CurrentByteIndex, ""
@@ -158,7 +162,7 @@ class _Packet:
 
         def end(name: str) -> None:
             at = parser.CurrentByteIndex
-            is_tag = packet[at : at + 2] == b"</"  # of an element without content, this is the byte after it
+            is_tag = packet[at : at + 2] == b"</"  # for an element without content, expat gives the byte after it
             if path[-3:-1] == _TOP and (found := inside()):
                 found.spans.append((begun, packet.index(b">", at) + 1 if is_tag else at))
                 if plain.strip():
@@ -180,10 +184,10 @@ class _Packet:
 
 
 def with_description(packet: bytes, caption: str) -> bytes:
-    """``packet``, or a new one for an empty one, with ``caption`` as its description in the default language.
+    """``packet`` with ``caption`` as its description in the default language. An empty packet gives a new one.
 
-    The description in other languages and all else stay. Raises ValueError when the packet is no well-formed XMP in UTF-8
-    or cannot take the caption.
+    Descriptions in other languages stay, and so does everything else. Raises ValueError when the packet is not well-formed
+    XMP in UTF-8, or its description cannot be replaced.
     """
     packet = packet or _EMPTY
     before = _Packet(packet)
@@ -218,16 +222,17 @@ def with_description(packet: bytes, caption: str) -> bytes:
 
 @dataclass(frozen=True)
 class _Slot:
-    """The bytes from ``start`` to ``end`` of a file: they hold its packet, or there are none yet."""
+    """The place of the packet in a file: the bytes from ``start`` to ``end``. They are equal where there is no packet yet."""
 
     start: int
     end: int
     packet: bytes
-    wrap: Callable[[bytes], bytes]  # what stands in the file for a packet
-    limit: int  # bytes of the longest packet
+    wrap: Callable[[bytes], bytes]  # packet -> the bytes that hold it in the file
+    limit: int  # bytes of the longest packet that fits
 
 
 def _slot_beside(sidecar: Path) -> _Slot:
+    """The whole of an .xmp file beside a picture. Raises UnwritableMetadata when it is damaged."""
     packet = sidecar.read_bytes() if sidecar.exists() else b""
     try:
         _Packet(packet)
@@ -237,7 +242,7 @@ def _slot_beside(sidecar: Path) -> _Slot:
 
 
 def _slot_inside(picture: Path) -> _Slot | None:
-    """None for a picture that is not to be written into."""
+    """The place of the packet inside a picture; None for a picture that must not be written into."""
     with open(picture, "rb") as file:
         head = file.read(len(_PNG_SIGNATURE))
         try:
@@ -245,24 +250,25 @@ def _slot_inside(picture: Path) -> _Slot | None:
                 return _slot_in_jpeg(file)
             if head == _PNG_SIGNATURE:
                 return _slot_in_png(file)
-        except (ValueError, struct.error, zlib.error):  # not laid out as it should be: better left alone
+        except (ValueError, struct.error, zlib.error):  # a damaged or unusual file is left alone
             pass
     return None
 
 
 def _slot_in_jpeg(file: BinaryIO) -> _Slot | None:
+    """The APP1 segment with XMP, or the place for one. None for signed files and where byte positions must not change."""
     front, slot, counts_bytes = 2, None, False
     for start, end, marker, content in _jpeg_segments(file):
         if marker == 0xEB and b"c2pa" in content:
-            return None  # content credentials are signed for the file as it is
+            return None  # content credentials: any change would break their signature
         if marker == 0xE2 and content.startswith(b"MPF\0"):
-            counts_bytes = True  # from here to further pictures behind this one
+            counts_bytes = True  # it holds the distance in bytes from here to pictures behind this one
         if marker == 0xE1 and content.startswith(_JPEG_XMP) and slot is None:
             if counts_bytes:
                 return None
             slot = (start, end, content.removeprefix(_JPEG_XMP))
         if start == front and (marker == 0xE0 or (marker == 0xE1 and content.startswith(b"Exif\0"))):
-            front = end  # JFIF and Exif must come first
+            front = end  # JFIF and Exif must stay first
 
     def wrap(packet: bytes) -> bytes:
         return struct.pack(">HH", 0xFFE1, 2 + len(_JPEG_XMP) + len(packet)) + _JPEG_XMP + packet
@@ -271,11 +277,11 @@ def _slot_in_jpeg(file: BinaryIO) -> _Slot | None:
 
 
 def _jpeg_segments(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
-    """First byte, byte after the last, marker and content of each segment before the compressed pixels."""
+    """First byte, last byte + 1, marker and content of each segment before the compressed pixels."""
     start = file.seek(2)
     while True:
         head = file.read(2)
-        while head == b"\xff\xff":  # any number of them may come before a marker
+        while head == b"\xff\xff":  # any number of such bytes may come before a marker
             head = head[1:] + file.read(1)
         (marker,) = struct.unpack(">H", head)
         if marker in (0xFFDA, 0xFFD9):
@@ -289,15 +295,16 @@ def _jpeg_segments(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
 
 
 def _slot_in_png(file: BinaryIO) -> _Slot | None:
+    """The iTXt chunk with XMP, or the place for one. None for signed files."""
     front, slot = len(_PNG_SIGNATURE) + 25, None  # behind IHDR, which comes first
     for start, end, kind in _png_chunks(file):
         if kind == b"caBX":
-            return None  # content credentials are signed for the file as it is
+            return None  # content credentials: any change would break their signature
         if kind == b"iTXt" and slot is None:
             content = file.read(end - start - 12)
             if content.startswith(_PNG_XMP):
                 is_compressed, rest = content[len(_PNG_XMP)], content[len(_PNG_XMP) + 2 :]
-                _, _, packet = rest.split(b"\0", 2)  # language and translated keyword
+                _, _, packet = rest.split(b"\0", 2)  # behind the language and the translated keyword
                 slot = (start, end, zlib.decompress(packet) if is_compressed else packet)
 
     def wrap(packet: bytes) -> bytes:
@@ -308,7 +315,7 @@ def _slot_in_png(file: BinaryIO) -> _Slot | None:
 
 
 def _png_chunks(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
-    """First byte, byte after the last and kind of each chunk; the file stands at the chunk's content meanwhile."""
+    """First byte, last byte + 1 and kind of each chunk. Meanwhile ``file`` stands where the chunk's content begins."""
     start, kind = len(_PNG_SIGNATURE), b""
     while kind != b"IEND":
         file.seek(start)
@@ -319,13 +326,13 @@ def _png_chunks(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _read_with_pillow(picture: Path) -> Iterator[bytes | None]:
-    """The packets of any format, and None for a description that stands outside of XMP."""
+    """The packet of a picture of any format, then None if a description stands outside of XMP. Raises ValueError."""
     try:
         with Image.open(picture) as image:
             iptc = IptcImagePlugin.getiptcinfo(image) or {}
             packet = image.info.get("xmp", b"")
             described = iptc.get((2, 120)) or (image.format == "PNG" and image.info.get("Description"))
-    except Exception as error:  # Pillow raises errors of many kinds on damaged files.
+    except Exception as error:  # Pillow raises errors of many kinds on damaged files
         raise ValueError(f"its metadata cannot be read ({error})") from None
     yield packet
     if described:
@@ -336,31 +343,26 @@ def _read_with_pillow(picture: Path) -> Iterator[bytes | None]:
 
 
 def _protected(path: Path) -> bool:
-    """Whether nobody, or not we, may write to the file, which renaming another over it would not ask."""
+    """Whether nobody may write to the file, or not this process. Renaming another file over it would not ask."""
     return not path.stat().st_mode & 0o222 or not os.access(path, os.W_OK)
 
 
 def _put(path: Path, slot: _Slot, packet: bytes, keep_times: bool) -> None:
-    """Replace the file by one with ``packet`` in ``slot``: a hidden neighbour is completed first and then renamed."""
-    path = path.resolve()  # a link stays one
+    """Replace the file by one with ``packet`` in ``slot``, whole or not at all. Raises OSError."""
+    path = path.resolve()  # so that a link stays a link
     if path.exists() and _protected(path):
         raise PermissionError(errno.EACCES, f"{path.name} is write-protected")
-    temporary = path.with_name(f".captioning-{uuid.uuid4().hex}.tmp")
-    try:
-        with open(path, "rb") if path.exists() else io.BytesIO() as source, open(temporary, "xb") as target:
+    # The name of the new file is unique, since another process may be writing the same picture.
+    with replacing(path, path.with_name(f".captioning-{uuid.uuid4().hex}.tmp")) as new:
+        with open(path, "rb") if path.exists() else io.BytesIO() as source, open(new, "xb") as target:
             target.write(source.read(slot.start))
             target.write(slot.wrap(packet))
             source.seek(slot.end)
             shutil.copyfileobj(source, target, 1 << 20)
-            target.flush()
-            os.fsync(target.fileno())
         if path.exists():
             owner = path.stat()
-            with suppress(OSError, AttributeError):  # where it is ours to give away
-                os.chown(temporary, owner.st_uid, owner.st_gid)
-            shutil.copystat(path, temporary)
+            with suppress(OSError, AttributeError):  # only an administrator may give a file away
+                os.chown(new, owner.st_uid, owner.st_gid)
+            shutil.copystat(path, new)
             if not keep_times:
-                os.utime(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+                os.utime(new)

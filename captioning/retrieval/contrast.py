@@ -8,7 +8,7 @@ left out of the comparison.
     infonce    a softmax over cosines, divided by a temperature, must tell the right one from all others (van den Oord et
                al., 2018, https://arxiv.org/abs/1807.03748)
 
-Legend: B pairs, R regions, D feature size, T tokens.
+Legend: B pairs.
 """
 
 from keras import ops

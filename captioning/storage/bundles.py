@@ -1,18 +1,18 @@
-"""Bundles: the one file that a trained model travels in, a zip archive with
+"""Bundles: the one file that a trained model travels in. It is a zip archive.
 
     bundle.json             {"format": 1, "kind": "captioner" or "aligner", "keras": version, "sha256": {member: digest}}
     config.json             every setting of the run
-    vocabulary.json         the words, in id order
-    encoder.weights.h5      Keras weights of an encoder that ``encoders`` can rebuild by name, or
-    encoder.keras           the saved Keras model that the run was given as its encoder
+    vocabulary.json         the words in id order, see ``Vocabulary.to_json``
+    encoder.weights.h5      Keras weights of an encoder that ``build_encoder`` can build by its name, or
+    encoder.keras           the saved Keras model that the run had as its encoder
 
-and what the kind adds: Keras weights, ``decoder.weights.h5`` of a captioner and ``towers.weights.h5`` of an aligner, and
-of a captioner whose word embedding is not learned ``embedding.npz``, what that had before training (see ``embedding_arrays``).
+A captioner adds decoder.weights.h5, the Keras weights of its decoder. If its word embedding is not learned, it also adds
+embedding.npz: the arrays that the embedding had before training (see captioning/embeddings/arrays.py). An aligner adds
+towers.weights.h5, the Keras weights of its towers.
 """
 
 import hashlib
 import json
-import os
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -22,14 +22,16 @@ from pathlib import Path
 import keras
 
 from captioning.base.errors import UserError
+from captioning.base.files import replacing
 from captioning.command_line.reading import read_settings
+from captioning.features.digests import backbone_of
 from captioning.features.encoder import build_encoder
 from captioning.features.weight_files import halve_weights
 from captioning.words.vocabulary import Vocabulary
 from config import Config
 
 FORMAT = 1
-# The weights that each kind adds, and what trains it.
+# For each kind: the weights that it adds, and the command that trains it.
 KINDS = {
     "captioner": ("decoder.weights.h5", "train.py"),
     "aligner": ("towers.weights.h5", "train.py --stage align"),
@@ -40,9 +42,10 @@ KINDS = {
 def writing(
     path: Path, kind: str, config: Config, vocabulary: Vocabulary, encoder: keras.Model, half: bool = False
 ) -> Iterator[Path]:
-    """A folder that becomes the bundle ``path`` at the end, with what all kinds have and what was put there meanwhile.
+    """Gives a folder that becomes the bundle ``path`` at the end. The caller adds the weights of the ``kind``.
 
-    ``half``: kernels are stored as float16, but for an encoder that is a saved Keras model. All or nothing: a neighbouring file is completed first and then renamed.
+    The folder already holds what both kinds have. With ``half`` kernels are stored as float16, except those of an encoder
+    that is a saved Keras model. ``path`` is written whole or not at all.
     """
     path = Path(path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bundle-") as temporary:
@@ -50,14 +53,13 @@ def writing(
         (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
         (folder / "vocabulary.json").write_text(vocabulary.to_json(), encoding="utf-8")
         if config.encoder.endswith(".keras"):
-            # The model in memory, not the file it came from, which may have changed or gone since.
-            backbone = next(layer for layer in encoder.layers if isinstance(layer, keras.Model))
-            backbone.save(folder / "encoder.keras")
+            # The model in memory is saved. The file that it came from may have changed or gone since.
+            backbone_of(encoder).save(folder / "encoder.keras")
         else:
             encoder.save_weights(folder / "encoder.weights.h5")
         yield folder
         if half:
-            for weights in folder.glob("*.weights.h5"):
+            for weights in sorted(folder.glob("*.weights.h5")):
                 halve_weights(weights)
         members = sorted(folder.iterdir())
         about = {
@@ -67,18 +69,17 @@ def writing(
             "sha256": {member.name: hashlib.sha256(member.read_bytes()).hexdigest() for member in members},
         }
         (folder / "bundle.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
-        archive = folder / "archive"
-        with zipfile.ZipFile(archive, "w") as bundle:
+        with replacing(path) as new, zipfile.ZipFile(new, "w") as bundle:
             for member in [folder / "bundle.json", *members]:
                 bundle.write(member, member.name)
-        os.replace(archive, path)
 
 
 @contextmanager
 def reading(path: Path, kind: str) -> Iterator[tuple[Path, Config, Vocabulary, keras.Model]]:
-    """A folder with the members of a bundle, or of a run folder's, while it is read; and what all kinds have.
+    """Gives a folder with the members of a bundle, and its settings, vocabulary and encoder.
 
-    Runs no code from it. Raises UserError when it is missing, damaged, of another kind or of a newer format.
+    ``path`` is a bundle, or a run folder that holds one. No code in it is run. Raises UserError when it is missing,
+    damaged, of another kind or of a newer format.
     """
     path, members = _members(path, kind)
     config = read_settings(members["config.json"].decode(), f"{path}:config.json")
@@ -96,7 +97,7 @@ def reading(path: Path, kind: str) -> Iterator[tuple[Path, Config, Vocabulary, k
 
 
 def load_weights(model: keras.Model, path: Path, bundle: Path) -> None:
-    """Give ``model`` the weights in a file of ``bundle``. Raises UserError when they are of another model."""
+    """Give ``model`` the weights in ``path``, a member of ``bundle``. Raises UserError when they do not fit it."""
     try:
         model.load_weights(path)
     except (ValueError, KeyError) as error:
@@ -107,7 +108,7 @@ def load_weights(model: keras.Model, path: Path, bundle: Path) -> None:
 
 
 def name_of(path: Path) -> str:
-    """What a bundle is called: by its run folder, or by its own file name where that tells more."""
+    """The name of a bundle in tables: that of its run folder, or that of its own file if it has a name of its own."""
     path = Path(path)
     if path.name in {f"{kind}.zip" for kind in KINDS}:
         path = path.parent
@@ -115,13 +116,16 @@ def name_of(path: Path) -> str:
 
 
 def settings_of(path: Path, kind: str) -> Config:
-    """The settings of a bundle, or of that of a run folder; its weights are not read. Raises UserError."""
+    """The settings of a bundle, or of the bundle in a run folder. Does not read its weights. Raises UserError."""
     path, members = _members(path, kind, ("config.json",))
     return read_settings(members["config.json"].decode(), f"{path}:config.json")
 
 
 def _members(path: Path, kind: str, names: Sequence[str] = ()) -> tuple[Path, dict[str, bytes]]:
-    """The file that holds the bundle, and its members ``names`` (all of them unless named). Raises UserError."""
+    """The bundle's file, and the content of its members ``names``, of all members if there are no names.
+
+    Raises UserError, also when a member is not what was written.
+    """
     path = Path(path)
     if path.is_dir():
         path = _in_run(path, kind)
@@ -131,9 +135,9 @@ def _members(path: Path, kind: str, names: Sequence[str] = ()) -> tuple[Path, di
         with zipfile.ZipFile(path) as bundle:
             about = json.loads(bundle.read("bundle.json"))
             written_format, digests = int(about["format"]), dict(about["sha256"])
-            found = about.get("kind", "captioner")  # which was the only one at first
+            found = about.get("kind", "captioner")  # the first bundles named no kind
             members = {name: bundle.read(name) for name in names or bundle.namelist() if name in digests}
-    except Exception as error:  # zipfile raises errors of many kinds on damaged archives.
+    except Exception as error:  # zipfile raises errors of many kinds on damaged archives
         raise UserError(f"{path}: not a bundle, or a damaged one ({error}); copy or train it anew") from None
     if written_format > FORMAT:
         raise UserError(
@@ -149,7 +153,7 @@ def _members(path: Path, kind: str, names: Sequence[str] = ()) -> tuple[Path, di
 
 
 def _in_run(folder: Path, kind: str) -> Path:
-    """The bundle of a run folder. Raises UserError when it holds one of another kind instead."""
+    """Where the bundle of a run folder is or should be. Raises UserError when there is one of another kind instead."""
     path = folder / f"{kind}.zip"
     for other in KINDS:
         if not path.exists() and (folder / f"{other}.zip").exists():

@@ -1,20 +1,22 @@
-"""Run folders: everything that says how a captioner came about and how to go on with it.
+"""Run folders: how a model was trained, and all that training needs to go on.
 
 runs/NAME/
-    config.json             every setting, resolved
-    vocabulary.json         words in id order
-    embedding.npz           what the word embedding had before training, unless it is learned (see embedding_arrays.py)
-    about.json              command, seed, versions, git commit, machine; the same of every time it was resumed
-    history.csv             one line per epoch
-    curves.png              the losses and scores of history.csv
+    config.json             every setting
+    vocabulary.json         the words in id order, see ``Vocabulary.to_json``
+    embedding.npz           the arrays of a word embedding that is not learned, as they were before training
+                            (see captioning/embeddings/arrays.py)
+    about.json              command, seed, versions, git commit and machine. "resumed" lists the same for each time that
+                            the run went on
+    history.csv             one line for each epoch: "epoch" from 1, then its losses and scores
+    curves.png              the losses and scores of history.csv, drawn
     samples.txt             captions of a few dev images after each epoch
-    state.json              epochs done, best epoch and its score
-    checkpoints/last-NNNN.weights.h5    decoder and optimiser after the last whole epoch
-    checkpoints/best-NNNN.weights.h5    decoder of the best epoch on dev (its moving average with ema_decay)
-    checkpoints/encoder-NNNN.weights.h5     its encoder, after fine-tuning
+    state.json              {"epochs": epochs done, "best_epoch": the best one on dev, "best_score": its score}
+    checkpoints/last-NNNN.weights.h5    what learns and its optimiser after the last whole epoch NNNN
+    checkpoints/best-NNNN.weights.h5    decoder or towers of the best epoch (with ema_decay, their moving average)
+    checkpoints/encoder-NNNN.weights.h5     the encoder of the best epoch, after fine-tuning
     tensorboard/            logs for `tensorboard --logdir`
-    captioner.zip           the trained captioner, for test.py and evaluate.py (see model.py), or
-    aligner.zip             the trained aligner of stage=align, for retrieve.py (see aligner.py)
+    captioner.zip           the trained captioner, for test.py and evaluate.py, or
+    aligner.zip             the trained aligner of stage=align, for retrieve.py (see bundles.py for both)
 """
 
 import csv
@@ -43,7 +45,7 @@ class Run:
         self.checkpoints = folder / "checkpoints"
 
     def bundle(self, kind: str) -> Path:
-        """Where training leaves the trained model of this ``kind`` (see ``bundles``)."""
+        """The file of the trained model, which is of ``kind`` "captioner" or "aligner"."""
         return self.folder / f"{kind}.zip"
 
     @classmethod
@@ -54,7 +56,10 @@ class Run:
         name: str,
         pretrained: Mapping[str, np.ndarray] | None = None,
     ) -> "Run":
-        """Make ``run_dir/name`` and write what is known already. Raises UserError when it exists or cannot be written."""
+        """Make the folder ``run_dir/name`` with settings, vocabulary and the ``pretrained`` arrays of the embedding.
+
+        Raises UserError when the folder exists or cannot be written.
+        """
         cls.check(config, name)
         run = cls(Path(config.run_dir) / name)
         try:
@@ -69,7 +74,7 @@ class Run:
 
     @staticmethod
     def check(config: Config, name: str | None) -> None:
-        """Raise the UserError that ``create`` would, before there is anything to lose."""
+        """Raise the UserError that ``create`` would raise. This is for before the long work that precedes it."""
         folder = Path(config.run_dir) / (name or "")
         if name and folder.exists():
             raise UserError(f"{folder}: exists; choose another --name, or go on with --resume {folder}")
@@ -82,14 +87,14 @@ class Run:
 
     @classmethod
     def open(cls, folder: str) -> "Run":
-        """An existing run. Raises UserError when ``folder`` is none."""
+        """An existing run. Raises UserError when ``folder`` is not a run folder."""
         run = cls(Path(folder))
         if not (run.folder / "config.json").exists():
             raise UserError(f"{folder}: not a run folder (it holds no config.json)")
         return run
 
     def begin(self, config: Config) -> None:
-        """Write down that training starts now or, in about.json's ``resumed``, that it goes on, and with which settings.
+        """Write down the settings, and in about.json that training starts now or goes on.
 
         Raises UserError when about.json is damaged.
         """
@@ -106,19 +111,24 @@ class Run:
         write_atomically(path, json.dumps(about, indent=2) + "\n")
 
     def config(self) -> Config:
+        """The settings in config.json. Raises UserError."""
         path = self.folder / "config.json"
         return read_settings(path.read_text(encoding="utf-8"), str(path))
 
     def vocabulary(self) -> Vocabulary:
+        """The words in vocabulary.json. Raises UserError."""
         path = self.folder / "vocabulary.json"
         return Vocabulary.from_json(path.read_text(encoding="utf-8"), str(path))
 
     def pretrained(self) -> dict[str, np.ndarray]:
-        """The arrays of the word embedding; none if it is learned. Raises UserError when they are missing or damaged."""
+        """The arrays of the word embedding in embedding.npz. A learned embedding has none.
+
+        Raises UserError when they are missing or damaged.
+        """
         return load_arrays(self.folder / "embedding.npz") if self.config().embedding != "learned" else {}
 
     def state(self) -> dict[str, Any]:
-        """``{"epochs", "best_epoch", "best_score"}``; zero epochs for a run that has finished none. Raises UserError."""
+        """The content of state.json; zeros and None for a run without a whole epoch. Raises UserError."""
         path = self.folder / "state.json"
         if not path.exists():
             return {"epochs": 0, "best_epoch": 0, "best_score": None}
@@ -129,15 +139,16 @@ class Run:
             raise UserError(f"{path}: damaged ({error!r}); start the run anew") from None
 
     def checkpoint(self, which: str) -> Path:
-        """The weights file of the "last" or "best" epoch that state.json names, or of the best one's "encoder"."""
+        """The weights file of the "last" or "best" epoch that state.json names, or the "encoder" of the best epoch."""
         state = self.state()
         return self.checkpoints / f"{which}-{state['epochs' if which == 'last' else 'best_epoch']:04d}.weights.h5"
 
     def write_state(self, **state: Any) -> None:
+        """Write state.json, whole or not at all."""
         write_atomically(self.folder / "state.json", json.dumps(state, indent=2) + "\n")
 
     def history(self) -> list[dict[str, float]]:
-        """The lines of history.csv, oldest first. Raises UserError."""
+        """The lines of history.csv, oldest first: column -> value. Raises UserError."""
         path = self.folder / "history.csv"
         lines: list[dict[str, float]] = []
         try:
@@ -147,12 +158,13 @@ class Run:
             if [line["epoch"] for line in lines] != [*range(1, len(lines) + 1)]:
                 raise ValueError("its lines are not of the epochs 1, 2, 3, ...")
             if len(lines) < (epochs := self.state()["epochs"]):
-                raise ValueError(f"it tells of {len(lines)} epochs, state.json of {epochs}")
+                raise ValueError(f"it has {len(lines)} epochs, state.json has {epochs}")
         except (ValueError, TypeError, KeyError, csv.Error) as error:
             raise UserError(f"{path}: missing or damaged ({error}); mend it, or start the run anew") from None
         return lines
 
     def write_history(self, lines: list[dict[str, float]]) -> None:
+        """Write history.csv, whole or not at all. Values keep six digits."""
         text = ",".join(lines[0]) + "\n"
         text += "".join(",".join(f"{value:.6g}" for value in line.values()) + "\n" for line in lines)
         write_atomically(self.folder / "history.csv", text)

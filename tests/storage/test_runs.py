@@ -152,7 +152,7 @@ def test_a_history_that_lacks_epochs_is_named(tmp_path, kept):
         path.unlink()
     else:
         path.write_text("".join(path.read_text().splitlines(keepends=True)[: kept + 1]))
-    with pytest.raises(UserError, match=rf"history\.csv: .*it tells of {kept or 0} epochs, state\.json of 3"):
+    with pytest.raises(UserError, match=rf"history\.csv: .*it has {kept or 0} epochs, state\.json has 3"):
         run.history()
 
 
