@@ -18,7 +18,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), 
 # Beside the encoder that make_data saves. An aligner decodes nothing, so it has no beam size.
 TINY_ALIGNER = [
     *("--image-size", "32", "--embedding-size", "8", "--hidden-size", "8", "--vocab-threshold", "1"),
-    *("--batch-size", "3", "--max-caption-length", "6", "--workers", "2", "--learning-rate", "0.01"),
+    *("--batch-size", "3", "--max-caption-length", "6", "--workers", "2", "--learning-rate", "0.03"),
     *("--extract-batch-size", "5"),
 ]
 TINY = [*TINY_ALIGNER, "--beam-size", "2"]

@@ -91,7 +91,7 @@ def test_no_logit_depends_on_a_later_word(decoder, kind):
     assert not leaks(make(decoder, embed(kind)))
 
 
-@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize("trainable", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_no_logit_depends_on_a_later_word_with_the_vectors_of_bert(decoder, trainable):
     assert not leaks(make(decoder, embed("bert-static", embedding_trainable=trainable)))
 
@@ -192,8 +192,14 @@ def log_probability(decoder, features, tokens) -> np.ndarray:
     return (np.take_along_axis(log_p, tokens[..., None], -1)[..., 0] * (tokens != PAD)).sum(-1)
 
 
-@pytest.mark.parametrize("decoder", ["merge", "attention", "transformer"])
-@pytest.mark.parametrize("beam_size", [1, 4])
+@pytest.mark.parametrize(
+    ("beam_size", "decoder"),
+    [
+        *((4, name) for name in ("merge", "attention", "transformer")),
+        (1, "transformer"),
+        *(pytest.param(1, name, marks=pytest.mark.slow) for name in ("merge", "attention")),
+    ],
+)
 def test_the_state_of_a_search_follows_its_captions(decoder, beam_size):
     """Else a caption's probability would not be what the decoder gives it when it reads the caption at once."""
     made = make(decoder, embed("bert-prefix"))
