@@ -23,6 +23,27 @@ def fake_encoder(shape: tuple[int, int]):
     return lambda pixels: (pixels.reshape(len(pixels), -1)[:, : shape[0] * shape[1]].reshape(-1, *shape) + 1.0) / 256
 
 
+def save_encoder(path: Path) -> str:
+    """Save a small encoder there: 32 pixels give 4 x 4 cells of 5 numbers. It has two convolutions and a batch norm."""
+    import keras
+    from keras import layers
+
+    start = keras.initializers.RandomNormal(stddev=0.3, seed=1)
+    images = keras.Input((None, None, 3))
+    grid = layers.Conv2D(8, 8, strides=8, use_bias=False, kernel_initializer=start)(
+        layers.Rescaling(1 / 100, -1)(images)
+    )
+    grid = layers.ReLU()(layers.BatchNormalization()(grid))
+    keras.Model(images, layers.Conv2D(5, 1, use_bias=False, kernel_initializer=start)(grid)).save(path)
+    return str(path)
+
+
+def compile_built(trainer, optimizer) -> None:
+    """Compile ``trainer`` with an optimiser that has its variables, as training does, so that steps are traced once."""
+    trainer.compile(optimizer=optimizer)
+    trainer.optimizer.build(trainer.trainable_variables)
+
+
 def random_captioner(config, vocabulary):
     """A captioner whose random weights are large enough that captions depend on the image."""
     import keras

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from helpers import ROOT
+from helpers import ROOT, save_encoder
 from PIL import Image
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (128, 128, 128)}
-# An aligner decodes nothing, so it has no beam size.
+# Beside the encoder that make_data saves. An aligner decodes nothing, so it has no beam size.
 TINY_ALIGNER = [
     *("--image-size", "32", "--embedding-size", "8", "--hidden-size", "8", "--vocab-threshold", "1"),
-    *("--encoder", "efficientnet_lite0", "--batch-size", "3", "--max-caption-length", "6"),
-    *("--workers", "2", "--learning-rate", "0.01", "--extract-batch-size", "5"),
+    *("--batch-size", "3", "--max-caption-length", "6", "--workers", "2", "--learning-rate", "0.03"),
+    *("--extract-batch-size", "5"),
 ]
 TINY = [*TINY_ALIGNER, "--beam-size", "2"]
 
@@ -55,9 +55,10 @@ def refused(name: str, *arguments: str | Path, mentions: str) -> None:
 
 
 def make_data(folder: Path) -> list[str]:
-    """Twelve pictures of one colour and a CSV of two captions each. Returns the options that name them."""
+    """Twelve pictures of one colour, a CSV of two captions each, and encoder.keras. Returns the options that name the data."""
     images = folder / "pictures"
     images.mkdir(parents=True)
+    save_encoder(folder / "encoder.keras")
     rng = np.random.default_rng(0)
     rows = ["image,caption,split"]
     for i in range(12):

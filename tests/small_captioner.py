@@ -3,10 +3,8 @@
 from functools import partial
 from pathlib import Path
 
-import keras
 import numpy as np
-from helpers import random_captioner
-from keras import layers
+from helpers import random_captioner, save_encoder
 
 from captioning.words.vocabulary import Vocabulary
 from config import Config
@@ -24,14 +22,7 @@ def pixels(count: int = 3) -> np.ndarray:
 
 def save_captioner(folder: Path) -> tuple[Captioner, Path]:
     """A captioner whose encoder is a saved Keras model, and its bundle in ``folder``. The file of the model is gone."""
-    images = keras.Input((None, None, 3))
-    scaled = layers.Rescaling(1 / 100, -1)(images)
-    grid = layers.Conv2D(5, 8, strides=8, kernel_initializer=keras.initializers.RandomNormal(stddev=0.3, seed=1))(
-        scaled
-    )
-    encoder = folder / "mine.keras"
-    keras.Model(images, grid).save(encoder)
-    made = captioner(Config(encoder=str(encoder), **SIZES))
+    made = captioner(Config(encoder=save_encoder(folder / "mine.keras"), **SIZES))
     made.save(folder / "captioner.zip")
-    encoder.unlink()
+    (folder / "mine.keras").unlink()
     return made, folder / "captioner.zip"

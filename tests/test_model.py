@@ -5,6 +5,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from helpers import save_encoder
 from small_captioner import SIZES, WORDS, captioner, pixels, save_captioner
 
 from captioning.base.errors import UserError
@@ -86,12 +87,11 @@ def test_batches_of_a_store_are_captioned_as_an_array(saved, make_store):
 
 
 @pytest.mark.parametrize(("decoder", "columns"), [("attention", 4), ("adaptive", 5), ("transformer", 4)])
-def test_weights_are_those_of_decoding_the_caption(decoder, columns):
+def test_weights_are_those_of_decoding_the_caption(decoder, columns, tmp_path):
     """One row per word and one for the end. Other captions in the batch change nothing; another image does."""
-    sizes = SIZES | {"image_size": 64, "heads": HEADS[decoder]}
-    config = Config(decoder=decoder, encoder="efficientnet_lite0", encoder_weights="none", **sizes)
-    made = captioner(config)
-    features = np.random.default_rng(2).normal(size=(3, 4, 1280)).astype("float16")
+    encoder = save_encoder(tmp_path / "encoder.keras")
+    made = captioner(Config(decoder=decoder, encoder=encoder, heads=HEADS[decoder], **SIZES))
+    features = np.random.default_rng(2).normal(size=(3, 4, 5)).astype("float16")
     captions = ["word1 word2", "word3", "word1 word2 word3 word4 word5 word6 word7 word8"]  # one too long to be decoded
     weights = made.attend(features, captions)
     assert [weight.shape for weight in weights] == [(3, columns), (2, columns), (9, columns)]
@@ -105,10 +105,9 @@ def test_weights_are_those_of_decoding_the_caption(decoder, columns):
     assert not np.allclose(other[2], weights[0][2], atol=1e-5)
 
 
-def test_a_word_of_wordpieces_has_the_mean_of_their_weights():
-    sizes = SIZES | {"image_size": 64}
-    made = captioner(Config(encoder="efficientnet_lite0", encoder_weights="none", decoder="attention", **sizes))
-    features = np.random.default_rng(2).normal(size=(1, 4, 1280)).astype("float16")
+def test_a_word_of_wordpieces_has_the_mean_of_their_weights(tmp_path):
+    made = captioner(Config(encoder=save_encoder(tmp_path / "encoder.keras"), decoder="attention", **SIZES))
+    features = np.random.default_rng(2).normal(size=(1, 4, 5)).astype("float16")
     whole = made.attend(features, ["word1 word2 word3"])[0]
     # The same ids, but now the second and third are pieces of one word.
     made.vocabulary = Vocabulary(["word0", "word1", "snow", "##board", *WORDS.words[8:]], wordpieces=True)

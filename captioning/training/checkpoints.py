@@ -31,9 +31,8 @@ class Checkpoints:
                     raise UserError(f"{path}: missing; without it the run cannot go on: start it anew")
 
     def load_last(self, trainer: keras.Model) -> None:
-        """Give ``trainer``, which is compiled, the weights and the optimiser's state after the last epoch, if any."""
+        """Give ``trainer``, whose optimiser is built, the weights and the optimiser's state after the last epoch, if any."""
         if self.run.state()["epochs"]:
-            trainer.optimizer.build(trainer.trainable_variables)
             _load(trainer, self.run.checkpoint("last"))
 
     def load_best(self, model: Any) -> None:

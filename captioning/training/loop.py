@@ -33,6 +33,8 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
     keras.utils.set_random_seed(config.seed)
     stage = kind(config, prepared, vocabulary, run, initial)
     stage.trainer.compile(optimizer=stage.make_optimizer())
+    # TensorFlow traces a training step that creates variables twice, so the optimiser creates its own here.
+    stage.trainer.optimizer.build(stage.trainer.trainable_variables)
     checkpoints.load_last(stage.trainer)
     callbacks = [Recorder(stage, run), *_tensorboard(config.tensorboard, run.folder)]
     print(_start_message(stage))

@@ -54,6 +54,7 @@ def test_one_member_or_the_same_twice_is_the_captioner_itself(encoder_file, beam
     assert ensemble.caption((np.zeros((0, 1, 5)),) * 2) == []
 
 
+@pytest.mark.backends
 def test_probabilities_are_averaged_over_decoders_of_every_kind(encoder_file):
     members = [member(encoder_file, 1), member(encoder_file, 2, decoder="attention", feature_grid=0)]
     ensemble = Ensemble(members)

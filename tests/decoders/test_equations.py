@@ -123,6 +123,7 @@ def transformer(decoder, features, words):
         yield output(decoder, norm(decoder.decoder_norm, x)), alpha
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize(
     ("name", "equations"), [("attention", attention), ("adaptive", adaptive), ("transformer", transformer)]
 )

@@ -1,10 +1,12 @@
 """Word embeddings: none looks ahead, decoding gives the vectors of training, and frozen vectors do not change."""
 
+import itertools
+
 import h5py
 import keras
 import numpy as np
 import pytest
-from helpers import fake_arrays
+from helpers import compile_built, fake_arrays
 from keras import ops
 
 from captioning.decoders.base import Decoder
@@ -57,9 +59,11 @@ def decoder(request) -> str:
     return request.param
 
 
-@pytest.fixture(params=KINDS)
-def kind(request) -> str:
-    return request.param
+# One pair shows that a backend agrees: attention reads every part of a state, and a BERT has most code of its own.
+PAIRS = [
+    pytest.param(*pair, marks=pytest.mark.backends if pair == ("attention", "bert-prefix") else ())
+    for pair in itertools.product(decoder_names(), KINDS)
+]
 
 
 # No leak -------------------------------------------------------------------------------------------------------------
@@ -82,11 +86,12 @@ def leaks(decoder: Decoder) -> bool:
     return False
 
 
+@pytest.mark.parametrize(("decoder", "kind"), PAIRS)
 def test_no_logit_depends_on_a_later_word(decoder, kind):
     assert not leaks(make(decoder, embed(kind)))
 
 
-@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize("trainable", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_no_logit_depends_on_a_later_word_with_the_vectors_of_bert(decoder, trainable):
     assert not leaks(make(decoder, embed("bert-static", embedding_trainable=trainable)))
 
@@ -133,6 +138,7 @@ def stepped(decoder, features, tokens) -> np.ndarray:
     return np.stack(found, axis=1)
 
 
+@pytest.mark.parametrize(("decoder", "kind"), PAIRS)
 def test_stepped_logits_equal_teacher_forced_ones(decoder, kind):
     made = make(decoder, embed(kind))
     features, tokens = batch()
@@ -186,8 +192,14 @@ def log_probability(decoder, features, tokens) -> np.ndarray:
     return (np.take_along_axis(log_p, tokens[..., None], -1)[..., 0] * (tokens != PAD)).sum(-1)
 
 
-@pytest.mark.parametrize("decoder", ["merge", "attention", "transformer"])
-@pytest.mark.parametrize("beam_size", [1, 4])
+@pytest.mark.parametrize(
+    ("beam_size", "decoder"),
+    [
+        *((4, name) for name in ("merge", "attention", "transformer")),
+        (1, "transformer"),
+        *(pytest.param(1, name, marks=pytest.mark.slow) for name in ("merge", "attention")),
+    ],
+)
 def test_the_state_of_a_search_follows_its_captions(decoder, beam_size):
     """Else a caption's probability would not be what the decoder gives it when it reads the caption at once."""
     made = make(decoder, embed("bert-prefix"))
@@ -231,6 +243,7 @@ def saved_arrays(path) -> dict[str, tuple[int, ...]]:
     return found
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize(
     ("kind", "tuned"), [("file", False), ("file", True), ("bert-static", True), ("bert-prefix", False)]
 )
@@ -239,7 +252,7 @@ def test_what_is_frozen_stays_and_is_no_part_of_checkpoints(kind, tuned, tmp_pat
     made = make("attention", embedding)
     before = made.get_weights()
     trainer = CaptionTrainer(made)
-    trainer.compile(optimizer=keras.optimizers.SGD(1.0))
+    compile_built(trainer, keras.optimizers.SGD(1.0))
     features, tokens = batch(rows=32)
     trainer.train_on_batch((features, tokens[:, :-1]), tokens[:, 1:])
     arrays = {id(weight) for weight in embedding.arrays.values()}
@@ -273,6 +286,7 @@ def test_a_decoder_without_a_learned_embedding_has_output_weights_of_its_own():
     )
 
 
+@pytest.mark.parametrize(("decoder", "kind"), PAIRS)
 def test_config_round_trip(decoder, kind):
     made = make(decoder, embed(kind))
     twin = type(made).from_config(made.get_config())
@@ -282,14 +296,24 @@ def test_config_round_trip(decoder, kind):
     np.testing.assert_array_equal(run(twin, features, tokens), run(made, features, tokens))
 
 
-@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [
+        ("learned", "bfloat16"),
+        ("file", "float16"),
+        pytest.param("bert-prefix", "float16", marks=pytest.mark.backends),
+        pytest.param("bert-prefix", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("file", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("learned", "float16", marks=pytest.mark.slow),
+    ],
+)
 def test_half_precision(kind, precision):
     keras.mixed_precision.set_dtype_policy(f"mixed_{precision}")
     try:
         made = make("attention", embed(kind))
         features, tokens = batch()
         trainer = CaptionTrainer(made, word_dropout=0.2)
-        trainer.compile(optimizer=keras.optimizers.Adam(1e-3))
+        compile_built(trainer, keras.optimizers.Adam(1e-3))
         loss = trainer.train_on_batch((features, tokens[:, :-1]), tokens[:, 1:])
         search = Search(made, Config(beam_size=2, max_caption_length=5))
         search.compile()

@@ -11,7 +11,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from helpers import ROOT, random_captioner
+from helpers import ROOT, random_captioner, save_encoder
 from PIL import Image
 from running import refused, script
 
@@ -38,15 +38,11 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "exports.md").read_
 @pytest.fixture(scope="module")
 def make(tmp_path_factory):
     """``make(decoder="merge", ...)``: a captioner with random weights, the same for all who ask for the same settings."""
-    images = keras.Input((None, None, 3))
-    scaled = keras.layers.Rescaling(1 / 100, -1)(images)
-    start = keras.initializers.RandomNormal(stddev=0.3, seed=1)
-    path = tmp_path_factory.mktemp("encoder") / "encoder.keras"
-    keras.Model(images, keras.layers.Conv2D(5, 8, strides=8, kernel_initializer=start)(scaled)).save(path)
+    encoder = save_encoder(tmp_path_factory.mktemp("encoder") / "encoder.keras")
 
     @functools.cache  # what it has compiled serves every format
     def make(**settings) -> Captioner:
-        config = Config(encoder=str(path), no_repeat_ngram=2, min_length=3, length_penalty=0.7, **SIZES | settings)
+        config = Config(encoder=encoder, no_repeat_ngram=2, min_length=3, length_penalty=0.7, **SIZES | settings)
         return random_captioner(config, WORDS)
 
     return make

@@ -82,10 +82,11 @@ def test_no_batch_norm_is_left_in_known_encoders(name):
         elif weight.path.endswith(("moving_variance", "gamma")):
             weight.assign(random.uniform(0.5, 1.5, weight.shape))
     assert norms(encoder)
-    expected = encoder.predict(255 * pixels(32), verbose=0)
+    # Called as they are. Tracing them for predict would take seconds.
+    expected = keras.ops.convert_to_numpy(encoder(255 * pixels(32)))
     for folded in (fold(encoder)[0], fold_to_learn(encoder)):
         assert not norms(folded)
-        found = folded.predict(255 * pixels(32), verbose=0)
+        found = keras.ops.convert_to_numpy(folded(255 * pixels(32)))
         np.testing.assert_allclose(found, expected, atol=1e-4 * abs(expected).max())
 
 
@@ -136,6 +137,7 @@ class InInference(keras.Model):
         return self.model(images, training=False)
 
 
+@pytest.mark.backends
 def test_what_is_folded_to_learn_learns_as_it_would_without():
     before, plain, folded = convolutions(), convolutions(), convolutions()
     for model, learner in ((plain, plain), (folded, fold_to_learn(folded))):
@@ -149,6 +151,7 @@ def test_what_is_folded_to_learn_learns_as_it_would_without():
         np.testing.assert_allclose(*steps, rtol=0.01, atol=1e-5)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_what_is_folded_to_learn_computes_in_the_precision_of_training(precision):
     model = convolutions()

@@ -82,6 +82,7 @@ def test_batches_pair_captions_with_their_images(make_store):
     assert [batches.batches[i].tolist() for i in range(4)] == first
 
 
+@pytest.mark.backends
 def test_a_tower_that_drops_everything_learns_on():
     made = towers(dropout=0.99)
     trainer = AlignmentTrainer(made, settings(dropout=0.99))

@@ -19,6 +19,7 @@ def loss(kind: str, **options) -> float:
     )
 
 
+@pytest.mark.backends
 def test_triplet_asks_for_a_margin_over_the_hardest_other_one():
     # Own cosines: .9, .6, .5, .2. Hardest other caption of each image: .3, .5, .4, .6; other image of each caption:
     # .1, .4, .6, .5. Captions 0 and 1 never stand against one another.
@@ -28,6 +29,7 @@ def test_triplet_asks_for_a_margin_over_the_hardest_other_one():
     assert loss("triplet", margin=0.0) == pytest.approx(((0.4) / 4 + (0.1 + 0.3) / 4) / 2, abs=1e-6)
 
 
+@pytest.mark.backends
 def test_infonce_is_the_cross_entropy_of_the_right_one():
     expected = []
     for matrix in (COSINES.astype("float64"), COSINES.T.astype("float64")):
@@ -38,6 +40,7 @@ def test_infonce_is_the_cross_entropy_of_the_right_one():
     assert loss("infonce") == pytest.approx(np.mean(expected), rel=1e-5)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("kind", ["infonce", "triplet"])
 def test_a_lone_image_has_nothing_to_be_told_from(kind):
     value = contrast(COSINES[:2, :2], IMAGES[:2], kind, 0.2, 0.1)

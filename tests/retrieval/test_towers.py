@@ -22,6 +22,7 @@ def numpy(tensor) -> np.ndarray:
     return ops.convert_to_numpy(tensor)
 
 
+@pytest.mark.backends
 def test_both_towers_give_unit_vectors():
     made = towers()
     images = numpy(made.image(np.random.default_rng(0).random((4, 7, 3)).astype("float16")))
@@ -37,6 +38,7 @@ def test_no_two_weights_share_a_path():
     assert len(set(paths)) == len(paths)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("text_encoder", ["gru", "bigru"])
 def test_padding_changes_no_caption(text_encoder):
     tower = towers(text_encoder=text_encoder).text
@@ -46,6 +48,7 @@ def test_padding_changes_no_caption(text_encoder):
     np.testing.assert_allclose(numpy(tower(rows[1:, :3]))[0], numpy(tower(rows))[1], atol=1e-6)
 
 
+@pytest.mark.backends
 def test_the_second_reader_reads_backwards():
     """With the readers' weights swapped, a caption turned round reads as the caption did."""
     tower = towers(text_encoder="bigru").text
@@ -62,6 +65,7 @@ def test_the_second_reader_reads_backwards():
     assert not np.allclose(numpy(tower(tokens)), before, atol=1e-3)
 
 
+@pytest.mark.backends
 def test_heads_start_with_the_average_and_can_choose_a_region():
     keras.utils.set_random_seed(0)
     tower = ImageTower(feature_size=3, joint_size=16, dropout=0.0)

@@ -12,7 +12,7 @@ from running import TINY_ALIGNER, make_data, process, refused, script
 from config import Config
 
 WORDS = ["a", "picture", "this", "one", "is", "red", "green", "blue", "grey"]
-SMALL = {"encoder": "efficientnet_lite0", "image_size": 32, "embedding_size": 8, "hidden_size": 8}
+SMALL = {"image_size": 32, "embedding_size": 8, "hidden_size": 8}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,11 @@ def models(data) -> tuple[Path, Path]:
 
     keras.utils.set_random_seed(0)
     places = dict(zip(data[1][::2], data[1][1::2], strict=True))
-    common = SMALL | {name[2:].replace("-", "_"): value for name, value in places.items()}
+    common = (
+        SMALL
+        | {"encoder": str(data[0] / "encoder.keras")}
+        | {name[2:].replace("-", "_"): value for name, value in places.items()}
+    )
     for folder, make, changes in (
         ("aligned", Aligner, {"stage": "align", "monitor": "recall", "joint_size": 16}),
         ("captioned", Captioner, {}),
@@ -260,7 +264,7 @@ def test_each_backend_aligns_and_retrieves(data, models, tmp_path, backend):
     pytest.importorskip(backend)
     places = [*data[1], "--feature-dir", tmp_path / "features"]
     run = ["--run-dir", tmp_path, "--name", "run", "--backend", backend, "--epochs", "1"]
-    child = process("train", "--stage", "align", *places, *TINY_ALIGNER, *run)
+    child = process("train", "--stage", "align", *places, *TINY_ALIGNER, "--encoder", data[0] / "encoder.keras", *run)
     _, err = child.communicate(timeout=600)
     assert child.returncode == 0, err
     model = ["--model", tmp_path / "run", "--backend", backend]

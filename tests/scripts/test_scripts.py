@@ -31,14 +31,20 @@ def data(tmp_path_factory) -> tuple[Path, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def prepared(data) -> Outcome:
-    return script("preprocessing", *data[1], *TINY)
+def tiny(data) -> list[str]:
+    """Settings of a captioner that is quick to train."""
+    return [*TINY, "--encoder", str(data[0] / "encoder.keras")]
 
 
 @pytest.fixture(scope="module")
-def trained(data, prepared) -> tuple[Path, Outcome]:
+def prepared(data, tiny) -> Outcome:
+    return script("preprocessing", *data[1], *tiny)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tiny, prepared) -> tuple[Path, Outcome]:
     """An undisturbed run of two epochs: its folder, and what train.py printed."""
-    outcome = script("train", *data[1], *TINY, "--epochs", "2", "--run-dir", data[0] / "runs", "--name", "whole")
+    outcome = script("train", *data[1], *tiny, "--epochs", "2", "--run-dir", data[0] / "runs", "--name", "whole")
     return data[0] / "runs" / "whole", outcome
 
 
@@ -54,7 +60,7 @@ def attentive(data) -> Path:
     keras.utils.set_random_seed(0)
     options = dict(zip(data[1][::2], data[1][1::2], strict=True)) | {"--feature-dir": str(data[0] / "untrained")}
     config = Config(
-        decoder="adaptive", encoder="efficientnet_lite0", encoder_weights="none", image_size=64, feature_grid=2,
+        decoder="adaptive", encoder=str(data[0] / "encoder.keras"), image_size=32, feature_grid=2,
         embedding_size=8, hidden_size=8, min_length=3, max_caption_length=6, beam_size=2,
         **{name[2:].replace("-", "_"): value for name, value in options.items()},
     )  # fmt: skip
@@ -76,9 +82,7 @@ def test_preprocessing_prints_what_it_prepared(data, prepared):
         ["test", "2", "images", "4", "captions"],
     ]
     assert re.search(r"vocabulary: 13 words and special tokens .*; of dev's words 0\.0% are unknown$", lines[3])
-    assert re.search(
-        r"features: 12 images x 1 x 1280 float16 in .*/features/folder-efficientnet_lite0-\w{20}$", lines[4]
-    )
+    assert re.search(r"features: 12 images x 1 x 5 float16 in .*/features/folder-encoder\.keras-\w{20}$", lines[4])
 
 
 def test_train_leaves_a_whole_run_folder(data, trained):
@@ -95,6 +99,17 @@ def test_train_leaves_a_whole_run_folder(data, trained):
     }
     assert zipfile.is_zipfile(folder / "captioner.zip")
     assert len(list((data[0] / "features").iterdir())) == 1  # the store of preprocessing.py was used
+
+
+def test_an_encoder_that_is_known_by_name(data, tmp_path):
+    """Its weights are found, and the bundle captions without them."""
+    run = ["--encoder", "efficientnet_lite0", "--epochs", "1", "--run-dir", tmp_path, "--name", "known"]
+    outcome = script("train", *data[1], "--feature-dir", tmp_path / "features", *TINY, *run)
+    assert outcome.status == 0, outcome
+    (store,) = (tmp_path / "features").iterdir()
+    assert store.name.startswith("folder-efficientnet_lite0-")
+    outcome = script("test", data[0] / "pictures" / "00.png", "--model", tmp_path / "known")
+    assert (outcome.status, len(outcome.out.splitlines())) == (0, 1)
 
 
 @pytest.mark.slow
@@ -125,7 +140,7 @@ def history(folder: Path) -> list[list[str]]:
     return [[row[i] for i in kept] for row in rows]
 
 
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(data, trained, monkeypatch):
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(data, tiny, trained, monkeypatch):
     from captioning.training.recorder import Recorder
 
     folder = data[0] / "runs" / "interrupted"
@@ -140,7 +155,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(data, trained, mo
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patched:
         patched.setattr(Recorder, "on_train_batch_begin", interrupt)
-        outcome = script("train", *data[1], *TINY, "--epochs", "2", "--run-dir", folder.parent, "--name", folder.name)
+        outcome = script("train", *data[1], *tiny, "--epochs", "2", "--run-dir", folder.parent, "--name", folder.name)
     signal.signal(signal.SIGINT, before)
     assert outcome.status == 130
     assert f"1 whole epochs are saved. Go on with: python train.py --resume {folder}" in outcome.out
@@ -151,9 +166,9 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(data, trained, mo
 
 
 @pytest.mark.slow
-def test_a_run_with_bert_needs_it_once(data, bert_folder, tmp_path, monkeypatch):
+def test_a_run_with_bert_needs_it_once(data, tiny, bert_folder, tmp_path, monkeypatch):
     bert = ["--embedding", "bert-prefix", "--bert", bert_folder, "--epochs", "1"]
-    assert script("train", *data[1], *TINY, *bert, "--run-dir", tmp_path, "--name", "bert").status == 0
+    assert script("train", *data[1], *tiny, *bert, "--run-dir", tmp_path, "--name", "bert").status == 0
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     assert script("train", "--resume", tmp_path / "bert", "--epochs", "2").status == 0
     assert (
@@ -211,14 +226,14 @@ def test_evaluate_writes_what_coco_takes(attentive, data, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_second_system_from_preparing_to_searching(data, tmp_path):
+def test_the_second_system_from_preparing_to_searching(data, tiny, tmp_path):
     """What the README's section on MS-COCO says, on a few images in the official layout."""
     make_coco(tmp_path, data[0] / "pictures", train=(25, *range(31, 40), 50), val=(139, 7, 42))
     places = ["--data-dir", tmp_path, "--feature-dir", tmp_path / "features"]
     preset = ["--preset", "coco-attention", *places, "--run-dir", tmp_path / "runs"]
-    assert "train       9 images" in script("preprocessing", *preset, *TINY).out
+    assert "train       9 images" in script("preprocessing", *preset, *tiny).out
     captioner, aligner = tmp_path / "runs/captioner", tmp_path / "runs/coco-align"
-    train = [*preset, *TINY, "--epochs", "1", "--dev-beam-size", "2", "--monitor", "cider"]
+    train = [*preset, *tiny, "--epochs", "1", "--dev-beam-size", "2", "--monitor", "cider"]
     outcome = script("train", *train, "--name", captioner.name)
     assert outcome.status == 0
     assert "(beam 2)" in outcome.out
@@ -227,7 +242,9 @@ def test_the_second_system_from_preparing_to_searching(data, tmp_path):
     assert [entry["image_id"] for entry in json.loads(results.read_text())] == [7, 42, 139]
     photo = data[0] / "pictures/00.png"
     assert script("test", photo, "--model", captioner).out.startswith(str(photo))
-    outcome = script("train", *preset, *TINY_ALIGNER, "--epochs", "1", "--stage", "align", "--name", aligner.name)
+    outcome = script(
+        "train", *preset, *TINY_ALIGNER, *tiny[-2:], "--epochs", "1", "--stage", "align", "--name", aligner.name
+    )
     assert outcome.status == 0
     retrieve = ["retrieve", "--model", aligner, "--rerank", captioner]
     assert "3 re-ranked by captioner: gain" in script(*retrieve, "--split", "test").out
@@ -300,7 +317,7 @@ def test_several_views_decode_as_one(data, attentive, tmp_path):
     dataset = load_dataset(captioner.config)
     whole = prepare(captioner.config, dataset, captioner.encoder, split="test", looks=further_views(4))
     for number, store in enumerate([whole.store, *(each.store for each in whole.views)]):
-        pixels = [view(load_image(data[0] / "pictures" / name, 64), number) for name in names]
+        pixels = [view(load_image(data[0] / "pictures" / name, 32), number) for name in names]
         expected = captioner.encode(np.stack(pixels))
         found = store.read(np.asarray([store.rows[name] for name in names]))
         np.testing.assert_allclose(found.astype("float32"), expected.astype("float32"), atol=2e-3)
@@ -546,8 +563,8 @@ def test_preprocessing_names_what_is_wrong_with_the_data(data, tmp_path):
     refused("preprocessing", "--config", tmp_path / "absent.json", mentions=r"absent\.json: ")
 
 
-def test_train_names_what_is_wrong(data, trained, tmp_path):
-    tiny = [*data[1], *TINY]
+def test_train_names_what_is_wrong(data, tiny, trained, tmp_path):
+    tiny = [*data[1], *tiny]
     refused("train", *tiny, "--beam-size", "0", mentions="beam_size: ")
     refused("train", *tiny, "--vocab-threshold", "99", mentions="vocab_threshold: no word .* lower it")
     refused(
@@ -564,10 +581,9 @@ def test_train_names_what_is_wrong(data, trained, tmp_path):
     refused("train", *tiny, "--feature-dir", tmp_path / "file", mentions="file/.*: cannot write the feature store")
     wrong = tmp_path / "wrong.weights.h5"
     shutil.copyfile(trained[0] / "checkpoints" / "last-0002.weights.h5", wrong)
-    refused("train", *tiny, "--encoder-weights", wrong, mentions=r"encoder_weights: .*wrong\.weights\.h5 does not fit")
-    refused(
-        "train", *tiny, "--encoder-weights", tmp_path / "no.h5", mentions=r"encoder_weights: there is no file .*no\.h5"
-    )
+    known = [*tiny, "--encoder", "efficientnet_lite0", "--encoder-weights"]
+    refused("train", *known, wrong, mentions=r"encoder_weights: .*wrong\.weights\.h5 does not fit")
+    refused("train", *known, tmp_path / "no.h5", mentions=r"encoder_weights: there is no file .*no\.h5")
     begin, runs = [*tiny, "--run-dir", trained[0].parent, "--embedding"], set(trained[0].parent.iterdir())
     absent = tmp_path / "glove.txt"
     refused(
@@ -667,13 +683,13 @@ def test_test_names_what_is_wrong(data, trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_during_training(data, trained):
+def test_ctrl_c_during_training(data, tiny):
     """A real signal at a random moment: the process ends soon, says how to go on, and does go on."""
     folder = data[0] / "runs" / "signalled"
     child = process(
         "train",
         *data[1],
-        *TINY,
+        *tiny,
         "--epochs",
         "2000",
         "--patience",
@@ -721,11 +737,11 @@ def test_kill_9_during_a_folder(trained, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])  # all other tests run the scripts on TensorFlow
-def test_each_backend_trains_and_captions(data, tmp_path, backend):
+def test_each_backend_trains_and_captions(data, tiny, tmp_path, backend):
     pytest.importorskip(backend)
     places = [*data[1], "--feature-dir", tmp_path / "features"]
     run = ["--run-dir", tmp_path, "--name", "run", "--backend", backend, "--epochs", "1"]
-    child = process("train", *places, *TINY, *run)
+    child = process("train", *places, *tiny, *run)
     _, err = child.communicate(timeout=600)
     assert child.returncode == 0, err
     assert json.loads((tmp_path / "run" / "about.json").read_text())["backend"] == backend

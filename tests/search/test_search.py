@@ -157,6 +157,7 @@ def assert_same(found, expected, image: int) -> None:
 # Equalities ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("options", OPTIONS)
 def test_greedy_and_one_beam_take_the_best_word_each_time(options):
     tables = random_tables(100, words=4, max_length=5)
@@ -172,6 +173,7 @@ def test_greedy_and_one_beam_take_the_best_word_each_time(options):
     assert [part.shape for part in greedy] == [part.shape for part in beam] == [(100, 1, 6), (100, 1), (100, 1)]
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("beam_size", [2, 5])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_beams_equal_a_plain_beam_search(options, beam_size):
@@ -181,6 +183,7 @@ def test_beams_equal_a_plain_beam_search(options, beam_size):
         assert_same(found, beam_reference(table, 5, beam_size, **options), image)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize(
     "options",
     [
@@ -200,6 +203,7 @@ def test_a_wide_beam_is_exhaustive_search(options):
         assert len(expected) == (66 if "min_length" not in options else 63)
 
 
+@pytest.mark.backends
 def test_a_batch_is_captioned_as_each_image_alone():
     tables = random_tables(4, words=4, max_length=5, seed=5)
     # The first image can end at once and is done long before the second, which never ends.
@@ -215,6 +219,7 @@ def test_a_batch_is_captioned_as_each_image_alone():
     assert END not in together[0][1]
 
 
+@pytest.mark.backends
 def test_captions_that_end_early_do_not_cut_off_a_better_one():
     # "a a a a" is almost certain, but after each word <end> is among the three best continuations.
     tables = np.zeros((1, 2**4, 5), "float32")
@@ -229,6 +234,7 @@ def test_captions_that_end_early_do_not_cut_off_a_better_one():
 # What always holds ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("beam_size", [None, 1, 4])
 def test_special_tokens_are_never_words(beam_size):
     tables = random_tables(20, words=3, max_length=4)
@@ -246,6 +252,7 @@ def test_special_tokens_are_never_words(beam_size):
         assert set(caption[end + 1 :]) <= {PAD}
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("end_logit", [-80.0, -1e9])
 @pytest.mark.parametrize("beam_size", [None, 1, 3])
 def test_there_is_a_caption_even_if_none_ends(beam_size, end_logit):
@@ -259,6 +266,7 @@ def test_there_is_a_caption_even_if_none_ends(beam_size, end_logit):
     assert (np.diff(log_probs) <= 0).all()
 
 
+@pytest.mark.backends
 def test_more_beams_than_captions():
     # One word, at most twice: "a", "a a" and the cut "a a" are all there is.
     tables = np.zeros((2, 4, 5), "float32")
@@ -270,6 +278,7 @@ def test_more_beams_than_captions():
     assert (log_probs[:, 3:] < BANNED / 2).all()
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("beam_size", [None, 3])
 @pytest.mark.parametrize("min_length", [1, 3, 5])
 def test_no_caption_is_shorter_than_min_length(beam_size, min_length):
@@ -280,6 +289,7 @@ def test_no_caption_is_shorter_than_min_length(beam_size, min_length):
     assert (tokens[:, 0, min_length] == END).all()
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("beam_size", [None, 3])
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_no_ngram_repeats(beam_size, n):
@@ -312,6 +322,7 @@ def test_no_ngram_repeats(beam_size, n):
     assert max(map(len, blocked)) == max_length
 
 
+@pytest.mark.backends
 def test_an_ngram_longer_than_any_caption_blocks_nothing():
     tables = random_tables(5, words=3, max_length=2)
     for found, expected in zip(search(tables, 2, 3, no_repeat_ngram=10), search(tables, 2, 3), strict=True):
@@ -331,6 +342,7 @@ def test_beams_are_distinct_ranked_and_scored_by_their_length(length_penalty):
         assert (np.diff(has_ended.astype(int)) <= 0).all(), "captions that were cut come last"
 
 
+@pytest.mark.backends
 def test_a_length_penalty_favours_longer_captions():
     lengths = []
     for length_penalty in (0.0, 1.0, 2.0):
@@ -339,6 +351,7 @@ def test_a_length_penalty_favours_longer_captions():
     assert lengths[0] < lengths[1] < lengths[2]
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("beam_size", [None, 4])
 def test_state_follows_its_hypothesis(beam_size):
     """Every token is scored by the state that has seen exactly the tokens before it."""
@@ -368,6 +381,7 @@ def test_state_follows_its_hypothesis(beam_size):
         assert log_probs[image, beam] == pytest.approx(log_p, abs=1e-4)
 
 
+@pytest.mark.backends
 def test_a_state_may_be_any_nest():
     tables = random_tables(3, words=3, max_length=4)
     step, state = toy(tables, 4)
@@ -381,6 +395,7 @@ def test_a_state_may_be_any_nest():
     np.testing.assert_array_equal(ops.convert_to_numpy(found.tokens), search(tables, 4, 3)[0])
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("beam_size", [None, 3])
 def test_what_is_of_the_image_alone_is_never_reordered(beam_size):
     """So ``step`` gets the very tensors that the search began with, one row for each hypothesis."""
@@ -412,6 +427,7 @@ def eager_while_loop(cond, body, loop_vars):
     return loop_vars
 
 
+@pytest.mark.backends
 def test_a_loop_carries_a_named_tuple():
     class State(NamedTuple):
         t: Any
@@ -428,6 +444,7 @@ def test_a_loop_carries_a_named_tuple():
     np.testing.assert_array_equal(ops.convert_to_numpy(last.nest["sums"][0]), [6, 6])
 
 
+@pytest.mark.backends
 def test_half_precision_logits():
     tables = random_tables(10, words=3, max_length=4)
     tables = tables.astype("float16").astype("float32")
@@ -479,7 +496,7 @@ def voted(tables: np.ndarray, max_length: int, beam_size: int):
     return ([ops.convert_to_numpy(part) for part in each] for each in (found, consensus(found)))
 
 
-@pytest.mark.parametrize("beam_size", [3, 7])
+@pytest.mark.parametrize("beam_size", [3, pytest.param(7, marks=pytest.mark.backends)])
 def test_consensus_ranks_by_agreement(beam_size):
     changed = 0
     before, after = voted(random_tables(40, words=3, max_length=5, seed=beam_size), 5, beam_size)
@@ -499,6 +516,7 @@ def test_consensus_ranks_by_agreement(beam_size):
     assert changed > 5
 
 
+@pytest.mark.backends
 def test_consensus_counts_repeated_words_as_often_as_both_have_them():
     captions = [[4, 4, 4, 5], [4, 5], [4, 4, 4], [6, 4, 5, 4]]
     tokens = np.full((1, 4, 6), PAD, "int32")
@@ -544,6 +562,7 @@ def draw(tables: np.ndarray, max_length: int, uniforms: np.ndarray) -> np.ndarra
     return ops.convert_to_numpy(sample(step, state, ops.convert_to_tensor(uniforms, dtype="float32"), max_length))
 
 
+@pytest.mark.backends
 def test_captions_are_drawn_as_often_as_they_are_probable():
     words, max_length, samples = 2, 3, 20_000
     tables = random_tables(2, words, max_length, scale=1.0)
@@ -574,6 +593,7 @@ def test_captions_are_drawn_as_often_as_they_are_probable():
             assert found.get(row, 0.0) == pytest.approx(probability, abs=0.015), row
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("uniform", [0.0, 1.0 - 2**-24])
 def test_the_extremes_draw_words_too(uniform):
     drawn = draw(random_tables(3, 2, 3), 3, np.full((3, 2, 4), uniform))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, save_encoder
 from PIL import Image
 
 import app
@@ -38,7 +38,7 @@ def run_dir(tmp_path_factory) -> Path:
     from model import Captioner
 
     folder = tmp_path_factory.mktemp("runs")
-    sizes = {"encoder": "efficientnet_lite0", "encoder_weights": "none", "image_size": 64, "embedding_size": 8}
+    sizes = {"encoder": save_encoder(folder / "encoder.keras"), "image_size": 32, "embedding_size": 8}
     sizes |= {"hidden_size": 8, "min_length": 3, "max_caption_length": 6}
     for age, name in enumerate(("adaptive", "merge")):
         keras.utils.set_random_seed(age)

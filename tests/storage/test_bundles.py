@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import save_encoder
 from small_captioner import SIZES, captioner, pixels, save_captioner
 
 import model
@@ -34,6 +35,15 @@ def pack(path: Path, members: dict[str, bytes]) -> Path:
 def saved(tmp_path_factory) -> tuple[Captioner, Path]:
     """A captioner, and its bundle."""
     return save_captioner(tmp_path_factory.mktemp("saved"))
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory) -> tuple[Captioner, Path]:
+    """A captioner whose encoder is known by name, and its bundle."""
+    made = captioner(Config(encoder="efficientnet_lite0", encoder_weights="none", **{**SIZES, "feature_grid": 1}))
+    path = tmp_path_factory.mktemp("known") / "captioner.zip"
+    made.save(path)
+    return made, path
 
 
 @pytest.fixture
@@ -83,22 +93,19 @@ def test_a_run_folder_stands_for_its_bundle(saved, monkeypatch, no_keras):
         Captioner.load(saved[1].parent)
 
 
-def test_an_encoder_that_is_known_by_name(tmp_path):
-    config = Config(encoder="efficientnet_lite0", encoder_weights="none", **{**SIZES, "feature_grid": 1})
-    first = captioner(config)
-    first.save(tmp_path / "captioner.zip")
-    assert_same(first, Captioner.load(tmp_path / "captioner.zip"))
-    assert set(parts(tmp_path / "captioner.zip")) == {
+def test_an_encoder_that_is_known_by_name(known):
+    first, path = known
+    assert_same(first, Captioner.load(path))
+    assert set(parts(path)) == {
         *("bundle.json", "config.json", "vocabulary.json"),
         *("decoder.weights.h5", "encoder.weights.h5"),
     }
 
 
-def test_a_bundle_at_half_its_size(tmp_path):
-    first = captioner(Config(encoder="efficientnet_lite0", encoder_weights="none", **{**SIZES, "feature_grid": 1}))
-    first.save(tmp_path / "whole.zip")
+def test_a_bundle_at_half_its_size(known, tmp_path):
+    first, whole = known
     first.save(tmp_path / "half.zip", half=True)
-    assert (tmp_path / "half.zip").stat().st_size < 0.6 * (tmp_path / "whole.zip").stat().st_size
+    assert (tmp_path / "half.zip").stat().st_size < 0.6 * whole.stat().st_size
     second = Captioner.load(tmp_path / "half.zip")
     rounded = [weight.astype("float16") if weight.ndim > 1 else weight for weight in first.decoder.get_weights()]
     for found, wanted in zip(second.decoder.get_weights(), rounded, strict=True):
@@ -116,8 +123,7 @@ def test_a_bundle_at_half_its_size(tmp_path):
 )
 def test_a_bundle_holds_its_pretrained_embedding(embedding, tmp_path, monkeypatch):
     """So it can be opened without KerasHub, without the BERT and without the file of vectors."""
-    config = Config(encoder="efficientnet_lite0", encoder_weights="none", **{**SIZES, "feature_grid": 1}, **embedding)
-    first = captioner(config)
+    first = captioner(Config(encoder=save_encoder(tmp_path / "encoder.keras"), **SIZES, **embedding))
     first.save(tmp_path / "captioner.zip")
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     assert_same(first, Captioner.load(tmp_path / "captioner.zip"))
@@ -247,12 +253,10 @@ def test_a_failed_save_leaves_the_old_bundle_and_nothing_else(saved, tmp_path, m
     assert set(parts(path)) == set(parts(saved[1]))
 
 
-def test_weights_of_another_release_are_named(tmp_path, monkeypatch):
-    sizes = {**SIZES, "feature_grid": 1}
-    captioner(Config(encoder="efficientnet_lite0", encoder_weights="none", **sizes)).save(tmp_path / "whole.zip")
+def test_weights_of_another_release_are_named(saved, monkeypatch):
     build = model.build_decoder
     monkeypatch.setattr(
         model, "build_decoder", lambda config, *sizes: build(config.with_overrides({"hidden_size": 9}), *sizes)
     )
-    with pytest.raises(UserError, match=r"whole\.zip: its weights do not fit"):
-        Captioner.load(tmp_path / "whole.zip")
+    with pytest.raises(UserError, match=r"captioner\.zip: its weights do not fit"):
+        Captioner.load(saved[1])

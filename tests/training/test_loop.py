@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import shutil
 from pathlib import Path
 
 import keras
@@ -169,11 +170,13 @@ def test_an_interrupt_before_the_first_epoch_is_whole(prepared, monkeypatch, cap
 
 
 @pytest.mark.parametrize("stage", ["xe", "scst"])
-def test_a_loss_that_is_no_number_ends_the_run(prepared, straight, monkeypatch, stage):
+def test_a_loss_that_is_no_number_ends_the_run(prepared, straight, one_epoch, tmp_path, monkeypatch, stage):
     """Whole epochs are kept, and nothing of the broken one."""
-    init = {"init": str(straight.folder)} if stage == "scst" else {}
-    config, run = start(prepared, f"diverged-{stage}", epochs=1, stage=stage, **init)
-    assert train(prepared, config, run) == 0
+    if stage == "xe":
+        config, run = one_epoch[0], Run(shutil.copytree(one_epoch[1].folder, tmp_path / "run"))
+    else:
+        config, run = start(prepared, "diverged", epochs=1, stage=stage, init=str(straight.folder))
+        assert train(prepared, config, run) == 0
     before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file() and path.name != "about.json"}
     broken = make_optimizer(config, 1, peak=math.nan)
     monkeypatch.setattr(Stage, "make_optimizer", lambda stage: broken)
@@ -196,11 +199,18 @@ def test_weights_that_the_last_batch_broke_are_not_saved(prepared, monkeypatch):
     assert not list(run.checkpoints.iterdir())
 
 
+@pytest.fixture(scope="module")
+def one_epoch(prepared) -> tuple[Config, Run]:
+    """A run of one epoch, of which tests damage copies."""
+    config, run = start(prepared, "one-epoch", epochs=1)
+    assert train(prepared, config, run) == 0
+    return config, run
+
+
 @pytest.mark.parametrize("which", ["last", "best"])
 @pytest.mark.parametrize("damage", ["cut", "missing"])
-def test_a_damaged_checkpoint_is_named(prepared, which, damage):
-    config, run = start(prepared, f"{damage}-{which}", epochs=1)
-    assert train(prepared, config, run) == 0
+def test_a_damaged_checkpoint_is_named(prepared, one_epoch, tmp_path, which, damage):
+    config, run = one_epoch[0], Run(shutil.copytree(one_epoch[1].folder, tmp_path / "run"))
     path, about = run.checkpoint(which), (run.folder / "about.json").read_bytes()
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:5000])
@@ -219,9 +229,8 @@ def test_a_finished_run_wants_more_epochs(prepared, straight):
         train(prepared, config, straight)
 
 
-def test_a_run_cut_off_before_its_bundle_gets_it_on_resume(prepared):
-    config, run = start(prepared, "cut-off", epochs=1)
-    assert train(prepared, config, run) == 0
+def test_a_run_cut_off_before_its_bundle_gets_it_on_resume(prepared, one_epoch, tmp_path):
+    config, run = one_epoch[0], Run(shutil.copytree(one_epoch[1].folder, tmp_path / "run"))
     run.bundle("captioner").unlink()
     history = run.history()
     assert train(prepared, config, run) == 0

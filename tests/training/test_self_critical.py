@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers import compile_built
 from keras import ops
 
 from captioning.decoders.build import build_decoder
@@ -45,7 +46,7 @@ def critic(make_store, **changes) -> SelfCritic:
     batches = ReferenceBatches(store, captions, WORDS, config)
     rewards = Rewards([(store.rows[name], text) for name, text in captions], WORDS)
     trainer = SelfCriticalTrainer(build_decoder(config, V, 1, 5), config)
-    trainer.compile(optimizer=keras.optimizers.Adam(0.02))
+    compile_built(trainer, keras.optimizers.Adam(0.02))
     return SelfCritic(trainer, batches, rewards, config)
 
 
