@@ -16,6 +16,7 @@ A picture that cannot be read is reported, and the others go on. If it was a que
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ from captioning.base.files import write
 from captioning.base.script import run_script
 from captioning.command_line.options import make_parser, typed_settings
 from captioning.command_line.resolving import resolve_trained, settle_backend
-from captioning.data.records import SPLIT_NAMES
+from captioning.data.records import SPLIT_NAMES, ImageRecord
 from captioning.pictures.loading import SUFFIXES, UnreadableImage, find_images, load_image, open_source, sources
 from captioning.reports.figures import captioned, ranked, read_picture, save
 from captioning.retrieval.index import Embed, ImageIndex, folder_name, update
@@ -161,7 +162,7 @@ def score_split(aligner: "Aligner", config: Config, args: argparse.Namespace) ->
     reranking = load_reranking(args, "gain")
     dataset = load_dataset(config)
     prepared = prepare(config, dataset, aligner.encoder, split=split)
-    records = prepared.usable(split)
+    records: Sequence[ImageRecord] = prepared.usable(split)
     captioner_store = None
     if reranking:
         captioner = reranking.captioner
