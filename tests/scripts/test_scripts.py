@@ -566,7 +566,7 @@ def test_preprocessing_names_what_is_wrong_with_the_data(data, tmp_path):
 def test_train_names_what_is_wrong(data, tiny, trained, tmp_path):
     tiny = [*data[1], *tiny]
     refused("train", *tiny, "--beam-size", "0", mentions="beam_size: ")
-    refused("train", *tiny, "--vocab-threshold", "99", mentions="vocab_threshold: no word .* lower it")
+    refused("train", *tiny, "--vocab-threshold", "99", mentions="vocab_threshold: no word .* lower one")
     refused(
         "train",
         *tiny,

@@ -77,6 +77,12 @@ def record(prepared, monkeypatch, config: Config, run: Run, bleu: list[float], n
     return model
 
 
+@pytest.fixture
+def no_curves(monkeypatch):
+    """Curves are not drawn, which takes longer than all else here."""
+    monkeypatch.setattr(recorder, "draw_curves", lambda run: None)
+
+
 def kept(run: Run) -> dict[str, str]:
     return {path.name: path.read_text() for path in run.checkpoints.iterdir()}
 
@@ -85,14 +91,13 @@ BLEU, NLL = [10.0, 30.0, 20.0, 30.0, 5.0], [3.0, 2.5, 2.0, 2.25, 2.1]
 
 
 @pytest.mark.parametrize(("monitor", "best", "score"), [("bleu4", 2, 30.0), ("cider", 5, 60.0), ("loss", 3, -2.0)])
-def test_the_best_epoch_on_dev_is_kept(prepared, monkeypatch, monitor, best, score):
+def test_the_best_epoch_on_dev_is_kept(prepared, no_curves, monkeypatch, monitor, best, score):
     config, run = start(prepared, f"best-{monitor}", monitor=monitor, epochs=5)
     record(prepared, monkeypatch, config, run, BLEU, NLL)
     assert run.state() == {"epochs": 5, "best_epoch": best, "best_score": score}
     assert kept(run) == {"last-0005.weights.h5": "5", f"best-{best:04d}.weights.h5": str(best)}
     assert [line["bleu4"] for line in run.history()] == BLEU
     assert [line["cider"] for line in run.history()] == CIDER[:5]
-    assert (run.folder / "curves.png").stat().st_size > 1000
     assert (run.folder / "samples.txt").read_text().count("a dog") == 5 * 3
 
 
@@ -102,10 +107,11 @@ def test_dev_is_captioned_as_the_settings_say(prepared, monkeypatch, capsys, cha
     model = record(prepared, monkeypatch, config, run, BLEU[:2], NLL[:2])
     assert [(search.beam_size, search.min_length) for search in model.searches] == [(beam_size, 2)] * 2
     assert capsys.readouterr().out.count(f"({name})") == 2
+    assert (run.folder / "curves.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(("monitor", "patience", "epochs"), [("bleu4", 2, 4), ("loss", 2, 5), ("bleu4", 0, 5)])
-def test_patience(prepared, monkeypatch, capsys, monitor, patience, epochs):
+def test_patience(prepared, no_curves, monkeypatch, capsys, monitor, patience, epochs):
     config, run = start(prepared, f"patience-{monitor}-{patience}", monitor=monitor, patience=patience, epochs=9)
     model = record(prepared, monkeypatch, config, run, BLEU, NLL)
     assert run.state()["epochs"] == epochs
@@ -113,7 +119,7 @@ def test_patience(prepared, monkeypatch, capsys, monitor, patience, epochs):
     assert ("stopping" in capsys.readouterr().out) == bool(patience)
 
 
-def test_scores_that_differ_in_the_seventh_digit_pick_the_same_epoch_after_a_resume(prepared, monkeypatch):
+def test_scores_that_differ_in_the_seventh_digit_pick_the_same_epoch_after_a_resume(prepared, no_curves, monkeypatch):
     """history.csv holds six digits; what a resumed run reads there must rank as it did when it was in memory."""
     bleu = [12.34567841, 12.34567849, 1.0]
     states = []
@@ -138,7 +144,7 @@ def test_words_per_second_are_those_of_the_batches_or_of_the_epoch_itself(prepar
 
 
 @pytest.mark.parametrize("where", ["write_history", "write_state", "draw_curves"])
-def test_a_crash_while_saving_leaves_a_run_that_goes_on(prepared, monkeypatch, where):
+def test_a_crash_while_saving_leaves_a_run_that_goes_on(prepared, no_curves, monkeypatch, where):
     config, run = start(prepared, f"crash-{where}", epochs=3)
     record(prepared, monkeypatch, config, run, BLEU[:1], NLL[:1])
 
