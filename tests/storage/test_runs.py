@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from captioning.base.errors import UserError
-from captioning.storage import runs
 from captioning.storage.runs import Run
 from captioning.words.vocabulary import Vocabulary
 from config import Config
@@ -41,7 +40,7 @@ def test_about_says_when_the_run_was_resumed(tmp_path, monkeypatch):
     first = json.loads((run.folder / "about.json").read_text())
     for epochs in (2, 3):
         run.write_state(epochs=epochs, best_epoch=1, best_score=0.5)
-        monkeypatch.setattr(runs.sys, "argv", ["/there/train.py", "--resume", "mine", "--epochs", str(epochs + 1)])
+        monkeypatch.setattr("sys.argv", ["/there/train.py", "--resume", "mine", "--epochs", str(epochs + 1)])
         run.begin(run.config().with_overrides({"epochs": epochs + 1}))
     about = json.loads((run.folder / "about.json").read_text())
     resumed = about.pop("resumed")
@@ -154,14 +153,6 @@ def test_a_history_that_lacks_epochs_is_named(tmp_path, kept):
         path.write_text("".join(path.read_text().splitlines(keepends=True)[: kept + 1]))
     with pytest.raises(UserError, match=rf"history\.csv: .*it has {kept or 0} epochs, state\.json has 3"):
         run.history()
-
-
-def test_curves_are_drawn(tmp_path):
-    run = create(tmp_path)
-    run.write_history(lines(3))
-    run.write_state(epochs=3, best_epoch=3, best_score=3.75)
-    run.draw_curves()
-    assert (run.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_nothing_temporary_is_left(tmp_path):
