@@ -92,7 +92,8 @@ def test_unseen_pictures_come_out_of_wheels(tmp_path, monkeypatch):
     assert len(list(pictures.iterdir())) == sum(map(len, unseen_pictures.PICTURES.values())) + 3
     upright, sideways = (load_image(pictures / name, 32).astype(int) for name in ("bus.jpg", "astronaut-sideways.jpg"))
     assert np.abs(upright - sideways).max() < 16
-    assert Image.open(pictures / "china-strip.png").size == (256, 32)
+    with Image.open(pictures / "china-strip.png") as strip:
+        assert strip.size == (256, 32)
     next(wheels.glob("gradio-*")).unlink()
     with pytest.raises(UserError, match="holds 0 wheels of gradio, not one; run the pip download"):
         unseen_pictures.main()
