@@ -102,7 +102,7 @@ class DataSettings(BaseModel):
     download_urls: tuple[str, ...] = setting(
         (),
         "where preprocessing.py --download finds the archives of the data set, comma-separated; unset: where they are "
-        "published (see captioning/data/download.py)",
+        "published (see the file of the data set in captioning/data)",
         only={"dataset": ("flickr8k", "coco", "karpathy")},
         tolerated=True,
     )

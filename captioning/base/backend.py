@@ -1,7 +1,7 @@
-"""The one place that asks which backend Keras runs on, and that touches what Keras keeps to itself.
+"""The one file that asks which backend Keras runs on, and the one that uses private parts of Keras.
 
-All other code is written in ``keras.ops`` and Keras layers and is the same on every backend. Each function below says why
-its backend needs something else. This module imports Keras only inside its functions.
+All other code is written in ``keras.ops`` and Keras layers and is the same on every backend. Each function here says why a
+backend needs something else, or why the public interface is not enough. Keras is imported inside the functions only.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ def backend_name() -> str:
 
 
 def compiles_per_shape() -> bool:
-    """Whether every new shape of a batch costs a compilation, so that batches should come in few shapes.
+    """Whether each new shape of a batch costs a compilation. If so, batches should come in few shapes.
 
     JAX compiles a program for each shape. TensorFlow traces with open dimensions and PyTorch runs eagerly.
     """
@@ -26,7 +26,7 @@ def compiles_per_shape() -> bool:
 def compiles_scans() -> bool:
     """Whether XLA can compile a model that calls ``ops.scan`` over a number of steps that is not fixed.
 
-    On TensorFlow ``ops.scan`` grows TensorArrays, which XLA takes only where the number of steps is a constant.
+    On TensorFlow ``ops.scan`` uses TensorArrays that grow. XLA accepts these only for a constant number of steps.
     """
     return backend_name() != "tensorflow"
 
@@ -51,10 +51,10 @@ def models_within(model: Any) -> list[Any]:
 
 
 def graph_nodes(model: Any) -> Iterator[Any]:
-    """The nodes of the graph of a functional or sequential ``model``; none of a subclassed one.
+    """The nodes of the graph of a functional or sequential ``model``. A subclassed model has none.
 
-    A node has ``operation``, ``input_tensors`` and ``outputs``. Keras' public interface shows layers but not who reads
-    whose output. A sequential model keeps its graph in a functional one.
+    A node has ``operation``, ``input_tensors`` and ``outputs``. Keras' public interface shows the layers, but not which
+    layer reads the output of which.
     """
     graph = graph_of(model)
     if graph is not None:
@@ -62,6 +62,9 @@ def graph_nodes(model: Any) -> Iterator[Any]:
 
 
 def graph_of(model: Any) -> Any | None:
-    """The functional model that holds the graph of ``model``, or None for a subclassed one."""
+    """The functional model that holds the graph of ``model``, or None for a subclassed one.
+
+    A sequential model keeps its graph in a functional model.
+    """
     graph = getattr(model, "_functional", None) or model
     return graph if hasattr(graph, "_nodes_by_depth") else None

@@ -1,4 +1,4 @@
-"""What a result depends on beside the code: versions, git commit, backend and machine."""
+"""What a result depends on besides settings and data: versions, git commit, backend and machine."""
 
 import os
 import platform
@@ -35,7 +35,7 @@ def describe(seed: int) -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """What the machine calls its processor."""
+    """The name of the processor, as the operating system gives it."""
     if Path("/proc/cpuinfo").exists():
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -44,7 +44,7 @@ def cpu_model() -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that a result may depend on, of those that are installed."""
+    """The versions of the installed packages on which a result may depend."""
     return {name: found for name in _PACKAGES if (found := _version(name))}
 
 
@@ -56,7 +56,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of this source tree, with ``+`` when it has been changed since; None outside a checkout."""
+    """The commit of this source tree, with ``+`` if files have changed since; None if it is no git checkout."""
     here = Path(__file__).parent
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from captioning.base.errors import UserError
-from captioning.pictures import loading as images
+from captioning.pictures import loading
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -21,12 +21,12 @@ def load(picture: Image.Image, size: int = 16, **options) -> np.ndarray:
     file = io.BytesIO()
     picture.save(file, **options)
     file.seek(0)
-    return images.load_image(file, size)
+    return loading.load_image(file, size)
 
 
 def test_squashes_the_whole_picture(tmp_path):
     halves(200, 20).save(tmp_path / "wide.png")
-    pixels = images.load_image(tmp_path / "wide.png", 16)
+    pixels = loading.load_image(tmp_path / "wide.png", 16)
     assert pixels.shape == (16, 16, 3)
     assert pixels.dtype == np.uint8
     assert tuple(pixels[0, 0]) == RED
@@ -36,7 +36,7 @@ def test_squashes_the_whole_picture(tmp_path):
 def test_right_size_is_not_resampled(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
-    np.testing.assert_array_equal(images.load_image(tmp_path / "noise.png", 24), noise)
+    np.testing.assert_array_equal(loading.load_image(tmp_path / "noise.png", 24), noise)
 
 
 def plane() -> io.BytesIO:
@@ -52,14 +52,14 @@ def plane() -> io.BytesIO:
 def test_crops_keep_their_share_of_the_picture():
     kept = []
     for seed in range(60):
-        pixels = images.load_varied(plane(), 32, 0.5, 0.0, np.random.default_rng(seed))
+        pixels = loading.load_varied(plane(), 32, 0.5, 0.0, np.random.default_rng(seed))
         assert pixels.shape == (32, 32, 3)
         width, height = (np.ptp(pixels[..., channel].mean(axis=channel)) / 255 for channel in (0, 1))
         kept.append(width * height)
     assert 0.42 < min(kept) < 0.6  # averaging over a pixel takes a little off each end
     assert 0.85 < max(kept) <= 1
-    whole = images.load_varied(plane(), 32, 1.0, 0.0, np.random.default_rng(0))
-    np.testing.assert_array_equal(whole, images.load_image(plane(), 32))
+    whole = loading.load_varied(plane(), 32, 1.0, 0.0, np.random.default_rng(0))
+    np.testing.assert_array_equal(whole, loading.load_image(plane(), 32))
 
 
 def test_colours_change_a_little_and_by_the_seed():
@@ -68,7 +68,7 @@ def test_colours_change_a_little_and_by_the_seed():
     for seed in (*range(40), 0):
         file = io.BytesIO()
         grey.save(file, "PNG")
-        pixels = images.load_varied(file, 16, 1.0, 0.1, np.random.default_rng(seed)).astype(float)
+        pixels = loading.load_varied(file, 16, 1.0, 0.1, np.random.default_rng(seed)).astype(float)
         assert (pixels == pixels[0, 0]).all()
         means.append(pixels.mean())
     assert means[0] == means[-1]
@@ -76,8 +76,8 @@ def test_colours_change_a_little_and_by_the_seed():
 
 
 def test_views_are_the_picture_its_middle_and_both_mirrored():
-    pixels = images.load_image(plane(), 40)
-    plain, mirrored, middle, both = (images.view(pixels, number) for number in range(4))
+    pixels = loading.load_image(plane(), 40)
+    plain, mirrored, middle, both = (loading.view(pixels, number) for number in range(4))
     np.testing.assert_array_equal(plain, pixels)
     np.testing.assert_array_equal(mirrored, pixels[:, ::-1])
     np.testing.assert_array_equal(both, middle[:, ::-1])
@@ -132,7 +132,7 @@ def test_fast_decoding_of_large_jpegs_keeps_fine_detail():
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=95)
     full = Image.open(io.BytesIO(file.getvalue())).convert("RGB").resize((120, 120), Image.Resampling.BICUBIC)
-    difference = np.abs(images.load_image(file, 120).astype(int) - np.asarray(full))
+    difference = np.abs(loading.load_image(file, 120).astype(int) - np.asarray(full))
     assert difference.max() <= 16
 
 
@@ -160,17 +160,17 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path, content, reason):
     path = tmp_path / "broken.jpg"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(images.UnreadableImage, match=f"broken.jpg.*{reason}") as error:
-        images.load_image(path, 16)
+    with pytest.raises(loading.UnreadableImage, match=f"broken.jpg.*{reason}") as error:
+        loading.load_image(path, 16)
     # A broken picture stays broken; what the system refuses today it may give tomorrow.
-    assert isinstance(error.value, images.UnreachableImage) == (content is None)
+    assert isinstance(error.value, loading.UnreachableImage) == (content is None)
 
 
 def test_decompression_bomb_is_refused(tmp_path, monkeypatch):
     halves(100, 100).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UserError, match=r"bomb.png.*megapixels; make it smaller"):
-        images.load_image(tmp_path / "bomb.png", 16)
+        loading.load_image(tmp_path / "bomb.png", 16)
 
 
 def test_find_images_is_sorted_recursive_and_by_suffix(tmp_path):
@@ -178,7 +178,7 @@ def test_find_images_is_sorted_recursive_and_by_suffix(tmp_path):
         (tmp_path / name).mkdir()
     for name in ("b.PNG", "deep/a.jpeg", "a.jpg", "notes.txt", "._a.jpg", ".trash/c.jpg"):
         (tmp_path / name).touch()
-    assert images.find_images(tmp_path) == [tmp_path / name for name in ("a.jpg", "b.PNG", "deep/a.jpeg")]
+    assert loading.find_images(tmp_path) == [tmp_path / name for name in ("a.jpg", "b.PNG", "deep/a.jpeg")]
 
 
 def test_what_cannot_be_read_is_found_all_the_same(tmp_path):
@@ -187,11 +187,11 @@ def test_what_cannot_be_read_is_found_all_the_same(tmp_path):
         (tmp_path / "lost.jpg").symlink_to(tmp_path / "nowhere.jpg")
     except OSError:
         pytest.skip("Windows without the right to make links")
-    lost, phone = images.find_images(tmp_path)
-    with pytest.raises(images.UnreachableImage, match=r"lost\.jpg: .*No such file"):
-        images.load_image(lost, 16)
-    with pytest.raises(images.UnreadableImage, match=r"phone\.HEIC: .*convert it to JPEG"):
-        images.load_image(phone, 16)
+    lost, phone = loading.find_images(tmp_path)
+    with pytest.raises(loading.UnreachableImage, match=r"lost\.jpg: .*No such file"):
+        loading.load_image(lost, 16)
+    with pytest.raises(loading.UnreadableImage, match=r"phone\.HEIC: .*convert it to JPEG"):
+        loading.load_image(phone, 16)
 
 
 def test_pixels_that_are_fractions_are_not_taken_for_black(tmp_path):
@@ -200,15 +200,15 @@ def test_pixels_that_are_fractions_are_not_taken_for_black(tmp_path):
     grey[0, 0] = np.nan
     Image.fromarray(grey).save(tmp_path / "holes.tif")
     for name in ("fractions.tif", "holes.tif"):
-        with pytest.raises(images.UnreadableImage, match=rf"{name}: .*8 bits"):
-            images.load_image(tmp_path / name, 16)
+        with pytest.raises(loading.UnreadableImage, match=rf"{name}: .*8 bits"):
+            loading.load_image(tmp_path / name, 16)
     grey[0, 0] = 0.5
     Image.fromarray(grey * 0).save(tmp_path / "black.tif")
-    assert not images.load_image(tmp_path / "black.tif", 16).any()
+    assert not loading.load_image(tmp_path / "black.tif", 16).any()
     Image.fromarray(grey * 200).save(tmp_path / "bytes.tif")
-    assert (images.load_image(tmp_path / "bytes.tif", 16) == 100).all()
+    assert (loading.load_image(tmp_path / "bytes.tif", 16) == 100).all()
 
 
 def test_find_images_names_a_missing_folder(tmp_path):
     with pytest.raises(UserError, match="nowhere"):
-        images.find_images(tmp_path / "nowhere")
+        loading.find_images(tmp_path / "nowhere")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from captioning.base.errors import UserError
-from captioning.pictures import metadata as xmp
+from captioning.pictures import metadata
 from captioning.pictures.metadata import UnwritableMetadata, with_description, write_caption
 
 LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
@@ -35,7 +35,7 @@ DARKTABLE = b"""<?xml version="1.0" encoding="UTF-8"?>
 
 def packet_with(inside: str, attributes: str = "") -> bytes:
     return (
-        f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r:RDF xmlns:r="{xmp.RDF}" xmlns:dc="http://purl.org/dc/elements/1.1/">'
+        f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r:RDF xmlns:r="{metadata.RDF}" xmlns:dc="http://purl.org/dc/elements/1.1/">'
         f'<r:Description r:about="" {attributes}>{inside}</r:Description></r:RDF></x:xmpmeta>'
     ).encode()
 
@@ -48,7 +48,7 @@ def alt(**texts: str) -> str:
 def descriptions(packet: bytes) -> dict[str, str]:
     """Language and text of dc:description, by another XML parser than ours."""
     items = ElementTree.fromstring(packet).findall(
-        f".//{{{xmp.RDF}}}RDF/{{{xmp.RDF}}}Description/{{http://purl.org/dc/elements/1.1/}}description/*/*"
+        f".//{{{metadata.RDF}}}RDF/{{{metadata.RDF}}}Description/{{http://purl.org/dc/elements/1.1/}}description/*/*"
     )
     return {item.get(LANGUAGE): item.text for item in items}
 
@@ -333,7 +333,7 @@ def test_further_pictures_in_a_jpeg_are_still_found(tmp_path):
 
 def _packet_behind_index(data: bytes) -> bytes:
     *parts, rest = segments(data)
-    return data[:2] + b"".join([*parts, segment(0xE1, xmp._JPEG_XMP + DARKTABLE), rest])
+    return data[:2] + b"".join([*parts, segment(0xE1, metadata._JPEG_XMP + DARKTABLE), rest])
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def _packet_behind_index(data: bytes) -> bytes:
     [
         _packet_behind_index,
         lambda data: data[:2] + segment(0xEB, b"JP\0\0 jumb jumd c2pa") + data[2:],
-        lambda data: data[:2] + segment(0xE1, xmp._JPEG_XMP + packet_with(" " * 65_000)) + data[2:],
+        lambda data: data[:2] + segment(0xE1, metadata._JPEG_XMP + packet_with(" " * 65_000)) + data[2:],
         lambda data: data[:20] + b"\xff\0" + data[20:],
     ],
     ids=["counted bytes", "signed", "full", "unusual"],
@@ -358,11 +358,11 @@ def test_jpegs_that_must_not_grow_get_the_caption_beside_them(tmp_path, change):
 def test_fill_bytes_before_a_jpeg_marker(tmp_path):
     picture = plain(tmp_path / "a.jpg")
     data = picture.read_bytes()
-    data = data[:2] + b"\xff\xff" + segment(0xE1, xmp._JPEG_XMP + DARKTABLE) + b"\xff\xff\xff" + data[2:]
+    data = data[:2] + b"\xff\xff" + segment(0xE1, metadata._JPEG_XMP + DARKTABLE) + b"\xff\xff\xff" + data[2:]
     picture.write_bytes(data)
     assert write_caption(picture, "a dog", embed=True) == "embedded"
-    new = segment(0xE1, xmp._JPEG_XMP + with_description(DARKTABLE, "a dog"))
-    assert picture.read_bytes() == data[:2] + new + data[2 + 2 + len(segment(0xE1, xmp._JPEG_XMP + DARKTABLE)) :]
+    new = segment(0xE1, metadata._JPEG_XMP + with_description(DARKTABLE, "a dog"))
+    assert picture.read_bytes() == data[:2] + new + data[2 + 2 + len(segment(0xE1, metadata._JPEG_XMP + DARKTABLE)) :]
 
 
 @pytest.mark.parametrize("where", ["none", "plain", "compressed", "behind the pixels"])
@@ -371,13 +371,13 @@ def test_in_a_png_only_the_packet_is_new(tmp_path, where):
     before = chunks(picture.read_bytes())
     old = DARKTABLE if where != "none" else b""
     body = zlib.compress(old) if where == "compressed" else old
-    chunk = png_chunk(b"iTXt", xmp._PNG_XMP + bytes([where == "compressed", 0, 0, 0]) + body)
+    chunk = png_chunk(b"iTXt", metadata._PNG_XMP + bytes([where == "compressed", 0, 0, 0]) + body)
     place = -1 if where == "behind the pixels" else 1
     parts = [*before[:place], *([chunk] if old else []), *before[place:]]
     picture.write_bytes(picture.read_bytes()[:8] + b"".join(parts))
     assert write_caption(picture, "a dog", embed=True) == "embedded"
     after = chunks(picture.read_bytes())
-    new = png_chunk(b"iTXt", xmp._PNG_XMP + bytes(4) + with_description(old, "a dog"))
+    new = png_chunk(b"iTXt", metadata._PNG_XMP + bytes(4) + with_description(old, "a dog"))
     assert after == [*before[:place], new, *before[place:]]
     with Image.open(picture) as image:
         image.verify()  # all checksums
