@@ -22,6 +22,8 @@ def pytest_configure(config):
     Tracing makes many objects that stay: at Python's own thresholds looking through them takes a tenth of the time.
     """
     gc.set_threshold(100_000, 50, 100)
+    # PyTorch's threads wait for one another without rest. Where other processes need the cores, that takes minutes.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:  # a process of xdist, or a pytest that a test runs
         return
     folder = tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True)
