@@ -61,7 +61,9 @@ def report(label: str, ours: np.ndarray, theirs: np.ndarray) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photographs", nargs="*", help="pictures to compare the features of, besides a pattern and noise")
+    parser.add_argument(
+        "photographs", nargs="*", help="pictures to compare the features of, besides a pattern and noise"
+    )
     parser.add_argument("--output", default=str(WEIGHTS), help="weights file to write [%(default)s]")
     args = parser.parse_args()
 

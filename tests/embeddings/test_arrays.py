@@ -110,7 +110,8 @@ def test_damaged_arrays_are_named(tmp_path):
         path.write_bytes(content)
         with pytest.raises(UserError, match=f"{path}: not the pretrained embedding of a run, or damaged"):
             load_arrays(path)
-    np.save(path.open("wb"), np.asarray([{}], dtype=object), allow_pickle=True)
+    with path.open("wb") as file:
+        np.save(file, np.asarray([{}], dtype=object), allow_pickle=True)
     with pytest.raises(UserError, match=f"{path}: "):
         load_arrays(path)
 
