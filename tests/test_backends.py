@@ -15,7 +15,7 @@ def test_passes_on(backend):
     if not importlib.util.find_spec(backend):
         pytest.skip(f"{backend} is not installed")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-m", "backends", "-n", "0", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", "-m", "backends", "-n", "0", "-p", "no:cacheprovider", "-W", "default"],
         cwd=ROOT,
         env={**os.environ, "KERAS_BACKEND": backend},
         capture_output=True,
