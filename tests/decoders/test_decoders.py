@@ -47,13 +47,7 @@ def run(decoder, features, tokens) -> np.ndarray:
     return ops.convert_to_numpy(decoder(features, tokens))
 
 
-# Inject and adaptive have hardly any code that the others lack and that a backend could compute differently.
-KINDS = [
-    pytest.param(name, marks=() if name in ("adaptive", "inject") else pytest.mark.backends) for name in decoder_names()
-]
-
-
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=decoder_names())
 def name(request) -> str:
     return request.param
 
@@ -113,6 +107,7 @@ def test_an_untrained_decoder_knows_nothing(name):
     assert loss == pytest.approx(math.log(VOCABULARY), abs=0.15)
 
 
+@pytest.mark.backends
 def test_stepped_logits_equal_teacher_forced_ones(name):
     decoder = make(name)
     features, tokens = batch(length=9)
@@ -127,6 +122,7 @@ def test_stepped_logits_equal_teacher_forced_ones(name):
     assert np.abs(expected).max() > 1
 
 
+@pytest.mark.backends
 def test_no_logit_depends_on_a_later_word(name):
     decoder = make(name)
     features, tokens = batch()
@@ -174,6 +170,7 @@ def test_captions_of_one_image_share_its_features(name):
     np.testing.assert_allclose(shared, run(decoder, features[image_of], tokens), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.backends
 def test_dropout_is_drawn_in_training_only(name):
     decoder = make(name)
     features, tokens = batch()
@@ -186,7 +183,7 @@ def test_dropout_is_drawn_in_training_only(name):
     )
 
 
-@pytest.mark.parametrize("name", [kind for kind in KINDS if decoder_class(kind.values[0]).attends])
+@pytest.mark.parametrize("name", [kind for kind in decoder_names() if decoder_class(kind).attends])
 def test_attention_tells_where_each_word_looks(name):
     decoder = make(name)
     features, tokens = batch()
@@ -223,6 +220,7 @@ def test_config_round_trip(name):
     assert {**built.get_config(), "name": ""} == {**config, "name": ""}
 
 
+@pytest.mark.backends
 def test_weights_travel_through_a_file(name, tmp_path):
     decoder = make(name)
     decoder.save_weights(tmp_path / "decoder.weights.h5")

@@ -157,7 +157,6 @@ def assert_same(found, expected, image: int) -> None:
 # Equalities ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize("options", OPTIONS)
 def test_greedy_and_one_beam_take_the_best_word_each_time(options):
     tables = random_tables(100, words=4, max_length=5)
@@ -183,7 +182,6 @@ def test_beams_equal_a_plain_beam_search(options, beam_size):
         assert_same(found, beam_reference(table, 5, beam_size, **options), image)
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize(
     "options",
     [
@@ -219,7 +217,6 @@ def test_a_batch_is_captioned_as_each_image_alone():
     assert END not in together[0][1]
 
 
-@pytest.mark.backends
 def test_captions_that_end_early_do_not_cut_off_a_better_one():
     # "a a a a" is almost certain, but after each word <end> is among the three best continuations.
     tables = np.zeros((1, 2**4, 5), "float32")
@@ -252,7 +249,6 @@ def test_special_tokens_are_never_words(beam_size):
         assert set(caption[end + 1 :]) <= {PAD}
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize("end_logit", [-80.0, -1e9])
 @pytest.mark.parametrize("beam_size", [None, 1, 3])
 def test_there_is_a_caption_even_if_none_ends(beam_size, end_logit):
@@ -266,7 +262,6 @@ def test_there_is_a_caption_even_if_none_ends(beam_size, end_logit):
     assert (np.diff(log_probs) <= 0).all()
 
 
-@pytest.mark.backends
 def test_more_beams_than_captions():
     # One word, at most twice: "a", "a a" and the cut "a a" are all there is.
     tables = np.zeros((2, 4, 5), "float32")
@@ -278,7 +273,6 @@ def test_more_beams_than_captions():
     assert (log_probs[:, 3:] < BANNED / 2).all()
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize("beam_size", [None, 3])
 @pytest.mark.parametrize("min_length", [1, 3, 5])
 def test_no_caption_is_shorter_than_min_length(beam_size, min_length):
@@ -322,7 +316,6 @@ def test_no_ngram_repeats(beam_size, n):
     assert max(map(len, blocked)) == max_length
 
 
-@pytest.mark.backends
 def test_an_ngram_longer_than_any_caption_blocks_nothing():
     tables = random_tables(5, words=3, max_length=2)
     for found, expected in zip(search(tables, 2, 3, no_repeat_ngram=10), search(tables, 2, 3), strict=True):
@@ -342,7 +335,6 @@ def test_beams_are_distinct_ranked_and_scored_by_their_length(length_penalty):
         assert (np.diff(has_ended.astype(int)) <= 0).all(), "captions that were cut come last"
 
 
-@pytest.mark.backends
 def test_a_length_penalty_favours_longer_captions():
     lengths = []
     for length_penalty in (0.0, 1.0, 2.0):
@@ -496,7 +488,7 @@ def voted(tables: np.ndarray, max_length: int, beam_size: int):
     return ([ops.convert_to_numpy(part) for part in each] for each in (found, consensus(found)))
 
 
-@pytest.mark.parametrize("beam_size", [3, pytest.param(7, marks=pytest.mark.backends)])
+@pytest.mark.parametrize("beam_size", [pytest.param(3, marks=pytest.mark.backends), 7])
 def test_consensus_ranks_by_agreement(beam_size):
     changed = 0
     before, after = voted(random_tables(40, words=3, max_length=5, seed=beam_size), 5, beam_size)
@@ -516,7 +508,6 @@ def test_consensus_ranks_by_agreement(beam_size):
     assert changed > 5
 
 
-@pytest.mark.backends
 def test_consensus_counts_repeated_words_as_often_as_both_have_them():
     captions = [[4, 4, 4, 5], [4, 5], [4, 4, 4], [6, 4, 5, 4]]
     tokens = np.full((1, 4, 6), PAD, "int32")
@@ -593,7 +584,6 @@ def test_captions_are_drawn_as_often_as_they_are_probable():
             assert found.get(row, 0.0) == pytest.approx(probability, abs=0.015), row
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize("uniform", [0.0, 1.0 - 2**-24])
 def test_the_extremes_draw_words_too(uniform):
     drawn = draw(random_tables(3, 2, 3), 3, np.full((3, 2, 4), uniform))

@@ -10,8 +10,6 @@ from captioning.training.cross_entropy import CaptionTrainer
 from captioning.words.vocabulary import END, PAD, START, UNK
 from config import Config
 
-pytestmark = pytest.mark.backends
-
 V = 11
 
 
@@ -56,6 +54,7 @@ def test_padding_counts_for_nothing():
     assert loss(trainer, wider, wider_logits) == pytest.approx(loss(trainer, targets, logits), rel=1e-6)
 
 
+@pytest.mark.backends
 def test_padding_moves_no_weight():
     features = np.random.default_rng(0).normal(size=(5, 2, 3)).astype("float32")
     tokens = np.pad(words(5, 7)[0], ((0, 0), (0, 1)))
@@ -70,6 +69,7 @@ def test_padding_moves_no_weight():
         np.testing.assert_allclose(padded, plain, atol=1e-6)
 
 
+@pytest.mark.backends
 def test_nll_is_exact_over_batches_of_different_size():
     trainer = CaptionTrainer(decoder(), label_smoothing=0.3)
     every = []
@@ -88,6 +88,7 @@ def test_label_smoothing_is_for_training_only():
     assert loss(trainer, targets, logits, training=False) == pytest.approx(nll)
 
 
+@pytest.mark.backends
 def test_half_precision_logits_are_summed_in_full():
     targets, logits = words(40, 30)
     half = logits.astype("float16")
@@ -95,6 +96,7 @@ def test_half_precision_logits_are_summed_in_full():
     assert loss(CaptionTrainer(decoder()), targets, half) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.backends
 def test_word_dropout_replaces_words_in_training_only():
     seen = []
 
@@ -140,7 +142,7 @@ def test_attention_penalty_asks_for_even_shares():
     assert float(losses[0]) - float(losses[1]) == pytest.approx(3.0)
 
 
-@pytest.mark.parametrize("name", ["attention", "adaptive", "transformer"])
+@pytest.mark.parametrize("name", [pytest.param("attention", marks=pytest.mark.backends), "adaptive", "transformer"])
 def test_rows_that_only_fill_a_batch_up_change_nothing(name):
     sizes = {"layers": 1, "heads": 2} if name == "transformer" else {}
     learner = decoder(decoder=name, feature_grid=0, hidden_size=6, **sizes)

@@ -126,7 +126,7 @@ def test_the_encoder_learns_and_the_bundle_holds_it(folder, dataset, first_run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.backends)])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_the_encoder_learns_beside_a_decoder_in_reduced_precision(folder, dataset, first_run, precision):
     try:
         run = train(tuning(folder, first_run, precision=precision, epochs=1), dataset, precision)
@@ -195,7 +195,6 @@ def test_encoder_and_decoder_learn_at_rates_of_their_own(folder):
     assert (float(ops.convert_to_numpy(fast)), float(ops.convert_to_numpy(slow))) == (0.5, 0.75)
 
 
-@pytest.mark.backends
 def test_a_picture_counts_for_each_of_its_captions_and_the_encoder_drops_nothing(folder):
     images = keras.Input((None, None, 3))
     keras.Model(images, layers.Dropout(0.5)(layers.Conv2D(5, 16, strides=16)(images))).save(folder / "dropping.keras")

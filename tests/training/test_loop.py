@@ -189,7 +189,6 @@ def test_a_loss_that_is_no_number_ends_the_run(prepared, straight, one_epoch, tm
     assert len(seen) == {"xe": 2, "scst": 1}[stage]  # after the second batch, whose loss the first has broken
 
 
-@pytest.mark.backends
 def test_weights_that_the_last_batch_broke_are_not_saved(prepared, monkeypatch):
     config, run = start(prepared, "broken-at-last", epochs=1)
     monkeypatch.setattr(CaptionScores, "__call__", lambda dev, trainer: ({"val_loss": math.nan}, []))
@@ -238,7 +237,6 @@ def test_a_run_cut_off_before_its_bundle_gets_it_on_resume(prepared, one_epoch, 
     assert run.history() == history
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_reduced_precision(prepared, precision):
     config, run = start(prepared, precision, precision=precision, epochs=1)

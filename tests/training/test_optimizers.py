@@ -10,8 +10,6 @@ from captioning.decoders.build import build_decoder
 from captioning.training.optimizers import WarmUp, make_optimizer
 from config import Config
 
-pytestmark = pytest.mark.backends
-
 
 def rates(schedule: WarmUp, steps) -> list[float]:
     return [float(ops.convert_to_numpy(schedule(step))) for step in steps]
@@ -32,6 +30,7 @@ def test_warm_up_then_cosine():
     assert rates(twin, range(13)) == rates(schedule, range(13))
 
 
+@pytest.mark.backends
 def test_make_optimizer():
     adam = make_optimizer(Config(clip_norm=3.0, learning_rate=0.25), 10)
     assert isinstance(adam, keras.optimizers.Adam)
@@ -51,6 +50,7 @@ def test_make_optimizer():
     assert isinstance(averaging, type(keras.optimizers.AdamW()))
 
 
+@pytest.mark.backends
 def test_the_moving_average_soon_forgets_the_first_weights():
     sgd = make_optimizer(Config(optimizer="sgd", learning_rate=1.0, clip_norm=0, ema_decay=0.3), 10)
     weight = keras.Variable(100.0)

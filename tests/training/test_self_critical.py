@@ -15,8 +15,6 @@ from captioning.training.self_critical import Rewards, SelfCritic, SelfCriticalT
 from captioning.words.vocabulary import END, PAD, START, UNK, Vocabulary
 from config import Config
 
-pytestmark = pytest.mark.backends
-
 WORDS = Vocabulary(["dog", "cat", "runs", "sleeps"])
 V = len(WORDS)
 SETTINGS = {
@@ -92,6 +90,7 @@ def test_batches_hold_each_image_once_an_epoch(make_store):
         assert sorted(seen) == list(range(12))
 
 
+@pytest.mark.backends
 def test_loss_weighs_what_was_drawn_by_its_advantage(make_store):
     trainer = critic(make_store, xe_share=0.25).trainer
     rng = np.random.default_rng(0)
@@ -121,6 +120,7 @@ def test_the_greedy_baseline_is_under_the_rules_of_drawing(make_store):
     assert greedy.rules == PLAIN
 
 
+@pytest.mark.backends
 def test_what_is_never_drawn_has_no_probability():
     logits = np.random.default_rng(0).normal(size=(2, 3, V)).astype("float32")
     tokens = np.asarray([[4, 5, PAD], [6, 4, PAD]], "int32")
@@ -158,6 +158,7 @@ def test_rewards_rise(make_store, baseline):
     assert all(np.isfinite(log["loss"]) and np.isfinite(log["nll"]) for log in logs)
 
 
+@pytest.mark.backends
 def test_what_is_drawn_depends_on_seed_epoch_and_batch_alone(make_store):
     one, other = critic(make_store), critic(make_store)
     features = one.batches[0][0]

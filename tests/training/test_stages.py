@@ -73,7 +73,6 @@ def test_each_stage_with_a_frozen_encoder_trains_on_all_views(prepared, straight
     assert met.value.args == (views,)
 
 
-@pytest.mark.backends
 @pytest.mark.filterwarnings("ignore:You are using a softmax over axis -1")  # of the only region
 def test_a_decoder_that_works_by_image_trains_on_whole_images(prepared, monkeypatch):
     config, run = start(
