@@ -125,11 +125,13 @@ def _load(path: Path) -> "Captioner":
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens at this address. Raises UserError."""
+    if not 0 <= port <= 65535:  # create_server would leave its socket open
+        raise UserError(f"--port: cannot listen at {host}, port {port}: ports go from 0 to 65535; choose another")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=128)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = error.strerror or error
         raise UserError(f"--port: cannot listen at {host}, port {port}: {reason}; choose another") from None
 
 

@@ -110,30 +110,33 @@ def page(run_dir):
     """The address of a server that captions with the two small captioners; afterwards Ctrl-C stops it."""
     models = ["--model", run_dir / "adaptive", "--model", run_dir / "merge"]
     command = [sys.executable, ROOT / "app.py", *models, "--port", "0"]
-    server = subprocess.Popen(
+    errors: list[str] = []
+    with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "CI": "1"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores Ctrl-C
-    )
-    errors: list[str] = []
-    threading.Thread(target=lambda: errors.extend(server.stderr), daemon=True).start()
-    try:
-        for line in server.stdout:
-            if found := re.match(r"captions at (http://127\.0\.0\.1:\d+)  \(Ctrl-C stops\)", line):
-                break
-        else:
-            pytest.fail("".join(errors))
-        yield found[1]
-        server.send_signal(signal.SIGINT)
-        assert server.wait(300) == 0
-        assert server.stdout.read() == "\nstopped\n"
-        assert "Traceback" not in "".join(errors)
-    finally:
-        server.kill()
-        server.wait()
+    ) as server:
+        reader = threading.Thread(target=lambda: errors.extend(server.stderr), daemon=True)
+        reader.start()
+        try:
+            for line in server.stdout:
+                if found := re.match(r"captions at (http://127\.0\.0\.1:\d+)  \(Ctrl-C stops\)", line):
+                    break
+            else:
+                reader.join()
+                pytest.fail("".join(errors))
+            yield found[1]
+            server.send_signal(signal.SIGINT)
+            assert server.wait(300) == 0
+            assert server.stdout.read() == "\nstopped\n"
+            reader.join()
+            assert "Traceback" not in "".join(errors)
+        finally:
+            server.kill()
+            reader.join()
 
 
 @pytest.fixture(scope="module")
