@@ -3,7 +3,7 @@
     python tools/people_words.py --data-dir data/flickr8k
     python tools/people_words.py --predictions results/pocket/predictions-test-beam3.json --output results/pocket/people.json
 
-A caption counts as one about a man or boy, or a woman or girl, when it has words for one and none for the other. The
+A caption is about a man or boy when it has words for them and none for a woman or girl, and the other way round. The
 first table has, for each activity, the share of men and boys among those captions. With predictions of the test split
 it also has the captions of the model. A second table then takes images where at least three of the five people name
 one sex and nobody names the other. It shows what the model says of them. Hendricks et al. (2018,

@@ -23,13 +23,21 @@ def set_up_tensorflow() -> None:
 
 
 def run_script(main: Any) -> None:
-    """Call ``main()`` and exit with its status. A UserError or Ctrl-C gives one message on stderr and status 2 or 130."""
+    """Call ``main()`` and exit with its status. A UserError or Ctrl-C gives one message on stderr and status 2 or 130.
+
+    Where the reader of stdout leaves early, as ``head`` does, the script ends in silence with status 141.
+    """
     set_up_tensorflow()
     try:
-        sys.exit(main())
+        status = main()
+        sys.stdout.flush()  # here, because an error of Python's own flush at the end cannot be caught
+        sys.exit(status)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more at the end
+        sys.exit(141)

@@ -3,15 +3,15 @@
 COCO publishes captions for two parts, train and val. It keeps the captions of its test images secret. The three splits
 here are
 
-    test    all of val. Scores on COCO's own split are given for it, and COCO's evaluation code and servers take it
+    test    all of val. Papers that use COCO's own split score on it, and COCO's evaluation code and servers take it
             (``captions_val2014_NAME_results.json``).
     dev     the images of train whose id is a multiple of 25: 4%, about as many as the usual 5,000.
     train   all other images of train.
 
-Dev decides when training stops and how captions are decoded. If dev were drawn from val, then scores on val would be too
-good, and those on the rest of val could be compared with no one's. The rule needs no seed, and a missing image moves no
-other. As the name of a split "val" could mean either, so it is refused. Most papers use Karpathy's splits instead:
-``--dataset karpathy``.
+Dev decides when training stops and how captions are decoded. If dev were drawn from val, scores on val would be too good.
+Scores on the rest of val could not be compared with those of others. The rule needs no seed, and a missing image moves no
+other image to another split. The name "val" could mean test or dev here, so it is refused as the name of a split. Most
+papers use Karpathy's splits instead: ``--dataset karpathy``.
 
 Lin et al. (2014), https://arxiv.org/abs/1405.0312; Chen et al. (2015), captions, https://arxiv.org/abs/1504.00325
 """
@@ -101,7 +101,9 @@ def load(settings: DataSettings) -> CaptionDataset:
         in_train = path is texts[0]
         for image_id, name, found in _read(path, warts):
             if name in captions:
-                raise UserError(f"{path}: {name} is listed twice, here or in {texts[0].name}; remove it once")
+                raise UserError(
+                    f"{path}: {name} is listed twice, in this file or in {texts[0].name} too; remove it once"
+                )
             captions[name], ids[name] = found, image_id
             splits[name] = "test" if not in_train else "train" if image_id % DEV_STEP else "dev"
     images = list_images(folders[0]) | list_images(folders[1])
@@ -111,7 +113,7 @@ def load(settings: DataSettings) -> CaptionDataset:
 
 
 def image_folder(data_dir: Path, name: str) -> Path:
-    """Where the images of ``name``, such as train2017, are or should be. ``name.zip`` is unpacked where they are not."""
+    """The folder for the images of ``name``, such as train2017. If it is missing, ``name.zip`` is unpacked, if it is there."""
     for folder in (data_dir / name, data_dir / "images" / name):
         if folder.is_dir():
             return folder
@@ -123,7 +125,7 @@ def image_folder(data_dir: Path, name: str) -> Path:
 
 
 def _annotations(data_dir: Path, name: str, year: str) -> Path:
-    """Where the captions file ``name`` is or should be. It is unpacked where it is not."""
+    """The path of the captions file ``name``. If it is missing, it is unpacked from its archive, if that is there."""
     path, archive = data_dir / "annotations" / name, data_dir / f"annotations_trainval{year}.zip"
     if not path.exists() and archive.exists():
         # The archive holds far more, for other tasks.

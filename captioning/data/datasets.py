@@ -3,14 +3,14 @@
 The setting ``dataset`` names the layout: ``dataset=coco`` is read by ``captioning/data/coco.py``. Such a file offers
 
     load(settings: DataSettings) -> CaptionDataset
-        Reads the data set. Archives are unpacked and scenes are drawn first where that is needed.
+        Reads the data set. If need be, it unpacks archives or draws scenes first.
     published(settings: DataSettings) -> (folder, {address: checksum})
-        What ``preprocessing.py --download`` fetches, and where to. Only of data sets that can be fetched.
+        What ``preprocessing.py --download`` fetches, and the folder for it. Only of data sets that can be fetched.
     SOURCE
-        One text: where people get a data set that cannot be fetched.
+        A text: where people get a data set that cannot be fetched.
 
 A layout repairs what it safely can and says so in ``CaptionDataset.warnings``. What it cannot decide is a UserError that
-names the file and line. It opens no image, and it changes no caption but for the white space around it.
+names the file and line. It opens no image. Of a caption it changes only the white space around it.
 """
 
 import importlib

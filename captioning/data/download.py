@@ -1,8 +1,8 @@
 """Fetch files over HTTP(S): with a progress bar, resumed after a break, verified before they take their final name.
 
 While a file is fetched, ``NAME.part`` and ``NAME.part.json`` lie at its destination. The JSON object holds "size" (bytes of
-the whole file) and "validator" (the server's ETag or Last-Modified, or null). By these a later call knows that it resumes
-the same file. A .part file without them is fetched from its start.
+the whole file) and "validator" (the server's ETag or Last-Modified, or null). They tell a later call that it resumes the
+same file. A .part file without a ``NAME.part.json`` is fetched from its start.
 """
 
 import errno
@@ -48,7 +48,9 @@ def fetch_archives(settings: DataSettings) -> None:
     if hasattr(layout, "SOURCE"):
         raise UserError(f"--download: {settings.dataset} cannot be downloaded. {layout.SOURCE}")
     if not hasattr(layout, "published"):
-        raise UserError(f"--download: knows {_fetchable()}, and dataset is {settings.dataset}")
+        raise UserError(
+            f"--download: only {_fetchable()} can be downloaded, and dataset is {settings.dataset}; leave --download out"
+        )
     folder, published = layout.published(settings)
     wanted: Mapping[str, str | None] = published
     if settings.download_urls:

@@ -1,7 +1,7 @@
 """Flickr30k in its two layouts: ``results_20130124.token`` as published, or ``results.csv`` as many mirrors have it.
 
 Neither comes with splits. ``captions_file`` may name Karpathy's dataset_flickr30k.json, whose dev and test of 1,000 images
-each are what papers use. Without it the splits are drawn as those of a folder are.
+each are what papers use. Without this file the splits are drawn at random, as for a folder.
 
 Young et al. (2014), "From image descriptions to visual denotations", https://aclanthology.org/Q14-1006/
 """

@@ -57,7 +57,10 @@ def load(settings: DataSettings) -> CaptionDataset:
     for split, name in _SPLITS.items():
         for number, line in lines(texts[name]):
             if line not in captions:
-                raise UserError(f"{texts[name]}, line {number}: {line} has no captions in {texts[_CAPTIONS]}")
+                raise UserError(
+                    f"{texts[name]}, line {number}: {line} has no captions in {texts[_CAPTIONS]}; remove the line, or add "
+                    "captions"
+                )
             if splits.get(line, split) != split:
                 raise UserError(
                     f"{texts[name]}, line {number}: {line} is in split {splits[line]} too; remove it from one"
@@ -87,7 +90,7 @@ def _unzip(data_dir: Path, found: set[str]) -> bool:
 def _place(target: str, found: set[str], path: PurePosixPath) -> str | None:
     """Where a member of an archive goes; None for a member that is not unpacked.
 
-    Only known names are unpacked, and only under the last part of their path, so that none can lead elsewhere.
+    Only members with known names are unpacked. Only the last part of a member's path is used, so none can lead elsewhere.
     """
     if path.name in found:
         return None

@@ -63,7 +63,7 @@ _EXPECTED = (
 
 
 def published(settings: DataSettings) -> tuple[Path, dict[str, str]]:
-    """The folder that the archive is fetched into, that of ``captions_file``, and the checksum of its address."""
+    """The folder of ``captions_file``, which the archive is fetched into, and the checksum of the archive's address."""
     return _split_file(settings).parent, _ARCHIVES
 
 
@@ -110,7 +110,7 @@ def _split_file(settings: DataSettings) -> Path:
 
 
 def read(path: Path) -> list[_Image]:
-    """The images that a Karpathy file lists. Where only the published archive is there, the file is unpacked from it.
+    """The images that a Karpathy file lists. If only the published archive is there, the file is unpacked from it first.
 
     Raises UserError: a missing file, another layout, an unknown split, an image listed twice.
     """

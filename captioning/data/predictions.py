@@ -28,7 +28,9 @@ def read_predictions(path: Path, records: Sequence[ImageRecord]) -> list[str]:
         if not isinstance(entries, list) or not all(isinstance(caption, str) for caption in found.values()):
             raise TypeError("not a list, or a caption that is not text")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{path}: expected a JSON list of {{"image_id": ..., "caption": ...}} ({error!r})') from None
+        raise UserError(
+            f'{path}: expected a JSON list of {{"image_id": ..., "caption": ...}} ({error!r}); mend the file'
+        ) from None
     if len(found) != len(entries):
         twice = [image for image, count in Counter(entry["image_id"] for entry in entries).items() if count > 1]
         raise UserError(f"{path}: image {twice[0]} occurs twice; give one caption per image")

@@ -55,8 +55,8 @@ class ImageRecord:
 class Records(Sequence[ImageRecord]):
     """Many records in little memory. Arrays and bytes hold them; an ImageRecord is made whenever one is read.
 
-    A few large pieces of memory go back to the operating system as soon as nobody uses them. Half a million small
-    objects would not: Python returns memory only where a whole block of it is free.
+    A few large pieces of memory go back to the operating system as soon as nothing uses them. Half a million small
+    objects would not: Python returns a block of memory only when all of it is free.
     """
 
     def __init__(self, records: Iterable[ImageRecord] = ()):
@@ -199,8 +199,9 @@ def join(
     records = Records(_usable(captions, splits, images, folder, warts, ids))
     if not records:
         raise UserError(
-            f"data_dir: {len(images)} images were found in {folder}, and none of the {len(captions)} that have captions "
-            f"is among them with a caption that is not empty; the first one looked for is {min(captions, default='')!r}"
+            f"data_dir: {len(images)} images were found in {folder}, and none of the {len(captions)} in the captions file "
+            f"has both a file there and a caption. The first name looked for is {min(captions, default='')!r}; check the "
+            "folder and the names"
         )
     warts[f"images in {folder} without captions (left out)"].extend(sorted(images.keys() - captions.keys()))
     return CaptionDataset(dataset, records, warts.lines(), coco_subsets or {})

@@ -102,7 +102,7 @@ def _draw_scene(rng: np.random.Generator) -> Scene:
 # Each kind of object is sphere-traced once for each turn (J. C. Hart, "Sphere tracing", The Visual Computer 12, 1996). That
 # gives a map of surface normals. A scene only computes the light on that map, so 1200 scenes take seconds, not minutes.
 
-SPRITE = 224  # pixels per side of a normal map; more than twice the size in the picture, so that edges become smooth
+SPRITE = 224  # pixels per side of a normal map. It is more than twice the size in the picture, so edges become smooth
 REACH = 1.25  # half the side of the square that a sprite shows, in units where objects span -1 to 1
 TILT = math.radians(17)  # how far down the camera looks
 

@@ -6,7 +6,7 @@ As in Wu et al. (2016), https://arxiv.org/abs/1609.08144, section 7. Live hypoth
 * All sums are of log-probabilities. Captions are ranked by log p / length^a (``rules.score``).
 * A hypothesis ends if its ``<end>`` is among the K best continuations of its image.
 * An image is done if K hypotheses have ended and the best live one, ranked as if it ended here, is not better.
-  With a > 0 a longer caption might still overtake them. Every search that stops early has this limit.
+  With a > 0 a longer caption might still overtake them. Every search that stops early may miss such a caption.
 * With one beam this is greedy search. With a = 0 and as many beams as continuations it is exhaustive search.
 """
 

@@ -42,7 +42,7 @@ def ban_repeats(log_p, tokens, t, n: int):
     for offset in range(n - 1):
         last = ops.take(tokens, ops.maximum(t - (n - 1) + offset, 0), axis=1)
         repeats = ops.logical_and(repeats, tokens[:, offset : offset + windows] == last[:, None])
-    # The last word of such a window must not follow. Elsewhere <pad> is banned, which is banned anyway.
+    # The last word of such a window must not follow. For other windows <pad> is banned, which is banned anyway.
     followers = tokens[:, n - 1 : n - 1 + windows]
     followers = ops.where(ops.logical_and(repeats, followers != END), followers, PAD)
     rows = ops.broadcast_to(ops.arange(ops.shape(tokens)[0])[:, None], ops.shape(followers))

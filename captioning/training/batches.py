@@ -76,7 +76,7 @@ class CaptionBatches(keras.utils.PyDataset):
             tokens.extend(found)
             lengths.append(len(found))
             rows.append(store.rows[name])
-            if views:  # which have rows of their own, because they hold training images only
+            if views:  # views have rows of their own, because they hold only training images
                 view_rows.append(views[0].store.rows[name])
             names_side.append(self.mirrored_looks > 0 and not _SIDES.isdisjoint(tokenize(caption)))
         self.tokens = np.asarray(tokens, dtype=np.min_scalar_type(len(vocabulary)))
@@ -143,7 +143,7 @@ class CaptionBatches(keras.utils.PyDataset):
     def _put_extremes_first(self) -> None:
         """Put the widest batch first, so that a batch that is too large fails at once, and the narrowest batch second.
 
-        Keras' TensorFlow adapter takes a dimension for fixed when the first two batches agree in it.
+        Keras' TensorFlow adapter assumes that a dimension is fixed if the first two batches agree in it.
         """
         for extreme in (np.argmin, np.argmax):
             widths = [self._width(batch) for batch in self.batches]

@@ -24,11 +24,11 @@ class Checkpoints:
         self.run, self.best_weights = run, best_weights
 
     def refuse_missing(self) -> None:
-        """Raise UserError when the run has whole epochs and a file of them is not there."""
+        """Raise UserError when the run has whole epochs and one of their files is missing."""
         if self.run.state()["epochs"]:
             for path in self._counting():
                 if not path.exists():
-                    raise UserError(f"{path}: missing; without it the run cannot go on: start it anew")
+                    raise UserError(f"{path}: missing. Without it the run cannot go on; start a new run")
 
     def load_last(self, trainer: keras.Model) -> None:
         """Give ``trainer``, whose optimiser is built, the weights and the optimiser's state after the last epoch, if any."""
@@ -68,5 +68,5 @@ def _load(model: keras.Model, path: Path) -> None:
         model.load_weights(path)
     except Exception as error:  # h5py and Keras raise errors of many kinds on damaged files
         raise UserError(
-            f"{path}: damaged, or written by a release whose model was another ({error}); start the run anew"
+            f"{path}: damaged, or written by a release with another model ({error}); start a new run"
         ) from None

@@ -1,7 +1,7 @@
 """Scores on dev: how good the model in training is after an epoch.
 
-An object here is made once per run and called after every epoch. It returns scores by the names that history.csv gives
-them, and a text for each of the first dev images, which is shown to the user.
+An object here is made once per run and called after every epoch. It returns scores by their names in history.csv, and a
+text for each of the first dev images. The user sees these texts.
 """
 
 import tempfile
@@ -44,7 +44,7 @@ class DevScores(ABC):
     def __call__(self, trainer: keras.Model) -> tuple[dict[str, float], list[str]]:
         """The scores of the model that ``trainer`` trains, and texts for the first dev images.
 
-        ``val_loss`` is among the scores: where it is no number, training ends with an error.
+        ``val_loss`` is among the scores: if it is not a finite number, training ends with an error.
         """
 
     @property

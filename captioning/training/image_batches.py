@@ -19,7 +19,7 @@ from config import BatchSettings
 
 
 def batches_for(decoder: Decoder | type[Decoder]) -> type[CaptionBatches]:
-    """The batches of teacher forcing on stored features: those of whole images where the ``decoder`` gains by them."""
+    """The class of batches for teacher forcing on stored features: of whole images if the ``decoder`` gains by them."""
     return GroupedBatches if decoder.by_image else CaptionBatches
 
 
@@ -70,9 +70,9 @@ class ImageBatches(CaptionBatches):
         return captions, self._read_tokens(chosen), image_of.astype("int32"), self.rows[captions]
 
     def _fill_up(self, tokens: np.ndarray, image_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """``tokens`` and ``image_of`` with rows of padding for the first image, where every shape costs a compilation.
+        """``tokens`` and ``image_of``, on JAX with rows of padding for the first image.
 
-        So there are few different numbers of captions.
+        Then there are few different numbers of captions. On JAX each of them costs a compilation.
         """
         if not compiles_per_shape():
             return tokens, image_of
@@ -97,8 +97,8 @@ class ReferenceBatches(ImageBatches):
 class GroupedBatches(ImageBatches):
     """Batches ``((features (B, R, D), inputs, image_of), targets)`` of whole images with all their captions.
 
-    They suit decoders whose main work depends on the image alone. To do that once for all captions of an image saves more
-    than the padding costs. ``inputs`` and ``targets`` are int32 ``(N, T)``, and N is about ``batch_size``. On JAX rows of
+    They suit decoders whose main work depends on the image alone. That work is done once for all captions of an image,
+    which saves more than the padding costs. ``inputs`` and ``targets`` are int32 ``(N, T)``, and N is about ``batch_size``. On JAX rows of
     ``<pad>`` alone may follow.
     """
 

@@ -20,9 +20,9 @@ from model import Captioner
 def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, initial: Captioner | None = None) -> int:
     """Train ``run`` to its last epoch and write its bundle from the best one. Returns the exit status.
 
-    Training starts from the weights of ``initial``, if any, whose encoder then is that of ``prepared``. A run that has
-    whole epochs already goes on after the last of them. Ctrl-C keeps all whole epochs and returns 130. If the epochs of a
-    run are done, only its bundle is written, where it is missing or older than the best epoch. Raises UserError.
+    Training starts from the weights of ``initial``, if any. Its encoder is that of ``prepared``. A run that has whole
+    epochs already goes on after the last of them. Ctrl-C keeps all whole epochs and returns 130. If a run has all its
+    epochs, only its bundle is written, if that is missing or older than the best epoch. Raises UserError.
     """
     kind = stage_named(config.stage)
     checkpoints = Checkpoints(run, kind.best_weights)
@@ -66,6 +66,9 @@ def _tensorboard(wanted: bool, folder: Path) -> list[keras.callbacks.Callback]:
     if not wanted:
         return []
     if not importlib.util.find_spec("tensorflow"):
-        print("note: TensorBoard logs need the package tensorflow; without it there is history.csv", file=sys.stderr)
+        print(
+            "note: no TensorBoard logs, because they need the package tensorflow; history.csv has the same figures",
+            file=sys.stderr,
+        )
         return []
     return [keras.callbacks.TensorBoard(str(folder / "tensorboard"), write_graph=False)]

@@ -94,11 +94,11 @@ def learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
 def _ramped(optimizer: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
     """``optimizer`` with a moving average of the weights that is useful from the first batches on.
 
-    The decay of the average after t batches is min(ema_momentum, (1 + t) / (10 + t)). With a constant .999 the first
-    weights, which are random, would make up most of the average for a thousand batches.
+    The decay of the average after t batches is min(ema_momentum, (1 + t) / (10 + t)). With a constant 0.999 the
+    first weights, which are random, would make up most of the average for a thousand batches.
     """
 
-    # PyTorch has a class of its own behind ``optimizer``, which updates all weights at once. So an instance is asked.
+    # On PyTorch an instance of ``optimizer`` has another class, which updates all weights at once. So derive from that.
     class Ramped(type(optimizer())):  # type: ignore[misc]  # a base that is only known at run time
         @property
         def ema_momentum(self):

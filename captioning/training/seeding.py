@@ -5,7 +5,7 @@ import numpy as np
 
 
 def seed_epoch(model: keras.Model, seed: int, epoch: int) -> None:
-    """Set all random states that training ``model`` draws from, to what ``seed`` and ``epoch`` (from 0) decide."""
+    """Set all random states that training ``model`` draws from. ``seed`` and ``epoch`` (from 0) alone decide them."""
     # On PyTorch dropout draws from a global state. On other backends it draws from states of the layers.
     keras.utils.set_random_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
     states = [v for v in model.non_trainable_variables if v.path.endswith("seed_generator_state")]

@@ -4,7 +4,7 @@ Rennie et al. (2017), https://arxiv.org/abs/1612.00563. The reward is CIDEr-D, l
 caption's reward (as in that paper), or the mean reward of the image's other drawn captions (Luo, 2020,
 https://arxiv.org/abs/2003.09971).
 
-Two things keep sentences whole. ``<end>`` is a word of the n-grams on both sides, so a caption that is cut short loses.
+Two things keep sentences whole. ``<end>`` is a word of the n-grams on both sides, so a caption without it loses reward.
 And a share of the loss is cross-entropy with a reference of each image. Without these, captions end in "on a".
 Legend: B images, S captions drawn per image, N reference captions, T and U tokens, L maximum length, R regions, D feature
 size, V vocabulary size.
@@ -125,7 +125,7 @@ class SelfCritic:
     def __init__(self, trainer: SelfCriticalTrainer, batches: ReferenceBatches, rewards: Rewards, config: Config):
         self.trainer, self.batches, self.rewards, self.config = trainer, batches, rewards, config
         self.sampler = Sampler(trainer.decoder, config.max_caption_length)
-        # The greedy caption obeys the rules of drawing, not those of captioning.
+        # The greedy caption follows the rules of drawing, not those of captioning.
         plain = {"beam_size": 1, "min_length": 1, "no_repeat_ngram": 0}
         self.greedy = Search(trainer.decoder, config.with_overrides(plain))
 

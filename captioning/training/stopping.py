@@ -1,4 +1,4 @@
-"""When training ends: after the last epoch, when patience is out, or when the loss is no number any more."""
+"""When training ends: after the last epoch, when patience runs out, or when the loss is no longer a finite number."""
 
 import math
 from pathlib import Path
@@ -31,7 +31,7 @@ def out_of_patience(patience: int, epochs: int, best_epoch: int) -> bool:
 
 
 def refuse_broken(loss: float, settings: TrainingSettings, run: Run, whole_epochs: int) -> None:
-    """Raise UserError when ``loss``, a mean of the epoch so far, is no finite number. No later batch mends that."""
+    """Raise UserError when ``loss``, a mean of the epoch so far, is not a finite number. No later batch mends that."""
     if math.isfinite(loss):
         return
     clip = f"a clip_norm below {settings.clip_norm:g}" if settings.clip_norm else "a clip_norm, say 5"

@@ -2,8 +2,11 @@
 
 import os
 import platform
+import subprocess
+import sys
 
 import pytest
+from helpers import ROOT
 
 from captioning.base.errors import UserError
 from captioning.base.script import run_script, set_up_tensorflow
@@ -27,6 +30,17 @@ def test_ctrl_c_ends_a_script_without_a_traceback(capsys):
         run_script(main)
     assert isinstance(left.value, SystemExit)
     assert left.value.code == 130
+
+
+def test_a_reader_that_leaves_early_ends_a_script_in_silence():
+    command = [sys.executable, ROOT / "config.py", "--presets"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, "")
 
 
 @pytest.mark.parametrize(("machine", "kernels"), [("x86_64", "1"), ("AMD64", "1"), ("aarch64", None)])

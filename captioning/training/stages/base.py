@@ -1,7 +1,7 @@
 """The seam between the stages of training and the loop that runs them.
 
 A stage says what is read, what is minimised, how dev is scored and what is kept. ``loop.fit`` and ``recorder.Recorder`` do
-the rest, and ask for nothing but what stands here.
+the rest. They use nothing of a stage but what stands here.
 
 ``fit`` makes one object of the stage, after it has set the random seed. The object then has:
 
@@ -105,12 +105,12 @@ class Stage(ABC):
 
     @classmethod
     def looks(cls, config: Config) -> list[Look]:
-        """How else the training images look, besides as they are. Each look has a feature store of its own."""
+        """The looks of the training images in addition to the images as they are. Each look has its own feature store."""
         return training_looks(config)
 
     @classmethod
     def run_name(cls, config: Config) -> str:
-        """The name of a run folder that the user gave none: data, decoder (or stage) and time."""
+        """The name of a run folder if the user gave it none: data, decoder (or stage) and time."""
         return f"{config.dataset}-{cls.subject(config)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
     @classmethod
