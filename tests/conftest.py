@@ -17,12 +17,14 @@ set_up_tensorflow()
 
 
 def pytest_configure(config):
-    """What JAX runs in a test runs once or twice, so compiling must be quick; and many processes compile the same.
+    """Make compiling quick on JAX, and let processes share what they have compiled. Collect garbage seldom.
 
-    Tracing makes many objects that stay: at Python's own thresholds looking through them takes a tenth of the time.
+    A test runs a compiled program only once or twice. Tracing makes many objects that stay. At Python's own thresholds the
+    garbage collector takes a tenth of the time to look through them.
     """
     gc.set_threshold(100_000, 50, 100)
-    # PyTorch's threads wait for one another without rest. Where other processes need the cores, that takes minutes.
+    # PyTorch's threads keep their cores busy while they wait for one another. If other processes need the cores, tests
+    # then take minutes.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:  # a process of xdist, or a pytest that a test runs
         return

@@ -59,7 +59,7 @@ def test_coco_by_karpathy(tmp_path):
 
 
 def test_images_of_2014_are_read_under_their_names_of_2017(tmp_path):
-    """There they lie in other parts, and everybody has those."""
+    """In the edition of 2017 they are in other parts. Most people have that edition."""
     names = {i: f"{'val2017' if i in (3, 80) else 'train2017'}/{i:012d}.jpg" for i, _, _ in COCO}
     write_files(
         tmp_path, {name: f"pixels of {i}" for i, name in names.items() if i != 51} | {"train2017/000000000999.jpg": ""}

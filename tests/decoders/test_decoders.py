@@ -93,7 +93,7 @@ def test_logits(name):
 
 
 def test_no_two_weights_share_a_path(name):
-    """Else PyTorch would not clear the gradients of one of them."""
+    """Otherwise PyTorch would not clear the gradients of one of them."""
     paths = [variable.path for variable in make(name).trainable_variables]
     assert len(set(paths)) == len(paths)
 

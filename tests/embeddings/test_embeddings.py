@@ -201,7 +201,7 @@ def log_probability(decoder, features, tokens) -> np.ndarray:
     ],
 )
 def test_the_state_of_a_search_follows_its_captions(decoder, beam_size):
-    """Else a caption's probability would not be what the decoder gives it when it reads the caption at once."""
+    """Otherwise a caption's probability would not be what the decoder gives it when it reads the caption at once."""
     made = make(decoder, embed("bert-prefix"))
     features, _ = batch(rows=3)
     search = Search(made, Config(beam_size=beam_size, max_caption_length=LENGTH))

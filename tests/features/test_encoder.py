@@ -168,7 +168,7 @@ def test_digest_depends_on_weights_only():
 
 
 def test_digest_of_a_saved_encoder_depends_on_what_it_does_too(tmp_path):
-    """Else features extracted with other pixel scaling would be taken for its own."""
+    """Otherwise features extracted with other pixel scaling would be taken for its own."""
 
     def digest(scale: float, name: str = "own.keras") -> str:
         keras.utils.set_random_seed(0)

@@ -11,7 +11,7 @@ from config import Config
 
 
 def scatter(model: keras.Model) -> keras.Model:
-    """Weights of which none is neutral: no gamma is one, no mean zero."""
+    """Give every weight a value that has an effect: no gamma is one, and no mean is zero."""
     random = np.random.default_rng(0)
     model.set_weights([random.uniform(0.2, 1, weight.shape).astype("float32") for weight in model.weights])
     return model

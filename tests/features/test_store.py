@@ -395,7 +395,7 @@ def small_disk(tmp_path):
 
 
 def fill(disk: Path) -> Path:
-    """Use up all the space that is left. Returns the file that does."""
+    """Use up all the space that is left by one file, and return that file."""
     filler = disk / "filler"
     with open(filler, "wb", buffering=0) as file:
         try:
@@ -423,7 +423,7 @@ def test_a_disk_too_small_for_the_features(small_disk, tmp_path):
 
 @pytest.mark.parametrize("batch", [0, 2, 5])
 def test_a_disk_that_fills_up_on_the_way(small_disk, tmp_path, batch):
-    """Features have their space from the start; what is noted of unreadable images has not."""
+    """Features have their space from the start. The notes on unreadable images do not."""
 
     def load_none(name):
         raise UnreadableImage(name + ": " + "x" * 3000)

@@ -18,6 +18,6 @@ def test_seed_protocol_by_hand():
 
 
 def test_seed_protocol_gives_free_matches():
-    """Captions without one word in common score, through the start and end tokens: why its figures stand alone."""
+    """Captions without one word in common score, through the start and end tokens. So its figures stand alone."""
     assert seed_bleu(["x y"], [["p q"]])[0] == pytest.approx(50.0)
     assert bleu(["x y"], [["p q"]])[0] == 0

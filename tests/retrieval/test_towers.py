@@ -33,7 +33,7 @@ def test_both_towers_give_unit_vectors():
 
 
 def test_no_two_weights_share_a_path():
-    """Else PyTorch would not clear the gradients of one of them."""
+    """Otherwise PyTorch would not clear the gradients of one of them."""
     paths = [variable.path for variable in towers(text_encoder="bigru").trainable_variables]
     assert len(set(paths)) == len(paths)
 

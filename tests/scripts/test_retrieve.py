@@ -51,7 +51,7 @@ def models(data) -> tuple[Path, Path]:
 
 @pytest.fixture
 def photos(data, tmp_path) -> Path:
-    """Four of the pictures, one in a folder below, and a file that is none."""
+    """Four of the pictures, one of them in a folder below, and a file that is not a picture."""
     folder = tmp_path / "photos"
     (folder / "more").mkdir(parents=True)
     for i, name in enumerate(("a.png", "b.png", "c.png", "more/d.png")):

@@ -413,7 +413,7 @@ def test_what_is_of_the_image_alone_is_never_reordered(beam_size):
 
 
 def eager_while_loop(cond, body, loop_vars):
-    """Each pass for itself, so that a step can look at values on every backend."""
+    """A loop in Python, so that a step can look at values on every backend."""
     while cond(*loop_vars):
         loop_vars = body(*loop_vars)
     return loop_vars

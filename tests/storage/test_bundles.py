@@ -155,7 +155,7 @@ def test_a_loaded_captioner_can_be_saved_again(saved, tmp_path):
 
 
 def test_every_flipped_byte_is_noticed(saved, tmp_path, no_keras):
-    """Or the content is the same, because some bytes of a zip file mean nothing."""
+    """Some bytes of a zip file mean nothing. Then the content must be the same."""
     content = saved[1].read_bytes()
     with zipfile.ZipFile(saved[1]) as bundle:
         infos = bundle.infolist()
