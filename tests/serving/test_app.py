@@ -220,67 +220,103 @@ def test_programs_get_captions(page, pictures):
     assert again.json()["model"] == "merge"
 
 
-@pytest.mark.slow
-def test_the_page_in_a_browser(page, pictures, browser):
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.common.keys import Keys
+# The page in the browser. ``opened`` shows it anew to each test.
 
-    def all_of(selector: str, within=browser):
-        return within.find_elements(By.CSS_SELECTOR, selector)
 
-    def cards_done():
-        found = all_of(".card")
-        return found if found and not all_of(".card[aria-busy]") else None
+def all_of(selector: str, within) -> list:
+    """The elements that match a CSS ``selector`` within a page or an element."""
+    return within.find_elements("css selector", selector)
 
+
+def one_of(selector: str, within):
+    """The first element that matches a CSS ``selector``."""
+    return within.find_element("css selector", selector)
+
+
+def cards_done(browser) -> list | None:
+    """The cards of the page, once there are some and all of them have their captions."""
+    found = all_of(".card", browser)
+    return found if found and not all_of(".card[aria-busy]", browser) else None
+
+
+def send(browser, pictures: list[Path]) -> list:
+    """Choose ``pictures`` and wait. Returns the cards."""
+    one_of("#files", browser).send_keys("\n".join(map(str, pictures)))
+    return until(lambda: cards_done(browser))
+
+
+@pytest.fixture
+def opened(page, browser):
+    """The browser with the page. Afterwards nothing has gone wrong, and nothing was asked of any other place."""
     browser.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
     browser.get(page)
-    until(lambda: browser.find_element(By.ID, "beam-value").text == "3")
+    until(lambda: one_of("#beam-value", browser).text == "3")
+    yield browser
+    assert [entry for entry in browser.get_log("browser") if "api/captions" not in entry["message"]] == []
+    sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [
+        message["params"]["request"]["url"]
+        for message in sent
+        if message["method"] == "Network.requestWillBeSent" and message["params"]["documentURL"].startswith(page)
+    ]
+    assert asked
+    assert all(address.startswith((page, "blob:", "data:")) for address in asked), asked
 
-    # Several pictures at once; one of them is none.
-    browser.find_element(By.ID, "files").send_keys("\n".join(map(str, pictures)))
-    cards = until(cards_done)
-    assert [card.find_element(By.CSS_SELECTOR, "h3").text for card in cards] == ["one.png", "two.jpg", "three.jpg"]
+
+@pytest.mark.slow
+def test_the_page_captions_several_pictures_at_once(opened, pictures):
+    cards = send(opened, pictures)  # the last one is not a picture
+    assert [one_of("h3", card).text for card in cards] == ["one.png", "two.jpg", "three.jpg"]
     assert [len(all_of("li.caption", card)) for card in cards] == [3, 3, 0]
     assert [len(all_of(".caption", card)) for card in cards] == [4, 4, 0]  # the greedy one too
     assert "three.jpg: not a picture in a format that this server reads" in cards[2].text
-    assert not cards[2].find_element(By.CSS_SELECTOR, ".again").is_displayed()
-    assert cards[0].find_element(By.CSS_SELECTOR, "img").get_attribute("alt") == all_of(".words", cards[0])[0].text
-    assert browser.find_element(By.ID, "status").text == "3 pictures"
+    assert not one_of(".again", cards[2]).is_displayed()
+    assert one_of("img", cards[0]).get_attribute("alt") == all_of(".words", cards[0])[0].text
+    assert one_of("#status", opened).text == "3 pictures"
 
-    # Attention word by word, by the keyboard alone.
-    words = all_of(".best .words button", cards[0])
-    canvas = cards[0].find_element(By.CSS_SELECTOR, "canvas")
-    looks = cards[0].find_element(By.CSS_SELECTOR, ".looks")
+
+@pytest.mark.slow
+def test_the_page_shows_attention_by_the_keyboard_alone(opened, pictures):
+    from selenium.webdriver.common.keys import Keys
+
+    (card,) = send(opened, pictures[:1])
+    words, canvas, looks = all_of(".best .words button", card), one_of("canvas", card), one_of(".looks", card)
     assert not canvas.is_displayed()
-    browser.execute_script("arguments[0].focus()", words[0])
+    opened.execute_script("arguments[0].focus()", words[0])
     until(canvas.is_displayed)
     assert re.match(rf"“{words[0].text}”: \d+ % in the (upper|lower) (left|right), and \d+ % not", looks.text)
-    browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    opened.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
     until(lambda: looks.text.startswith(f"“{words[1].text}”"))
     assert [word.get_attribute("aria-pressed") for word in words[:2]] == ["false", "true"]
-    image = cards[0].find_element(By.CSS_SELECTOR, "img")
+    image = one_of("img", card)
     assert [round(canvas.rect[side]) for side in ("x", "y", "width", "height")] == [
         round(image.rect[side]) for side in ("x", "y", "width", "height")
     ]
-    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    opened.switch_to.active_element.send_keys(Keys.ESCAPE)
     until(lambda: not canvas.is_displayed())
 
-    # The sliders by the keyboard: everything is captioned again.
-    browser.find_element(By.ID, "beam").send_keys(Keys.ARROW_LEFT)
-    until(lambda: cards_done() and len(all_of("li.caption", cards[0])) == 2)
-    before = all_of(".score", cards[0])[0].text
-    browser.find_element(By.ID, "penalty").send_keys(Keys.HOME)
-    until(lambda: cards_done() and all_of(".score", cards[0])[0].text != before)
 
-    # Another captioner, which has no attention.
-    browser.find_element(By.CSS_SELECTOR, "#model option[value=merge]").click()
-    until(lambda: cards_done() and all_of("p.words", cards[0]))
-    assert "no attention" in browser.find_element(By.ID, "model-note").text
+@pytest.mark.slow
+def test_the_page_captions_anew_when_settings_change(opened, pictures):
+    from selenium.webdriver.common.keys import Keys
 
-    # Paste and drop.
+    (card,) = send(opened, pictures[:1])
+    one_of("#beam", opened).send_keys(Keys.ARROW_LEFT)
+    until(lambda: cards_done(opened) and len(all_of("li.caption", card)) == 2)
+    before = all_of(".score", card)[0].text
+    one_of("#penalty", opened).send_keys(Keys.HOME)
+    until(lambda: cards_done(opened) and all_of(".score", card)[0].text != before)
+    one_of("#model option[value=merge]", opened).click()  # a captioner without attention
+    until(lambda: cards_done(opened) and all_of("p.words", card))
+    assert "no attention" in one_of("#model-note", opened).text
+
+
+@pytest.mark.slow
+def test_the_page_takes_pictures_by_paste_and_drop_and_gives_json(opened, pictures):
+    send(opened, pictures[:2])
     for event, field in (("paste", "clipboardData"), ("drop", "dataTransfer")):
-        count = len(all_of(".card"))
-        browser.execute_script(
+        count = len(all_of(".card", opened))
+        opened.execute_script(
             """
             const canvas = Object.assign(document.createElement("canvas"), { width: 40, height: 30 });
             canvas.toBlob((blob) => {
@@ -294,39 +330,25 @@ def test_the_page_in_a_browser(page, pictures, browser):
             event,
             field,
         )
-        until(lambda count=count: len(all_of(".card")) == count + 1 and cards_done())
-        assert all_of(".card h3")[0].text == f"{event}.png"
+        until(lambda count=count: len(all_of(".card", opened)) == count + 1 and cards_done(opened))
+        assert all_of(".card h3", opened)[0].text == f"{event}.png"
+    one_of("#download-all", opened).click()
+    saved = until(lambda: list(opened.downloads.glob("captions.json")))[0]
+    images = [answer["image"] for answer in json.loads(saved.read_text())]
+    assert images == ["drop.png", "paste.png", "one.png", "two.jpg"]
+    one_of("#remove-all", opened).click()
+    until(lambda: not all_of(".card", opened))
+    assert opened.switch_to.active_element.get_attribute("id") == "choose"
 
-    # JSON of all, and taking away.
-    browser.find_element(By.ID, "download-all").click()
-    saved = until(lambda: list(browser.downloads.glob("captions.json")))[0]
-    assert [answer["image"] for answer in json.loads(saved.read_text())] == [
-        "drop.png",
-        "paste.png",
-        "one.png",
-        "two.jpg",
-    ]
-    browser.find_element(By.ID, "remove-all").click()
-    until(lambda: not all_of(".card"))
-    assert browser.switch_to.active_element.get_attribute("id") == "choose"
 
-    # A phone's width: nothing sticks out; every control has a name.
-    browser.find_element(By.ID, "files").send_keys(str(pictures[0]))
-    until(cards_done)
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
-    )
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
-    for control in all_of("button, select, input:not([hidden]), a"):
-        assert not control.is_displayed() or control.accessible_name
-
-    # Nothing went wrong, and nothing was asked of any other place.
-    assert [entry for entry in browser.get_log("browser") if "api/captions" not in entry["message"]] == []
-    sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [
-        message["params"]["request"]["url"]
-        for message in sent
-        if message["method"] == "Network.requestWillBeSent" and message["params"]["documentURL"].startswith(page)
-    ]
-    assert asked
-    assert all(address.startswith((page, "blob:", "data:")) for address in asked), asked
+@pytest.mark.slow
+def test_the_page_fits_a_phone_and_names_its_controls(opened, pictures):
+    send(opened, pictures[:1])
+    phone = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        assert opened.execute_script("return document.documentElement.scrollWidth") <= 360
+        for control in all_of("button, select, input:not([hidden]), a", opened):
+            assert not control.is_displayed() or control.accessible_name
+    finally:
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
