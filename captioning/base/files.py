@@ -109,7 +109,9 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             return dict(file)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not the pretrained embedding of a run, or damaged ({error})") from None
+        raise UserError(
+            f"{path}: not the pretrained embedding of a run, or damaged ({error}); start a new run"
+        ) from None
 
 
 def allocate(path: Path, dtype: str, shape: tuple[int, ...]) -> int:

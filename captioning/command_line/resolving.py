@@ -49,7 +49,10 @@ def _continued(typed: Mapping[str, Any]) -> Config:
     stage = typed.get("stage", Config().stage)
     fixed = fixed_settings("model") if stage == "align" else fixed_settings("model", "decoder")
     if refused := sorted(set(typed) & fixed):
-        raise UserError(f"--init: {', '.join(refused)} cannot change now; the weights of the run were made for its own")
+        raise UserError(
+            f"--init: {', '.join(refused)} cannot change now, because the weights of the run "
+            "were made for its own; leave them out"
+        )
     trained = _read_file(Path(typed["init"]) / "config.json")
     settings = _at_stage(trained, stage, {"init": typed["init"]} | _fresh(trained, typed))
     if stage != "align":
@@ -158,7 +161,8 @@ def refuse_longer(trained: DecoderSettings, settings: CaptionSettings) -> None:
     kind = "transformer" if trained.decoder == "transformer" else "bert-prefix"
     if kind in (trained.decoder, trained.embedding) and settings.max_caption_length > trained.max_caption_length:
         raise UserError(
-            f"max_caption_length: this {kind} was built for {trained.max_caption_length} words and cannot go beyond"
+            f"max_caption_length: this {kind} was built for {trained.max_caption_length} words and cannot go beyond; "
+            "choose a smaller number"
         )
 
 

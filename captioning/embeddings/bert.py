@@ -109,8 +109,7 @@ def _keras_hub(name: str) -> ModuleType:
         import safetensors  # noqa: F401  KerasHub reads Hugging Face's folders with it, and does not install it
     except ImportError as error:
         raise UserError(
-            f"embedding: BERT is read through KerasHub, which cannot be imported ({error}); pip install -r "
-            "requirements-bert.txt"
+            f'embedding: BERT is read through KerasHub, which cannot be imported ({error}); pip install -e ".[bert]"'
         ) from None
     presets = keras_hub.models.BertBackbone.presets
     if not folder.is_dir() and "://" not in name and name not in presets:

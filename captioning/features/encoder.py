@@ -34,7 +34,8 @@ def build_encoder(settings: EncoderSettings, blank: bool = False) -> keras.Model
         grid = backbone(scale(images) if scale else images)
     except Exception as error:  # whatever the layers of a saved model raise
         raise UserError(
-            f"encoder: {settings.encoder} cannot take {settings.image_size} pixels: {first_line(error)}"
+            f"encoder: {settings.encoder} cannot take {settings.image_size} pixels ({first_line(error)}); choose another "
+            "image_size or encoder"
         ) from None
     if len(getattr(grid, "shape", ())) != 4 or None in grid.shape[1:]:
         raise UserError(
@@ -93,7 +94,8 @@ def let_learn(encoder: keras.Model, tuned_layers: int) -> list[keras.Variable]:
     learners = [part for part in parts if any(len(weight.shape) > 1 for weight in part.trainable_weights)]
     if not learners or tuned_layers > len(learners):
         raise UserError(
-            f"tuned_layers: {tuned_layers} asked for, and the encoder has {len(learners)} layers with a kernel"
+            f"tuned_layers: {tuned_layers} asked for, and the encoder has {len(learners)} layers with a kernel; "
+            "choose fewer, or 0 for all"
         )
     encoder.trainable = True
     for part in parts:

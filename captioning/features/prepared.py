@@ -27,7 +27,10 @@ class Prepared:
         """The records of a split whose features exist. Raises UserError when there are none."""
         records = self.dataset.split(split).named(self.store.rows)
         if not records:
-            raise UserError(f"{self.store.folder}: not one image of the split {split!r} could be read")
+            raise UserError(
+                f"{self.store.folder}: not one image of the split {split!r} could be read; mend the image files, then "
+                "delete this folder"
+            )
         return records
 
     def captions(self, split: str) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ def build_backbone(settings: EncoderSettings, blank: bool) -> tuple[keras.Model,
     """The saved model, which brings its own weights and scales pixels itself. Runs no code from the file."""
     path = Path(settings.encoder)
     if not path.is_file():
-        raise UserError(f"encoder: there is no file {path}")
+        raise UserError(f"encoder: there is no file {path}; name a .keras file, or another encoder")
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True), None
     except Exception as error:  # a damaged zip, an unknown layer, code that safe mode refuses

@@ -203,7 +203,9 @@ def extract(
                 f"{folder}: the disk is full; the features need {size / 1e6:,.1f} MB. "
                 "Free some space or choose another --feature-dir, then run the same command to continue"
             ) from None
-        raise UserError(f"{folder}: cannot write the feature store: {error.strerror}") from None
+        raise UserError(
+            f"{folder}: cannot write the feature store ({error.strerror}); choose another --feature-dir"
+        ) from None
     return FeatureStore(folder, key)
 
 

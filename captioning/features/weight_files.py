@@ -19,7 +19,9 @@ from captioning.features.digests import backbone_of
 def load_weights(backbone: keras.Model, path: str | Path, encoder: str) -> None:
     """Give ``backbone`` the weights in ``path``. Raises UserError, which names ``encoder``: missing, or of another model."""
     if not Path(path).is_file():
-        raise UserError(f"encoder_weights: there is no file {path} (weights for encoder {encoder})")
+        raise UserError(
+            f"encoder_weights: there is no file {path} with weights for encoder {encoder}; name another file"
+        )
     try:
         if str(path).endswith(".weights.h5"):
             _refuse_other_layers(backbone, path)

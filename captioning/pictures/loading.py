@@ -169,7 +169,7 @@ def image_names(folder: str | Path, on_error: Callable[[OSError], None] | None =
     cannot be listed. Raises UserError when there is no such folder.
     """
     if not os.path.isdir(folder):
-        raise UserError(f"{folder}: there is no such folder of images")
+        raise UserError(f"{folder}: there is no such folder of images; name another")
     for parent, folders, files in os.walk(folder, onerror=on_error):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = Path(parent).relative_to(folder)

@@ -108,7 +108,9 @@ def read_rows(path: Path) -> list[ScoreRow]:
             raise TypeError("not a list")
         return [_ROW.validate_python(_nested(entry)) for entry in entries]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: expected a JSON list of scores as evaluate.py writes it ({error})") from None
+        raise UserError(
+            f"{path}: expected a JSON list of scores as evaluate.py writes it ({error}); let evaluate.py write it again"
+        ) from None
 
 
 _ROW = TypeAdapter(ScoreRow)

@@ -63,7 +63,9 @@ class ImageIndex:
                 raise ValueError("index.json and the vectors do not belong together")
             self.vectors = vectors[: len(self.images)]
         except FileNotFoundError as error:
-            raise UserError(f"{folder}: not an index ({Path(error.filename).name} is missing)") from None
+            raise UserError(
+                f"{folder}: not an index ({Path(error.filename).name} is missing); name another --index"
+            ) from None
         except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{folder}: damaged index ({error}); delete it, and the next search builds it again"

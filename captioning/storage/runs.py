@@ -90,7 +90,7 @@ class Run:
         """An existing run. Raises UserError when ``folder`` is not a run folder."""
         run = cls(Path(folder))
         if not (run.folder / "config.json").exists():
-            raise UserError(f"{folder}: not a run folder (it holds no config.json)")
+            raise UserError(f"{folder}: not a run folder (it holds no config.json); name another folder")
         return run
 
     def begin(self, config: Config) -> None:

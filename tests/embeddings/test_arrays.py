@@ -260,5 +260,5 @@ def test_a_folder_that_lacks_a_file_is_named(tmp_path, lacking, what):
 
 def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_hub", None)
-    with pytest.raises(UserError, match=r"^embedding: .*keras_hub.*pip install -r requirements-bert.txt"):
+    with pytest.raises(UserError, match=r'^embedding: .*keras_hub.*pip install -e "\.\[bert\]"$'):
         load_pretrained(bert("bert_base_en_uncased"), WORDS, 0)

@@ -240,7 +240,7 @@ def test_a_begun_store_that_is_damaged_is_named(tmp_path, damage):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="file/store: cannot write the feature store: Not a directory"):
+    with pytest.raises(UserError, match="file/store: cannot write the feature store .Not a directory."):
         make(tmp_path / "file" / "store")
     with pytest.raises(UserError, match="file: cannot write the feature store: "):
         make(tmp_path / "file")

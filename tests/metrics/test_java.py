@@ -82,7 +82,7 @@ def test_a_tokeniser_that_fails_is_reported(stand_in, script):
         java.tokenize(["a dog"])
 
 
-@pytest.mark.skipif(not find_spec("pycocoevalcap"), reason="needs requirements-metrics.txt")
+@pytest.mark.skipif(not find_spec("pycocoevalcap"), reason='needs pip install -e ".[metrics]"')
 @pytest.mark.parametrize(
     ("said", "reason"),
     [("out of memory", "out of memory"), ("Picked up OPTIONS\nError: no file\n\tat Main", "Error: no file")],
@@ -93,7 +93,7 @@ def test_a_meteor_that_fails_is_reported_and_does_not_hang(stand_in, said, reaso
         java.meteor(["a dog"], [["a dog"]])
 
 
-@pytest.mark.skipif(not find_spec("pycocoevalcap"), reason="needs requirements-metrics.txt")
+@pytest.mark.skipif(not find_spec("pycocoevalcap"), reason='needs pip install -e ".[metrics]"')
 def test_spice_may_look_into_the_classes_of_newer_javas(stand_in, monkeypatch):
     models = stand_in("exit 0") / "spice/lib"
     models.mkdir(parents=True)
