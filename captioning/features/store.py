@@ -204,7 +204,7 @@ def extract(
                 "Free some space or choose another --feature-dir, then run the same command to continue"
             ) from None
         raise UserError(
-            f"{folder}: cannot write the feature store ({error.strerror}); choose another --feature-dir"
+            f"{folder}: cannot write the feature store: {error.strerror}; choose another --feature-dir"
         ) from None
     return FeatureStore(folder, key)
 

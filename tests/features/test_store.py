@@ -240,7 +240,7 @@ def test_a_begun_store_that_is_damaged_is_named(tmp_path, damage):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="file/store: cannot write the feature store .Not a directory."):
+    with pytest.raises(UserError, match="file/store: cannot write the feature store: Not a directory"):
         make(tmp_path / "file" / "store")
     with pytest.raises(UserError, match="file: cannot write the feature store: "):
         make(tmp_path / "file")
@@ -395,7 +395,7 @@ def small_disk(tmp_path):
 
 
 def fill(disk: Path) -> Path:
-    """Use up all the space that is left by one file, and return that file."""
+    """Use up all the space that is left. Returns the file that does."""
     filler = disk / "filler"
     with open(filler, "wb", buffering=0) as file:
         try:
@@ -423,7 +423,7 @@ def test_a_disk_too_small_for_the_features(small_disk, tmp_path):
 
 @pytest.mark.parametrize("batch", [0, 2, 5])
 def test_a_disk_that_fills_up_on_the_way(small_disk, tmp_path, batch):
-    """Features have their space from the start. The notes on unreadable images do not."""
+    """Features have their space from the start; what is noted of unreadable images has not."""
 
     def load_none(name):
         raise UnreadableImage(name + ": " + "x" * 3000)
