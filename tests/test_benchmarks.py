@@ -10,25 +10,30 @@ import pytest
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
-@pytest.mark.slow
+# The light ones run in CI, all of them once a week. Each starts processes of its own, so together they take minutes.
+LIGHT = ("throughput", "captioning", "beams", "products", "search", "folding")
+HEAVY = (
+    "memory",
+    "backends",
+    "word_embeddings",
+    "coco_scale",
+    "folder",
+    "app",
+    "onednn",
+    "fine_tuning",
+    "first_caption",
+)
+
+
+def test_every_benchmark_is_tried():
+    assert {*LIGHT, *HEAVY, "classic", "common"} == {path.stem for path in BENCHMARKS.glob("*.py")}
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        "memory",
-        "throughput",
-        "captioning",
-        "beams",
-        "backends",
-        "products",
-        "word_embeddings",
-        "coco_scale",
-        "search",
-        "folder",
-        "app",
-        "onednn",
-        "folding",
-        "fine_tuning",
-        "first_caption",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in LIGHT),
+        *(pytest.param(name, marks=pytest.mark.weekly) for name in HEAVY),
     ],
 )
 def test_a_quick_run_prints_a_table_and_writes_json(name, tmp_path, request):
