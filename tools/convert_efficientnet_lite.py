@@ -101,7 +101,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("encoder", choices=list(SIZES), help="the model to convert")
     parser.add_argument(
-        "photographs", nargs="*", help="pictures to compare the features of, besides a pattern and noise"
+        "--photographs",
+        metavar="FILE",
+        nargs="+",
+        default=[],
+        help="pictures to compare the features of, besides a pattern and noise",
     )
     parser.add_argument("--output", metavar="FILE", help="weights file to write [weights/NAME.weights.h5]")
     args = parser.parse_args()
