@@ -11,18 +11,17 @@ import hashlib
 import importlib
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from captioning.base.errors import UserError
 from captioning.base.script import run_script
-from captioning.features.digests import weights_digest
-from captioning.features.efficientnet_lite import SIZES, WEIGHTS, efficientnet_lite
-from captioning.features.weight_files import save_weights_float16
 from captioning.pictures.loading import load_image
+
+if TYPE_CHECKING:
+    import keras
 
 # The weights of a batch norm, in Keras' order.
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
@@ -43,17 +42,19 @@ def load_original(name: str) -> tuple[Any, Path]:
     return original, path
 
 
-def transfer(state: dict[str, Any], model: keras.Model) -> None:
+def transfer(state: dict[str, Any], model: "keras.Model") -> None:
     """Copy a PyTorch state dict into ``model``, layer by layer. Raises ValueError: other layers or shapes."""
+    from keras import layers
+
     # Both list their layers in the order in which they are used.
     names = [name.removesuffix(".weight") for name in state if name.endswith(".weight") and not name.startswith("_fc")]
     targets = [layer for layer in model.layers if layer.weights]
     for name, layer in zip(names, targets, strict=True):
-        if isinstance(layer, keras.layers.BatchNormalization):
+        if isinstance(layer, layers.BatchNormalization):
             layer.set_weights([state[f"{name}.{part}"].numpy() for part in BATCH_NORM])
         else:
             kernel = state[f"{name}.weight"].numpy()  # (out, in, h, w); depthwise (channels, 1, h, w)
-            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+            depthwise = isinstance(layer, layers.DepthwiseConv2D)
             layer.set_weights([kernel.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))])
 
 
@@ -85,7 +86,9 @@ def report(label: str, ours: np.ndarray, theirs: np.ndarray) -> None:
         if theirs[rows].size:
             difference, largest = np.abs(ours[rows] - theirs[rows]).max(), theirs[rows].max()
             relative = difference / largest
-            print(f"{label}, {kind}: max abs difference {difference:.2e}, relative to the largest feature {relative:.2e}")
+            print(
+                f"{label}, {kind}: max abs difference {difference:.2e}, relative to the largest feature {relative:.2e}"
+            )
 
 
 def describe(theirs: np.ndarray) -> None:
@@ -98,6 +101,10 @@ def describe(theirs: np.ndarray) -> None:
 
 
 def main() -> None:
+    from captioning.features.digests import weights_digest
+    from captioning.features.efficientnet_lite import SIZES, WEIGHTS, efficientnet_lite
+    from captioning.features.weight_files import save_weights_float16
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("encoder", choices=list(SIZES), help="the model to convert")
     parser.add_argument(
