@@ -167,9 +167,9 @@ class EncoderSettings(MachineSettings):
 
     encoder: str = setting(
         "resnet50",
-        "resnet50; another backbone of keras.applications, such as efficientnet_v2b0; efficientnet_lite0, whose "
-        "weights are in this repository; or the path of a Keras model (.keras) that maps RGB images (0-255) to a "
-        "feature grid",
+        "resnet50; another backbone of keras.applications, such as efficientnet_v2b0; efficientnet_lite0 or "
+        "efficientnet_lite2, whose weights are in this repository; efficientnet_lite1, whose weights a tool makes; or "
+        "the path of a Keras model (.keras) that maps RGB images (0-255) to a feature grid",
         fixed="model",
     )
     encoder_weights: str = setting(
@@ -177,11 +177,18 @@ class EncoderSettings(MachineSettings):
         "imagenet, none (random weights), or the path of a weights file. A .keras file brings its own weights",
         fixed="model",
     )
-    image_size: int = setting(224, "pixels per side to which every image is resized", fixed="model", ge=32, le=1024)
+    image_size: int = setting(
+        224,
+        "pixels per side to which every image is resized. The weights of efficientnet_lite1 were trained with 240, "
+        "those of efficientnet_lite2 with 260",
+        fixed="model",
+        ge=32,
+        le=1024,
+    )
     feature_grid: int = setting(
         1,
         "regions per side, averaged from the encoder's own grid. 1: one vector per image; 0: the encoder's own grid "
-        "(7 x 7 for 224 pixels)",
+        "(7 x 7 for 224 pixels, 9 x 9 for 260)",
         fixed="model",
         ge=0,
         le=32,

