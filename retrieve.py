@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def retrieval_parser() -> argparse.ArgumentParser:
-    parser = make_parser(__doc__, trained=True)
+    parser = make_parser(__doc__, trained=True, several=False)
     parser.add_argument(
         "queries",
         nargs="*",
