@@ -9,7 +9,7 @@ of fault in the data. It can be interrupted at any moment and run again.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -84,19 +84,20 @@ def prepare(
     for name, part in dataset.parts.items():
         if split and not dataset.has(name, split):
             continue
-        parts[name] = _prepare_one(settings, part, encoder, encode, split, looks)
-        if any(_confused(parts[name], other) for other in parts.values()):
+        found = _prepare_one(settings, part, encoder, encode, split, looks)
+        shared = [dataset.parts[other] for other in parts if parts[other].store.folder == found.store.folder]
+        if any(_other_files(part, other) for other in shared):
+            # Stores know files by their names and sizes.
             apart = replace(part, name=f"{part.name}-{name}")
-            parts[name] = _prepare_one(settings, apart, encoder, encode, split, looks)
+            found = _prepare_one(settings, apart, encoder, encode, split, looks)
+        parts[name] = found
     return Prepared.joined(dataset, parts)
 
 
-def _confused(part: "Prepared", other: "Prepared") -> bool:
-    """Whether two data sets share a store, though they have other files. Stores know files by their names and sizes."""
-    if part is other or part.store.folder != other.store.folder:
-        return False
-    places = {record.file_name: record.path for record in other.dataset.records}
-    return any(places.get(record.file_name) != record.path for record in part.dataset.records)
+def _other_files(one: CaptionDataset, other: CaptionDataset) -> bool:
+    """Whether two data sets with the same file names have these names for different files."""
+    places = {record.file_name: record.path for record in other.records}
+    return any(places.get(record.file_name, record.path) != record.path for record in one.records)
 
 
 def _prepare_one(
@@ -163,27 +164,25 @@ def main() -> None:
     from captioning.training.stages.base import stage_named
 
     prepared = prepare(config, dataset, looks=stage_named(config.stage).looks(config))
-    for name, part in prepared.parts.items():
-        print(f"{name}:")
+    sets = dataset.parts if isinstance(dataset, MixedDataset) else {"": dataset}
+    for name, part in sets.items():
+        print(f"{name}:\n" * bool(name), end="")
         _print_sizes(part)
-    if not prepared.parts:
-        _print_sizes(prepared)
-    _print_vocabulary(config, prepared, vocabulary)
-    for part in prepared.parts.values() or [prepared]:
-        _print_features(part.store)
+    _print_vocabulary(config, sets.values(), vocabulary)
+    for ready in prepared.parts.values() or [prepared]:
+        _print_features(ready.store)
 
 
-def _print_sizes(prepared: "Prepared") -> None:
+def _print_sizes(dataset: CaptionDataset) -> None:
     """Print the sizes of the splits of one data set."""
     for split in SPLITS:
-        images = prepared.dataset.records.of_split(split)
+        images = dataset.records.of_split(split)
         print(f"{split:6}{len(images):7} images {sum(len(record.captions) for record in images):8} captions")
 
 
-def _print_vocabulary(config: Config, prepared: "Prepared", vocabulary: Vocabulary) -> None:
+def _print_vocabulary(config: Config, sets: Iterable[CaptionDataset], vocabulary: Vocabulary) -> None:
     """Print how large the vocabulary is, and which share of the words of dev it lacks."""
-    parts = prepared.parts.values() or [prepared]
-    dev = (record for part in parts for record in part.dataset.records.of_split("dev"))
+    dev = (record for dataset in sets for record in dataset.records.of_split("dev"))
     words = [word for record in dev for caption in record.captions for word in tokenize(caption)]
     unknown = sum(not vocabulary.knows(word) for word in words) / max(1, len(words))
     print(
