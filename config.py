@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -221,27 +222,28 @@ class MixtureSettings(BaseModel):
         captions file.
         """
         data_sets = self.data_sets()
-        candidates: list[list[str]] = []
-        for each in data_sets:
-            alike = [other for other in data_sets if other.dataset == each.dataset]
-            layout = [each.dataset] if len(alike) == 1 and each.dataset != "folder" else []
-            stem = [Path(each.captions_file).stem] if each.captions_file else []
-            found = [re.sub(r"[^\w.-]+", "-", name) for name in [*layout, Path(each.data_dir).resolve().name, *stem]]
-            candidates.append([name for name in found if name and name != TOGETHER])
+        layouts = [each.dataset for each in data_sets]
+        taken = {TOGETHER, *(layout for layout in layouts if layout != "folder" and layouts.count(layout) == 1)}
+        folders = [_plain_name(Path(each.data_dir).resolve().name) for each in data_sets]
         names: list[str] = []
-        for own in candidates:
-            # The last candidate may stand in the way of nobody: a number is added.
-            elsewhere = [name for other in candidates if other is not own for name in other]
-            name = next((name for name in own if name not in elsewhere), (own or ["data"])[-1])
-            while name in names:
-                base, _, number = name.rpartition("-")
-                name = f"{base}-{int(number) + 1}" if base and number.isdigit() else f"{name}-2"
-            names.append(name)
+        for each, folder in zip(data_sets, folders, strict=True):
+            if each.dataset in taken:
+                names.append(each.dataset)
+                continue
+            name = folder
+            if each.captions_file and (not folder or folder in taken or folders.count(folder) > 1):
+                name = _plain_name(Path(each.captions_file).stem)
+            numbered = (f"{name}-{number}" for number in count(2))
+            names.append(name if name and name not in (*taken, *names) else next(n for n in numbered if n not in names))
         return tuple(names)
 
 
 # What the mean over several data sets is called in tables.
 TOGETHER = "together"
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name)
 
 
 def _share_out(name: str, value: Any, data_sets: list[dict[str, Any]]) -> None:
@@ -920,11 +922,19 @@ PRESETS = {
         settings=_FLICKR8K_GRID | {"decoder": "transformer"},
     ),
     "pocket": Preset(
-        aim="the first of the four stages of the captioner in this repository (pretrained/README.md); no paper",
-        time="46 minutes, with other work beside it",
-        score="Flickr8k dev: CIDEr 52.55",
+        aim="everyday pictures, from MS-COCO and Flickr8k together, with the shipped encoder; no paper",
+        time="not measured",
+        score="not measured",
+        # With dataset flickr8k it is the first of the four stages of the captioner in this repository, which
+        # pretrained/README.md tells.
         settings=_FLICKR8K_GRID
-        | {"decoder": "attention", "dropout": 0.5, "encoder": "efficientnet_lite0", "epochs": 14},
+        | {
+            "dataset": ("coco", "flickr8k"),
+            "decoder": "attention",
+            "dropout": 0.5,
+            "encoder": "efficientnet_lite0",
+            "epochs": 14,
+        },
     ),
     "coco-attention": Preset(
         aim="soft attention (Xu et al., 2015) on MS-COCO in its widespread sizes, over 7 x 7 regions, not 14 x 14",
