@@ -218,8 +218,8 @@ class MixtureSettings(BaseModel):
     def data_names(self) -> tuple[str, ...]:
         """What each data set is called in tables and files: letters, digits and ``_ . -``. No two are called alike.
 
-        That is the layout. A folder, and data sets of the same layout, are named after their folder, or else after their
-        captions file.
+        That is the layout. A folder, and data sets of the same layout, are named after their folder. Where its name is
+        taken, or only says that it holds images, they are named after their captions file.
         """
         data_sets = self.data_sets()
         layouts = [each.dataset for each in data_sets]
@@ -231,7 +231,8 @@ class MixtureSettings(BaseModel):
                 names.append(each.dataset)
                 continue
             name = folder
-            if each.captions_file and (not folder or folder in taken or folders.count(folder) > 1):
+            says_nothing = folder.lower() in ("", "images") or folder in taken or folders.count(folder) > 1
+            if each.captions_file and says_nothing:
                 name = _plain_name(Path(each.captions_file).stem)
             numbered = (f"{name}-{number}" for number in count(2))
             names.append(name if name and name not in (*taken, *names) else next(n for n in numbered if n not in names))

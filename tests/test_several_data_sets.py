@@ -91,6 +91,7 @@ def test_what_does_not_fit_is_refused(values, refusal):
         ({**FOLDERS, "data_dir": ["c", "x/i", "y/i"], "captions_file": ["x/c.csv", "y/c.csv"]}, ("coco", "c", "c-2")),
         ({"dataset": ["coco", "folder"], "data_dir": ["c", "x/coco"], "captions_file": "c.csv"}, ("coco", "c")),
         ({"dataset": ["coco", "folder"], "data_dir": ["c", "my, own/"], "captions_file": "c.csv"}, ("coco", "my-own")),
+        ({"dataset": ["coco", "folder"], "data_dir": ["c", "my/images"], "captions_file": "my.csv"}, ("coco", "my")),
         ({"dataset": ["coco", "folder"], "data_dir": ["c", "together"], "captions_file": "c.csv"}, ("coco", "c")),
     ],
 )
