@@ -10,15 +10,27 @@ This module does not import Keras. The backend must be chosen before Keras is fi
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from captioning.base.errors import UserError
-from captioning.base.settings import ON, own_fields, refusal, setting
+from captioning.base.settings import (
+    ON,
+    OneOrMore,
+    listed,
+    of_each,
+    own_fields,
+    refusal,
+    rules_of,
+    setting,
+    shown,
+    takes_several,
+)
 
 ROOT = Path(__file__).parent
 # The captioners that come with this repository, and the one that is used when none is named.
@@ -44,18 +56,30 @@ OneVectorDecoders = Literal["merge", "inject"]
 RegionDecoders = Literal["attention", "adaptive", "transformer"]
 
 
-class DataSettings(BaseModel):
-    """Data"""
+Layout = Literal["flickr8k", "flickr30k", "coco", "karpathy", "demo", "folder"]
+CocoYear = Literal["2014", "2017"]
 
-    dataset: Literal["flickr8k", "flickr30k", "coco", "karpathy", "demo", "folder"] = setting(
+
+class DataSettings(BaseModel):
+    """One data set"""
+
+    dataset: Layout = setting(
         "flickr8k",
         "flickr8k, flickr30k or coco: in the layout of their publishers; karpathy: a Karpathy split file with the "
-        "images of one of these; demo: generated scenes; folder: your own images with a captions file",
+        "images of one of these; demo: generated scenes; folder: your own images with a captions file. Several: they "
+        "are trained on together, and stay apart otherwise",
     )
     data_dir: str = setting(
-        "data/flickr8k",
-        "folder of the data set. For flickr8k and coco it may hold the published zip files instead of their contents",
+        "",
+        "folder of the data set; unset: data/ and its name, such as data/coco. For flickr8k and coco it may hold the "
+        "published zip files instead of their contents",
         resumable=True,
+    )
+    data_weight: float = setting(
+        1.0,
+        "how often each training caption of the data set is seen in an epoch. 2: twice; 0.5: a random half of the "
+        "captions, drawn anew in each epoch",
+        le=100,
     )
     captions_file: str | None = setting(
         None,
@@ -63,7 +87,7 @@ class DataSettings(BaseModel):
         "dataset_coco.json; flickr30k: the split file, if there is one; none: no file",
         only={"dataset": ("folder", "karpathy", "flickr30k")},
     )
-    coco_year: Literal["2014", "2017"] = setting(
+    coco_year: CocoYear = setting(
         "2017",
         "edition of MS-COCO. Both hold the same images, split in different ways",
         only={"dataset": ("coco",)},
@@ -123,6 +147,14 @@ class DataSettings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _check_data_weight(self) -> Self:
+        if not self.data_weight > 0:
+            raise ValueError(
+                f"data_weight: {self.data_weight:g} is not above 0; to train without a data set, leave it out of dataset"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_shares(self) -> Self:
         if self.dev_fraction + self.test_fraction >= 1:
             raise ValueError(
@@ -142,12 +174,128 @@ class DataSettings(BaseModel):
             )
         return self
 
+
+class MixtureSettings(BaseModel):
+    """Data"""
+
+    # Each of these is a setting of DataSettings, and says there what it means. A tuple holds one value for each data set
+    # that reads the setting, in their order. A single value is that of a single data set.
+    dataset: OneOrMore[Layout] = of_each(DataSettings, "dataset")
+    data_dir: OneOrMore[str] = of_each(DataSettings, "data_dir")
+    data_weight: OneOrMore[float] = of_each(DataSettings, "data_weight")
+    captions_file: OneOrMore[str | None] = of_each(DataSettings, "captions_file")
+    coco_year: OneOrMore[CocoYear] = of_each(DataSettings, "coco_year")
+    dev_fraction: OneOrMore[float] = of_each(DataSettings, "dev_fraction")
+    test_fraction: OneOrMore[float] = of_each(DataSettings, "test_fraction")
+    split_seed: OneOrMore[int] = of_each(DataSettings, "split_seed")
+    demo_images: OneOrMore[int] = of_each(DataSettings, "demo_images")
+    # Of a single data set only: lists already.
+    download_urls: tuple[str, ...] = of_each(DataSettings, "download_urls")
+    download_checksums: tuple[str, ...] = of_each(DataSettings, "download_checksums")
+
     @model_validator(mode="after")
-    def _check_data_dir(self) -> Self:
-        default = DataSettings.model_fields["data_dir"].default
-        if self.dataset in ("demo", "coco", "flickr30k") and self.data_dir == default:
-            raise ValueError(f"data_dir: dataset={self.dataset} needs a folder of its own, such as data/{self.dataset}")
+    def _check_data_sets(self) -> Self:
+        self.data_sets()
         return self
+
+    def data_sets(self) -> list[DataSettings]:
+        """The settings of each data set, in order, each with its folder. Raises ValueError that names a setting."""
+        layouts = listed(self.dataset)
+        found: list[dict[str, Any]] = [{"dataset": layout} for layout in layouts]
+        if not found:
+            raise ValueError("dataset: names no data set")
+        if len(layouts) > 1 and self.download_urls:
+            raise ValueError("download_urls: belong to one data set; download the data sets one by one")
+        for name in own_fields(MixtureSettings):
+            if name != "dataset":
+                _share_out(name, getattr(self, name), found)
+        data_sets = [_one_data_set(values) for values in found]
+        for i, each in enumerate(data_sets):
+            if any(each.model_copy(update={"data_weight": other.data_weight}) == other for other in data_sets[:i]):
+                raise ValueError(f"dataset: {each.dataset} is named twice; name it once, with a higher data_weight")
+        return [each.model_copy(update={"data_dir": each.data_dir or f"data/{each.dataset}"}) for each in data_sets]
+
+    def data_names(self) -> tuple[str, ...]:
+        """What each data set is called in tables and files: letters, digits and ``_ . -``. No two are called alike.
+
+        That is the layout. A folder, and data sets of the same layout, are named after their folder. Where its name is
+        taken, or only says that it holds images, they are named after their captions file.
+        """
+        data_sets = self.data_sets()
+        layouts = [each.dataset for each in data_sets]
+        taken = {TOGETHER, *(layout for layout in layouts if layout != "folder" and layouts.count(layout) == 1)}
+        folders = [_plain_name(Path(each.data_dir).resolve().name) for each in data_sets]
+        names: list[str] = []
+        for each, folder in zip(data_sets, folders, strict=True):
+            if each.dataset in taken:
+                names.append(each.dataset)
+                continue
+            name = folder
+            says_nothing = folder.lower() in ("", "images") or folder in taken or folders.count(folder) > 1
+            if each.captions_file and says_nothing:
+                name = _plain_name(Path(each.captions_file).stem)
+            numbered = (f"{name}-{number}" for number in count(2))
+            names.append(name if name and name not in (*taken, *names) else next(n for n in numbered if n not in names))
+        return tuple(names)
+
+
+# What the mean over several data sets is called in tables.
+TOGETHER = "together"
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name)
+
+
+def _share_out(name: str, value: Any, data_sets: list[dict[str, Any]]) -> None:
+    """Give the values of the setting ``name`` to those of ``data_sets`` that read it. Raises ValueError.
+
+    Each of ``data_sets`` holds its layout under "dataset". A data set that gets none has the default.
+    """
+    if (len(data_sets) == 1 and not isinstance(value, list | tuple)) or name.startswith("download_"):
+        data_sets[0][name] = value
+        return
+    readers = [each for each in data_sets if _reads(each["dataset"], name)]
+    values = listed(value)
+    if not readers or (not isinstance(value, list | tuple) and value == DataSettings.model_fields[name].default):
+        return
+    if len(values) != len(readers):
+        raise ValueError(
+            f"{name}: {len(values)} given, and {len(readers)} of the data sets read it "
+            f"({', '.join(each['dataset'] for each in readers)}); give one for each, in their order"
+        )
+    for each, own in zip(readers, values, strict=True):
+        each[name] = own
+
+
+def _reads(layout: str, name: str) -> bool:
+    """Whether data sets in this layout read the setting ``name``."""
+    conditions = rules_of(DataSettings, name).only
+    return not conditions or any(layout in condition["dataset"] for condition in conditions)
+
+
+def settings_of(data_sets: Sequence[DataSettings]) -> dict[str, Any]:
+    """The settings of a run with these data sets, as ``MixtureSettings`` holds them."""
+    found: dict[str, Any] = {}
+    for name in own_fields(MixtureSettings):
+        values = [getattr(each, name) for each in data_sets if _reads(each.dataset, name)]
+        default = DataSettings.model_fields[name].default
+        if name.startswith("download_"):
+            found[name] = values[0] if len(data_sets) == len(values) == 1 else default
+        else:
+            found[name] = values if any(value != default for value in values) or name == "dataset" else default
+    return found
+
+
+def _one_data_set(values: dict[str, Any]) -> DataSettings:
+    """The settings ``values`` of one data set. Raises ValueError that names a bad one."""
+    try:
+        return DataSettings(**values)
+    except ValidationError as error:
+        item = error.errors()[0]
+        if not item["loc"]:
+            raise ValueError(item["msg"].removeprefix("Value error, ")) from None
+        raise ValueError(f"{item['loc'][0]}: {item['msg']}, got {item['input']!r}") from None
 
 
 class MachineSettings(BaseModel):
@@ -589,7 +737,7 @@ class DecodingSettings(CaptionSettings):
         return {name: getattr(self, name) for name in sorted(names)}
 
 
-class Config(DecodingSettings, TrainingSettings, AlignmentSettings, EncoderSettings, DataSettings):
+class Config(DecodingSettings, TrainingSettings, AlignmentSettings, EncoderSettings, MixtureSettings):
     """All settings of a run. Immutable; ``with_overrides`` gives a changed, validated copy."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -630,11 +778,19 @@ def search_name(settings: DecodingSettings) -> str:
     return f"{name}, consensus" if settings.votes else name
 
 
+_SEVERAL = {name for name in Config.model_fields if takes_several(Config, name)}
+
+
 def validated(values: Mapping[str, Any], source: str, strict: bool = False) -> Config:
     """The settings with ``values``; defaults where there are none. ``strict``: numbers may not be written as text.
 
     Raises UserError that names ``source`` and each bad setting.
     """
+    # A list of one value is that value, so that one data set is written down in one way.
+    values = {
+        name: value[0] if isinstance(value, list | tuple) and len(value) == 1 and name in _SEVERAL else value
+        for name, value in values.items()
+    }
     try:
         # JSON text, because strict mode reads arrays as tuples only there.
         return Config.model_validate_json(json.dumps(values), strict=strict)
@@ -774,11 +930,19 @@ PRESETS = {
         settings=_FLICKR8K_GRID | {"decoder": "transformer"},
     ),
     "pocket": Preset(
-        aim="the first of the four stages of the captioner in this repository (pretrained/README.md); no paper",
-        time="46 minutes, with other work beside it",
-        score="Flickr8k dev: CIDEr 52.55",
+        aim="everyday pictures, from MS-COCO and Flickr8k together, with the shipped encoder; no paper",
+        time="not measured",
+        score="not measured",
+        # With dataset flickr8k it is the first of the four stages of the captioner in this repository, which
+        # pretrained/README.md tells.
         settings=_FLICKR8K_GRID
-        | {"decoder": "attention", "dropout": 0.5, "encoder": "efficientnet_lite0", "epochs": 14},
+        | {
+            "dataset": ("coco", "flickr8k"),
+            "decoder": "attention",
+            "dropout": 0.5,
+            "encoder": "efficientnet_lite0",
+            "epochs": 14,
+        },
     ),
     "coco-attention": Preset(
         aim="soft attention (Xu et al., 2015) on MS-COCO in its widespread sizes, over 7 x 7 regions, not 14 x 14",
@@ -843,7 +1007,7 @@ def _print_presets() -> None:
         print(f"    python train.py --preset {name}")
         print(f"    time: {preset.time}")
         print(f"    score: {preset.score}")
-        print(f"    settings: {', '.join(f'{key}={value}' for key, value in preset.settings.items())}")
+        print(f"    settings: {', '.join(f'{key}={shown(value)}' for key, value in preset.settings.items())}")
 
 
 def main() -> None:

@@ -4,6 +4,7 @@
     python evaluate.py --model runs/NAME --split test --report             # and a page to look at, report.html
     python evaluate.py --model runs/NAME --split dev --protocol seed       # the one historical comparison
     python evaluate.py --model runs/A --model runs/B --output both         # an ensemble
+    python evaluate.py --model runs/NAME --dataset coco    # of a run on several data sets this one
     python evaluate.py --model runs/NAME --views 4 --output four-views     # an average of four looks at each image
     python evaluate.py --model runs/NAME --beam-sizes 20 --consensus       # the caption most like all of its beam
     python evaluate.py --predictions FILE --split test                     # score captions from elsewhere
@@ -13,22 +14,28 @@
 The captioner reads its own words and never a reference. Each image is encoded once.
 
 For each beam size it writes the captions in COCO's format, with the CIDEr-D of each. It writes all scores as JSON and
-prints them as a Markdown table. For MS-COCO it also writes captions_val2014_NAME_results.json, as COCO's own
-evaluation takes it. captioning/metrics/protocols.py explains the protocols, and captioning/reports/rows.py the scores.
+prints them as a Markdown table. With several data sets there is a row for each, and one for their mean. For MS-COCO it
+also writes captions_val2014_NAME_results.json, as COCO's own evaluation takes it. captioning/metrics/protocols.py
+explains the protocols, and captioning/reports/rows.py the scores.
 """
 
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from captioning.base.errors import UserError
 from captioning.base.files import write
 from captioning.base.script import run_script
+from captioning.base.settings import listed
 from captioning.command_line.options import add_views, make_parser, typed_settings
-from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
+from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend, without_data
+from captioning.data.mixture import MixedDataset
 from captioning.data.predictions import read_predictions, write_coco_results, write_predictions
 from captioning.data.records import CaptionDataset, ImageRecord
 from captioning.features.looks import further_views
@@ -37,9 +44,9 @@ from captioning.metrics.protocols import PROTOCOLS
 from captioning.reports.attention import attention_statistics
 from captioning.reports.comparison import comparison_table, find_sides
 from captioning.reports.rows import AttentionStatistics, ScoreRow, rows_text
-from captioning.reports.scoring import score, training_captions
+from captioning.reports.scoring import score, together, training_captions
 from captioning.reports.tables import score_table
-from config import Config, search_name
+from config import TOGETHER, Config, DataSettings, search_name
 from preprocessing import load_dataset, prepare
 
 if TYPE_CHECKING:
@@ -135,10 +142,19 @@ def refuse_conflicts(args: Namespace, tools: Sequence[str]) -> None:
         )
 
 
+def load_single(typed: dict[str, Any], option: str) -> tuple[Config, CaptionDataset]:
+    """The settings and the data set of captions in files. Raises UserError for several data sets."""
+    config = Config().with_overrides(typed)
+    dataset = load_dataset(config)
+    if isinstance(dataset, MixedDataset):
+        raise UserError(f"{option}: a file holds the captions of one data set; name it alone with --dataset")
+    return config, dataset
+
+
 def compare_files(args: Namespace, typed: dict[str, Any]) -> None:
     """Print whether the captions of two sides differ."""
     sides = find_sides(args.compare)
-    records = load_dataset(Config().with_overrides(typed)).split(args.split)
+    records = load_single(typed, "--compare")[1].split(args.split)
     first, second = ([read_predictions(path, records) for path in side] for side in sides)
     for letter, side in zip("AB", sides, strict=True):
         print(f"{letter}: {', '.join(map(str, side))}")
@@ -148,21 +164,45 @@ def compare_files(args: Namespace, typed: dict[str, Any]) -> None:
 
 def score_file(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -> None:
     """Score the captions of a file."""
-    config = Config().with_overrides(typed)
+    config, dataset = load_single(typed, "--predictions")
     path = Path(args.predictions)
-    dataset = load_dataset(config)
     records = dataset.split(args.split)
     captions = read_predictions(path, records)
-    scores, _ = score(captions, records, args.protocol, config, training_captions(dataset), tools)
+    [data] = config.data_sets()
+    scores, _ = score(captions, records, args.protocol, data, training_captions(dataset), tools)
     row = ScoreRow(captioner=path.stem, split=args.split, protocol=args.protocol, decoding="as given", scores=scores)
     output = Path(args.output) if args.output else path.parent
     write_scores([row], output)
     print(f"\nwritten to {output}", file=sys.stderr)
 
 
+@dataclass(frozen=True)
+class Part:
+    """What is scored of one data set.
+
+    name: what the data set is called; empty for a captioner of a single one. stores: the features, one store for each
+    member and view. records: the images that all of them hold. subset: that of MS-COCO which they are, if any.
+    """
+
+    name: str
+    data: DataSettings
+    stores: list["FeatureStore"]
+    records: list[ImageRecord]
+    subset: str | None
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """The captions of one decoding for the records of a part, their scores, and the CIDEr-D of each."""
+
+    part: Part
+    captions: list[str]
+    cider: np.ndarray
+    row: ScoreRow
+
+
 def score_models(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -> None:
     """Caption a split with each beam size, score the captions, and write what came out."""
-    from captioning.base.environment import describe
     from captioning.storage.bundles import name_of
     from model import load_captioners
 
@@ -171,46 +211,94 @@ def score_models(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -
     config = resolve_trained(args, captioner.config)
     searches = find_searches(args.beam_sizes, config)
     dataset = load_dataset(config)
-    stores, records = find_features(captioner, dataset, args, typed)
+    parts = find_parts(captioner, config, dataset, args, typed)
     training = training_captions(dataset)
     folder = models[0] if models[0].is_dir() else models[0].parent
     output = Path(args.output) if args.output else folder / "evaluation"
     name = " + ".join(map(name_of, models)) + (f", {args.views} views" if args.views > 1 else "")
     attended = next((search for search in searches if search.beam_size == 1), searches[0])
-    rows, predictions = [], []
+    rows: list[ScoreRow] = []
+    found: list[list[Captioned]] = []
     for search in searches:
-        captions, seconds = caption_split(captioner, stores, records, search)
-        scores, cider = score(captions, records, args.protocol, config, training, tools)
-        looks = None
-        if search is attended and captioner.decoder.attends:
-            looks = find_attention(captioner, stores[0], records, captions, search)
-        label = f"{args.split}-beam{search.beam_size}" + ("-consensus" if search.votes else "")
-        write_predictions(output, label, records, captions, cider.tolist())
-        if subset := dataset.coco_subsets.get(records[0].split):
-            write_coco_results(output, subset, f"{name}-{label}", records, captions)
-        predictions.append((captions, cider))
-        rows.append(
-            ScoreRow(
-                captioner=name,
-                split=args.split,
-                protocol=args.protocol,
-                decoding=search_name(search),
-                views=args.views,
-                scores=scores,
-                attention=looks,
-                decoding_seconds=seconds,
-                settings=search.model_dump() | {"consensus": search.votes},  # no beam size of 1 or 2 lets captions vote
-                environment=describe(config.seed),
-            )
-        )
+        with_attention = search is attended and captioner.decoder.attends
+        found.append([])
+        for part in parts:
+            captioned = caption_part(captioner, part, search, args, (name, training, tools), with_attention)
+            write_captions(captioned, search, output)
+            found[-1].append(captioned)
+            rows.append(captioned.row)
+        if len(parts) > 1:
+            rows.append(row_of_all(found[-1], training, tools))
     write_scores(rows, output)
     if args.report:
-        from captioning.reports.page import report
-        from captioning.storage.runs import Run
-
-        page = report(rows, predictions, records, config, captioner.decoder.sizes, Run(folder))
-        write(output / "report.html", page)
+        write_reports(found, captioner, config, folder, output)
     print(f"\nwritten to {output}", file=sys.stderr)
+
+
+def caption_part(
+    captioner: "Captioner",
+    part: Part,
+    search: Config,
+    args: Namespace,
+    scoring: tuple[str, Sequence[list[str]], Sequence[str]],
+    with_attention: bool,
+) -> Captioned:
+    """Caption one data set and score the captions.
+
+    ``scoring``: the captioner's name, the training captions and the Java programs to use.
+    """
+    from captioning.base.environment import describe
+
+    name, training, tools = scoring
+    captions, seconds = caption_split(captioner, part.stores, part.records, search)
+    scores, cider = score(captions, part.records, args.protocol, part.data, training, tools)
+    looks = find_attention(captioner, part.stores[0], part.records, captions, search) if with_attention else None
+    row = ScoreRow(
+        captioner=name,
+        split=args.split,
+        protocol=args.protocol,
+        decoding=search_name(search),
+        dataset=part.name or None,
+        views=args.views,
+        scores=scores,
+        attention=looks,
+        decoding_seconds=seconds,
+        settings=search.model_dump() | {"consensus": search.votes},  # no beam size of 1 or 2 lets captions vote
+        environment=describe(search.seed),
+    )
+    return Captioned(part, captions, cider, row)
+
+
+def row_of_all(found: Sequence[Captioned], training: Sequence[list[str]], tools: Sequence[str]) -> ScoreRow:
+    """The scores of one decoding of several data sets together."""
+    scored = [(each.captions, each.part.records, each.row.scores) for each in found]
+    seconds = sum(each.row.decoding_seconds or 0 for each in found)
+    scores = together(scored, training, tools)
+    return replace(found[0].row, dataset=TOGETHER, scores=scores, attention=None, decoding_seconds=seconds)
+
+
+def write_captions(captioned: Captioned, search: Config, output: Path) -> None:
+    """Write the captions of one data set into ``output``: as predictions, and for COCO as its server takes them."""
+    part, row = captioned.part, captioned.row
+    label = "-".join(filter(None, (row.split, part.name, f"beam{search.beam_size}", "consensus" * search.votes)))
+    write_predictions(output, label, part.records, captioned.captions, captioned.cider.tolist())
+    if part.subset:
+        write_coco_results(output, part.subset, f"{row.captioner}-{label}", part.records, captioned.captions)
+
+
+def write_reports(
+    found: Sequence[Sequence[Captioned]], captioner: "Captioner", config: Config, folder: Path, output: Path
+) -> None:
+    """Write the page of each data set into ``output``. ``found``: for each decoding what came out of each data set."""
+    from captioning.reports.page import report
+    from captioning.storage.runs import Run
+
+    for decodings in zip(*found, strict=True):
+        part = decodings[0].part
+        rows = [each.row for each in decodings]
+        predictions = [(each.captions, each.cider) for each in decodings]
+        page = report(rows, predictions, part.records, config, captioner.decoder.sizes, Run(folder))
+        write(output / f"report{'-' * bool(part.name)}{part.name}.html", page)
 
 
 def find_searches(beam_sizes: str | None, config: Config) -> list[Config]:
@@ -221,22 +309,39 @@ def find_searches(beam_sizes: str | None, config: Config) -> list[Config]:
     return searches
 
 
-def find_features(
-    captioner: "Captioner", dataset: CaptionDataset, args: Namespace, typed: dict[str, Any]
-) -> tuple[list["FeatureStore"], list[ImageRecord]]:
-    """The stores with the features of a split, one for each member and view, and the images that all of them hold.
+def find_parts(
+    captioner: "Captioner",
+    config: Config,
+    dataset: CaptionDataset | MixedDataset,
+    args: Namespace,
+    typed: dict[str, Any],
+) -> list[Part]:
+    """What is scored of each data set: the images of the split that can be read, and their features.
 
-    Raises UserError when there is no such split, or none of its images can be read.
+    Raises UserError when no data set has the split, or none of its images can be read.
     """
     dataset.split(args.split)  # a wrong name shows before features are extracted
     looks = further_views(args.views)
     prepared = [
-        prepare(member.config.with_overrides(typed), dataset, member.encoder, args.split, looks)
+        prepare(member.config.with_overrides(without_data(typed)), dataset, member.encoder, args.split, looks)
         for member in captioner.members
     ]
-    stores = [store for each in prepared for store in (each.store, *(view.store for view in each.views))]
-    usable = prepared[0].usable(args.split)
-    return stores, [record for record in usable if all(record.file_name in store.rows for store in stores)]
+    sets = dataset.parts if isinstance(dataset, MixedDataset) else {config.data_names()[0]: dataset}
+    own, wanted = captioner.config.data_names(), listed(typed.get("dataset", []))
+    # The names that the user typed are those of the captioner's own data sets.
+    chosen = wanted if len(own) > 1 and set(wanted) <= set(own) else []
+    names = chosen or (list(sets) if len(sets) > 1 else [""])
+    parts = []
+    for name, key, data in zip(names, sets, config.data_sets(), strict=True):
+        ready = [each.parts.get(key) if each.parts else each for each in prepared]
+        if not ready[0]:
+            print(f"note: {name}: has no split {args.split}, so it is not scored", file=sys.stderr)
+            continue
+        stores = [store for each in ready if each for store in (each.store, *(view.store for view in each.views))]
+        usable = ready[0].usable(args.split)
+        records = [record for record in usable if all(record.file_name in store.rows for store in stores)]
+        parts.append(Part(name, data, stores, records, sets[key].coco_subsets.get(records[0].split)))
+    return parts
 
 
 def caption_split(
@@ -278,7 +383,9 @@ def write_scores(rows: Sequence[ScoreRow], output: Path) -> None:
     """Print the table of scores, and write the rows and the table into ``output``. Raises UserError."""
     text = score_table(rows)
     print(text, end="")
-    name = f"scores-{rows[0].split}-{rows[0].protocol}"
+    data_sets = {row.dataset for row in rows if row.dataset}
+    alone = data_sets if len(data_sets) == 1 else set()  # one of the several of a run
+    name = "-".join(["scores", rows[0].split, *alone, rows[0].protocol])
     write(output / f"{name}.json", rows_text(rows))
     write(output / f"{name}.md", text)
 

@@ -9,7 +9,8 @@ of fault in the data. It can be interrupted at any moment and run again.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from captioning.base.errors import UserError
@@ -17,29 +18,33 @@ from captioning.base.script import run_script
 from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import resolve
 from captioning.data import datasets
+from captioning.data.mixture import MixedDataset
 from captioning.data.records import SPLITS, CaptionDataset
 from captioning.embeddings.bert import read_wordpieces
 from captioning.features.looks import Look
 from captioning.words.tokenizer import tokenize
 from captioning.words.vocabulary import Vocabulary
-from config import Config, DataSettings, DecoderSettings, EncoderSettings
+from config import Config, DecoderSettings, EncoderSettings, MixtureSettings
 
 if TYPE_CHECKING:
     import keras
 
+    from captioning.features.folding import FoldedEncoder
     from captioning.features.prepared import Prepared
     from captioning.features.store import FeatureStore
 
 
-def load_dataset(settings: DataSettings) -> CaptionDataset:
-    """The data set that ``settings`` name. Its warnings are printed on stderr. Raises UserError."""
-    dataset = datasets.load(settings)
-    for warning in dataset.warnings:
-        print(f"note: {warning}", file=sys.stderr)
-    return dataset
+def load_dataset(settings: MixtureSettings) -> CaptionDataset | MixedDataset:
+    """The data set that ``settings`` name, or several as one. Warnings are printed on stderr. Raises UserError."""
+    data_sets, names = settings.data_sets(), settings.data_names()
+    parts = {name: datasets.load(each) for name, each in zip(names, data_sets, strict=True)}
+    for name, dataset in parts.items():
+        for warning in dataset.warnings:
+            print(f"note: {warning}" if len(parts) == 1 else f"note: {name}: {warning}", file=sys.stderr)
+    return MixedDataset(parts) if len(parts) > 1 else parts[names[0]]
 
 
-def fit_vocabulary(settings: DecoderSettings, dataset: CaptionDataset) -> Vocabulary:
+def fit_vocabulary(settings: DecoderSettings, dataset: CaptionDataset | MixedDataset) -> Vocabulary:
     """The vocabulary of the training captions. With vocabulary=wordpieces it holds WordPieces of the setting bert.
 
     Raises UserError: no training captions, no word that is frequent enough, or no such BERT.
@@ -51,13 +56,14 @@ def fit_vocabulary(settings: DecoderSettings, dataset: CaptionDataset) -> Vocabu
 
 def prepare(
     settings: EncoderSettings,
-    dataset: CaptionDataset,
+    dataset: CaptionDataset | MixedDataset,
     encoder: "keras.Model | None" = None,
     split: str = "",
     looks: Sequence[Look] = (),
 ) -> "Prepared":
     """Open the feature store of ``dataset``. Features that are missing are extracted first.
 
+    dataset: several have stores of their own, the same as each would have alone. They are read as one.
     encoder: the one of a trained captioner, if there is one. Otherwise it is built as ``settings`` say.
     split: the only split whose features are needed. It gets a store of its own, unless there is a store of all images.
     looks: further looks of the images of ``split``, or of the training images if ``split`` is empty. Each gets a store,
@@ -67,13 +73,46 @@ def prepare(
     """
     # Keras is imported here and not above. So errors in data or settings show before Keras has loaded.
     from captioning.features.encoder import build_encoder
-    from captioning.features.extraction import extract_features, store_location
     from captioning.features.folding import FoldedEncoder
     from captioning.features.prepared import Prepared
-    from captioning.features.store import FeatureStore, View
 
     encoder = encoder or build_encoder(settings)
     encode = FoldedEncoder(encoder)
+    if isinstance(dataset, CaptionDataset):
+        return _prepare_one(settings, dataset, encoder, encode, split, looks)
+    parts: dict[str, Prepared] = {}
+    for name, part in dataset.parts.items():
+        if split and not dataset.has(name, split):
+            continue
+        found = _prepare_one(settings, part, encoder, encode, split, looks)
+        shared = [dataset.parts[other] for other in parts if parts[other].store.folder == found.store.folder]
+        if any(_other_files(part, other) for other in shared):
+            # Stores know files by their names and sizes.
+            apart = replace(part, name=f"{part.name}-{name}")
+            found = _prepare_one(settings, apart, encoder, encode, split, looks)
+        parts[name] = found
+    return Prepared.joined(dataset, parts)
+
+
+def _other_files(one: CaptionDataset, other: CaptionDataset) -> bool:
+    """Whether two data sets with the same file names have these names for different files."""
+    places = {record.file_name: record.path for record in other.records}
+    return any(places.get(record.file_name, record.path) != record.path for record in one.records)
+
+
+def _prepare_one(
+    settings: EncoderSettings,
+    dataset: CaptionDataset,
+    encoder: "keras.Model",
+    encode: "FoldedEncoder",
+    split: str,
+    looks: Sequence[Look],
+) -> "Prepared":
+    """``prepare`` for one data set. ``encode`` is ``encoder`` folded."""
+    from captioning.features.extraction import extract_features, store_location
+    from captioning.features.prepared import Prepared
+    from captioning.features.store import FeatureStore, View
+
     store = None
     if split:
         whole, key = store_location(settings, dataset.name, dataset.records, encoder)
@@ -117,28 +156,43 @@ def main() -> None:
     if args.download:
         from captioning.data import download
 
-        download.fetch_archives(config)
+        for each in download.fetchable(config.data_sets()):
+            download.fetch_archives(each)
     dataset = load_dataset(config)
     vocabulary = fit_vocabulary(config, dataset)
     # Only now, because this imports Keras.
     from captioning.training.stages.base import stage_named
 
-    store = prepare(config, dataset, looks=stage_named(config.stage).looks(config)).store
-    _print_summary(config, dataset, vocabulary, store)
+    prepared = prepare(config, dataset, looks=stage_named(config.stage).looks(config))
+    sets = dataset.parts if isinstance(dataset, MixedDataset) else {"": dataset}
+    for name, part in sets.items():
+        print(f"{name}:\n" * bool(name), end="")
+        _print_sizes(part)
+    _print_vocabulary(config, sets.values(), vocabulary)
+    for ready in prepared.parts.values() or [prepared]:
+        _print_features(ready.store)
 
 
-def _print_summary(config: Config, dataset: CaptionDataset, vocabulary: Vocabulary, store: "FeatureStore") -> None:
-    """Print the sizes of the splits, of the vocabulary and of the features."""
+def _print_sizes(dataset: CaptionDataset) -> None:
+    """Print the sizes of the splits of one data set."""
     for split in SPLITS:
         images = dataset.records.of_split(split)
         print(f"{split:6}{len(images):7} images {sum(len(record.captions) for record in images):8} captions")
-    dev = dataset.records.of_split("dev")
+
+
+def _print_vocabulary(config: Config, sets: Iterable[CaptionDataset], vocabulary: Vocabulary) -> None:
+    """Print how large the vocabulary is, and which share of the words of dev it lacks."""
+    dev = (record for dataset in sets for record in dataset.records.of_split("dev"))
     words = [word for record in dev for caption in record.captions for word in tokenize(caption)]
     unknown = sum(not vocabulary.knows(word) for word in words) / max(1, len(words))
     print(
         f"vocabulary: {len(vocabulary)} {config.vocabulary} and special tokens (seen {config.vocab_threshold}+ times in "
         f"training); of dev's words {unknown:.1%} are unknown"
     )
+
+
+def _print_features(store: "FeatureStore") -> None:
+    """Print the sizes of the features of one data set, and where they lie."""
     print(
         f"features: {len(store.rows)} images x {store.regions} x {store.feature_size} {store.dtype} in {store.folder}"
         + (f"; {len(store.unreadable)} unreadable" if store.unreadable else "")

@@ -27,7 +27,7 @@ from captioning.base.errors import UserError
 from captioning.base.files import write
 from captioning.base.script import run_script
 from captioning.command_line.options import make_parser, typed_settings
-from captioning.command_line.resolving import resolve_trained, settle_backend
+from captioning.command_line.resolving import resolve_trained, settle_backend, without_data
 from captioning.data.records import SPLIT_NAMES, ImageRecord
 from captioning.pictures.loading import SUFFIXES, UnreadableImage, find_images, load_image, open_source, sources
 from captioning.reports.figures import captioned, ranked, read_picture, save
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def retrieval_parser() -> argparse.ArgumentParser:
-    parser = make_parser(__doc__, trained=True)
+    parser = make_parser(__doc__, trained=True, several=False)
     parser.add_argument(
         "queries",
         nargs="*",
@@ -166,7 +166,7 @@ def score_split(aligner: "Aligner", config: Config, args: argparse.Namespace) ->
     captioner_store = None
     if reranking:
         captioner = reranking.captioner
-        settings = captioner.config.with_overrides(typed_settings(args))
+        settings = captioner.config.with_overrides(without_data(typed_settings(args)))
         captioner_store = prepare(settings, dataset, captioner.encoder, split=split).store
         # Images that the captioner's encoder could not read are left out.
         records = [record for record in records if record.file_name in captioner_store.rows]

@@ -63,7 +63,7 @@ def main() -> int:
 
 def parse() -> Namespace:
     """The command line."""
-    parser = make_parser(__doc__, trained=True)
+    parser = make_parser(__doc__, trained=True, several=False)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or an http(s) address")
     parser.add_argument(
         "--model",

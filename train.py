@@ -18,9 +18,11 @@ from captioning.base.errors import UserError
 from captioning.base.script import run_script
 from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import resolve, resolve_resumed, resumable_settings
+from captioning.data.mixture import MixedDataset
+from captioning.data.records import CaptionDataset
 from captioning.embeddings.arrays import load_pretrained
 from captioning.storage.runs import Run
-from config import Config, DataSettings
+from config import Config, MixtureSettings
 from preprocessing import fit_vocabulary, load_dataset, prepare
 
 
@@ -41,6 +43,7 @@ def main() -> int:
     if not run:
         download_missing(config)
     dataset = load_dataset(config)
+    check_splits(dataset)
     source = run or (Run.open(config.init) if config.init else None)
     vocabulary = source.vocabulary() if source else fit_vocabulary(config, dataset)
     if not run:
@@ -69,16 +72,28 @@ def main() -> int:
         ) from None
 
 
-def download_missing(config: DataSettings) -> None:
+def download_missing(config: MixtureSettings) -> None:
     """Download Flickr8k if it is wanted in its usual folder and is not there, or not all of it."""
-    folder = Path(config.data_dir)
-    if config.dataset != "flickr8k" or config.data_dir != Config().data_dir:
-        return
-    if not folder.exists() or any(folder.glob("*.part")):  # never begun, or interrupted
-        from captioning.data import download
+    usual = Config().data_sets()[0]
+    for data_set in config.data_sets():
+        folder = Path(data_set.data_dir)
+        if (data_set.dataset, data_set.data_dir) != (usual.dataset, usual.data_dir):
+            continue
+        if not folder.exists() or any(folder.glob("*.part")):  # never begun, or interrupted
+            from captioning.data import download
 
-        print(f"{folder}: Flickr8k is not there yet; downloading it", file=sys.stderr)
-        download.fetch_archives(config)
+            print(f"{folder}: Flickr8k is not there yet; downloading it", file=sys.stderr)
+            download.fetch_archives(data_set)
+
+
+def check_splits(dataset: CaptionDataset | MixedDataset) -> None:
+    """Say which data sets are not scored. Raises UserError where one has no split train, or none has dev."""
+    for split in ("train", "dev"):
+        dataset.split(split)
+    if isinstance(dataset, MixedDataset):
+        for name in dataset.parts:
+            if not dataset.has(name, "dev"):
+                print(f"note: {name}: has no split dev, so it is trained on and not scored", file=sys.stderr)
 
 
 if __name__ == "__main__":

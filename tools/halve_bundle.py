@@ -16,7 +16,7 @@ from captioning.command_line.resolving import resolve_trained, settle_backend
 
 
 def main() -> None:
-    parser = make_parser(__doc__, trained=True)
+    parser = make_parser(__doc__, trained=True, several=False)
     parser.add_argument("model", help="run folder or captioner.zip")
     parser.add_argument("output", type=Path, help="the new bundle")
     args = parser.parse_args()

@@ -5,9 +5,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Discriminator, Field, Tag
+
+T = TypeVar("T")
+
+
+def _how_many(value: Any) -> str:
+    return "several" if isinstance(value, list | tuple) else "one"
+
+
+# The type of a setting with a value, or with one for each of several data sets. The discriminator keeps errors short.
+OneOrMore = Annotated[Annotated[T, Tag("one")] | Annotated[tuple[T, ...], Tag("several")], Discriminator(_how_many)]
 
 # In a condition, in place of values: any value but the default.
 ON: Literal["on"] = "on"
@@ -56,6 +66,42 @@ def setting(
     return Field(default, description=meaning, json_schema_extra=rules, **bounds)
 
 
+def of_each(group: type[BaseModel], name: str) -> Any:
+    """Declare a setting that has one value, or one for each of several data sets: the setting ``name`` of ``group``.
+
+    Default, meaning and rules are those of ``group``. Its bounds are not checked here but where ``group`` is made.
+    """
+    field = group.model_fields[name]
+    return Field(field.default, description=field.description, json_schema_extra=field.json_schema_extra)
+
+
+def listed(value: Any) -> list[Any]:
+    """The values of a setting of type ``OneOrMore``."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def shown(value: Any) -> str:
+    """A value of a setting as the user types it."""
+    return " ".join(map(str, listed(value)))
+
+
+def takes_several(group: type[BaseModel], name: str) -> bool:
+    """Whether the setting ``name`` of ``group`` is of type ``OneOrMore``."""
+    return any(isinstance(part, Discriminator) for part in group.model_fields[name].metadata)
+
+
+def choices(group: type[BaseModel], name: str) -> tuple[str, ...]:
+    """The values that the setting ``name`` of ``group`` may have; none if any text or number will do."""
+    kind = single_type(group, name)
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def single_type(group: type[BaseModel], name: str) -> Any:
+    """The type of a single value of the setting ``name`` of ``group``."""
+    kind = group.model_fields[name].annotation
+    return get_args(get_args(kind)[0])[0] if takes_several(group, name) else kind
+
+
 def own_fields(group: type[BaseModel]) -> list[str]:
     """The names of the settings that ``group`` declares itself, without those of the groups that it extends."""
     return [name for name in group.model_fields if name in group.__annotations__]
@@ -92,7 +138,7 @@ def unread(settings: BaseModel, name: str, subject: str = "it") -> str:
     rules = rules_of(type(settings), name)
     for other, values in (rules.never or {}).items():
         if _fits(settings, other, values):
-            return f"{other}={getattr(settings, other)} does not use {subject}"
+            return f"{other}={shown(getattr(settings, other))} does not use {subject}"
     reasons = [_unmet(settings, condition) for condition in rules.only]
     if not reasons or not all(reasons):
         return ""
@@ -103,7 +149,7 @@ def _unmet(settings: BaseModel, condition: Condition) -> str:
     """Why ``condition`` does not hold with ``settings``; empty if it does."""
     for other, values in condition.items():
         if not _fits(settings, other, values):
-            return f"{other} is {getattr(settings, other)}"
+            return f"{other} is {shown(getattr(settings, other))}"
         if reason := unread(settings, other, other):
             return reason
     return ""
@@ -115,7 +161,7 @@ def _fits(settings: BaseModel, other: str, values: tuple[str, ...] | Literal["on
     if values == ON:
         # Compared as text, because the command line gives text.
         return str(chosen) != str(type(settings).model_fields[other].default)
-    return chosen in values
+    return any(part in values for part in listed(chosen))
 
 
 def readers(rules: Rules) -> str:

@@ -1,18 +1,28 @@
 """The options of every script: one per setting."""
 
 import argparse
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel
 
-from captioning.base.settings import not_readers, own_fields, readers, rules_of
+from captioning.base.settings import (
+    choices,
+    listed,
+    not_readers,
+    own_fields,
+    readers,
+    rules_of,
+    single_type,
+    takes_several,
+)
 from config import PRESETS, STAGE_CHANGES, Config
 
 
-def add_settings(parser: argparse.ArgumentParser, trained: bool = False) -> None:
+def add_settings(parser: argparse.ArgumentParser, trained: bool = False, several: bool = True) -> None:
     """Add one option per setting, in groups, each left unset unless typed.
 
     The help states meaning, default and who reads the setting. With ``trained`` it also marks what training has fixed.
+    With ``several`` an option takes a value for each of several data sets where the setting does.
     """
     groups = [group for group in reversed(Config.__mro__) if issubclass(group, BaseModel) and own_fields(group)]
     for group in groups:
@@ -23,14 +33,15 @@ def add_settings(parser: argparse.ArgumentParser, trained: bool = False) -> None
                 kwargs["action"] = argparse.BooleanOptionalAction
             else:
                 kwargs["metavar"] = _metavar(name)
+                kwargs["nargs"] = "+" if several and takes_several(Config, name) else None
             section.add_argument(f"--{name.replace('_', '-')}", dest=f"setting:{name}", **kwargs)
 
 
 def _metavar(name: str) -> str:
     """What stands for a value in the help: its choices, N or X for a number, or else the end of the setting's name."""
-    annotation = Config.model_fields[name].annotation
-    if get_origin(annotation) is Literal:
-        return f"{{{','.join(filter(None, get_args(annotation)))}}}"
+    annotation = single_type(Config, name)
+    if found := choices(Config, name):
+        return f"{{{','.join(filter(None, found))}}}"
     return "N" if annotation is int else "X" if annotation is float else name.split("_")[-1].upper()
 
 
@@ -60,11 +71,13 @@ def typed_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that were typed on the command line, by name."""
     typed = {key.split(":", 1)[1]: value for key, value in vars(args).items() if key.startswith("setting:")}
     for name, value in typed.items():
+        value = typed[name] = value[0] if isinstance(value, list) and len(value) == 1 else value
         default = Config.model_fields[name].default
         if isinstance(default, tuple):
             typed[name] = [part for part in value.split(",") if part]
-        elif default is None and value.lower() == "none":
-            typed[name] = None
+        elif default is None:
+            found = [None if part.lower() == "none" else part for part in listed(value)]
+            typed[name] = found if isinstance(value, list) else found[0]
     return typed
 
 
@@ -77,16 +90,18 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         super().add_usage(usage, [*shown, settings], groups, prefix)
 
 
-def make_parser(description: str | None, trained: bool = False) -> argparse.ArgumentParser:
+def make_parser(description: str | None, trained: bool = False, several: bool = True) -> argparse.ArgumentParser:
     """A parser with the options that every script shares. ``description`` is the script's docstring.
 
-    A script that works with a ``trained`` captioner starts from that captioner's settings, so it offers no others.
+    A script that works with a ``trained`` captioner starts from that captioner's settings, so it offers no others. A
+    script whose command line holds more than options is not for ``several`` data sets, because the last option before
+    these words would take them for its values.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=_Help, allow_abbrev=False)
     if not trained:
         parser.add_argument("--preset", help=f"start from these settings: {', '.join(PRESETS)}")
         parser.add_argument("--config", metavar="FILE", help="start from this JSON file of settings")
-    add_settings(parser, trained)
+    add_settings(parser, trained, several)
     return parser
 
 

@@ -7,10 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from captioning.base.errors import UserError
-from captioning.base.settings import Fixed, holds, refusal, rules_of
+from captioning.base.settings import Fixed, choices, holds, listed, own_fields, refusal, rules_of
 from captioning.command_line.options import typed_settings
 from captioning.command_line.reading import read_settings
-from config import PRESETS, STAGE_CHANGES, CaptionSettings, Config, DecoderSettings, DecodingSettings, validated
+from config import (
+    PRESETS,
+    STAGE_CHANGES,
+    CaptionSettings,
+    Config,
+    DecoderSettings,
+    DecodingSettings,
+    MixtureSettings,
+    settings_of,
+    validated,
+)
 
 
 def preset(name: str) -> Config:
@@ -38,10 +48,38 @@ def resolve(args: argparse.Namespace) -> Config:
             settings = _read_file(Path(args.config), over=settings)
         if typed.get("stage", settings.stage) != settings.stage:
             settings = _at_stage(settings, typed["stage"])
-    settings = settings.with_overrides(typed)
+    settings = settings.with_overrides(_choose_data(typed, settings))
     refuse_idle_consensus([settings])
     settle_backend(settings.backend)
     return settings
+
+
+def _choose_data(typed: Mapping[str, Any], settings: Config) -> dict[str, Any]:
+    """The ``typed`` settings, completed for the data sets that they name. ``settings`` are those that they will override.
+
+    Where ``settings`` have several data sets, their names in tables choose among them. Other data sets in place of several
+    bring all of their settings, and so do several in place of one. One data set in place of one keeps what was not typed.
+    Raises UserError for an unknown name.
+    """
+    wanted, names, layouts = listed(typed.get("dataset", [])), settings.data_names(), choices(Config, "dataset")
+    if not wanted or len(wanted) == len(names) == 1:
+        return dict(typed)
+    if len(names) > 1 and set(wanted) <= set(names):
+        own = dict(zip(names, settings.data_sets(), strict=True))
+        chosen = settings_of([own[name] for name in wanted])
+        return chosen | {name: value for name, value in typed.items() if name != "dataset"}
+    for name in wanted:
+        if len(names) > 1 and name not in layouts:
+            raise UserError(
+                f"dataset: there is no {name!r}; name some of {', '.join(names)}, which are there, or others by their layouts: "
+                f"{', '.join(layouts)}"
+            )
+    return {name: Config.model_fields[name].default for name in own_fields(MixtureSettings)} | dict(typed)
+
+
+def without_data(typed: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``typed`` settings but for those of data sets."""
+    return {name: value for name, value in typed.items() if name not in own_fields(MixtureSettings)}
 
 
 def _continued(typed: Mapping[str, Any]) -> Config:
@@ -56,7 +94,7 @@ def _continued(typed: Mapping[str, Any]) -> Config:
     trained = _read_file(Path(typed["init"]) / "config.json")
     settings = _at_stage(trained, stage, {"init": typed["init"]} | _fresh(trained, typed))
     if stage != "align":
-        refuse_longer(trained, settings.with_overrides(typed))
+        refuse_longer(trained, settings.with_overrides(_choose_data(typed, settings)))
     return settings
 
 
@@ -116,7 +154,7 @@ def resolve_trained(args: argparse.Namespace, trained: Config) -> Config:
 
     Raises UserError when that would change what training has fixed.
     """
-    settings = trained.with_overrides(typed_settings(args))
+    settings = trained.with_overrides(_choose_data(typed_settings(args), trained))
     for name in sorted(fixed_settings()):
         was, wanted = getattr(trained, name), getattr(settings, name)
         if was != wanted:

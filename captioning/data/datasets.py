@@ -15,15 +15,15 @@ names the file and line. It opens no image. Of a caption it changes only the whi
 
 import importlib
 from types import ModuleType
-from typing import get_args
 
+from captioning.base.settings import choices
 from captioning.data.records import CaptionDataset
 from config import DataSettings
 
 
 def layout_names() -> tuple[str, ...]:
     """The values of the setting ``dataset``."""
-    return get_args(DataSettings.model_fields["dataset"].annotation)
+    return choices(DataSettings, "dataset")
 
 
 def layout(name: str) -> ModuleType:

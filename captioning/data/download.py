@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -37,6 +37,12 @@ class DownloadError(UserError):
 
 class _Broken(Exception):
     """The connection failed, but another try may succeed."""
+
+
+def fetchable(data_sets: Sequence[DataSettings]) -> list[DataSettings]:
+    """Those of several data sets that can be fetched. If none can, all of them, so that fetching says why."""
+    found = [each for each in data_sets if hasattr(datasets.layout(each.dataset), "published")]
+    return found or list(data_sets)
 
 
 def fetch_archives(settings: DataSettings) -> None:

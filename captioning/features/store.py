@@ -96,8 +96,13 @@ class FeatureStore:
     """Read access to a finished store. Threads may share it, and its use of memory stays bounded.
 
     rows: the row of each image that could be read, by file name. unreadable: the reason for each other image.
+    size: the number of rows, with those of unreadable images.
     regions, feature_size, dtype: R and D of the features, and their type.
+    starts: the first row of each data set in it; of more than one only in a ``JoinedStore``.
     """
+
+    rows: Mapping[str, int]
+    starts: tuple[int, ...] = (0,)
 
     def __init__(self, folder: Path, key: StoreKey | None = None):
         """Open the store in ``folder``. Raises UserError when it is unfinished, damaged or not that of ``key``."""
@@ -110,7 +115,7 @@ class FeatureStore:
             self.unreadable: dict[str, str] = index["unreadable"]
             if len(self.rows) + len(self.unreadable) != len(features):
                 raise ValueError("features.npy and index.json hold different numbers of images")
-            self.regions, self.feature_size = features.shape[1:]
+            self.size, self.regions, self.feature_size = features.shape
         except FileNotFoundError as error:
             raise UserError(
                 f"{folder}: not a finished feature store ({Path(error.filename).name} is missing); run preprocessing.py"
@@ -144,6 +149,10 @@ class FeatureStore:
                         f"{self.folder}: features.npy ends early; delete the store and run preprocessing.py"
                     )
         return features[inverse]
+
+    def part_of(self, rows: np.ndarray) -> np.ndarray:
+        """The number of the data set, from 0, that each of ``rows (N,)`` belongs to: int ``(N,)``."""
+        return np.searchsorted(self.starts, rows, side="right") - 1
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,16 @@ def corpus_scores(statistics: np.ndarray) -> CorpusScores:
 
 def intervals(statistics: np.ndarray, resamples: int = 2000, seed: int = 0) -> Intervals:
     """The interval of each score, from ``image_statistics``, float64 (N, 12)."""
-    return Intervals(*_percentiles(_bootstrap(statistics, resamples, seed)))
+    return mean_intervals([statistics], resamples, seed)
+
+
+def mean_intervals(corpora: Sequence[np.ndarray], resamples: int = 2000, seed: int = 0) -> Intervals:
+    """The interval of the mean of each score over ``corpora``, whose images are drawn apart.
+
+    Each corpus is given by its ``image_statistics``, float64 (N, 12), with an N of its own.
+    """
+    drawn = [_bootstrap(corpus, resamples, seed + i) for i, corpus in enumerate(corpora)]
+    return Intervals(*_percentiles(np.mean(drawn, axis=0)))
 
 
 def compare(a: np.ndarray, b: np.ndarray, resamples: int = 10_000, seed: int = 0) -> list[Difference]:

@@ -58,8 +58,10 @@ def make_chart(panel: Panel, epochs: Sequence[int], best: int) -> Chart | None:
             for epoch, value in zip(epochs, curve.values, strict=True)
             if math.isfinite(value)
         ]
-        # Two names share a line.
-        lines.append(Line(Mark(LEFT + 6 + 170 * (number % 2), 32 + 16 * (number // 2), curve.label), points))
+        # Two names share a line, or three where they are many.
+        side_by_side = 2 if len(panel.curves) < 5 else 3
+        x_of_name = LEFT + 6 + (170 if side_by_side == 2 else 140) * (number % side_by_side)
+        lines.append(Line(Mark(x_of_name, 32 + 16 * (number // side_by_side), curve.label), points))
     return Chart(
         title=f"{panel.title}, {panel.unit}" if panel.unit else panel.title,
         values=[Mark(LEFT, y(tick), f"{tick:g}") for tick in ticks],

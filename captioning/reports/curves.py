@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
-from captioning.storage.runs import Run
-from config import search_name
+from captioning.storage.runs import Run, by_data_set, column_of
+from config import TOGETHER, search_name
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ def panels(history: Sequence[dict[str, float]], search: str) -> list[Panel]:
     """The loss, then the scores on dev, from the lines of history.csv.
 
     A captioner's history has a column "nll", an aligner's has none. ``search`` names the decoding of the dev captions.
+    With several data sets there is also a panel for the main score, which shows it for each of them.
     """
+    data_sets = by_data_set(history[0])
 
     def curves(*found: tuple[str, str, str, str]) -> list[Curve]:
         return [
@@ -39,18 +42,27 @@ def panels(history: Sequence[dict[str, float]], search: str) -> list[Panel]:
             if column in history[0]
         ]
 
+    def each(score: str, colour: str) -> list[Curve]:
+        """The mean of a score over the data sets, then that of each."""
+        own = zip(data_sets, cycle(_COLOURS), strict=False)
+        return curves(
+            (score, f"dev, {TOGETHER}" if data_sets else "dev", colour, "o-"),
+            *((column_of(score, name), f"dev, {name}", own_colour, "o--") for name, own_colour in own),
+        )
+
     if "nll" in history[0]:
-        losses = curves(("nll", _TRAINING, "tab:blue", "o-"), ("val_nll", "dev", "tab:orange", "o-"))
+        losses = [*curves(("nll", _TRAINING, "tab:blue", "o-")), *each("val_nll", "tab:orange")]
         scores = curves(
             ("bleu4", "BLEU-4", "tab:green", "o-"),
             ("cider", "CIDEr-D", "tab:red", "o-"),
             ("reward", "CIDEr-D, drawn training captions", "tab:gray", "o-"),
         )
-        return [
-            Panel("Negative log-likelihood", "nats per word", losses),
-            Panel(f"Dev captions ({search}), coco protocol", "", scores),
+        captions = f"Dev captions{', ' + TOGETHER if data_sets else ''} ({search}), coco protocol"
+        found = [Panel("Negative log-likelihood", "nats per word", losses), Panel(captions, "", scores)]
+        return [*found, Panel(f"CIDEr-D of dev captions ({search})", "", each("cider", "tab:red"))][
+            : 3 if data_sets else 2
         ]
-    losses = curves(("loss", _TRAINING, "tab:blue", "o-"), ("val_loss", "dev", "tab:orange", "o-"))
+    losses = [*curves(("loss", _TRAINING, "tab:blue", "o-")), *each("val_loss", "tab:orange")]
     recalls = curves(
         ("image_to_text_r10", "image to text, R@10", "tab:green", "o:"),
         ("image_to_text_r5", "image to text, R@5", "tab:green", "o--"),
@@ -59,7 +71,11 @@ def panels(history: Sequence[dict[str, float]], search: str) -> list[Panel]:
         ("text_to_image_r5", "text to image, R@5", "tab:red", "o--"),
         ("text_to_image_r1", "text to image, R@1", "tab:red", "o-"),
     )
-    return [Panel("Loss", "", losses), Panel("Retrieval on dev", "recall, %", recalls)]
+    found = [
+        Panel("Loss", "", losses),
+        Panel(f"Retrieval on dev{', ' + TOGETHER if data_sets else ''}", "recall, %", recalls),
+    ]
+    return [*found, Panel("Sum of all recalls on dev", "", each("recall", "tab:red"))][: 3 if data_sets else 2]
 
 
 def panels_of(run: Run) -> list[Panel]:
@@ -69,13 +85,14 @@ def panels_of(run: Run) -> list[Panel]:
 
 
 def draw_curves(run: Run) -> None:
-    """Draw ``history.csv`` of ``run`` as ``curves.png``: the loss on the left, scores on dev on the right."""
+    """Draw ``history.csv`` of ``run`` as ``curves.png``: the loss on the left, scores on dev to its right."""
     from matplotlib.figure import Figure
 
     epochs = [line["epoch"] for line in run.history()]
     best = run.state()["best_epoch"]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, 2), panels_of(run), strict=True):
+    drawn = panels_of(run)
+    figure = Figure(figsize=(5 * len(drawn), 4), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(drawn)), drawn, strict=True):
         for curve in panel.curves:
             axes.plot(epochs, curve.values, curve.style, color=curve.colour, label=curve.label)
         axes.set(xlabel="epoch", ylabel=panel.unit, title=panel.title)
@@ -88,4 +105,6 @@ def draw_curves(run: Run) -> None:
     figure.savefig(run.folder / "curves.png", dpi=110)
 
 
+# Of several data sets; with more than these, colours come again.
+_COLOURS = ("tab:purple", "tab:brown", "tab:pink", "tab:olive", "tab:cyan", "tab:gray")
 _TRAINING = "training (with dropout)"

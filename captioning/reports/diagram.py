@@ -124,7 +124,7 @@ def _box(x: int, y: int, width: int, lines: list[str], kind: str = "box") -> str
 
 
 def main() -> None:
-    parser = make_parser(__doc__)
+    parser = make_parser(__doc__, several=False)
     parser.add_argument("output", metavar="FILE", help="the SVG file to write")
     args = parser.parse_args()
     config = resolve(args)

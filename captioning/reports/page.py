@@ -19,6 +19,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from captioning.base.settings import shown
 from captioning.data.records import ImageRecord
 from captioning.reports.cards import examples, make_cards
 from captioning.reports.charts import Chart, make_chart
@@ -93,7 +94,7 @@ def report(
         captioner=rows[-1].captioner,
         split=rows[-1].split,
         images=rows[-1].scores.diagnostics.captions,
-        dataset=config.dataset,
+        dataset=rows[-1].dataset or shown(config.dataset),
         decoder=config.decoder,
         encoder=Path(config.encoder).name,
         decodings=decodings,
@@ -174,7 +175,7 @@ def settings_tables(rows: Sequence[ScoreRow], config: Config, run: Run) -> list[
     """The settings that are not the defaults, and what training and evaluation ran on."""
     defaults = Config().model_dump()
     changed = [
-        [name, str(value), str(defaults[name])]
+        [name, shown(value), shown(defaults[name])]
         for name, value in config.model_dump().items()
         if value != defaults[name]
     ]

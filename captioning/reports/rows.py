@@ -74,6 +74,7 @@ class ScoreRow:
     split: str
     protocol: str
     decoding: str  # such as "greedy" or "beam 3"
+    dataset: str | None = None  # one of several, or config.TOGETHER: see scoring.together; None for a single one
     views: int | None = None  # looks at each image; None for captions from elsewhere, and in old files
     scores: Scores
     attention: AttentionStatistics | None = None

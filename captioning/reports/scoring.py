@@ -8,12 +8,13 @@ from typing import TypeVar
 import numpy as np
 
 from captioning.data import scenes
+from captioning.data.mixture import MixedDataset
 from captioning.data.records import CaptionDataset, ImageRecord
 from captioning.metrics import java
 from captioning.metrics.diagnostics import by_reference_length, diagnose
 from captioning.metrics.protocols import seed_bleu
 from captioning.metrics.references import Caption, words
-from captioning.metrics.significance import corpus_scores, image_statistics, intervals
+from captioning.metrics.significance import corpus_scores, image_statistics, intervals, mean_intervals
 from captioning.reports.rows import CocoScores, Scores, SeedScores
 from config import DataSettings
 
@@ -68,9 +69,51 @@ def score(
     return coco, images[:, -1]
 
 
-def training_captions(dataset: CaptionDataset) -> list[Words]:
+def together(
+    parts: Sequence[tuple[Sequence[str], Sequence[ImageRecord], Scores]],
+    training: Sequence[Caption] = (),
+    tools: Collection[str] = (),
+) -> Scores:
+    """The scores of several data sets together. Each part is the captions, the records and the scores of one.
+
+    Scores are means over the data sets, whatever their sizes. An interval is that of the mean. The statistics of captions,
+    ``diagnostics`` and ``cider_d_by_reference_length``, are about the captions of all data sets. ``training`` and
+    ``tools``: see ``score``.
+    """
+    spoken = [_words(captions, records, tools) for captions, records, _ in parts]
+    found = [caption for captions, _ in spoken for caption in captions]
+    diagnostics = diagnose(found, training or None)
+    scores = [part for _, _, part in parts]
+    seed = [part for part in scores if isinstance(part, SeedScores)]
+    if seed:
+        return SeedScores(
+            bleu=_mean_bleu([part.bleu for part in seed]),
+            shuffled_bleu=_mean_bleu([part.shuffled_bleu for part in seed]),
+            diagnostics=diagnostics,
+        )
+    coco = [part for part in scores if isinstance(part, CocoScores)]
+    corpora = [image_statistics(*part) for part in spoken]
+    references = [own for _, of_part in spoken for own in of_part]
+    cider = np.concatenate([corpus[:, -1] for corpus in corpora])
+    return CocoScores(
+        bleu=_mean_bleu([part.bleu for part in coco]),
+        rouge_l=_mean([part.rouge_l for part in coco]),
+        cider_d=_mean([part.cider_d for part in coco]),
+        meteor=_mean([part.meteor for part in coco if part.meteor is not None]) if "meteor" in tools else None,
+        spice=_mean([part.spice for part in coco if part.spice is not None]) if "spice" in tools else None,
+        tokenizer=coco[0].tokenizer,
+        intervals=mean_intervals(corpora),
+        shuffled_bleu=_mean_bleu([part.shuffled_bleu for part in coco]),
+        shuffled_cider_d=_mean([part.shuffled_cider_d for part in coco]),
+        cider_d_by_reference_length=tuple(by_reference_length(cider, found, references)),
+        diagnostics=diagnostics,
+    )
+
+
+def training_captions(dataset: CaptionDataset | MixedDataset) -> list[Words]:
     """The words of all training captions; none where the data set has no training split."""
-    captions = [caption for record in dataset.records if record.split == "train" for caption in record.captions]
+    parts = dataset.parts.values() if isinstance(dataset, MixedDataset) else [dataset]
+    captions = [caption for part in parts for _, caption in part.records.of_split("train").captions()]
     # There are many captions and few words, so each word is kept once.
     return [list(map(sys.intern, words(caption))) for caption in captions]
 
@@ -105,6 +148,14 @@ def _demo_shares(
         scenes.score(dict(zip(names, texts, strict=True)), described) for texts in (captions, shuffled(captions))
     )
     return shares, control
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _mean_bleu(values: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:
+    return _bleu([_mean(of_length) for of_length in zip(*values, strict=True)])
 
 
 def _bleu(values: Sequence[float]) -> tuple[float, float, float, float]:

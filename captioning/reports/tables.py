@@ -18,18 +18,21 @@ def score_table(rows: Sequence[ScoreRow]) -> str:
     """The scores as a Markdown table, then a line for each row with further signs of a bad captioner."""
     text = markdown([score_cells(row) for row in rows])
     for row in rows:
-        text += f"\n{row.decoding}: {_signs(row)}\n"
+        what = f"{row.dataset}, {row.decoding}" if row.dataset else row.decoding
+        text += f"\n{what}: {_signs(row)}\n"
         demo, shuffled = row.scores.demo, row.scores.shuffled_demo
         if demo and shuffled:
             shares = ", ".join(f"{name.replace('_', ' ')} {value:.1%}" for name, value in demo.items())
-            text += f"\n{row.decoding}: {shares}; shuffled: all right {shuffled['all_right']:.1%}\n"
+            text += f"\n{what}: {shares}; shuffled: all right {shuffled['all_right']:.1%}\n"
     return text
 
 
 def score_cells(row: ScoreRow) -> dict[str, str]:
     """A row of the table of scores: column to text."""
     scores, found = row.scores, row.scores.diagnostics
-    cells = {"captioner": row.captioner, "split": row.split, "images": str(found.captions)}
+    cells = {"captioner": row.captioner, "split": row.split}
+    cells |= {"data set": row.dataset} if row.dataset else {}
+    cells["images"] = str(found.captions)
     cells |= {"protocol": row.protocol, "decoding": row.decoding}
     cells |= {f"B{n}": f"{value:.2f}" for n, value in enumerate(scores.bleu, 1)}
     if isinstance(scores, CocoScores):

@@ -7,7 +7,8 @@ runs/NAME/
                             (see captioning/embeddings/arrays.py)
     about.json              command, seed, versions, git commit and machine. "resumed" lists the same for each time that
                             the run went on
-    history.csv             one line for each epoch: "epoch" from 1, then its losses and scores
+    history.csv             one line for each epoch: "epoch" from 1, then its losses and scores. With several data sets
+                            a score on dev, such as "cider", is the mean over them, and "cider/NAME" that of one
     curves.png              the losses and scores of history.csv, drawn
     samples.txt             captions of a few dev images after each epoch
     state.json              {"epochs": epochs done, "best_epoch": the best one on dev, "best_score": its score}
@@ -35,6 +36,21 @@ from captioning.base.files import load_arrays, save_arrays, write_atomically
 from captioning.command_line.reading import read_settings
 from captioning.words.vocabulary import Vocabulary
 from config import Config
+
+
+def column_of(score: str, dataset: str) -> str:
+    """The column of history.csv that holds a score on the dev images of one of several data sets."""
+    return f"{score}/{dataset}"
+
+
+def by_data_set(line: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """The scores on dev of each of several data sets, by its name, in a line of history.csv. Of one data set: none."""
+    found: dict[str, dict[str, float]] = {}
+    for column, value in line.items():
+        score, slash, dataset = column.partition("/")
+        if slash:
+            found.setdefault(dataset, {})[score] = value
+    return found
 
 
 class Run:

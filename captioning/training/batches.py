@@ -41,8 +41,8 @@ class CaptionBatches(keras.utils.PyDataset):
     ``features`` ``(B, R, D)`` have the dtype of the store. ``inputs`` int32 ``(B, T)`` begin with ``<start>``. ``targets``
     int32 ``(B, T)`` are the same shifted by one. Rows end in ``<pad>`` (0).
 
-    Each caption comes once per epoch. The order depends on ``seed`` and ``epoch`` alone, so a resumed run gets the same
-    batches.
+    Each caption comes once per epoch, unless ``weights`` say otherwise. Which captions come, and in which order, depends
+    on ``seed`` and ``epoch`` alone, so a resumed run gets the same batches.
     """
 
     def __init__(
@@ -53,11 +53,15 @@ class CaptionBatches(keras.utils.PyDataset):
         settings: BatchSettings,
         shuffle: bool = True,
         views: Sequence[View] = (),
+        weights: Sequence[float] = (),
     ):
         """``captions`` are pairs (file name, caption). Captions of images that the store lacks are left out.
 
         Each epoch shows a caption its image as it is or in one of the ``views``, all with equal probability. Captions that
         say left or right get no mirrored view. Every view has the same training images in the same rows as the others.
+
+        ``weights``: how often the captions of each data set in ``store`` come per epoch; none: once. With 2.5 they come
+        twice, and a random half of them, drawn anew in each epoch, comes a third time.
         """
         super().__init__(workers=settings.workers, max_queue_size=8)
         self.shuffle = shuffle
@@ -83,8 +87,39 @@ class CaptionBatches(keras.utils.PyDataset):
         self.rows, self.lengths, self.view_rows = (np.array(column, np.int32) for column in (rows, lengths, view_rows))
         self.names_side = np.array(names_side, bool)
         self.offsets = np.cumsum(self.lengths) - self.lengths
+        self._repeat(weights)
         self.epoch = 0
         self._lay_out()
+
+    def _repeat(self, weights: Sequence[float]) -> None:
+        """Lay out as many copies of each caption as an epoch may need. Copies share their tokens.
+
+        copy: the number of each copy, from 0. lottery: the data set, from 1, of a copy that not every epoch holds; 0 for
+        others. shares: how many of the copies an epoch holds, by these numbers.
+        """
+        self.copy = np.zeros(len(self.rows), np.uint8)
+        self.lottery = np.zeros(len(self.rows), np.uint8)
+        self.shares = {number: weight % 1 for number, weight in enumerate(weights, 1) if weight % 1}
+        if all(weight == 1 for weight in weights):
+            return
+        data_set = self.store.part_of(self.rows)
+        copies = np.ceil(weights).astype(int)[data_set]
+        caption = np.repeat(np.arange(len(copies)), copies)
+        self.copy = (np.arange(len(caption)) - np.repeat(np.cumsum(copies) - copies, copies)).astype(np.uint8)
+        drawn = np.isin(data_set + 1, list(self.shares))[caption] & (self.copy == copies[caption] - 1)
+        self.lottery = np.where(drawn, data_set[caption] + 1, 0).astype(np.uint8)
+        self.rows, self.lengths, self.offsets = self.rows[caption], self.lengths[caption], self.offsets[caption]
+        self.names_side = self.names_side[caption]
+        if len(self.view_rows):
+            self.view_rows = self.view_rows[caption]
+
+    def _drawn(self, lottery: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The places of the captions or images that this epoch holds, where ``lottery`` is theirs (see ``_repeat``)."""
+        drawn = [np.flatnonzero(lottery == 0)]
+        for number, share in self.shares.items():
+            places = np.flatnonzero(lottery == number)
+            drawn.append(rng.permutation(places)[: max(1, round(share * len(places)))])
+        return np.concatenate(drawn)
 
     def start_epoch(self, epoch: int) -> None:
         """Lay out the batches of ``epoch`` (from 0)."""
@@ -118,8 +153,8 @@ class CaptionBatches(keras.utils.PyDataset):
     def _lay_out(self) -> None:
         """Decide the batches of this epoch: shuffle, sort by length within pools, cut, shuffle the batches."""
         rng = np.random.default_rng((self.seed, self.epoch))
-        count = len(self.rows)
-        order = rng.permutation(count) if self.shuffle else np.argsort(self.lengths, kind="stable")
+        drawn = self._drawn(self.lottery, rng)
+        order = rng.permutation(drawn) if self.shuffle else drawn[np.argsort(self.lengths[drawn], kind="stable")]
         self.batches = self._cut(order, self.lengths, self.batch_size)
         if self.shuffle:
             rng.shuffle(self.batches)

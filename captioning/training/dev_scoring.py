@@ -6,7 +6,7 @@ text for each of the first dev images. The user sees these texts.
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from captioning.data.mixture import joined_name
 from captioning.features.batches import FeatureBatches
 from captioning.features.extraction import extract_features
 from captioning.features.folding import FoldedEncoder
@@ -25,6 +26,7 @@ from captioning.metrics.recall import CUTS, SIDES
 from captioning.retrieval.aligner import Aligner
 from captioning.retrieval.index import neighbours
 from captioning.retrieval.ranking import score
+from captioning.storage.runs import column_of
 from captioning.training.batches import CaptionBatches, PairBatches
 from captioning.words.tokenizer import tokenize
 from config import Config
@@ -46,6 +48,10 @@ class DevScores(ABC):
 
         ``val_loss`` is among the scores: if it is not a finite number, training ends with an error.
         """
+
+    def sample_names(self, count: int) -> list[str]:
+        """The names of the images whose texts are shown to the user; ``count`` of each data set."""
+        return self.names[:count]
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -99,13 +105,12 @@ class CaptionScores(DevScores):
 class TunedCaptionScores(CaptionScores):
     """CaptionScores for a captioner whose encoder learns: the features of dev are extracted anew each time.
 
-    They lie in a temporary folder in ``folder`` while they are read.
+    They lie in a temporary folder in ``folder`` while they are read. ``encode`` is the captioner's encoder, folded.
     """
 
-    def __init__(self, captioner: Captioner, prepared: Prepared, config: Config, folder: Path):
+    def __init__(self, captioner: Captioner, prepared: Prepared, config: Config, folder: Path, encode: FoldedEncoder):
         super().__init__(captioner, prepared, config)
-        self.dataset, self.folder = prepared.dataset.name, folder
-        self.encode = FoldedEncoder(captioner.encoder)
+        self.dataset, self.folder, self.encode = prepared.dataset.name, folder, encode
 
     @contextmanager
     def _encoded(self):
@@ -114,6 +119,28 @@ class TunedCaptionScores(CaptionScores):
             self.encode.renew()
             [store] = extract_features(config, self.dataset, self.records, self.captioner.encoder, self.encode)
             yield self._read(store)
+
+
+class JointScores(DevScores):
+    """Scores a model on several data sets. Each score is the mean over the data sets, and stands beside those of each.
+
+    The names of the scores of one data set are those of ``column_of``.
+    """
+
+    def __init__(self, parts: Mapping[str, DevScores], shown: int):
+        """``parts``: the scores on each data set, by its name. ``shown``: of how many images of each texts are shown."""
+        self.parts, self.shown = parts, shown
+
+    def __call__(self, trainer):
+        found = {name: part(trainer) for name, part in self.parts.items()}
+        each = {name: scores for name, (scores, _) in found.items()}
+        names = next(iter(each.values()))
+        together = {score: float(np.mean([scores[score] for scores in each.values()])) for score in names}
+        apart = {column_of(score, name): value for name, scores in each.items() for score, value in scores.items()}
+        return together | apart, [text for _, texts in found.values() for text in texts[: self.shown]]
+
+    def sample_names(self, count):
+        return [joined_name(name, found) for name, part in self.parts.items() for found in part.sample_names(count)]
 
 
 class RecallScores(DevScores):

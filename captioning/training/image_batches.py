@@ -4,7 +4,7 @@ Legend: B images, R regions, D feature size, S pixels per side, N captions of al
 In each batch ``image_of`` int32 ``(N,)`` says which of its B images a caption is about.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,15 +44,19 @@ class ImageBatches(CaptionBatches):
 
     def _lay_out(self) -> None:
         rng = np.random.default_rng((self.seed, self.epoch))
-        images, self.image_of = np.unique(self.rows, return_inverse=True)
+        # Copies of an image count as images of their own.
+        _, firsts, self.image_of = np.unique(
+            self.rows + self.copy.astype(np.int64) * self.store.size, return_index=True, return_inverse=True
+        )
         by_image = np.argsort(self.image_of, kind="stable")
         groups = np.split(by_image, np.flatnonzero(np.diff(self.image_of[by_image])) + 1)
         names_side = np.asarray([self.names_side[group].any() for group in groups])
+        drawn = self._drawn(self.lottery[firsts], rng)
         groups = [self._chosen(group, rng) for group in groups]
         longest = np.asarray([self.lengths[group].max() for group in groups])
         self.batches = [
             np.concatenate([groups[image] for image in batch])
-            for batch in self._cut(rng.permutation(len(images)), longest, self.images_per_batch)
+            for batch in self._cut(rng.permutation(drawn), longest, self.images_per_batch)
         ]
         rng.shuffle(self.batches)
         self._put_extremes_first()
@@ -104,7 +108,7 @@ class GroupedBatches(ImageBatches):
 
     @property
     def images_per_batch(self) -> int:
-        return max(1, round(self.batch_size * len(np.unique(self.rows)) / len(self.rows)))
+        return max(1, round(self.batch_size * (self.image_of.max() + 1) / len(self.rows)))
 
     def __getitem__(self, index: int):
         captions, tokens, image_of, _ = self._read_images(index)
@@ -127,16 +131,21 @@ class PixelBatches(ImageBatches):
         vocabulary: Vocabulary,
         settings: BatchSettings,
         image_size: int,
+        weights: Sequence[float] = (),
     ):
         """``store`` tells which images can be read. ``paths`` has their files by file name. ``image_size`` is S."""
         self.image_size, self.crop, self.colour_jitter = image_size, settings.crop, settings.colour_jitter
         self.paths = {store.rows[name]: path for name, path in paths.items() if name in store.rows}
         # This view makes the base class draw which images are mirrored. The pixels themselves are mirrored below.
-        super().__init__(store, captions, vocabulary, settings, views=[View(store, True)] * settings.mirror)
+        super().__init__(
+            store, captions, vocabulary, settings, views=[View(store, True)] * settings.mirror, weights=weights
+        )
 
     def __getitem__(self, index: int):
         captions, tokens, image_of, rows = self._read_images(index)
-        pixels = np.stack([self._load(row) for row in rows.tolist()])
+        pixels = np.stack(
+            [self._load(row, copy) for row, copy in zip(rows.tolist(), self.copy[captions].tolist(), strict=True)]
+        )
         swap = self.look[captions] < self.mirrored_looks
         pixels[swap] = pixels[swap, :, ::-1]
         tokens, image_of = self._fill_up(tokens, image_of)
@@ -146,6 +155,6 @@ class PixelBatches(ImageBatches):
         # On JAX one more compilation of encoder and decoder costs more than padding to the longest caption.
         return self._full_width() if compiles_per_shape() else super()._width(batch)
 
-    def _load(self, row: int) -> np.ndarray:
-        rng = np.random.default_rng((self.seed, self.epoch, row))
+    def _load(self, row: int, copy: int) -> np.ndarray:
+        rng = np.random.default_rng((self.seed, self.epoch, row, *[copy] * (copy > 0)))
         return load_varied(self.paths[row], self.image_size, self.crop, self.colour_jitter, rng)

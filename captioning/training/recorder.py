@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from captioning.reports.curves import draw_curves
-from captioning.storage.runs import Run
+from captioning.storage.runs import Run, by_data_set, column_of
 from captioning.training.checkpoints import Checkpoints
 from captioning.training.epoch_log import show_epoch
 from captioning.training.history import History
@@ -70,9 +70,11 @@ class Recorder(keras.callbacks.Callback):
         """The line of history.csv of ``epoch`` (from 0), whose training ended at the time ``trained``."""
         # An epoch may count its words itself. TensorBoard, which gets ``logs`` next, should not draw them.
         words = logs.pop("words", self.stage.batches.words)
+        each = by_data_set(logs)
         return {
             "epoch": epoch + 1,
             **{name: float(logs[name]) for name in self.stage.columns},
+            **{column_of(score, name): value for name, scores in each.items() for score, value in scores.items()},
             "learning_rate": learning_rate(self.model.optimizer),
             "words_per_second": words / (trained - self.began),
             "seconds": time.perf_counter() - self.began,
@@ -80,5 +82,6 @@ class Recorder(keras.callbacks.Callback):
 
     def _show(self, line: dict[str, float], is_best: bool, samples: list[str]) -> None:
         summary = self.stage.summary(line) + (" *" if is_best else "")
-        shown = list(zip(self.stage.dev.names[: self.config.sample_captions], samples, strict=False))
-        show_epoch(line, self.config.epochs, summary, shown, self.run.folder)
+        each = [f"{name}: {self.stage.dev_summary(scores)}" for name, scores in by_data_set(line).items()]
+        shown = list(zip(self.stage.dev.sample_names(self.config.sample_captions), samples, strict=False))
+        show_epoch(line, self.config.epochs, summary, each, shown, self.run.folder)

@@ -281,3 +281,11 @@ def test_coco_is_fetched_and_read_as_any_other(server, tmp_path):
 def test_a_data_set_that_nobody_publishes_is_not_fetched(tmp_path):
     with pytest.raises(UserError, match=r"--download: .*dataset is demo"):
         download.fetch_archives(Config(dataset="demo", data_dir=str(tmp_path)))
+
+
+def test_of_several_data_sets_those_that_can_be_are_fetched():
+    several = {"dataset": ["coco", "folder", "flickr8k"], "captions_file": "c.csv"}
+    found = download.fetchable(Config().with_overrides(several).data_sets())
+    assert [each.dataset for each in found] == ["coco", "flickr8k"]
+    alone = Config().with_overrides({"dataset": "flickr30k"}).data_sets()
+    assert download.fetchable(alone) == alone, "so that fetching says why it cannot be"

@@ -7,7 +7,7 @@ import pytest
 
 from captioning.metrics.bleu_rouge import bleu, rouge_l
 from captioning.metrics.cider import Cider
-from captioning.metrics.significance import compare, corpus_scores, image_statistics, intervals
+from captioning.metrics.significance import compare, corpus_scores, image_statistics, intervals, mean_intervals
 
 RNG = np.random.default_rng(5)
 VOCABULARY = ["a", "the", "dog", "cat", "man", "runs", "sits", "on", "in", "grass", "snow", "red", "ball"]
@@ -113,3 +113,13 @@ def test_p_is_the_share_of_swaps_that_do_as_much():
     expected = np.mean([differences(some) >= differences(pairs) - 1e-9 for some in swapped], axis=0)
     assert [row.p for row in found[:2]] == pytest.approx(expected, abs=0.02)
     assert 0.05 < expected[0] < 1
+
+
+def test_the_interval_of_a_mean_over_data_sets_is_that_of_the_textbook():
+    """Images are drawn apart in each: variances add, and the size of a data set gives it no more weight."""
+    corpora = [image_statistics(GOOD, REFERENCES), image_statistics(BAD[:20], REFERENCES[:20])]
+    low, high = mean_intervals(corpora).rouge_l
+    each = [corpus[:, 10] for corpus in corpora]
+    mean = (each[0].mean() + each[1].mean()) / 2
+    margin = 1.96 * (each[0].var() / 30 + each[1].var() / 20) ** 0.5 / 2
+    assert [low, high] == pytest.approx([mean - margin, mean + margin], abs=0.1 * margin)

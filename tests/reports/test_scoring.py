@@ -11,7 +11,7 @@ from captioning.metrics.cider import cider_d
 from captioning.metrics.diagnostics import diagnose
 from captioning.metrics.protocols import seed_bleu
 from captioning.reports.rows import Scores, SeedScores
-from captioning.reports.scoring import score
+from captioning.reports.scoring import score, together
 from config import Config
 
 
@@ -92,3 +92,26 @@ def test_captions_of_demo_scenes_are_held_against_the_scenes(tmp_path):
     found, _ = score([record.captions[0] for record in records], records, "coco", config)
     assert set(found.demo.values()) == {1.0}
     assert found.shuffled_demo["all_right"] < 1
+
+
+@pytest.mark.parametrize("protocol", ["coco", "seed"])
+def test_scores_together_are_means_over_data_sets_whatever_their_sizes(protocol):
+    wrong = ["a dog runs", "a dog runs"]
+    parts = [
+        (captions, records, score(captions, records, protocol, Config())[0])
+        for captions, records in ((RIGHT, RECORDS), (wrong, RECORDS[:2]))
+    ]
+    found = together(parts, training=[RIGHT[0].split()])
+    one, other = (scores for _, _, scores in parts)
+    assert found.bleu == pytest.approx([(a + b) / 2 for a, b in zip(one.bleu, other.bleu, strict=True)])
+    assert found.shuffled_bleu == pytest.approx(
+        [(a + b) / 2 for a, b in zip(one.shuffled_bleu, other.shuffled_bleu, strict=True)]
+    )
+    assert found.diagnostics == diagnose([*RIGHT, *wrong], [RIGHT[0].split()])
+    if protocol == "coco":
+        assert found.cider_d == pytest.approx((one.cider_d + other.cider_d) / 2)
+        assert found.rouge_l == pytest.approx((one.rouge_l + other.rouge_l) / 2)
+        assert found.meteor is None
+        low, high = found.intervals.cider_d
+        assert low <= found.cider_d <= high
+        assert sum(group.images for group in found.cider_d_by_reference_length) == 5

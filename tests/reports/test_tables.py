@@ -1,5 +1,7 @@
 """The table of scores, and what stands below it."""
 
+from dataclasses import replace
+
 from three_images import row
 
 from captioning.metrics.diagnostics import LengthGroup
@@ -69,3 +71,13 @@ def test_table_adds_what_is_known_of_demo_scenes():
     demo = {"all_right": 0.5, "colour": 0.75}
     text = score_table([row(demo=demo, shuffled_demo={"all_right": 0.125})])
     assert text.splitlines()[-1] == "beam 3: all right 50.0%, colour 75.0%; shuffled: all right 12.5%"
+
+
+def test_rows_of_several_data_sets_name_them():
+    rows = [replace(row(), dataset=name) for name in ("coco", "together")]
+    text = score_table(rows)
+    lines = [cells(line) for line in text.splitlines() if line.startswith("|")]
+    assert lines[0][:4] == ["captioner", "split", "data set", "images"]
+    assert [line[2] for line in lines[2:]] == ["coco", "together"]
+    assert "\ntogether, beam 3: commonest caption" in text
+    assert "data set" not in score_table([row()])

@@ -7,6 +7,7 @@ from keras import layers
 from PIL import Image
 
 from captioning.base.errors import UserError
+from captioning.data.mixture import MixedDataset
 from captioning.data.records import CaptionDataset, ImageRecord
 from captioning.features.looks import training_looks
 from config import Config
@@ -92,3 +93,44 @@ def test_views_of_other_images_are_refused(toy):
     index.write_text('{"rows": {"0.png": 0}, "unreadable": {"1.png": "was broken then"}}')
     with pytest.raises(UserError, match=f"{folder.name}: when it was made, other images could be read .* delete both"):
         for_training(config, dataset)
+
+
+def elsewhere(dataset: CaptionDataset, folder, shade: int) -> CaptionDataset:
+    """A data set with the same names and sizes of files, but for other pictures."""
+    folder.mkdir()
+    records = []
+    for record in dataset.records:
+        path = folder / record.file_name
+        path.write_bytes(record.path.read_bytes())
+        records.append(ImageRecord(record.image_id, record.file_name, path, record.captions, record.split))
+    Image.fromarray(np.full((32, 32, 3), shade, np.uint8)).save(folder / "0.png")
+    size = max(each.path.stat().st_size for each in (records[0], dataset.records[0]))
+    for path in (records[0].path, dataset.records[0].path):
+        path.write_bytes(path.read_bytes().ljust(size, b"\0"))
+    return CaptionDataset(dataset.name, tuple(records), ())
+
+
+def test_data_sets_with_the_same_names_and_sizes_of_files_have_stores_apart(toy, tmp_path):
+    dataset, config = toy
+    other = elsewhere(dataset, tmp_path / "other", shade=200)
+    config = config.with_overrides({"mirror": True})
+    mixed = MixedDataset({"one": dataset, "two": other})
+    prepared = for_training(config, mixed)
+    store, [view] = prepared.store, prepared.views
+    assert list(store.rows)[::5] == ["one/0.png", "two/0.png"]
+    one, two = store.read(np.array([store.rows["one/0.png"], store.rows["two/0.png"]]))
+    assert not np.array_equal(one, two)
+    assert list(view.store.rows) == ["one/0.png", "one/1.png", "two/0.png", "two/1.png"]
+    assert [record.file_name for record in prepared.usable("train")] == list(view.store.rows)
+    assert prepared.parts["one"].store.folder == prepare(config, dataset).store.folder
+    # The same files, captioned twice, share their store.
+    twice = prepare(config, MixedDataset({"one": dataset, "two": CaptionDataset("toy", dataset.records, ())}))
+    assert twice.parts["one"].store.folder == twice.parts["two"].store.folder
+
+
+def test_a_split_of_several_data_sets_is_prepared_where_it_exists(toy):
+    dataset, config = toy
+    without = CaptionDataset("toy", dataset.records[:2], ())
+    prepared = prepare(config, MixedDataset({"one": without, "two": dataset}), split="dev")
+    assert list(prepared.parts) == ["two"]
+    assert list(prepared.store.rows) == ["two/2.png"]

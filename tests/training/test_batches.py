@@ -1,5 +1,7 @@
 """Batches: every caption once an epoch, the same ones for the same seed and epoch, and little padding."""
 
+from collections import Counter
+
 import keras
 import numpy as np
 import pytest
@@ -7,8 +9,9 @@ from keras import ops
 from PIL import Image
 
 from captioning.features.batches import FeatureBatches
+from captioning.features.joined_store import JoinedStore
 from captioning.features.store import View
-from captioning.training.batches import CaptionBatches
+from captioning.training.batches import CaptionBatches, PairBatches
 from captioning.training.image_batches import GroupedBatches, ImageBatches, PixelBatches, ReferenceBatches
 from captioning.words.vocabulary import END, PAD, START, Vocabulary
 from config import Config
@@ -384,3 +387,126 @@ def test_feature_batches_are_of_one_size_in_order(store, count, size, batches, r
     wanted = store.read(np.array([store.rows[name] for name in names]))
     np.testing.assert_array_equal(np.concatenate(read)[:count], wanted)
     np.testing.assert_array_equal(np.concatenate(read)[count:], np.repeat(wanted[-1:], batches * rows - count, axis=0))
+
+
+# Weights of several data sets
+
+
+@pytest.fixture
+def both(make_store):
+    """Two data sets of 20 and 10 images with the same file names, and their captions: two of each image."""
+    stores = {"one": make_store([f"{i:03}.jpg" for i in range(20)], folder="one")}
+    stores["two"] = make_store([f"{i:03}.jpg" for i in range(10)], folder="two")
+    captions = [(f"{name}/{file}", f"w{i}") for i, (name, file) in enumerate(
+        (name, file) for name, store in stores.items() for file in store.rows for _ in (0, 1)
+    )]  # fmt: skip
+    return JoinedStore(stores), captions
+
+
+def seen(batches: CaptionBatches, epoch: int) -> Counter:
+    """How often each caption comes in an epoch: captions are numbered as they were given."""
+    batches.start_epoch(epoch)
+    # A caption has three tokens.
+    return Counter(int(batches.offsets[place]) // 3 for batch in batches.batches for place in batch)
+
+
+@pytest.mark.parametrize("kind", [CaptionBatches, PairBatches, ReferenceBatches, GroupedBatches])
+def test_captions_come_as_often_as_their_data_set_weighs(both, kind):
+    store, captions = both
+    batches = kind(store, captions, WORDS, Config(batch_size=4), weights=[0.5, 2.25])
+    by_image = kind in (ReferenceBatches, GroupedBatches)
+    single = kind is ReferenceBatches  # one caption of each image and copy
+    total, epochs = Counter(), 40
+    for epoch in range(epochs):
+        found = seen(batches, epoch)
+        of_one = sum(times for caption, times in found.items() if caption < 40)
+        of_two = sum(times for caption, times in found.items() if caption >= 40)
+        # Half of 20 images or 40 captions; a quarter of 10 or 20: as many in each epoch.
+        assert (of_one, of_two) == ((10, 22) if single else (20, 44) if by_image else (20, 45))
+        assert batches.captions == of_one + of_two
+        total += found
+    assert set(total) == set(range(60)), "each epoch draws anew"
+    shares = [total[i] / epochs * (2 if single else 1) for i in range(60)]
+    assert 0.1 < min(shares[:40]) < max(shares[:40]) < 0.9
+    assert 1.2 < min(shares[40:]) < max(shares[40:]) < 3.3
+
+
+def test_what_an_epoch_draws_depends_on_seed_and_epoch_alone(both):
+    store, captions = both
+
+    def drawn(seed, *epochs):
+        batches = CaptionBatches(store, captions, WORDS, Config(batch_size=4, seed=seed), weights=[0.5, 1])
+        return [seen(batches, epoch) for epoch in epochs][-1]
+
+    assert drawn(0, 3) == drawn(0, 0, 1, 2, 3)
+    assert drawn(0, 3) != drawn(0, 2)
+    assert drawn(0, 3) != drawn(1, 3)
+
+
+@pytest.mark.parametrize("kind", [CaptionBatches, ReferenceBatches, GroupedBatches])
+def test_weights_of_one_change_nothing(both, kind):
+    store, captions = both
+    weighed, plain = (kind(store, captions, WORDS, Config(batch_size=4), weights=w) for w in ([1, 1], []))
+    for epoch in range(2):
+        for batches in (weighed, plain):
+            batches.start_epoch(epoch)
+        assert [batch.tolist() for batch in weighed.batches] == [batch.tolist() for batch in plain.batches]
+        np.testing.assert_array_equal(weighed.look, plain.look)
+
+
+def test_order_without_weights_is_that_of_earlier_releases(store):
+    """A run that an earlier release began goes on with the same batches."""
+    batches = make(store, [(f"{i:03}.jpg", "w1 w2"[: 2 + 3 * (i % 2)]) for i in range(6)], batch_size=4)
+    rng = np.random.default_rng((0, 0))
+    order = rng.permutation(6)
+    order = order[np.argsort(batches.lengths[order], kind="stable")]
+    expected = [order[:4], order[4:]]
+    rng.shuffle(expected)
+    assert sorted(batch.tolist() for batch in batches.batches) == sorted(batch.tolist() for batch in expected)
+
+
+def test_features_are_those_of_the_data_set(both):
+    store, captions = both
+    batches = CaptionBatches(store, captions, WORDS, Config(batch_size=7), weights=[1, 2])
+    assert list(store.rows)[18:22] == ["one/018.jpg", "one/019.jpg", "two/000.jpg", "two/001.jpg"]
+    for (features, _), targets in (batches[i] for i in range(len(batches))):
+        for found, target in zip(features, targets, strict=True):
+            caption = int(target[0]) - WORDS.encode("w0", 9)[1]
+            wanted = store.read(np.array([store.rows[captions[caption][0]]]))[0]
+            np.testing.assert_array_equal(found, wanted)
+
+
+def test_copies_of_an_image_in_one_batch_are_images_of_their_own(both, monkeypatch):
+    store, captions = both
+    batches = ReferenceBatches(store, captions, WORDS, Config(batch_size=100), weights=[1, 3])
+    features, tokens, image_of, rows = batches[0]
+    assert len(features) == len(tokens) == len(rows) == 50
+    assert sorted(image_of.tolist()) == list(range(50))
+    assert Counter(rows.tolist()) == {row: 1 if row < 20 else 3 for row in range(30)}
+    paths = {name: name for name in store.rows}
+    config = Config(batch_size=100, stage="finetune", init="run", image_size=32)
+    pixels = PixelBatches(store, paths, captions, WORDS, config, 32, [1, 2])
+    drawn = []
+
+    def note(path, size, crop, jitter, rng):
+        drawn.append((path, rng.random()))
+        return np.zeros((32, 32, 3), np.uint8)
+
+    monkeypatch.setattr("captioning.training.image_batches.load_varied", note)
+    pixels[0]
+    assert len(drawn) == len(set(drawn)) == 40
+    assert Counter(path for path, _ in drawn)["two/003.jpg"] == 2
+
+
+def test_joined_stores_read_across_their_borders(both):
+    store, _ = both
+    assert (store.size, len(store.rows), store.starts) == (30, 30, (0, 20))
+    assert store.rows["two/003.jpg"] == 23
+    assert store.part_of(np.array([0, 19, 20, 29])).tolist() == [0, 0, 1, 1]
+    assert "003.jpg" not in store.rows
+    assert "three/003.jpg" not in store.rows
+    features = store.read(np.array([23, 3, 23, 19, 20]))
+    np.testing.assert_array_equal(features[0], features[2])
+    for row, found in zip((23, 3, 23, 19, 20), features, strict=True):
+        np.testing.assert_array_equal(found, store.read(np.array([row]))[0])
+    assert features.shape == (5, 2, 3)

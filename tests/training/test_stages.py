@@ -52,12 +52,14 @@ def test_a_run_without_a_name_is_named_after_data_decoder_or_stage_and_time(name
         ("align", "stages.align.PairBatches"),
     ],
 )
-def test_each_stage_with_a_frozen_encoder_trains_on_all_views(prepared, straight, monkeypatch, stage, place):
+def test_each_stage_with_a_frozen_encoder_trains_on_all_views_with_its_weights(
+    prepared, straight, monkeypatch, stage, place
+):
     class Met(Exception):
         pass
 
-    def meet(*_, views):
-        raise Met(views)
+    def meet(*_, views, weights):
+        raise Met(views, weights)
 
     monkeypatch.setattr(f"captioning.training.{place}", meet)
     own = {
@@ -66,11 +68,11 @@ def test_each_stage_with_a_frozen_encoder_trains_on_all_views(prepared, straight
         "scst": {"stage": "scst", "init": str(straight.folder)},
         "align": {"stage": "align", "monitor": "recall", "label_smoothing": 0.0},
     }[stage]
-    config, run = start(prepared, f"views-{stage}", **own)
+    config, run = start(prepared, f"views-{stage}", data_weight=0.5, **own)
     views = [View(prepared.store, True)]
     with pytest.raises(Met) as met:
         train(replace(prepared, views=views), config, run)
-    assert met.value.args == (views,)
+    assert met.value.args == (views, [0.5])
 
 
 @pytest.mark.filterwarnings("ignore:You are using a softmax over axis -1")  # of the only region

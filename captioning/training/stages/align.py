@@ -28,7 +28,9 @@ class AlignmentStage(Stage):
 
     def make_batches(self, prepared: Prepared) -> PairBatches:
         captions = prepared.captions("train")
-        return PairBatches(prepared.store, captions, self.model.vocabulary, self.config, views=prepared.views)
+        return PairBatches(
+            prepared.store, captions, self.model.vocabulary, self.config, views=prepared.views, weights=self.weights
+        )
 
     def make_trainer(self) -> AlignmentTrainer:
         return AlignmentTrainer(self.model.towers, self.config, self.config.word_dropout)
@@ -39,10 +41,13 @@ class AlignmentStage(Stage):
     def describe(self) -> str:
         return f"{self.config.text_encoder} and image towers"
 
-    def summary(self, line: dict[str, float]) -> str:
-        text = f"loss {line['loss']:.3f}, dev loss {line['val_loss']:.3f}, dev R@1/5/10"
+    def training_summary(self, line: dict[str, float]) -> str:
+        return f"loss {line['loss']:.3f}"
+
+    def dev_summary(self, scores: dict[str, float]) -> str:
+        text = f"dev loss {scores['val_loss']:.3f}, dev R@1/5/10"
         for side in SIDES:
-            recalls = "/".join(f"{line[f'{side}_r{cut}']:.1f}" for cut in CUTS)
+            recalls = "/".join(f"{scores[f'{side}_r{cut}']:.1f}" for cut in CUTS)
             text += f" {side.replace('_', ' ')} {recalls}"
         return text
 

@@ -24,12 +24,14 @@ from typing import ClassVar
 import keras
 
 from captioning.base.script import hide_progress
+from captioning.base.settings import listed
+from captioning.data.mixture import MixedDataset
 from captioning.features.looks import Look, training_looks
 from captioning.features.prepared import Prepared
 from captioning.retrieval.aligner import Aligner
-from captioning.storage.runs import Run
+from captioning.storage.runs import Run, by_data_set
 from captioning.training.batches import CaptionBatches
-from captioning.training.dev_scoring import CaptionScores, DevScores
+from captioning.training.dev_scoring import CaptionScores, DevScores, JointScores
 from captioning.training.optimizers import make_optimizer
 from captioning.words.vocabulary import Vocabulary
 from config import Config, search_name
@@ -55,11 +57,13 @@ class Stage(ABC):
     def __init__(self, config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, initial: Captioner | None):
         """``initial`` is the captioner that training starts from, if any. Its encoder is that of ``prepared``."""
         self.config = config
+        # How often the captions of each data set come per epoch.
+        self.weights = [data_set.data_weight for data_set in config.data_sets()]
         # The order of these lines decides the random draws of initial weights.
         self.model = self.make_model(prepared, vocabulary, run, initial)
         self.batches = self.make_batches(prepared)
         self.trainer = self.make_trainer()
-        self.dev = self.make_dev(prepared, run)
+        self.dev = self._make_dev_of_all(prepared, run)
 
     @abstractmethod
     def make_model(
@@ -77,7 +81,17 @@ class Stage(ABC):
 
     @abstractmethod
     def make_dev(self, prepared: Prepared, run: Run) -> DevScores:
-        """The scores on the split dev."""
+        """The scores on the split dev of one data set."""
+
+    def _make_dev_of_all(self, prepared: Prepared, run: Run) -> DevScores:
+        """The scores on dev; with several data sets those on each that has a dev split, and their mean."""
+        dataset = prepared.dataset
+        if not isinstance(dataset, MixedDataset):
+            return self.make_dev(prepared, run)
+        dataset.split("dev")  # some data set must have it
+        scored = {name: part for name, part in prepared.parts.items() if dataset.has(name, "dev")}
+        parts = {name: self.make_dev(part, run) for name, part in scored.items()}
+        return JointScores(parts, self.config.sample_captions)
 
     def make_optimizer(self) -> keras.optimizers.Optimizer:
         """The optimiser of ``trainer``."""
@@ -99,9 +113,18 @@ class Stage(ABC):
     def describe(self) -> str:
         """What is trained, for the line that is printed first, such as "merge decoder"."""
 
-    @abstractmethod
     def summary(self, line: dict[str, float]) -> str:
         """What is printed of an epoch with this ``line`` of history.csv."""
+        together = "together: " if by_data_set(line) else ""
+        return f"{self.training_summary(line)}, {together}{self.dev_summary(line)}"
+
+    @abstractmethod
+    def training_summary(self, line: dict[str, float]) -> str:
+        """What ``summary`` says of the training captions."""
+
+    @abstractmethod
+    def dev_summary(self, scores: dict[str, float]) -> str:
+        """What is printed of these ``scores`` on dev: those of a line of history.csv, or of one of several data sets."""
 
     @classmethod
     def looks(cls, config: Config) -> list[Look]:
@@ -111,7 +134,7 @@ class Stage(ABC):
     @classmethod
     def run_name(cls, config: Config) -> str:
         """The name of a run folder if the user gave it none: data, decoder (or stage) and time."""
-        return f"{config.dataset}-{cls.subject(config)}-{time.strftime('%Y%m%d-%H%M%S')}"
+        return f"{'+'.join(listed(config.dataset))}-{cls.subject(config)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
     @classmethod
     def subject(cls, config: Config) -> str:
@@ -139,10 +162,13 @@ class CaptionerStage(Stage):
     def describe(self) -> str:
         return f"{self.config.decoder} decoder"
 
-    def summary(self, line: dict[str, float]) -> str:
+    def training_summary(self, line: dict[str, float]) -> str:
+        return f"nll {line['nll']:.3f}"
+
+    def dev_summary(self, scores: dict[str, float]) -> str:
         return (
-            f"nll {line['nll']:.3f}, dev nll {line['val_nll']:.3f}, "
-            f"dev BLEU-4 {line['bleu4']:.2f}, CIDEr {line['cider']:.1f} ({search_name(self.config.dev_search())})"
+            f"dev nll {scores['val_nll']:.3f}, "
+            f"dev BLEU-4 {scores['bleu4']:.2f}, CIDEr {scores['cider']:.1f} ({search_name(self.config.dev_search())})"
         )
 
     @classmethod

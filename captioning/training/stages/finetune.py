@@ -1,11 +1,13 @@
 """Fine-tuning: cross-entropy as before, and the encoder learns too, from pixels."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import ClassVar
 
 import keras
 
 from captioning.features.encoder import let_learn
+from captioning.features.folding import FoldedEncoder
 from captioning.features.looks import Look
 from captioning.features.prepared import Prepared
 from captioning.storage.runs import Run
@@ -30,6 +32,7 @@ class FineTuningStage(CaptionerStage):
             self.model.vocabulary,
             self.config,
             self.config.image_size,
+            self.weights,
         )
 
     def make_trainer(self) -> PixelTrainer:
@@ -42,7 +45,12 @@ class FineTuningStage(CaptionerStage):
         return make_tuning_optimizer(self.config, len(self.batches), learning)
 
     def make_dev(self, prepared: Prepared, run: Run) -> TunedCaptionScores:
-        return TunedCaptionScores(self.model, prepared, self.config, run.folder)
+        return TunedCaptionScores(self.model, prepared, self.config, run.folder, self._encode)
+
+    @cached_property
+    def _encode(self) -> FoldedEncoder:
+        """The encoder as it encodes dev, of all data sets: it is compiled once."""
+        return FoldedEncoder(self.model.encoder)
 
     @classmethod
     def looks(cls, config: Config) -> list[Look]:

@@ -13,7 +13,9 @@ class CrossEntropyStage(CaptionerStage):
     def make_batches(self, prepared: Prepared) -> CaptionBatches:
         make = batches_for(self.model.decoder)
         captions = prepared.captions("train")
-        return make(prepared.store, captions, self.model.vocabulary, self.config, views=prepared.views)
+        return make(
+            prepared.store, captions, self.model.vocabulary, self.config, views=prepared.views, weights=self.weights
+        )
 
     def make_trainer(self) -> CaptionTrainer:
         config = self.config
