@@ -34,10 +34,10 @@ from captioning.command_line.resolving import resolve_trained, settle_backend
 from captioning.data.records import SPLIT_NAMES, ImageRecord
 from captioning.pictures.loading import SUFFIXES, UnreadableImage, image_names, load_image, open_source, sources
 from captioning.reports.figures import captioned, ranked, read_picture, save
-from captioning.retrieval.index import Embed, ImageIndex, default_folder, update
+from captioning.retrieval.index import Embed, ImageIndex, default_folder, shipped_towers, update
 from captioning.retrieval.ranking import DEFAULT_COSINE_WEIGHTS, KINDS, Reranking
 from captioning.words.tokenizer import tokenize
-from config import SEARCH, Config
+from config import Config
 from preprocessing import load_dataset, prepare
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def main() -> int:
     from captioning.retrieval.aligner import Aligner
 
     if args.model is None:
-        args.model = shipped_towers()
+        args.model = shipped_towers("--model")
     aligner = Aligner.load(Path(args.model))
     config = resolve_trained(args, aligner.config)
     if args.captions:
@@ -369,16 +369,6 @@ def load_reranking(args: argparse.Namespace, kind: str) -> Reranking | None:
     path = Path(args.rerank)
     name = (path if path.is_dir() else path.parent).resolve().name
     return Reranking(Captioner.load(path), name, args.candidates or 20, kind, weight)
-
-
-def shipped_towers() -> Path:
-    """The towers that come with this repository. Raises UserError when they are missing."""
-    if not SEARCH.is_file():
-        raise UserError(
-            f"{SEARCH}: the towers that come with the repository are not in this copy; get the file, or name towers of your "
-            "own with --model RUN (python train.py --preset flickr8k-align trains some)"
-        )
-    return SEARCH
 
 
 def run_folder(args: argparse.Namespace) -> Path:

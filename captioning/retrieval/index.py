@@ -30,7 +30,7 @@ from captioning.base.files import allocate, alone_with, cache_folder, write_atom
 from captioning.base.script import hide_progress
 from captioning.pictures.loading import UnreachableImage, UnreadableImage
 from captioning.retrieval.ranking import neighbours
-from config import PRETRAINED
+from config import PRETRAINED, SEARCH
 
 FORMAT = 1
 _TRY_AGAIN = (-1, -1)  # a stamp that no file has: the next update tries the picture again
@@ -79,6 +79,16 @@ class ImageIndex:
         of pictures if that is less.
         """
         return neighbours(np.asarray(queries, dtype=np.float32), self.vectors, count)
+
+
+def shipped_towers(option: str) -> Path:
+    """The towers that come with this repository. Raises UserError, which names the ``option`` for others, if they are missing."""
+    if not SEARCH.is_file():
+        raise UserError(
+            f"{SEARCH}: the towers that come with the repository are not in this copy; get the file, or name towers of your "
+            f"own with {option} RUN (python train.py --preset flickr8k-align trains some)"
+        )
+    return SEARCH
 
 
 def default_folder(towers: Path, model: str, name: str, source: str) -> Path:

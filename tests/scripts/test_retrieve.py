@@ -151,7 +151,7 @@ def test_new_photos_enter_the_index(models, photos, data, tmp_path):
 def test_towers_that_come_with_the_repository_need_no_name(models, photos, tmp_path, monkeypatch):
     shipped = tmp_path / "pretrained"
     shipped.mkdir()
-    monkeypatch.setattr("config.SEARCH", shipped / "search.zip")
+    monkeypatch.setattr("captioning.retrieval.index.SEARCH", shipped / "search.zip")
     monkeypatch.setattr("captioning.retrieval.index.PRETRAINED", shipped)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
