@@ -247,6 +247,8 @@ class Photos:
         while not self._closed:
             try:
                 if self._aligner is None:
+                    import captioning.retrieval.searching  # noqa: F401  # takes seconds, and the first search needs it
+
                     self._aligner = self._load()
                     self._aligner.embed_texts(["a"])  # compiles
                 self._bring_up_to_date(self._aligner)

@@ -20,7 +20,6 @@ export function startSearch(folder) {
   viewer.querySelector(".back").addEventListener("click", () => show(shown - 1));
   viewer.querySelector(".on").addEventListener("click", () => show(shown + 1));
   viewer.querySelector(".close").addEventListener("click", () => viewer.close());
-  viewer.addEventListener("click", (event) => { if (event.target === viewer) viewer.close(); });  // beside it
   viewer.addEventListener("keydown", (event) => {
     const to = { ArrowLeft: shown - 1, ArrowRight: shown + 1, Home: 0, End: found.length - 1 }[event.key];
     if (to === undefined) return;
@@ -188,12 +187,10 @@ function show(place) {
   $("viewer-name").textContent = entry.name;
   viewer.querySelector(".place").textContent = `${place + 1} of ${found.length} for “${query}”`;
   showCaption(entry);
-  const [back, on] = [viewer.querySelector(".back"), viewer.querySelector(".on")];
-  // A button that has the focus and can do no more gives it away, so that the keyboard stays in the dialog.
-  if (document.activeElement === back && place === 0) on.focus();
-  if (document.activeElement === on && place === found.length - 1) back.focus();
-  back.disabled = place === 0;
-  on.disabled = place === found.length - 1;
+  const focused = document.activeElement;
+  viewer.querySelector(".back").disabled = place === 0;
+  viewer.querySelector(".on").disabled = place === found.length - 1;
+  if (focused.disabled) viewer.querySelector(".close").focus();  // so that the keys still reach the dialog
 }
 
 function showCaption({ caption, name }) {
