@@ -211,7 +211,7 @@ def test_photos_above_the_limit_are_refused(folder, tmp_path, monkeypatch):
         )
         monkeypatch.setattr(photos, "MAX_PIXELS", 60 * 40)
         for name in ("large.png", "large.jpg"):
-            refused(served.get(f"photos/{served.id(name)}"), 413, "too_large", f"{name}: more than")
+            refused(served.get(f"photos/{served.id(name)}", size="large"), 413, "too_large", f"{name}: more than")
         assert served.get(f"photos/{served.id('rose.png')}").status_code == 200
 
 
