@@ -1,12 +1,14 @@
-"""Caption pictures in the browser: a page to drop, paste or photograph them, and an HTTP API for programs.
+"""Caption pictures and search photos in the browser: a page, and an HTTP API for programs.
 
     pip install -e ".[app]"
     python app.py                              # the captioners that come with this repository, and all runs
     python app.py --model runs/A --model runs/B
+    python app.py --photos photos/             # with a search box over this folder
     python app.py --host 0.0.0.0 --port 8080   # for others on the network too, without password or encryption
     curl -F image=@photo.jpg 'http://127.0.0.1:8000/api/captions?beam_size=5'
 
-Works without internet. Ctrl-C stops it. The page /api.html explains the API.
+With --photos, the pictures of the folder and its subfolders can be searched and seen on the page. Their index is made in
+the background; later starts go on with it. Works without internet. Ctrl-C stops it. The page /api.html explains the API.
 """
 
 import logging
@@ -15,6 +17,7 @@ import sys
 import webbrowser
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,8 +27,15 @@ from captioning.base.errors import UserError
 from captioning.base.script import hide_progress, run_script
 from captioning.command_line.options import make_parser, typed_settings
 from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
+from captioning.pictures.loading import SUFFIXES, image_names
+from captioning.retrieval.index import default_folder, shipped_towers
 from captioning.serving.engine import Engine, Model
-from config import PRETRAINED, Config
+from captioning.serving.photos import Photos
+from config import PRETRAINED, SEARCH, Config
+
+# The names of this machine for itself. A server that listens there shows photos under no other name, so that no foreign
+# page can look at them through a name of its own that leads here.
+LOCAL = ("127.0.0.1", "localhost", "::1")
 
 if TYPE_CHECKING:
     from model import Captioner
@@ -43,6 +53,7 @@ def main() -> int:
     except ImportError as error:
         raise UserError(f'app.py: {error.name} is not installed; pip install -e ".[app]"') from None
     paths = list(map(Path, args.model or bundles_found(typed.get("run_dir", Config().run_dir))))
+    photos = photos_of(args)
     with listen(args.host, args.port) as listening, Engine(models_of(paths, args, bool(args.model))) as engine:
         print(f"loading {engine.default.name}", flush=True)
         engine.warm_up()
@@ -52,11 +63,16 @@ def main() -> int:
             webbrowser.open(page)
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(engine), log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=5
+                create_app(engine, photos, LOCAL if args.host in LOCAL else None),
+                log_level="warning",
+                lifespan="off",
+                ws="none",
+                timeout_graceful_shutdown=5,
             )
         )
         try:
-            server.run(sockets=[listening])
+            with photos or nullcontext():
+                server.run(sockets=[listening])
         except KeyboardInterrupt:  # uvicorn raises it again after it has stopped
             print("\nstopped")
     return 0
@@ -76,6 +92,19 @@ def app_parser() -> ArgumentParser:
         help="the address to listen at; 0.0.0.0: all addresses of this machine [default: %(default)s]",
     )
     parser.add_argument("--port", type=int, default=8000, help="0: any free port [default: %(default)s]")
+    parser.add_argument(
+        "--photos", metavar="DIR", help="let the page search the pictures below this folder, and show them"
+    )
+    parser.add_argument(
+        "--aligner",
+        metavar="RUN",
+        help="the towers that search --photos: a run folder of stage=align, or an aligner.zip [default: pretrained/search.zip]",
+    )
+    parser.add_argument(
+        "--index",
+        metavar="DIR",
+        help="folder of the index of --photos [default: as for retrieve.py, which shares it]",
+    )
     parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
     return parser
 
@@ -83,7 +112,8 @@ def app_parser() -> ArgumentParser:
 def bundles_found(run_dir: str) -> list[Path]:
     """The captioners that come with this repository, then those of ``run_dir``, newest first."""
     runs = sorted(Path(run_dir).glob("*/captioner.zip"), key=lambda path: -path.stat().st_mtime)
-    return [*sorted(PRETRAINED.glob("*.zip")), *(path.parent for path in runs)]
+    shipped = sorted(path for path in PRETRAINED.glob("*.zip") if path.name != SEARCH.name)
+    return [*shipped, *(path.parent for path in runs)]
 
 
 def models_of(paths: Sequence[Path], args: Namespace, named: bool) -> list[Model]:
@@ -115,6 +145,27 @@ def _model(path: Path, args: Namespace) -> Model:
     config = resolve_trained(args, settings_of(path, "captioner"))
     refuse_idle_consensus([config])
     return Model(name_of(path), config, decoder_class(config.decoder).attends, partial(_load, path))
+
+
+def photos_of(args: Namespace) -> Photos | None:
+    """The photos of --photos, not yet started; None without that option. Raises UserError before any work."""
+    if not args.photos:
+        for name in ("aligner", "index"):
+            if getattr(args, name):
+                raise UserError(f"--{name}: is read only with --photos DIR; add that, or leave this out")
+        return None
+    from captioning.retrieval.aligner import Aligner
+    from captioning.storage.bundles import settings_of
+
+    folder, towers = Path(args.photos), Path(args.aligner or shipped_towers("--aligner"))
+    settings_of(towers, "aligner")
+    if next(image_names(folder), None) is None:
+        raise UserError(f"--photos: {folder}: holds no pictures (by suffix: {', '.join(sorted(SUFFIXES))})")
+
+    def place(model: str) -> Path:
+        return Path(args.index or default_folder(towers, model, folder.resolve().name, str(folder.resolve())))
+
+    return Photos(folder, partial(Aligner.load, towers), place)
 
 
 def _load(path: Path) -> "Captioner":

@@ -36,6 +36,8 @@ ROOT = Path(__file__).parent
 # The captioners that come with this repository, and the one that is used when none is named.
 PRETRAINED = ROOT / "pretrained"
 POCKET = PRETRAINED / "pocket.zip"
+# The towers that come with this repository, for searches.
+SEARCH = PRETRAINED / "search.zip"
 
 # How to read a declaration (``setting`` in captioning/base/settings.py has the details):
 #

@@ -1,5 +1,6 @@
 """Find images by captions and captions by images, with the two towers that train.py --stage align leaves.
 
+    python retrieve.py --images photos/ "two dogs in the snow"                      # the towers that come with the repository
     python retrieve.py --model runs/ALIGN --split test                              # score a split in both directions
     python retrieve.py --model runs/ALIGN --split test --rerank runs/CAPTIONER      # the same with a captioner as judge
     python retrieve.py --model runs/ALIGN --images photos/ "a dog in the snow"      # search a folder
@@ -10,13 +11,14 @@
 Without a query, a split is scored. The scores are written as JSON and as a Markdown table. Images that are searched are
 embedded once, into an index (see captioning/retrieval/index.py). Later searches read the index and bring it up to date.
 
-A picture that cannot be read is reported, and the others go on. If it was a query, the exit status is 1.
+A picture that cannot be read, or that vanishes during a search, is reported, and the others go on. If it was a query, the
+exit status is 1.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,18 +28,21 @@ import numpy as np
 from captioning.base.errors import UserError
 from captioning.base.files import write
 from captioning.base.script import run_script
+from captioning.base.texts import printable
 from captioning.command_line.options import make_parser, typed_settings
 from captioning.command_line.resolving import resolve_trained, settle_backend, without_data
 from captioning.data.records import SPLIT_NAMES, ImageRecord
-from captioning.pictures.loading import SUFFIXES, UnreadableImage, find_images, load_image, open_source, sources
+from captioning.pictures.loading import SUFFIXES, UnreadableImage, image_names, load_image, open_source, sources
 from captioning.reports.figures import captioned, ranked, read_picture, save
-from captioning.retrieval.index import Embed, ImageIndex, folder_name, update
+from captioning.retrieval.index import Embed, ImageIndex, default_folder, shipped_towers, update
 from captioning.retrieval.ranking import DEFAULT_COSINE_WEIGHTS, KINDS, Reranking
 from captioning.words.tokenizer import tokenize
 from config import Config
 from preprocessing import load_dataset, prepare
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from captioning.retrieval.aligner import Aligner
     from captioning.retrieval.searching import Match
 
@@ -52,6 +57,8 @@ def main() -> int:
 
     from captioning.retrieval.aligner import Aligner
 
+    if args.model is None:
+        args.model = shipped_towers("--model")
     aligner = Aligner.load(Path(args.model))
     config = resolve_trained(args, aligner.config)
     if args.captions:
@@ -69,7 +76,11 @@ def retrieval_parser() -> argparse.ArgumentParser:
         metavar="QUERY",
         help="words to find images by; with --captions, photos (files, folders or web addresses)",
     )
-    parser.add_argument("--model", metavar="RUN", required=True, help="a run folder of stage=align, or an aligner.zip")
+    parser.add_argument(
+        "--model",
+        metavar="RUN",
+        help="a run folder of stage=align, or an aligner.zip [default: pretrained/search.zip]",
+    )
     parser.add_argument(
         "--split",
         help="train, dev or test: the images to search, or, without a query, the split to score [default: dev]",
@@ -82,7 +93,11 @@ def retrieval_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="search the captions of this file, one per line; train, dev or test: the captions of a split",
     )
-    parser.add_argument("--index", metavar="DIR", help="folder of the index [default: one in index/ in the run folder]")
+    parser.add_argument(
+        "--index",
+        metavar="DIR",
+        help="folder of the index [default: one in index/ in the run folder; without --model: one in the user's cache]",
+    )
     parser.add_argument("--best", type=int, metavar="K", help="results per query [default: 5]")
     parser.add_argument("--rerank", metavar="RUN", help="a captioner that puts the first candidates into a new order")
     parser.add_argument("--candidates", type=int, metavar="N", help="candidates per query for --rerank [default: 20]")
@@ -147,7 +162,7 @@ def refuse_conflicts(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name}: must be at least 1")
     if args.images:
-        pictures_below(args.images)
+        pictures_below(args.images, lambda error: None)
 
 
 # A split, scored
@@ -157,6 +172,7 @@ def score_split(aligner: "Aligner", config: Config, args: argparse.Namespace) ->
     """Score a split, print the table and write it. Returns the exit status."""
     from captioning.base.environment import describe
     from captioning.retrieval.scoring import best_order, score_records, table
+    from captioning.storage.bundles import name_of
 
     split = args.split or "dev"
     reranking = load_reranking(args, "gain")
@@ -183,7 +199,7 @@ def score_split(aligner: "Aligner", config: Config, args: argparse.Namespace) ->
     if args.choose:
         best = best_order(rows)
         print(f"best: --rerank-by {best.kind} --cosine-weight {best.cosine_weight:g}", file=sys.stderr)
-    name = run_folder(args).resolve().name
+    name = name_of(args.model)
     text = table(name, split, rows)
     print(text, end="")
     output = Path(args.output) if args.output else run_folder(args) / "evaluation"
@@ -208,7 +224,7 @@ def find_pictures(aligner: "Aligner", config: Config, args: argparse.Namespace) 
     reranking = load_reranking(args, "gain")
     index, paths = open_index(aligner, config, args)
     if args.queries:
-        found = search_images(args.queries, aligner, index, paths, args.best or 5, reranking)
+        found = search_images(args.queries, aligner, index, paths, args.best or 5, reranking, report_missing)
         for query, matches in zip(args.queries, found, strict=True):
             show(query, matches, args)
     return 0
@@ -218,7 +234,7 @@ def open_index(aligner: "Aligner", config: Config, args: argparse.Namespace) -> 
     """The index of a folder or split, brought up to date, and the paths of its pictures by name. Raises UserError."""
     embed: Embed
     if args.images:
-        paths = pictures_below(args.images)
+        paths = pictures_below(args.images, report_folder)
         place = Path(args.images).resolve()
         source, name = str(place), place.name
         embed = partial(aligner.embed_files, paths=paths, batch_size=config.extract_batch_size, workers=config.workers)
@@ -228,7 +244,7 @@ def open_index(aligner: "Aligner", config: Config, args: argparse.Namespace) -> 
         paths = {record.file_name: record.path for record in prepared.usable(args.split)}
         source = name = f"{dataset.name}-{args.split}"
         embed = partial(aligner.embed_stored, store=prepared.store, batch_size=config.decode_batch_size)
-    folder = Path(args.index) if args.index else run_folder(args) / "index" / folder_name(name, source)
+    folder = Path(args.index or default_folder(Path(args.model), aligner.fingerprint, name, source))
     index = update(folder, aligner.fingerprint, source, paths, embed, config.joint_size)
     for _, _, reason in list(index.unreadable.values())[:5]:
         print(f"note: left out: {reason}", file=sys.stderr)
@@ -302,26 +318,44 @@ def show(query: str, matches: "list[Match]", args: argparse.Namespace) -> None:
     """Print the results of a query, and draw them if the user wants pictures."""
     if args.json:
         results = [match.to_json() for match in matches]
-        print(json.dumps({"query": query, "results": results}, ensure_ascii=False), flush=True)
+        print(printable(json.dumps({"query": query, "results": results}, ensure_ascii=False)), flush=True)
     else:
-        print(query)
+        print(printable(query))
         for place, match in enumerate(matches, 1):
             log_prob = "" if match.log_prob is None else f" {match.log_prob:8.2f}"
-            print(f"  {place:3} {match.cosine:6.3f}{log_prob}  {match.found}", flush=True)
+            print(f"  {place:3} {match.cosine:6.3f}{log_prob}  {printable(match.found)}", flush=True)
     if args.pictures:
         try:
             if args.captions:
                 figure = captioned(read_picture(open_source(query), 1200), [match.found for match in matches])
             else:
-                pictures = [read_picture(match.found, 360) for match in matches]
-                labels = [f"{match.cosine:.3f}  {Path(match.found).name}" for match in matches]
+                pictures, labels = read_found(matches)
+                if not pictures:
+                    return
                 figure = ranked(query, pictures, labels)
             name = query if args.captions else "-".join(tokenize(query))[:80]
             print(f"written: {save(figure, Path(args.pictures), name)}", file=sys.stderr)
-        except UnreadableImage as error:  # the picture was deleted or damaged after it was indexed
+        except UnreadableImage as error:  # the query photo was deleted or damaged after it was read
             print(f"error: {error}", file=sys.stderr)
         except OSError as error:
             raise UserError(f"--pictures: {args.pictures}: cannot be written: {error.strerror or error}") from None
+
+
+def read_found(matches: "list[Match]") -> "tuple[list[Image], list[str]]":
+    """The pictures that were found, small, and a label for each. Those that cannot be read any more are reported."""
+    pictures, labels = [], []
+    for match in matches:
+        try:
+            pictures.append(read_picture(match.found, 360))
+            labels.append(printable(f"{match.cosine:.3f}  {Path(match.found).name}"))
+        except UnreadableImage as error:  # deleted or damaged after the search
+            report_missing(error)
+    return pictures, labels
+
+
+def report_missing(error: UnreadableImage) -> None:
+    """Say that a picture of the index is left out of the results."""
+    print(f"note: left out: {error}", file=sys.stderr)
 
 
 def load_reranking(args: argparse.Namespace, kind: str) -> Reranking | None:
@@ -343,12 +377,20 @@ def run_folder(args: argparse.Namespace) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def pictures_below(folder: str) -> dict[str, Path]:
-    """The paths of the pictures below ``folder``, by their names relative to it. Raises UserError if there are none."""
-    found = find_images(folder)
-    if not found:
+def pictures_below(folder: str, report: Callable[[OSError], None]) -> dict[str, Path]:
+    """The paths of the pictures below ``folder``, by their names relative to it. Raises UserError if there are none.
+
+    ``report`` gets the error of each subfolder that cannot be listed.
+    """
+    names = sorted(image_names(folder, report))
+    if not names:
         raise UserError(f"--images: {folder}: holds no pictures (by suffix: {', '.join(sorted(SUFFIXES))})")
-    return {path.relative_to(folder).as_posix(): path for path in found}
+    return {name: Path(folder, name) for name in names}
+
+
+def report_folder(error: OSError) -> None:
+    """Say that the pictures below a subfolder are left out of the index."""
+    print(f"note: left out: {error.filename}: cannot be listed: {error.strerror}", file=sys.stderr)
 
 
 if __name__ == "__main__":

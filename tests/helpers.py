@@ -1,6 +1,7 @@
 """What several tests call: folders, fake data and captioners with random weights. Needs no Keras when imported."""
 
 import hashlib
+import time
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,16 @@ def save_encoder(path: Path) -> str:
     grid = layers.ReLU()(layers.BatchNormalization()(grid))
     keras.Model(images, layers.Conv2D(5, 1, use_bias=False, kernel_initializer=start)(grid)).save(path)
     return str(path)
+
+
+def until(condition, seconds: float = 300):
+    """What ``condition()`` gives once that is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not come true")
 
 
 def compile_built(trainer, optimizer) -> None:

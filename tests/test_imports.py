@@ -54,7 +54,10 @@ ROOMS: dict[str, set[str]] = {
         *("storage", "reports", "retrieval"),
     },
     "albums": {"base", "command_line", "words", "pictures", "data", "search", "features", "storage", "reports"},
-    "serving": {"base", "command_line", "words", "pictures", "data", "search", "features", "storage", "reports"},
+    "serving": {
+        *("base", "command_line", "words", "pictures", "data", "search", "features", "storage", "reports"),
+        "retrieval",
+    },
     "exports": {"base", "command_line", "words", "pictures", "data", "search", "features", "storage", "reports"},
 }
 # The rooms that may import the captioner itself.

@@ -15,7 +15,19 @@ from captioning.base.errors import UserError
 if TYPE_CHECKING:
     from filelock import FileLock
 
+# The name of our folder among the caches of other programs.
+_CACHE = "keras-image-captioning"
 _UNFINISHED = ".new-"  # begins the names of files that are being written
+
+
+def cache_folder() -> Path:
+    """Our folder among the user's caches, where the system wants them. Nothing is made there."""
+    home = Path.home()
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / _CACHE
+    if os.name == "nt":
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / _CACHE
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / _CACHE
 
 
 @contextmanager

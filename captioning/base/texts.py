@@ -65,3 +65,8 @@ def _encode(text: str) -> bytes:
 
 def _decode(piece: bytearray) -> str:
     return piece.decode("utf-8", "surrogatepass")
+
+
+def printable(text: str) -> str:
+    """``text`` with an escape for each lone surrogate, such as those of file names that are not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()

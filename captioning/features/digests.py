@@ -9,24 +9,38 @@ import numpy as np
 from keras import ops
 
 
-def weights_digest(model: keras.Model) -> str:
-    """SHA-256 (hex) over shape and little-endian float32 bytes of each weight, in model order. Alike on all backends."""
+def weights_digest(model: keras.Model, half: bool = False) -> str:
+    """SHA-256 (hex) over shape and little-endian float32 bytes of each weight, in model order. Alike on all backends.
+
+    ``half``: of the weights as a weights file of half the size gives them (``halved``).
+    """
     digest = hashlib.sha256()
     for weight in model.weights:
-        array = np.ascontiguousarray(ops.convert_to_numpy(weight.value), dtype="<f4")
+        values = ops.convert_to_numpy(weight.value)
+        array = np.ascontiguousarray(halved(values) if half else values, dtype="<f4")
         digest.update(repr(array.shape).encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
 
 
-def encoder_digest(encoder: keras.Model, name: str) -> str:
+def halved(values: np.ndarray) -> np.ndarray:
+    """A weight as a weights file of half the size holds it: a kernel (two axes or more) as float16, if it fits its range.
+
+    Vectors stay float32: they weigh little, and the variances of a batch norm may leave float16's range.
+    """
+    if values.dtype == np.float32 and values.ndim >= 2 and np.abs(values).max() <= np.finfo(np.float16).max:
+        return values.astype(np.float16)
+    return values
+
+
+def encoder_digest(encoder: keras.Model, name: str, half: bool = False) -> str:
     """SHA-256 (hex) over all of an encoder that decides its features, but for image_size and feature_grid.
 
-    ``name`` is the setting encoder. An encoder that is known by name always does the same with its weights, so their
+    ``name`` is the setting encoder. ``half``: of its weights as a bundle of half the size holds them. An encoder that is known by name always does the same with its weights, so their
     digest is enough. The digest of a saved Keras model also covers its layers and their settings.
     """
     if not name.endswith(".keras"):
-        return weights_digest(encoder)
+        return weights_digest(encoder, half)
     graph = json.dumps(_lasting(keras.saving.serialize_keras_object(backbone_of(encoder))), sort_keys=True)
     return hashlib.sha256((weights_digest(encoder) + graph).encode()).hexdigest()
 

@@ -1,7 +1,6 @@
 """Weights files of encoders: read with a check, and written at half their size.
 
-A Keras ``.weights.h5`` file of half the size holds kernels (two axes or more) as float16, if they fit its range. Vectors
-stay float32: they weigh little, and the variances of a batch norm may leave float16's range. Reading such a file gives
+A Keras ``.weights.h5`` file of half the size holds kernels as float16 (see ``digests.halved``). Reading such a file gives
 float32 weights, rounded to what was stored.
 """
 
@@ -9,11 +8,10 @@ from pathlib import Path
 
 import h5py
 import keras
-import numpy as np
 
 from captioning.base.errors import UserError, first_line
 from captioning.base.files import replacing
-from captioning.features.digests import backbone_of
+from captioning.features.digests import backbone_of, halved
 
 
 def load_weights(backbone: keras.Model, path: str | Path, encoder: str) -> None:
@@ -62,10 +60,7 @@ def halve_weights(path: Path) -> None:
         if isinstance(item, h5py.Group):
             copy = target.require_group(name)
         else:
-            values = item[()]
-            if item.dtype == np.float32 and item.ndim >= 2 and np.abs(values).max() <= np.finfo(np.float16).max:
-                values = values.astype(np.float16)
-            copy = target.create_dataset(name, data=values)
+            copy = target.create_dataset(name, data=halved(item[()]))
         copy.attrs.update(item.attrs)
 
     with replacing(path) as new, h5py.File(path) as source, h5py.File(new, "w") as target:

@@ -109,9 +109,13 @@ class Aligner:
         ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
 
-    def save(self, path: Path) -> None:
-        """Write the bundle, or nothing."""
-        with bundles.writing(path, "aligner", self.config, self.vocabulary, self.encoder) as folder:
+    def save(self, path: Path, half: bool = False, lender: Path | None = None) -> None:
+        """Write the bundle, or nothing. ``half``: at half its size, with kernels rounded to float16.
+
+        ``lender``: a captioner's bundle or a weights file that holds the same encoder, perhaps rounded. The bundle then has
+        no encoder of its own. Raises UserError when the lender has another encoder.
+        """
+        with bundles.writing(path, "aligner", self.config, self.vocabulary, self.encoder, half, lender) as folder:
             self.towers.save_weights(folder / "towers.weights.h5")
 
     @classmethod

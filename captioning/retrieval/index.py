@@ -26,10 +26,11 @@ import numpy as np
 from tqdm import tqdm
 
 from captioning.base.errors import UserError
-from captioning.base.files import allocate, alone_with, write_atomically
+from captioning.base.files import allocate, alone_with, cache_folder, write_atomically
 from captioning.base.script import hide_progress
 from captioning.pictures.loading import UnreachableImage, UnreadableImage
 from captioning.retrieval.ranking import neighbours
+from config import PRETRAINED, SEARCH
 
 FORMAT = 1
 _TRY_AGAIN = (-1, -1)  # a stamp that no file has: the next update tries the picture again
@@ -80,9 +81,30 @@ class ImageIndex:
         return neighbours(np.asarray(queries, dtype=np.float32), self.vectors, count)
 
 
-def folder_name(name: str, source: str) -> str:
-    """What the folder of an index is called: the ``name`` of its pictures, and 8 hex digits of their ``source``."""
-    return f"{name}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+def shipped_towers(option: str) -> Path:
+    """The towers that come with this repository. Raises UserError, which names the ``option`` for others, if they are missing."""
+    if not SEARCH.is_file():
+        raise UserError(
+            f"{SEARCH}: the towers that come with the repository are not in this copy; get the file, or name towers of your "
+            f"own with {option} RUN (python train.py --preset flickr8k-align trains some)"
+        )
+    return SEARCH
+
+
+def default_folder(towers: Path, model: str, name: str, source: str) -> Path:
+    """Where an index lies if the user names no place: in ``index/`` beside the bundle or in the run folder ``towers``.
+
+    The indexes of towers that come with this repository lie in the user's cache instead, apart for each ``model``. The
+    folder is called after the ``name`` of the pictures, and 8 hex digits of their ``source``.
+    """
+
+    def named(source: str) -> str:
+        return f"{name}-{hashlib.sha256(os.fsencode(source)).hexdigest()[:8]}"
+
+    folder = towers if towers.is_dir() else towers.parent
+    if folder.resolve() == PRETRAINED.resolve():
+        return cache_folder() / "index" / named(f"{source}\n{model}")
+    return folder / "index" / named(source)
 
 
 def update(
@@ -118,7 +140,7 @@ class _Contents:
     def save(self, folder: Path) -> None:
         about = {"format": FORMAT, "model": self.model, "source": self.source, "version": self.version}
         about |= {"images": self.images, "unreadable": self.unreadable}
-        write_atomically(folder / "index.json", json.dumps(about, ensure_ascii=False, indent=0))
+        write_atomically(folder / "index.json", json.dumps(about, indent=0))  # ASCII, as file names may not be UTF-8
 
 
 def _update(

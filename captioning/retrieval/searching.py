@@ -4,15 +4,16 @@ The towers find the nearest ones. A captioner may put the first of them, the can
 Legend: Q queries, K results or candidates, S pixels per side, B images, R regions, D feature size.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from captioning.base.errors import UserError
-from captioning.pictures.loading import load_image, open_source
+from captioning.pictures.loading import UnreachableImage, UnreadableImage, load_image, open_source
 from captioning.retrieval.aligner import Aligner
 from captioning.retrieval.index import ImageIndex
 from captioning.retrieval.judge import judgements
@@ -57,18 +58,35 @@ def search_images(
     paths: Mapping[str, Path],
     best: int,
     reranking: Reranking | None = None,
+    report: Callable[[UnreadableImage], None] = lambda error: None,
 ) -> list[list[Match]]:
     """The ``best`` images of the index for each query, best first.
 
-    ``paths`` says where the images of the index lie. Raises UnreadableImage if a captioner cannot read a candidate.
+    ``paths`` says where the images of the index lie. Images that have vanished since, or that a captioner cannot read, are
+    left out, and ``report`` gets the error of each.
     """
     count = max(best, reranking.candidates if reranking else 0)
-    rows, cosines = index.search(aligner.embed_texts(queries), count)
+    vectors, pixels, gone = aligner.embed_texts(queries), {}, set[int]()
+    while True:
+        rows, cosines = _without(gone, *index.search(vectors, count + len(gone)), count)
+        candidates = rows[:, : reranking.candidates if reranking else 0]
+        before = len(gone)
+        for row in np.unique(rows).tolist():
+            path = paths[index.images[row]]
+            try:
+                if reranking and row not in pixels and row in candidates:
+                    pixels[row] = load_image(path, reranking.captioner.config.image_size)
+                if not path.is_file():
+                    raise UnreachableImage(f"{path}: has vanished since it was indexed")
+            except UnreadableImage as error:
+                report(error)
+                gone.add(row)
+        if len(gone) == before:
+            break
     found = _Found(rows, cosines, np.full(rows.shape, np.nan))
-    if reranking:
-        candidates = rows[:, : reranking.candidates]
+    if reranking and rows.size:
         images, image = np.unique(candidates, return_inverse=True)
-        features = _features(reranking.captioner, [str(paths[index.images[i]]) for i in images])
+        features = _encode(reranking.captioner, (pixels[row] for row in images.tolist()))
         pairs = np.stack([image.ravel(), np.repeat(np.arange(len(queries)), candidates.shape[1])], axis=1)
         opinions = judgements(reranking.captioner, features.__getitem__, queries, pairs)
         found = _reordered(found, reranking, opinions)
@@ -94,7 +112,8 @@ def search_captions(
     found = _Found(rows, cosines, np.full(rows.shape, np.nan))
     if reranking:
         candidates = rows[:, : reranking.candidates]
-        features = _features(reranking.captioner, photos)
+        size = reranking.captioner.config.image_size
+        features = _encode(reranking.captioner, (load_image(open_source(photo), size) for photo in photos))
         pairs = np.stack([np.repeat(np.arange(len(photos)), candidates.shape[1]), candidates.ravel()], axis=1)
         others = background(len(photos)) if reranking.kind == "gain" else ()
         opinions = judgements(reranking.captioner, features.__getitem__, texts, pairs, others)
@@ -138,10 +157,21 @@ def _matches(
     ]
 
 
-def _features(captioner: Captioner, photos: Sequence[str]) -> np.ndarray:
-    """The captioner's features ``(B, R, D)`` of B photos: files or web addresses. Raises UnreadableImage."""
-    size, step = captioner.config.image_size, captioner.config.extract_batch_size
-    batches = [photos[start : start + step] for start in range(0, len(photos), step)]
-    return np.concatenate(
-        [captioner.encode(np.stack([load_image(open_source(photo), size) for photo in batch])) for batch in batches]
-    )
+def _without(gone: set[int], rows: np.ndarray, cosines: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first ``count`` of ``rows`` int ``(Q, K)`` that are not ``gone``, and their cosines ``(Q, K)``.
+
+    Where fewer are left for some query, all queries get as few.
+    """
+    if not gone:
+        return rows, cosines
+    left = [np.flatnonzero(~np.isin(line, list(gone))) for line in rows]
+    chosen = np.stack([places[: min(count, *map(len, left))] for places in left])
+    return np.take_along_axis(rows, chosen, axis=1), np.take_along_axis(cosines, chosen, axis=1)
+
+
+def _encode(captioner: Captioner, pictures: Iterator[np.ndarray]) -> np.ndarray:
+    """The captioner's features ``(B, R, D)`` of B pictures, uint8 RGB ``(S, S, 3)`` each."""
+    step, batches = captioner.config.extract_batch_size, []
+    while batch := list(islice(pictures, step)):
+        batches.append(captioner.encode(np.stack(batch)))
+    return np.concatenate(batches)

@@ -3,6 +3,7 @@
     GET  /                 the page; /api.html documents the API, /openapi.json describes it to programs
     GET  /api/models       the captioners to choose from, with limits and defaults
     POST /api/captions     one picture, as the body or in a form, gives its captions
+    GET  /api/search       photos of a folder, found by a sentence; see captioning/serving/search_api.py
 
 Every error is ``{"error": {"code": ..., "message": ...}}``. The server fetches nothing for a client. The pages load nothing
 from another place, and the Content-Security-Policy forbids it.
@@ -10,6 +11,7 @@ from another place, and the Content-Security-Policy forbids it.
 
 import asyncio
 import tempfile
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
@@ -40,6 +42,8 @@ from captioning.serving.engine import (
     WrongType,
     read_upload,
 )
+from captioning.serving.photos import BadQuery, Gone, NoPhotos, Photos, SearchFailed
+from captioning.serving.search_api import WrongHost, search_routes
 from captioning.words.tokenizer import tokenize
 from config import DecodingSettings
 
@@ -119,6 +123,7 @@ class Models(BaseModel):
 
     models: list[ModelAnswer]
     limits: Limits
+    photos: str | None = Field(None, description="the name of the folder that /api/search searches, if there is one")
 
 
 class Problem(BaseModel):
@@ -141,12 +146,14 @@ class Refused(Exception):
 # For the documentation: the codes of each HTTP status, and when they are sent.
 _ERRORS = {
     400: "bad_request: not one picture, or a form that cannot be read",
-    404: "unknown_model: no captioner of this name; not_found: no such page",
+    403: "wrong_host: photos are not shown under this name of the server",
+    404: "unknown_model: no captioner of this name; not_found: no such page; no_photos: no folder to search; gone: no such photo",
     408: "too_slow: the picture did not arrive within a minute",
     413: "too_large: too many bytes, or too many pixels",
     415: "wrong_type: not a picture, or a format that is not read",
-    422: "unreadable: a damaged picture; bad_setting: a setting that is unknown or out of bounds",
-    500: "model: the captioner cannot be loaded or run; internal: another failure of the server",
+    422: "unreadable: a damaged picture; bad_setting: a setting that is unknown or out of bounds; bad_query: no known words",
+    500: "model: the captioner cannot be loaded or run; search: the towers or the index cannot be used; internal: another "
+    "failure of the server",
     503: "busy: all places are taken, and Retry-After says when to try again; closing: the server is being stopped",
 }
 # The status and code of each exception of the engine.
@@ -154,6 +161,11 @@ _RAISED = (
     (TooLarge, 413, "too_large"),
     (WrongType, 415, "wrong_type"),
     (UnreadableImage, 422, "unreadable"),
+    (WrongHost, 403, "wrong_host"),
+    (NoPhotos, 404, "no_photos"),
+    (Gone, 404, "gone"),
+    (BadQuery, 422, "bad_query"),
+    (SearchFailed, 500, "search"),
     (Closed, 503, "closing"),
 )
 _SETTINGS = ("model", "beam_size", "length_penalty", "attention")
@@ -177,8 +189,11 @@ _BODY = {
 }
 
 
-def create_app(engine: Engine) -> FastAPI:
-    """The ASGI application. The caller starts and stops ``engine``."""
+def create_app(engine: Engine, photos: Photos | None = None, hosts: Collection[str] | None = None) -> FastAPI:
+    """The ASGI application. The caller starts and stops ``engine`` and ``photos``.
+
+    ``hosts``: the names by which the server may be asked for photos; None: any.
+    """
     app = FastAPI(
         title="Image captions",
         version="1",
@@ -189,7 +204,10 @@ def create_app(engine: Engine) -> FastAPI:
     app.add_middleware(_Headers)
     # One thread, because decoding a picture of MAX_PIXELS takes up to 15 bytes per pixel.
     reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
-    about = _models(engine)
+    about = _models(engine, photos)
+    errors: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorAnswer, "description": text} for status, text in _ERRORS.items()
+    }
 
     @app.get("/api/models", summary="The captioners to choose from, the default first")
     async def models() -> Models:
@@ -200,7 +218,7 @@ def create_app(engine: Engine) -> FastAPI:
         summary="Caption one picture",
         openapi_extra=_BODY,
         response_model_exclude_none=True,
-        responses={status: {"model": ErrorAnswer, "description": text} for status, text in _ERRORS.items()},
+        responses=errors,
     )
     async def captions(
         request: Request,
@@ -225,12 +243,13 @@ def create_app(engine: Engine) -> FastAPI:
                 raise Refused(500, "model", str(error)) from None
         return _answer(name, chosen, decoding, result)
 
+    app.include_router(search_routes(engine, photos, hosts, errors))
     _answer_errors(app)
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     return app
 
 
-def _models(engine: Engine) -> Models:
+def _models(engine: Engine, photos: Photos | None) -> Models:
     """The answer to GET /api/models."""
     return Models(
         models=[
@@ -245,6 +264,7 @@ def _models(engine: Engine) -> Models:
             for model in engine.models.values()
         ],
         limits=Limits(bytes=MAX_BYTES, pixels=MAX_PIXELS, beam_size=MAX_BEAM, formats=list(FORMATS)),
+        photos=photos and photos.name,
     )
 
 

@@ -1,6 +1,7 @@
 """Bundles: the one file that a trained model travels in. It is a zip archive.
 
-    bundle.json             {"format": 1, "kind": "captioner" or "aligner", "keras": version, "sha256": {member: digest}}
+    bundle.json             {"format": 1 or 2, "kind": "captioner" or "aligner", "keras": version,
+                            "sha256": {member: digest}}. In format 2 also "encoder": {"file": path, "digest": digest}
     config.json             every setting of the run
     vocabulary.json         the words in id order, see ``Vocabulary.to_json``
     encoder.weights.h5      Keras weights of an encoder that ``build_encoder`` can build by its name, or
@@ -9,13 +10,18 @@
 A captioner adds decoder.weights.h5, the Keras weights of its decoder. If its word embedding is not learned, it also adds
 embedding.npz: the arrays that the embedding had before training (see captioning/embeddings/arrays.py). An aligner adds
 towers.weights.h5, the Keras weights of its towers.
+
+An aligner of format 2 has no encoder. Another file lends it one: the bundle of a captioner, or the Keras weights of a
+backbone. "file" is the path of that file from the folder of the bundle. "digest" is that of the encoder
+(``features.digests.encoder_digest``), and no other encoder is accepted.
 """
 
 import hashlib
 import json
+import os
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,13 +30,14 @@ import keras
 from captioning.base.errors import UserError
 from captioning.base.files import replacing
 from captioning.command_line.reading import read_settings
-from captioning.features.digests import backbone_of
+from captioning.features.digests import backbone_of, encoder_digest
 from captioning.features.encoder import build_encoder
 from captioning.features.weight_files import halve_weights
 from captioning.words.vocabulary import Vocabulary
 from config import Config
 
-FORMAT = 1
+# The newest format. Bundles with an encoder of their own are of format 1, so that earlier releases read them too.
+FORMAT = 2
 # For each kind: the weights that it adds, and the command that trains it.
 KINDS = {
     "captioner": ("decoder.weights.h5", "train.py"),
@@ -40,38 +47,52 @@ KINDS = {
 
 @contextmanager
 def writing(
-    path: Path, kind: str, config: Config, vocabulary: Vocabulary, encoder: keras.Model, half: bool = False
+    path: Path,
+    kind: str,
+    config: Config,
+    vocabulary: Vocabulary,
+    encoder: keras.Model,
+    half: bool = False,
+    lender: Path | None = None,
 ) -> Iterator[Path]:
     """Gives a folder that becomes the bundle ``path`` at the end. The caller adds the weights of the ``kind``.
 
     The folder already holds what both kinds have. With ``half`` kernels are stored as float16, except those of an encoder
-    that is a saved Keras model. ``path`` is written whole or not at all.
+    that is a saved Keras model. With ``lender``, a bundle of a captioner or a weights file, the encoder stays in that file.
+    ``path`` is written whole or not at all. Raises UserError when the lender has another encoder.
     """
     path = Path(path)
+    lent = _lent_by(lender, path.parent, config, encoder) if lender else None
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bundle-") as temporary:
         folder = Path(temporary)
         (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
         (folder / "vocabulary.json").write_text(vocabulary.to_json(), encoding="utf-8")
-        if config.encoder.endswith(".keras"):
-            # The model in memory is saved. The file that it came from may have changed or gone since.
-            backbone_of(encoder).save(folder / "encoder.keras")
-        else:
-            encoder.save_weights(folder / "encoder.weights.h5")
+        if not lent:
+            _write_encoder(folder, config, encoder)
         yield folder
         if half:
             for weights in sorted(folder.glob("*.weights.h5")):
                 halve_weights(weights)
         members = sorted(folder.iterdir())
         about = {
-            "format": FORMAT,
+            "format": FORMAT if lent else 1,
             "kind": kind,
             "keras": keras.__version__,
             "sha256": {member.name: hashlib.sha256(member.read_bytes()).hexdigest() for member in members},
-        }
+        } | ({"encoder": lent} if lent else {})
         (folder / "bundle.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
         with replacing(path) as new, zipfile.ZipFile(new, "w") as bundle:
             for member in [folder / "bundle.json", *members]:
                 bundle.write(member, member.name)
+
+
+def _write_encoder(folder: Path, config: Config, encoder: keras.Model) -> None:
+    """Write the member that holds the encoder into ``folder``."""
+    if config.encoder.endswith(".keras"):
+        # The model in memory is saved. The file that it came from may have changed or gone since.
+        backbone_of(encoder).save(folder / "encoder.keras")
+    else:
+        encoder.save_weights(folder / "encoder.weights.h5")
 
 
 @contextmanager
@@ -81,19 +102,89 @@ def reading(path: Path, kind: str) -> Iterator[tuple[Path, Config, Vocabulary, k
     ``path`` is a bundle, or a run folder that holds one. No code in it is run. Raises UserError when it is missing,
     damaged, of another kind or of a newer format.
     """
-    path, members = _members(path, kind)
+    path, members, lent = _members(path, kind)
     config = read_settings(members["config.json"].decode(), f"{path}:config.json")
     vocabulary = Vocabulary.from_json(members["vocabulary.json"].decode(), f"{path}:vocabulary.json")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name, content in members.items():
             (folder / Path(name).name).write_bytes(content)
-        if "encoder.keras" in members:
-            encoder = build_encoder(config.with_overrides({"encoder": str(folder / "encoder.keras")}))
-        else:
-            encoder = build_encoder(config, blank=True)
-            encoder.load_weights(folder / "encoder.weights.h5")
+        encoder = _borrowed(path, config, lent) if lent else _read_encoder(folder, config)
         yield folder, config, vocabulary, encoder
+
+
+def _read_encoder(folder: Path, config: Config) -> keras.Model:
+    """The encoder that ``config`` describes, with the weights of the member in ``folder``."""
+    if (folder / "encoder.keras").exists():
+        return build_encoder(config.with_overrides({"encoder": str(folder / "encoder.keras")}))
+    encoder = build_encoder(config, blank=True)
+    encoder.load_weights(folder / "encoder.weights.h5")
+    return encoder
+
+
+def _lent_by(lender: Path, folder: Path, config: Config, encoder: keras.Model) -> dict[str, str]:
+    """What bundle.json of a bundle in ``folder`` says of the encoder that stays in ``lender``.
+
+    Raises UserError when the encoder of ``lender`` is neither ``encoder`` nor ``encoder`` rounded to float16.
+    """
+    lender = lender / "captioner.zip" if lender.is_dir() else lender
+    other = UserError(
+        f"{lender}: holds another encoder than the one that these towers were trained with; name the file that holds "
+        "that one, or let the new bundle have its own"
+    )
+    try:
+        found = encoder_digest(_encoder_in(lender, config), config.encoder)
+    except (OSError, ValueError, KeyError):  # Keras: weights of other layers
+        raise other from None
+    if found not in (encoder_digest(encoder, config.encoder, rounded) for rounded in (False, True)):
+        raise other
+    try:
+        # A path from folder to file, so that both can be moved together.
+        name = Path(os.path.relpath(lender.resolve(), folder.resolve())).as_posix()
+    except ValueError:  # Windows: another drive
+        raise UserError(f"{lender}: is on another drive than {folder}; write the bundle to the same drive") from None
+    return {"file": name, "digest": found}
+
+
+def _borrowed(path: Path, config: Config, lent: Mapping[str, str]) -> keras.Model:
+    """The encoder that another file lends to the bundle ``path``. Raises UserError when it is missing or another one."""
+    lender = Path(os.path.normpath(path.parent / lent["file"]))
+    if not lender.is_file():
+        raise UserError(
+            f"{path}: has no encoder of its own and uses that of {lender}, and there is no such file; keep both files "
+            "where the repository has them, or copy both"
+        )
+    other = UserError(
+        f"{path}: uses the encoder of {lender}, and that file holds another encoder than the one these towers were trained "
+        "with; put the file of the same release there"
+    )
+    try:
+        encoder = _encoder_in(lender, config)
+    except UserError as error:
+        raise UserError(f"{path}: uses the encoder of {lender}, which cannot be read. {error}") from None
+    except (OSError, ValueError, KeyError):  # Keras: weights of other layers
+        raise other from None
+    if encoder_digest(encoder, config.encoder) != lent["digest"]:
+        raise other
+    return encoder
+
+
+def _encoder_in(lender: Path, config: Config) -> keras.Model:
+    """The encoder that ``config`` describes, with the weights of a captioner's bundle or of a weights file.
+
+    Raises UserError when the file is missing, damaged or not of such an encoder; ValueError when a bundle holds the weights
+    of another one.
+    """
+    if lender.suffix != ".zip":
+        return build_encoder(config.with_overrides({"encoder_weights": str(lender)}))
+    saved = config.encoder.endswith(".keras")
+    if settings_of(lender, "captioner").encoder.endswith(".keras") != saved:
+        raise ValueError("one of the two encoders is a saved Keras model, and the other is not")
+    name = "encoder.keras" if saved else "encoder.weights.h5"
+    _, members, _ = _members(lender, "captioner", (name,))
+    with tempfile.TemporaryDirectory() as temporary:
+        (Path(temporary) / name).write_bytes(members[name])
+        return _read_encoder(Path(temporary), config)
 
 
 def load_weights(model: keras.Model, path: Path, bundle: Path) -> None:
@@ -115,14 +206,31 @@ def name_of(path: Path) -> str:
     return path.resolve().name.removesuffix(".zip")
 
 
+def kind_of(path: Path) -> str:
+    """The kind of a bundle, or of the bundle in a run folder: a key of ``KINDS``. Raises UserError if it has none."""
+    path = Path(path)
+    if path.is_dir():
+        found = [kind for kind in KINDS if (path / f"{kind}.zip").exists()]
+        if not found:
+            raise UserError(
+                f"{path}: holds no trained model ({', '.join(f'{kind}.zip' for kind in KINDS)}); name another"
+            )
+        return found[0]
+    try:
+        with zipfile.ZipFile(path) as bundle:
+            return str(json.loads(bundle.read("bundle.json")).get("kind", "captioner"))
+    except Exception as error:  # zipfile raises errors of many kinds on damaged archives
+        raise UserError(f"{path}: not a bundle, or a damaged one ({error}); name another") from None
+
+
 def settings_of(path: Path, kind: str) -> Config:
     """The settings of a bundle, or of the bundle in a run folder. Does not read its weights. Raises UserError."""
-    path, members = _members(path, kind, ("config.json",))
+    path, members, _ = _members(path, kind, ("config.json",))
     return read_settings(members["config.json"].decode(), f"{path}:config.json")
 
 
-def _members(path: Path, kind: str, names: Sequence[str] = ()) -> tuple[Path, dict[str, bytes]]:
-    """The bundle's file, and the content of its members ``names``, of all members if there are no names.
+def _members(path: Path, kind: str, names: Sequence[str] = ()) -> tuple[Path, dict[str, bytes], dict[str, str] | None]:
+    """The bundle's file, the content of its members ``names`` (no names: of all members), and who lends it its encoder.
 
     Raises UserError, also when a member is not what was written.
     """
@@ -136,6 +244,8 @@ def _members(path: Path, kind: str, names: Sequence[str] = ()) -> tuple[Path, di
             about = json.loads(bundle.read("bundle.json"))
             written_format, digests = int(about["format"]), dict(about["sha256"])
             found = about.get("kind", "captioner")  # the first bundles named no kind
+            lent = about.get("encoder")
+            lent = lent and {key: str(lent[key]) for key in ("file", "digest")}
             members = {name: bundle.read(name) for name in names or bundle.namelist() if name in digests}
     except Exception as error:  # zipfile raises errors of many kinds on damaged archives
         raise UserError(f"{path}: not a bundle, or a damaged one ({error}); copy or train it anew") from None
@@ -149,7 +259,7 @@ def _members(path: Path, kind: str, names: Sequence[str] = ()) -> tuple[Path, di
     for name in names or ("config.json", "vocabulary.json", KINDS[kind][0], *digests):
         if hashlib.sha256(members.get(name, b"")).hexdigest() != digests.get(name):
             raise UserError(f"{path}: damaged: {name} is not what was written; copy or train it anew")
-    return path, members
+    return path, members, lent
 
 
 def _in_run(folder: Path, kind: str) -> Path:

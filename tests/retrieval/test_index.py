@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,28 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, photos):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file: the index cannot be written: .*; name another --index"):
         update(tmp_path / "file", "m1", "photos", photos, Embedder(photos), J)
+
+
+def test_names_that_are_not_utf_8(tmp_path, photos):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    photos[name] = photos["0.jpg"].parent / name
+    photos[name].write_text("coffee")
+    found, _ = build(tmp_path, photos)
+    assert found.images[found.search(vector("coffee")[None], 1)[0][0, 0]] == name
+    assert build(tmp_path, photos)[1] == []
+
+
+def test_indexes_of_towers_that_come_with_the_repository_lie_in_the_users_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(index, "PRETRAINED", tmp_path)
+    (tmp_path / "run").mkdir()
+    place = index.default_folder(tmp_path / "run", "m1", "photos", "/photos")
+    assert place == index.default_folder(tmp_path / "run" / "aligner.zip", "m2", "photos", "/photos")
+    assert place.parent == tmp_path / "run" / "index"
+    shipped = [index.default_folder(tmp_path / "search.zip", model, "photos", "/photos") for model in ("m1", "m2")]
+    assert [path.parent for path in shipped] == [tmp_path / "cache" / "keras-image-captioning" / "index"] * 2
+    assert shipped[0] != shipped[1], "towers of another release have an index of their own"
 
 
 def test_files_that_vanished_since_they_were_listed_are_left_out(tmp_path, photos):

@@ -1,7 +1,9 @@
 """retrieve.py from end to end on a dozen small pictures: scores, searches both ways, re-ranking, and what it refuses."""
 
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +146,74 @@ def test_new_photos_enter_the_index(models, photos, data, tmp_path):
     search[2] = tmp_path / "other"
     refused(*search, "green", mentions="index: this index was built with another model .* name another --index")
     assert json.loads((tmp_path / "index" / "index.json").read_text()) == after
+
+
+def test_towers_that_come_with_the_repository_need_no_name(models, photos, tmp_path, monkeypatch):
+    shipped = tmp_path / "pretrained"
+    shipped.mkdir()
+    monkeypatch.setattr("captioning.retrieval.index.SEARCH", shipped / "search.zip")
+    monkeypatch.setattr("captioning.retrieval.index.PRETRAINED", shipped)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    search = ["retrieve", "--images", photos, "red"]
+    refused(
+        *search, mentions=r"search\.zip: the towers that come with the repository are not in this copy; .*--model RUN"
+    )
+    shutil.copyfile(models[0] / "aligner.zip", shipped / "search.zip")
+    first = script(*search)
+    assert first.status == 0, first
+    assert len(list((tmp_path / "cache").rglob("index.json"))) == 1
+    assert list(shipped.iterdir()) == [shipped / "search.zip"], "nothing is written beside it"
+    second = script(*search, "blue")
+    assert second.out.startswith(first.out)
+    assert second.out.count("\n") == 2 * first.out.count("\n")
+
+
+def vanish(monkeypatch, path: Path, when: str) -> None:
+    """Delete ``path`` when the index of a search is ready, or when the search is done."""
+    import captioning.retrieval.index as index
+    import captioning.retrieval.searching as searching
+
+    module, name = {"indexed": (index, "update"), "found": (searching, "search_images")}[when]
+    before = getattr(module, name)
+
+    def then(*args, **kwargs):
+        found = before(*args, **kwargs)
+        path.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(module, name, then)
+
+
+@pytest.mark.parametrize("options", [[], ["--rerank"]])
+def test_photos_that_vanish_during_a_search_are_left_out(models, photos, tmp_path, monkeypatch, options):
+    search = ["retrieve", "--model", models[0], "--images", photos, "a red picture", "--best", "4", "--json"]
+    options = [*options, models[1]] if options else []
+    before = [found["image"] for found in json.loads(script(*search, *options).out)["results"]]
+    assert len(before) == 4
+    vanish(monkeypatch, Path(before[1]), "indexed")
+    outcome = script(*search, *options)
+    assert outcome.status == 0, outcome
+    assert [found["image"] for found in json.loads(outcome.out)["results"]] == [before[0], *before[2:]]
+    assert outcome.err.count("note: left out: ") == 2, "the one that was never readable, and the one that vanished"
+    assert before[1] in outcome.err
+
+
+def test_a_photo_that_vanishes_before_it_is_drawn_costs_no_other(models, photos, tmp_path, monkeypatch):
+    search = ["retrieve", "--model", models[0], "--images", photos, "red", "--pictures", tmp_path / "drawn"]
+    vanish(monkeypatch, photos / "b.png", "found")
+    outcome = script(*search)
+    assert outcome.status == 0, outcome
+    assert f"note: left out: {photos / 'b.png'}: cannot be read" in outcome.err
+    assert (tmp_path / "drawn" / "red.png").exists()
+
+
+def test_names_of_photos_that_are_not_utf_8_are_printed(models, photos):
+    (photos / "a.png").rename(photos / os.fsdecode(b"caf\xe9.png"))
+    search = ["retrieve", "--model", models[0], "--images", photos, "red"]
+    assert r"caf\udce9.png" in script(*search).out
+    names = [Path(found["image"]).name for found in json.loads(script(*search, "--json").out)["results"]]
+    assert os.fsdecode(b"caf\xe9.png") in names
 
 
 def test_words_find_the_images_of_a_split(models, data, tmp_path):

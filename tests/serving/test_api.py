@@ -271,7 +271,7 @@ def test_the_description_for_programs(client):
     assert {"200", "413", "415", "422", "503"} <= set(post_["responses"])
 
 
-PAGES = ["/", "/api.html", "/style.css", "/app.js", "/icon.svg"]
+PAGES = ["/", "/api.html", "/style.css", "/app.js", "/search.js", "/icon.svg"]
 
 
 @pytest.mark.parametrize("path", PAGES)

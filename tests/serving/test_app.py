@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import threading
-import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, save_encoder
+from helpers import ROOT, save_encoder, until
 from PIL import Image
+from running import script
 
 import app
 from captioning.base.errors import UserError
@@ -59,6 +60,7 @@ def arguments(*typed: str):
 def test_what_ships_comes_first_then_the_newest_run(run_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(app, "PRETRAINED", tmp_path)
     shutil.copyfile(run_dir / "merge" / "captioner.zip", tmp_path / "pocket.zip")
+    (tmp_path / "search.zip").write_bytes(b"towers, which caption nothing")
     os.utime(run_dir / "torn" / "captioner.zip", (1e9, 1e9))
     found = app.bundles_found(run_dir)
     assert found == [tmp_path / "pocket.zip", *(run_dir / name for name in ("adaptive", "merge", "torn"))]
@@ -84,6 +86,32 @@ def test_what_can_be_chosen(run_dir, tmp_path, capsys):
         app.models_of(paths[1:2], arguments(), named=False)
 
 
+def test_what_photos_need(tmp_path, run_dir, monkeypatch):
+    def photos(*typed):
+        return app.photos_of(app.app_parser().parse_args(list(map(str, typed))))
+
+    assert photos() is None
+    for name in ("aligner", "index"):
+        with pytest.raises(UserError, match=f"--{name}: is read only with --photos DIR"):
+            photos(f"--{name}", tmp_path)
+    monkeypatch.setattr("captioning.retrieval.index.SEARCH", tmp_path / "search.zip")
+    with pytest.raises(UserError, match=r"search\.zip: the towers .* are not in this copy; .* with --aligner RUN"):
+        photos("--photos", tmp_path)
+    with pytest.raises(UserError, match="one of kind aligner is wanted"):
+        photos("--photos", tmp_path, "--aligner", run_dir / "merge")
+    monkeypatch.setattr("captioning.storage.bundles.settings_of", lambda path, kind: Config())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"--photos: .*empty: holds no pictures"):
+        photos("--photos", tmp_path / "empty", "--aligner", tmp_path)
+    with pytest.raises(UserError, match="nowhere: there is no such folder"):
+        photos("--photos", tmp_path / "nowhere", "--aligner", tmp_path)
+    Image.new("RGB", (4, 4)).save(tmp_path / "empty" / "a.png")
+    opened = photos("--photos", tmp_path / "empty", "--aligner", tmp_path / "run", "--index", tmp_path / "index")
+    assert (opened.name, opened._place("m1")) == ("empty", tmp_path / "index")
+    opened = photos("--photos", tmp_path / "empty", "--aligner", tmp_path / "run" / "aligner.zip")
+    assert opened._place("m1").parent == tmp_path / "run" / "index", "where retrieve.py has it"
+
+
 def test_a_port_that_is_taken(run_dir):
     with (
         app.listen("127.0.0.1", 0) as taken,
@@ -105,14 +133,12 @@ def test_without_its_libraries_it_says_what_to_install(monkeypatch):
 # In a process of its own, and a browser -------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def page(run_dir):
-    """The address of a server that captions with the two small captioners; afterwards Ctrl-C stops it."""
-    models = ["--model", run_dir / "adaptive", "--model", run_dir / "merge"]
-    command = [sys.executable, ROOT / "app.py", *models, "--port", "0"]
+@contextmanager
+def served(*options: str | Path):
+    """The address of an app.py with these options; afterwards Ctrl-C stops it."""
     errors: list[str] = []
     with subprocess.Popen(
-        command,
+        [sys.executable, ROOT / "app.py", *options, "--port", "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -140,6 +166,13 @@ def page(run_dir):
 
 
 @pytest.fixture(scope="module")
+def page(run_dir):
+    """The address of a server that captions with the two small captioners."""
+    with served("--model", run_dir / "adaptive", "--model", run_dir / "merge") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> list[Path]:
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
@@ -150,39 +183,6 @@ def pictures(tmp_path_factory) -> list[Path]:
     made.append(folder / "three.jpg")
     made[-1].write_text("no picture")
     return made
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    selenium = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
-    options = selenium.ChromeOptions()
-    options.binary_location = chromium
-    downloads = tmp_path_factory.mktemp("downloads")
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    for flag in (
-        "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-        "disable-component-update", "disable-sync", "disable-dev-shm-usage", "window-size=1200,900",
-        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    driven = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
-    driven.downloads = downloads
-    yield driven
-    driven.quit()
-
-
-def until(condition, seconds: float = 300):
-    """What ``condition()`` gives once that is true."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("it did not come true")
 
 
 @pytest.mark.slow
@@ -266,6 +266,7 @@ def opened(page, browser):
 @pytest.mark.slow
 def test_the_page_captions_several_pictures_at_once(opened, pictures):
     cards = send(opened, pictures)  # the last one is not a picture
+    assert not one_of("#photos", opened).is_displayed(), "no folder, no search box"
     assert [one_of("h3", card).text for card in cards] == ["one.png", "two.jpg", "three.jpg"]
     assert [len(all_of("li.caption", card)) for card in cards] == [3, 3, 0]
     assert [len(all_of(".caption", card)) for card in cards] == [4, 4, 0]  # the greedy one too
@@ -352,3 +353,46 @@ def test_the_page_fits_a_phone_and_names_its_controls(opened, pictures):
             assert not control.is_displayed() or control.accessible_name
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.slow
+def test_photos_are_searched_by_trained_towers(run_dir, pictures, tmp_path):
+    """The whole way in a process of its own: towers that borrow their encoder, an index that retrieve.py shares."""
+    import keras
+    import requests
+
+    from captioning.features.encoder import build_encoder
+    from captioning.retrieval.aligner import Aligner
+
+    keras.utils.set_random_seed(0)
+    config = Config(
+        encoder=str(run_dir / "encoder.keras"),
+        image_size=32,
+        embedding_size=8,
+        hidden_size=8,
+        stage="align",
+        monitor="recall",
+        joint_size=16,
+    )
+    towers = tmp_path / "search.zip"
+    Aligner.untrained(config, Vocabulary(WORDS), build_encoder(config)).save(
+        towers, half=True, lender=run_dir / "merge" / "captioner.zip"
+    )
+    options = ["--aligner", towers, "--photos", pictures[0].parent]
+    with served("--model", run_dir / "merge", *options) as address:
+
+        def ready():
+            return (answer := requests.get(f"{address}/api/photos", timeout=60).json())["state"] == "ready" and answer
+
+        assert until(ready)["unreadable"] == 1
+        answer = requests.get(f"{address}/api/search", params={"query": "a red ball"}, timeout=60).json()
+        assert sorted(hit["name"] for hit in answer["results"]) == ["one.png", "two.jpg"]
+        photo = f"{address}/api/photos/{answer['results'][0]['photo']}"
+        assert requests.get(photo, timeout=60).content.startswith(b"\xff\xd8")
+        assert requests.get(f"{photo}/caption", timeout=60).json()["model"] == "merge"
+    (folder,) = (tmp_path / "index").iterdir()
+    before = (folder / "index.json").stat().st_mtime_ns
+    outcome = script("retrieve", "--model", towers, "--images", pictures[0].parent, "a red ball", "--json")
+    found = [(Path(hit["image"]).name, round(hit["cosine"], 4)) for hit in json.loads(outcome.out)["results"]]
+    assert found == [(hit["name"], hit["cosine"]) for hit in answer["results"]]
+    assert (folder / "index.json").stat().st_mtime_ns == before, "both share the index"

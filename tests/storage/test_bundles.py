@@ -203,7 +203,7 @@ def test_a_member_that_is_not_what_was_written(saved, tmp_path, no_keras):
 
 def test_a_newer_format_asks_for_an_update(saved, tmp_path):
     members = parts(saved[1])
-    about = {**json.loads(members["bundle.json"]), "format": 2}
+    about = {**json.loads(members["bundle.json"]), "format": 3}
     path = pack(tmp_path / "newer.zip", {**members, "bundle.json": json.dumps(about).encode()})
     with pytest.raises(UserError, match=r"newer\.zip: written by a newer release"):
         Captioner.load(path)

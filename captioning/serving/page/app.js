@@ -1,5 +1,7 @@
 // The page: pictures in, captions out. Plain JavaScript, without libraries. Nothing is loaded from another place.
 
+import { startSearch } from "./search.js";
+
 const AT_ONCE = 4;         // uploads at a time; the server captions pictures together that arrive together
 const TRIES = 6;           // tries when the server is busy
 const STEP = 700;          // milliseconds for each word when the words are shown one after another
@@ -26,6 +28,7 @@ async function start() {
   $("model").append(...about.models.map(({ name }) => new Option(name, name)));
   $("model-row").hidden = about.models.length < 2;
   takeDefaults();
+  if (about.photos) startSearch(about.photos);
 
   $("model").addEventListener("change", () => { takeDefaults(); captionAll(); });
   for (const id of ["beam", "penalty"]) {

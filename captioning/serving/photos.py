@@ -1,0 +1,392 @@
+"""The photos of one folder: an index that is made in the background, searches by words, and small copies for the page.
+
+    search --queue--> worker: load the towers, bring the index up to date, answer searches --> Future[Found]
+
+Only the worker touches the towers. While it makes the index, it answers the searches that wait after every batch, from the
+photos that are embedded so far. When a search comes ``LOOK_AGAIN`` seconds or more after the last look at the folder, the
+worker answers it and then looks for new, changed and vanished photos.
+
+Callers name a photo by its id, which only leads to files of the index. Links that leave the folder are never followed.
+This module needs no Keras and knows nothing of the web.
+Legend: B photos, J size of the joint space.
+"""
+
+import hashlib
+import io
+import os
+import sys
+import threading
+import time
+import traceback
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from captioning.base.errors import UserError
+from captioning.base.texts import printable
+from captioning.pictures.loading import SUFFIXES, UnreadableImage, image_names, load_image
+from captioning.reports.figures import read_picture
+from captioning.retrieval.index import ImageIndex, update
+from captioning.serving.engine import MAX_PIXELS, Closed, TooLarge
+
+if TYPE_CHECKING:
+    from captioning.retrieval.aligner import Aligner, Embedded
+
+BATCH = 8  # photos that are embedded at a time; a search waits for one batch at most
+LOOK_AGAIN = 60  # seconds from one look at the folder to the next
+SIDES = {"small": 320, "large": 1600}  # pixels of the longer side of a copy
+COPIES = 64 << 20  # bytes of the copies that stay in memory
+CAPTIONS = 10_000  # captions that stay in memory
+
+T = TypeVar("T")
+
+
+class NoPhotos(UserError):
+    """No folder of photos was named when the server was started."""
+
+    def __init__(self) -> None:
+        super().__init__("no folder of photos can be searched; start the server with: python app.py --photos DIR")
+
+
+class Gone(UserError):
+    """There is no such photo, or not any more."""
+
+
+class BadQuery(UserError):
+    """The model knows none of the words."""
+
+
+class SearchFailed(UserError):
+    """The towers or the index cannot be used."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the index is.
+
+    ``indexed`` of ``total`` photos are done, and ``unreadable`` of them cannot be read. ``message``: what went wrong.
+    """
+
+    state: Literal["loading", "indexing", "ready", "failed"] = "loading"
+    indexed: int = 0
+    total: int = 0
+    unreadable: int = 0
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A photo that was found. ``name``: its path in the folder, printable. ``cosine``: how well it goes with the query."""
+
+    photo: str
+    name: str
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """The photos for a query, best first, out of ``searched`` ones. ``unknown``: words that the model does not know."""
+
+    hits: list[Hit]
+    unknown: list[str]
+    searched: int
+
+
+class Recent(Generic[T]):
+    """Values by key, of which those that were used last stay: as many as weigh at most ``limit`` together."""
+
+    def __init__(self, limit: int, weight: Callable[[T], int]):
+        self._limit, self._weight, self._total = limit, weight, 0
+        self._values: OrderedDict[object, T] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: object) -> T | None:
+        with self._lock:
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key]
+
+    def put(self, key: object, value: T) -> None:
+        with self._lock:
+            if key in self._values:
+                self._total -= self._weight(self._values.pop(key))
+            self._values[key] = value
+            self._total += self._weight(value)
+            while self._total > self._limit:
+                self._total -= self._weight(self._values.popitem(last=False)[1])
+
+
+class _Part(NamedTuple):
+    """Photos that can be searched: their names, and at least as many unit vectors, float32 ``(B, J)``."""
+
+    names: Sequence[str]
+    vectors: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Query:
+    """A search that waits for its answer."""
+
+    text: str
+    limit: int
+    future: "Future[Found]"
+
+
+class Photos:
+    """Searches the photos below a folder, for any number of threads. A context manager: the worker runs as long as the block."""
+
+    def __init__(
+        self,
+        folder: Path,
+        load: "Callable[[], Aligner]",
+        place: Callable[[str], Path],
+        look_again: float = LOOK_AGAIN,
+    ):
+        """``load``: how to load the towers. ``place``: where the index lies, given the fingerprint of the towers."""
+        self.folder, self.name = folder, printable(folder.resolve().name or str(folder.resolve()))
+        self.progress = Progress()
+        self.captions: Recent[str] = Recent(CAPTIONS, lambda caption: 1)
+        self._root = folder.resolve()
+        self._load, self._place, self._look_again = load, place, look_again
+        self._aligner: Aligner | None = None
+        self._parts: list[_Part] = []
+        self._names: dict[str, str] = {}  # by id
+        self._copies: Recent[bytes] = Recent(COPIES, len)
+        self._queries: deque[_Query] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        # A daemon, since it may wait for another process that writes the same index.
+        self._worker = threading.Thread(target=self._work, name="searcher", daemon=True)
+
+    def __enter__(self) -> "Photos":
+        self._worker.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Finish the current batch, keep what the index has, and refuse the searches that wait."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._worker.join(30)
+
+    def search(self, text: str, limit: int) -> "Future[Found]":
+        """Queue a search for the ``limit`` photos that go best with ``text``. The future may hold BadQuery or SearchFailed."""
+        query = _Query(text, limit, Future())
+        with self._changed:
+            if self._closed:
+                raise Closed("the server is stopping")
+            self._queries.append(query)
+            self._changed.notify_all()
+        return query.future
+
+    def key(self, photo: str) -> tuple[str, int, int]:
+        """A key for what is known of a photo as it is now: its id, size in bytes and time of change. Raises Gone."""
+        try:
+            found = self._path(photo).stat()
+        except OSError:
+            raise Gone(self._gone(photo)) from None
+        return photo, found.st_size, found.st_mtime_ns
+
+    def pixels(self, photo: str, size: int) -> np.ndarray:
+        """The pixels of a photo for a captioner, uint8 RGB ``(size, size, 3)``. Raises Gone, TooLarge or UnreadableImage."""
+        return self._read(photo, size, lambda path: load_image(path, size))
+
+    def copy(self, photo: str, size: str) -> bytes:
+        """A photo as JPEG, upright, without its metadata, of a size in ``SIDES``. Raises Gone, TooLarge or UnreadableImage."""
+        key = (size, *self.key(photo))
+        data = self._copies.get(key)
+        if data is None:
+            file = io.BytesIO()
+            picture = self._read(photo, SIDES[size], lambda path: read_picture(path, SIDES[size]))
+            picture.save(file, "JPEG", quality=85)
+            data = file.getvalue()
+            self._copies.put(key, data)
+        return data
+
+    def _read(self, photo: str, side: int, read: Callable[[Path], T]) -> T:
+        """What ``read`` makes of the file of a photo. It decodes it to about ``side`` pixels."""
+        path = self._path(photo)
+        name = printable(self._names[photo])
+        try:
+            _refuse_large(path, name, side)
+            return read(path)
+        except UnreadableImage as error:  # callers get no path outside the folder
+            raise UnreadableImage(f"{name}: {printable(str(error)).removeprefix(printable(f'{path}: '))}") from None
+
+    def _path(self, photo: str) -> Path:
+        """The file of a photo of the index. Raises Gone."""
+        name = self._names.get(photo)
+        path = None if name is None else self._inside(name)
+        if path is None:
+            raise Gone(self._gone(photo))
+        return path
+
+    def _gone(self, photo: str) -> str:
+        return f"{printable(self._names.get(photo, photo))}: there is no such photo, or not any more; search again"
+
+    def _inside(self, name: str) -> Path | None:
+        """The path of a file in the folder. None if it is not there, or if it is a link that leaves the folder."""
+        path = self.folder / name
+        try:
+            real = path.resolve(strict=True)
+        except (OSError, RuntimeError):  # RuntimeError: links in a circle
+            return None
+        return path if real.is_relative_to(self._root) and real.is_file() else None
+
+    # What follows runs in the worker.
+
+    def _work(self) -> None:
+        """What the worker does until the block is left."""
+        while not self._closed:
+            try:
+                if self._aligner is None:
+                    import captioning.retrieval.searching  # noqa: F401  # takes seconds, and the first search needs it
+
+                    self._aligner = self._load()
+                    self._aligner.embed_texts(["a"])  # compiles
+                self._bring_up_to_date(self._aligner)
+            except UserError as error:
+                self._fail(str(error))
+            except Exception:  # the worker must go on
+                traceback.print_exc()
+                self._fail("the search failed; the log of the server says why")
+            self._answer_until_a_look_is_due()
+        for query in self._queries:
+            if query.future.set_running_or_notify_cancel():
+                query.future.set_exception(Closed("the server is stopping"))
+
+    def _fail(self, message: str) -> None:
+        print(f"error: {message}", file=sys.stderr)
+        self.progress = replace(self.progress, state="failed", message=printable(message))
+
+    def _list(self) -> dict[str, Path]:
+        """The paths of the photos in the folder, by name. Raises UserError if there are none."""
+
+        def report(error: OSError) -> None:
+            print(f"left out: {error.filename}: cannot be listed: {error.strerror}", file=sys.stderr)
+
+        paths = {name: self.folder / name for name in sorted(image_names(self.folder, report))}
+        paths = {name: path for name, path in paths.items() if not path.is_symlink() or self._inside(name)}
+        if not paths:  # the index stays as it is: the disk of the folder may be back later
+            raise UserError(f"{self.folder}: holds no pictures (by suffix: {', '.join(sorted(SUFFIXES))})")
+        return paths
+
+    def _bring_up_to_date(self, aligner: "Aligner") -> None:
+        """Bring the index up to date with the folder. Raises UserError."""
+        paths, source = self._list(), str(self._root)
+        place = self._place(aligner.fingerprint)
+        if not self._parts and (place / "index.json").exists():
+            known = ImageIndex(place)
+            if (known.model, known.source) == (aligner.fingerprint, source):
+                self._show([_Part(known.images, known.vectors)])
+        self.progress = Progress("indexing", 0, len(paths))
+
+        def embed(todo: Sequence[str]) -> "Iterator[Embedded]":
+            return self._embed(aligner, todo, paths)
+
+        index = update(place, aligner.fingerprint, source, paths, embed, aligner.config.joint_size)
+        self._show([_Part(index.images, index.vectors)])
+        done = len(index.images) + len(index.unreadable)
+        self.progress = Progress("ready", done, done, len(index.unreadable))
+
+    def _embed(self, aligner: "Aligner", todo: Sequence[str], paths: Mapping[str, Path]) -> "Iterator[Embedded]":
+        """Embed the photos ``todo``, and let searches find each as soon as it is embedded. Ends early when the block is left."""
+        left = set(paths) - set(todo)
+        kept = [_of_these(part, left) for part in self._parts]
+        names: list[str] = []
+        vectors = np.empty((len(todo), aligner.config.joint_size), dtype=np.float32)
+        self._show([*kept, _Part(names, vectors)])
+        self.progress = Progress("indexing", len(left), len(paths))
+        for batch, found, reasons in aligner.embed_files(todo, paths, BATCH, aligner.config.workers):
+            vectors[len(names) : len(names) + len(found)] = found
+            readable = [name for name in batch if name not in reasons]
+            self._names |= {_id_of(name): name for name in readable}
+            names += readable
+            before = self.progress
+            self.progress = replace(
+                before, indexed=before.indexed + len(batch), unreadable=before.unreadable + len(reasons)
+            )
+            yield batch, found, reasons
+            self._answer()
+            if self._closed:
+                return
+
+    def _show(self, parts: list[_Part]) -> None:
+        """Let searches find the photos of ``parts``."""
+        self._names |= {_id_of(name): name for part in parts for name in part.names}
+        self._parts = parts
+
+    def _answer_until_a_look_is_due(self) -> None:
+        """Answer searches until one comes ``look_again`` seconds or more after now, or the block is left."""
+        begun = time.monotonic()
+        while not self._closed:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queries or self._closed)
+            self._answer()
+            if time.monotonic() - begun >= self._look_again:
+                return
+
+    def _answer(self) -> None:
+        """Answer the searches that wait."""
+        while self._queries and not self._closed:
+            query = self._queries.popleft()
+            if not query.future.set_running_or_notify_cancel():
+                continue
+            try:
+                query.future.set_result(self._find(query.text, query.limit))
+            except BaseException as error:  # the caller must learn of any error, and the worker must go on
+                query.future.set_exception(error)
+
+    def _find(self, text: str, limit: int) -> Found:
+        """The photos for a query. Raises BadQuery or SearchFailed."""
+        from captioning.retrieval.searching import unknown_words
+
+        if self._aligner is None or (self.progress.state == "failed" and not self._parts):
+            raise SearchFailed(self.progress.message or "the towers are not loaded; try again")
+        try:
+            unknown = unknown_words(text, self._aligner.vocabulary)
+        except UserError as error:
+            raise BadQuery(str(error)) from None
+        query = self._aligner.embed_texts([text])[0]
+        names = [name for part in self._parts for name in part.names]
+        blocks = [part.vectors[: len(part.names)] @ query for part in self._parts]
+        cosines = np.concatenate(blocks) if blocks else np.empty(0, np.float32)
+        hits: list[Hit] = []
+        for row in np.argsort(-cosines, kind="stable").tolist():
+            if len(hits) == limit:
+                break
+            if self._inside(names[row]):  # it may have vanished
+                hits.append(Hit(_id_of(names[row]), printable(names[row]), float(cosines[row])))
+        return Found(hits, unknown, len(names))
+
+
+def _id_of(name: str) -> str:
+    """The id of a photo: 16 hex digits that follow from its name."""
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+
+
+def _of_these(part: _Part, names: set[str]) -> _Part:
+    """The photos of ``part`` that are in ``names``."""
+    rows = [row for row, name in enumerate(part.names) if name in names]
+    if len(rows) == len(part.names):
+        return part
+    return _Part([part.names[row] for row in rows], part.vectors[rows])
+
+
+def _refuse_large(path: Path, name: str, side: int) -> None:
+    """Raise TooLarge if more than ``MAX_PIXELS`` would be decoded for a copy of ``side`` pixels. Leaves damage to the reader."""
+    try:
+        with Image.open(path) as image:
+            image.draft(None, (2 * side, 2 * side))  # a JPEG may be decoded smaller
+            width, height = image.size
+    except Exception:  # Pillow raises errors of many kinds on damaged files; reading will say what is wrong
+        return
+    if width * height > MAX_PIXELS:
+        raise TooLarge(f"{name}: more than {MAX_PIXELS // 10**6} megapixels, too many to show")
