@@ -108,7 +108,8 @@ async function ask(text) {
 }
 
 function summary({ results, unknown_words: unknown, searched, photos }) {
-  const count = results.length === 1 ? "1 photo" : `The best ${results.length} photos`;
+  const all = results.length === searched ? `All ${results.length} photos, best first,` : `The best ${results.length} photos`;
+  const count = results.length === 1 ? "1 photo" : all;
   const parts = [results.length ? `${count} for “${query}”.` : "No photos were found."];
   if (unknown.length) parts.push(`Unknown words were left out: ${unknown.join(", ")}.`);
   if (photos.state === "indexing") {

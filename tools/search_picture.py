@@ -1,0 +1,118 @@
+"""Take a picture of the page's photo search, in headless Chromium. docs/search.png was made with this.
+
+    pip download --no-deps --only-binary :all: -d wheels scikit-image==0.26.0
+    unzip -j -d photos wheels/scikit_image-*.whl skimage/data/{astronaut,camera,chelsea,coffee,coins,moon,motorcycle_left}.png skimage/data/rocket.jpg
+    python tools/search_picture.py photos "a motorcycle in a garage" docs/search.png
+
+Needs chromium and chromedriver, and pip install -e ".[app,dev]". More options go to app.py, such as --aligner runs/ALIGN.
+The PNG file has 256 colours.
+"""
+
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from captioning.base.errors import UserError
+from captioning.base.script import run_script
+from config import ROOT
+
+WIDTH, HEIGHT = 800, 900  # CSS pixels of the window
+SECONDS = 300  # for the index, the search and its captions
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path, help="the folder to search")
+    parser.add_argument("query", help="what to search for")
+    parser.add_argument("output", type=Path, help="the PNG file to write")
+    parser.add_argument("--photo", type=int, metavar="N", help="show the Nth photo that is found large")
+    parser.add_argument("--dark", action="store_true", help="in dark colours")
+    parser.add_argument("--phone", action="store_true", help="at the width of a phone, 360 pixels")
+    args, options = parser.parse_known_args()
+    with served(["--photos", str(args.photos), *options]) as address, browser() as driver:
+        width = 360 if args.phone else WIDTH
+        screen = {"width": width, "height": HEIGHT, "deviceScaleFactor": 1.25, "mobile": args.phone}
+        colours = [{"name": "prefers-color-scheme", "value": "dark" if args.dark else "light"}]
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": colours})
+        driver.get(address)
+        search(driver, args.query)
+        target = driver.find_element("id", "photos")
+        if args.photo:
+            target.find_elements("css selector", "#photos-found button")[args.photo - 1].click()
+            target = driver.find_element("id", "viewer")
+            wait(lambda: target.find_element("tag name", "img").get_property("naturalWidth"))
+        picture = Image.open(io.BytesIO(target.screenshot_as_png)).convert("RGB")
+    picture.quantize(256).save(args.output, optimize=True)
+    print(f"{args.output}: {args.output.stat().st_size / 1e3:.0f} kB")
+
+
+@contextmanager
+def served(options: list[str]) -> Iterator[str]:
+    """The address of an app.py with these options. Raises UserError when it does not start."""
+    command = [sys.executable, str(ROOT / "app.py"), "--port", "0", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "CI": "1"}) as server:
+        assert server.stdout
+        try:
+            found = next(filter(None, (re.match(r"captions at (\S+)", line) for line in server.stdout)), None)
+            if found is None:
+                raise UserError(f"app.py ended with status {server.wait()}; its message is above")
+            yield found[1]
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.communicate()  # reads the rest of its output before the pipe is closed
+
+
+@contextmanager
+def browser() -> Iterator[Any]:
+    """A headless Chromium. Raises UserError when it is not there."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        raise UserError("chromium: not found, or its chromedriver; apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars", f"window-size={WIDTH},{HEIGHT}"):
+        options.add_argument(f"--{flag}")
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as driven:
+        yield driven
+
+
+def search(driver: Any, query: str) -> None:
+    """Search when the index is ready, and wait for the photos and their captions."""
+
+    def seen(script: str) -> Any:
+        return driver.execute_script(f"return {script}")
+
+    wait(lambda: "searched on the machine" in seen("document.getElementById('index-note').textContent"))
+    driver.find_element("id", "query").send_keys(query, "\n")
+    images = "[...document.querySelectorAll('#photos-found img')]"
+    wait(lambda: seen(f"{images}.length && {images}.every((image) => image.naturalWidth && image.alt.endsWith('.'))"))
+    driver.execute_script("document.activeElement.blur()")
+
+
+def wait(condition: Any) -> None:
+    """Wait until ``condition()`` is true. Raises UserError when that takes too long."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise UserError(f"the page did not get ready within {SECONDS} s; is there a message of app.py above?")
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    run_script(main)
