@@ -1,6 +1,6 @@
 """Find images by captions and captions by images, with the two towers that train.py --stage align leaves.
 
-    python retrieve.py --images photos/ "two dogs in the snow"                      # the towers that come with the repository
+    python retrieve.py --images photos/ "two dogs in the snow"                      # with the towers pretrained/search.zip
     python retrieve.py --model runs/ALIGN --split test                              # score a split in both directions
     python retrieve.py --model runs/ALIGN --split test --rerank runs/CAPTIONER      # the same with a captioner as judge
     python retrieve.py --model runs/ALIGN --images photos/ "a dog in the snow"      # search a folder

@@ -82,11 +82,11 @@ class ImageIndex:
 
 
 def shipped_towers(option: str) -> Path:
-    """The towers that come with this repository. Raises UserError, which names the ``option`` for others, if they are missing."""
+    """The towers that are taken if none are named. Raises UserError, which names the ``option`` for others, if they are missing."""
     if not SEARCH.is_file():
         raise UserError(
-            f"{SEARCH}: the towers that come with the repository are not in this copy; get the file, or name towers of your "
-            f"own with {option} RUN (python train.py --preset flickr8k-align trains some)"
+            f"{SEARCH}: there are no towers here; name some with {option} RUN (python train.py --preset flickr8k-align trains "
+            "them), or make the file from them with tools/halve_bundle.py"
         )
     return SEARCH
 
@@ -94,7 +94,7 @@ def shipped_towers(option: str) -> Path:
 def default_folder(towers: Path, model: str, name: str, source: str) -> Path:
     """Where an index lies if the user names no place: in ``index/`` beside the bundle or in the run folder ``towers``.
 
-    The indexes of towers that come with this repository lie in the user's cache instead, apart for each ``model``. The
+    The indexes of these default towers lie in the user's cache instead, apart for each ``model``. The
     folder is called after the ``name`` of the pictures, and 8 hex digits of their ``source``.
     """
 

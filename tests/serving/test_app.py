@@ -95,7 +95,7 @@ def test_what_photos_need(tmp_path, run_dir, monkeypatch):
         with pytest.raises(UserError, match=f"--{name}: is read only with --photos DIR"):
             photos(f"--{name}", tmp_path)
     monkeypatch.setattr("captioning.retrieval.index.SEARCH", tmp_path / "search.zip")
-    with pytest.raises(UserError, match=r"search\.zip: the towers .* are not in this copy; .* with --aligner RUN"):
+    with pytest.raises(UserError, match=r"search\.zip: there are no towers here; .* with --aligner RUN"):
         photos("--photos", tmp_path)
     with pytest.raises(UserError, match="one of kind aligner is wanted"):
         photos("--photos", tmp_path, "--aligner", run_dir / "merge")
