@@ -39,6 +39,8 @@ DIAGNOSTICS = {
     "novel": ("novel: not among the training captions", "{:.1%}"),
     "most_common": ("share of the commonest caption", "{:.1%}"),
     "dangling": ("dangling: ending in a function word", "{:.1%}"),
+    "chair_s": ("CHAIRs: captions with an object that no reference names", "{:.1%}"),
+    "chair_i": ("CHAIRi: objects that no reference names, among all objects named", "{:.1%}"),
     "repeats": ("a word twice in a row", "{:.1%}"),
     "repeated_bigrams": ("two words that occur again", "{:.1%}"),
     "repeated_trigrams": ("three words that occur again", "{:.1%}"),
@@ -141,9 +143,15 @@ def diagnostics_table(rows: Sequence[ScoreRow]) -> Table:
         for row in rows
     ]
     lines = [
-        [title, *(form.format(values[name]) + blocked(row, name) for row, values in zip(rows, found, strict=True))]
+        [
+            title,
+            *(
+                "-" if values[name] is None else form.format(values[name]) + blocked(row, name)
+                for row, values in zip(rows, found, strict=True)
+            ),
+        ]
         for name, (title, form) in DIAGNOSTICS.items()
-        if found[0][name] is not None
+        if any(values[name] is not None for values in found)
     ]
     for name in rows[0].scores.demo or {}:
         shares = [(row.scores.demo or {})[name] for row in rows]

@@ -59,6 +59,10 @@ def _signs(row: ScoreRow) -> str:
     signs = [f"commonest caption {found.most_common:.1%}", f"a word twice in a row {found.repeats:.1%}"]
     for name, share in (("repeated_bigrams", found.repeated_bigrams), ("repeated_trigrams", found.repeated_trigrams)):
         signs.append(f"{name.replace('_', ' ')} {share:.1%}{blocked(row, name)}")
+    if found.chair_s is not None:
+        signs.append(f"an object that no reference names {found.chair_s:.1%} (CHAIRs)")
+    if found.chair_i is not None:
+        signs.append(f"of all objects named {found.chair_i:.1%} (CHAIRi)")
     if isinstance(row.scores, CocoScores):
         groups = row.scores.cider_d_by_reference_length
         lengths = ", ".join(f"{group.score:.1f} of {group.reference_length:.1f} words" for group in groups)

@@ -32,7 +32,16 @@ def test_a_row_is_one_flat_object(tmp_path):
         *("captioner", "split", "protocol", "decoding", "bleu", "rouge_l", "cider_d", "meteor", "tokenizer"),
         *("intervals", "shuffled_bleu", "shuffled_cider_d", "cider_d_by_reference_length"),
         *("captions", "distinct", "mean_length", "vocabulary", "dangling", "repeats"),
-        *("repeated_bigrams", "repeated_trigrams", "most_common", "novel", "attention", "settings"),
+        *(
+            "repeated_bigrams",
+            "repeated_trigrams",
+            "most_common",
+            "novel",
+            "chair_s",
+            "chair_i",
+            "attention",
+            "settings",
+        ),
     ]
     assert found["settings"] == settings  # None stays there
     assert found["attention"] == {"entropy": 1.5, "maximum_entropy": 2.0}

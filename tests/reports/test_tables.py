@@ -46,17 +46,18 @@ def test_what_gives_a_bad_captioner_away_is_below_the_table():
     groups = (LengthGroup(2, 8.3, 8, 80.52), LengthGroup(1, 12.25, 9, 40.0))
     bad = row(
         attention=AttentionStatistics(2.5, 5.614),
-        diagnostics={"repeated_bigrams": 0.25, "repeats": 0.5, "most_common": 0.75},
+        diagnostics={"repeated_bigrams": 0.25, "repeats": 0.5, "most_common": 0.75, "chair_s": 0.125, "chair_i": 0.1},
         cider_d_by_reference_length=groups,
     )
     text = score_table([bad, row(decoding="greedy", settings={"no_repeat_ngram": 3}), row("seed")])
     first, second, third = text.splitlines()[-5::2]
     assert first == (
         "beam 3: commonest caption 75.0%; a word twice in a row 50.0%; repeated bigrams 25.0%; repeated trigrams 0.0%; "
+        "an object that no reference names 12.5% (CHAIRs); of all objects named 10.0% (CHAIRi); "
         "CIDEr by length of the references 80.5 of 8.3 words, 40.0 of 12.2 words; attention's entropy 2.50 of 5.61 bits"
     )
-    assert "repeated bigrams 0.0%; repeated trigrams 0.0% (blocked in decoding); CIDEr" in second
-    assert third.endswith("repeated trigrams 0.0%")
+    assert "repeated bigrams 0.0%; repeated trigrams 0.0% (blocked in decoding); an object" in second
+    assert third.endswith("of all objects named 0.0% (CHAIRi)")
 
 
 def test_table_of_the_seed_protocol_has_bleu_only():
