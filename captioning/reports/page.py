@@ -25,7 +25,7 @@ from captioning.reports.charts import Chart, make_chart
 from captioning.reports.curves import panels_of
 from captioning.reports.diagram import architecture
 from captioning.reports.rows import ScoreRow
-from captioning.reports.tables import TITLES, blocked
+from captioning.reports.tables import TITLES, blocked, confidence_text
 from captioning.storage.runs import Run
 from config import Config
 
@@ -111,6 +111,7 @@ def report(
         highest=max(group.score for groups in lengths for group in groups) or 1,
         diagnostics=diagnostics_table(rows),
         attention=[(row.decoding, row.attention) for row in rows if row.attention],
+        confidence=[(row.decoding, confidence_text(row.confidence)) for row in rows if row.confidence],
         training=training_of(run),
         architecture=Markup(
             architecture(config, int(sizes["regions"]), int(sizes["feature_size"]), int(sizes["vocabulary_size"]))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from captioning.metrics.calibration import ConfidenceScores
 from captioning.reports.rows import CocoScores, ScoreRow
 
 # The columns of scores, in their order: the field of ``CocoScores`` (BLEU-4 is the last of ``bleu``), and its title.
@@ -54,6 +55,15 @@ def blocked(row: ScoreRow, name: str) -> str:
     return " (blocked in decoding)" if 0 < (row.settings or {}).get("no_repeat_ngram", 0) <= longest else ""
 
 
+def confidence_text(found: ConfidenceScores) -> str:
+    """What the confidence of a captioner is worth, in one line."""
+    ranks = "none" if found.auroc is None else f"{found.auroc:.3f}"
+    return (
+        f"confidence: right {found.right:.1%} (CIDEr above {found.right_cider:g}), AUROC {ranks}, ECE {found.ece:.3f}, "
+        f"wrong {found.error:.1%} and among the surest 80% {found.error_at_80:.1%}, unsure {found.unsure:.1%}"
+    )
+
+
 def _signs(row: ScoreRow) -> str:
     found = row.scores.diagnostics
     signs = [f"commonest caption {found.most_common:.1%}", f"a word twice in a row {found.repeats:.1%}"]
@@ -69,4 +79,6 @@ def _signs(row: ScoreRow) -> str:
         signs.append(f"CIDEr by length of the references {lengths}")
     if looks := row.attention:
         signs.append(f"attention's entropy {looks.entropy:.2f} of {looks.maximum_entropy:.2f} bits")
+    if row.confidence:
+        signs.append(confidence_text(row.confidence))
     return "; ".join(signs)

@@ -9,6 +9,9 @@
 A captioner adds decoder.weights.h5, the Keras weights of its decoder. If its word embedding is not learned, it also adds
 embedding.npz: the arrays that the embedding had before training (see captioning/embeddings/arrays.py). An aligner adds
 towers.weights.h5, the Keras weights of its towers.
+
+``evaluate.py --fit-confidence`` adds confidence.json and confidence.npz (see captioning/confidence/stored.py) to the
+bundle of a captioner.
 """
 
 import hashlib
@@ -18,6 +21,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -61,17 +65,39 @@ def writing(
         if half:
             for weights in sorted(folder.glob("*.weights.h5")):
                 halve_weights(weights)
-        members = sorted(folder.iterdir())
-        about = {
-            "format": FORMAT,
-            "kind": kind,
-            "keras": keras.__version__,
-            "sha256": {member.name: hashlib.sha256(member.read_bytes()).hexdigest() for member in members},
-        }
-        (folder / "bundle.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
-        with replacing(path) as new, zipfile.ZipFile(new, "w") as bundle:
-            for member in [folder / "bundle.json", *members]:
-                bundle.write(member, member.name)
+        _zip(folder, path, {"format": FORMAT, "kind": kind, "keras": keras.__version__})
+
+
+@contextmanager
+def changing(path: Path, kind: str) -> Iterator[Path]:
+    """Gives a folder with the members of a bundle. What it holds at the end becomes the bundle.
+
+    ``path`` is a bundle, or a run folder that holds one. Members that the caller leaves alone stay byte for byte. The
+    bundle is written whole or not at all. Raises UserError when it is missing, damaged, of another kind or cannot be
+    written.
+    """
+    path, members = _members(path, kind)
+    with zipfile.ZipFile(path) as bundle:
+        about = json.loads(bundle.read("bundle.json"))
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bundle-") as temporary:
+            folder = Path(temporary)
+            for name, content in members.items():
+                (folder / Path(name).name).write_bytes(content)
+            yield folder
+            _zip(folder, path, about)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); copy it to another place") from None
+
+
+def _zip(folder: Path, path: Path, about: dict[str, Any]) -> None:
+    """Make the bundle ``path`` of the files in ``folder``. ``about``: what its bundle.json says besides digests."""
+    members = sorted(folder.iterdir())
+    digests = {member.name: hashlib.sha256(member.read_bytes()).hexdigest() for member in members}
+    (folder / "bundle.json").write_text(json.dumps({**about, "sha256": digests}, indent=2), encoding="utf-8")
+    with replacing(path) as new, zipfile.ZipFile(new, "w") as bundle:
+        for member in [folder / "bundle.json", *members]:
+            bundle.write(member, member.name)
 
 
 @contextmanager

@@ -25,9 +25,10 @@ from config import Config
 class FakeCaptioner:
     """Says the first grey value of each picture."""
 
-    def __init__(self, error: Exception | None = None):
+    def __init__(self, error: Exception | None = None, confidence: float | None = None):
         self.decoder = SimpleNamespace(sizes={"regions": 4})
         self.error = error
+        self.sure = {"confidence": None} if confidence is None else {"confidence": confidence, "unsure": confidence < 0.5}
         self.searches: list[Config] = []
 
     def encode(self, pixels):
@@ -39,7 +40,7 @@ class FakeCaptioner:
         self.searches.append(config)
 
         def said(row, k):
-            return SimpleNamespace(text=f"grey {int(row[0])} {k}", log_prob=-1.0 - k, score=-config.length_penalty - k)
+            return SimpleNamespace(text=f"grey {int(row[0])} {k}", log_prob=-1.0 - k, score=-config.length_penalty - k, **self.sure)
 
         return [[said(row, k) for k in range(config.beam_size)] for row in features]
 
@@ -55,6 +56,7 @@ MODELS = [
     Model("first", CONFIG, True, FakeCaptioner),
     Model("plain", CONFIG.with_overrides({"decoder": "inject"}), False, FakeCaptioner),
     Model("damaged", CONFIG, True, lambda: (_ for _ in ()).throw(UserError("damaged.zip: copy it anew"))),
+    Model("sure", CONFIG, True, lambda: FakeCaptioner(confidence=0.41237)),
     Model("broken", CONFIG, True, lambda: FakeCaptioner(ValueError("shapes"))),
 ]
 
