@@ -133,7 +133,7 @@ def add_confidence(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--confidence-inputs",
-        choices=["log-p", "words", "distance", "directions"],
+        choices=["log-p", "entropy", "words", "distance", "directions"],
         help="of what the confidence is made; see captioning/confidence/signals.py [default: the simplest set that is as "
         "good as the best by cross-validation]",
     )
@@ -212,7 +212,7 @@ def fit_model(args: Namespace, typed: dict[str, Any]) -> None:
     from model import Captioner
 
     path = Path(args.model[0])
-    captioner = Captioner.load(path)
+    captioner = Captioner.load(path, with_confidence=False)
     config = resolve_trained(args, captioner.config)
     refuse_idle_consensus([config])
     dataset = load_dataset(config)

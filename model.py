@@ -180,16 +180,17 @@ class Captioner:
                 self.confidence.save(folder)
 
     @classmethod
-    def load(cls, path: Path) -> "Captioner":
+    def load(cls, path: Path, with_confidence: bool = True) -> "Captioner":
         """The captioner in the bundle ``path``, or in the bundle of the run folder ``path``.
 
+        ``with_confidence``: also its confidence, if there is one.
         Raises UserError if the bundle is missing, damaged or not of a captioner.
         """
         with bundles.reading(path, "captioner") as (folder, config, vocabulary, encoder):
             pretrained = load_arrays(folder / "embedding.npz") if config.embedding != "learned" else {}
             captioner = cls.untrained(config, vocabulary, encoder, pretrained)
             bundles.load_weights(captioner.decoder, folder / "decoder.weights.h5", path)
-            captioner.confidence = Confidence.load(folder, path)
+            captioner.confidence = Confidence.load(folder, path) if with_confidence else None
         return captioner
 
 

@@ -3,9 +3,9 @@
 Legend: B images, K captions of each, L longest caption in tokens, R regions, D feature size, P directions, S signals.
 
     mean_log_p        mean log p of the tokens, <end> included
-    lowest_log_p      the lowest of them
-    mean_entropy      mean entropy of the steps, in nats
-    highest_entropy   the highest of them
+    log_entropy       log of the mean entropy of the steps, in nats
+    lowest_log_p      the lowest log p of a token
+    highest_entropy   the highest entropy of a step
     length            number of tokens
     distance          log of the squared distance from the subspace of the training pictures
     spread            log of the squared Mahalanobis distance within the subspace
@@ -27,15 +27,16 @@ from captioning.words.vocabulary import PAD
 DIRECTIONS = 32  # of the subspace
 _USED = 16  # directions that are signals of their own
 _TINY = 1e-12
+_LEAST_ENTROPY = 1e-3  # nats; the mean of a caption is above it unless the model knows only one sentence
 
-_LOG_P = ("mean_log_p",)
-_WORDS = (*_LOG_P, "lowest_log_p", "mean_entropy", "highest_entropy", "length")
+_WORDS = ("mean_log_p", "log_entropy", "lowest_log_p", "highest_entropy", "length")
 _DISTANCE = ("distance", "spread")
 _DIRECTIONS = tuple(f"direction_{i + 1}" for i in range(_USED))
 SIGNALS = (*_WORDS, *_DISTANCE, *_DIRECTIONS)
 # Sets of signals that a confidence may be made of, from the simplest on.
 INPUTS = {
-    "log-p": _LOG_P,
+    "log-p": ("mean_log_p",),
+    "entropy": ("log_entropy",),
     "words": _WORDS,
     "distance": (*_WORDS, *_DISTANCE),
     "directions": SIGNALS,
@@ -97,8 +98,8 @@ def _of_words(found: Hypotheses):
     # The zeros of the trace at <pad> are no lower than any log p, and no higher than any entropy.
     parts = [
         ops.sum(log_p, axis=-1) / length,
+        ops.log(ops.maximum(ops.sum(entropy, axis=-1) / length, _LEAST_ENTROPY)),
         ops.min(log_p, axis=-1),
-        ops.sum(entropy, axis=-1) / length,
         ops.max(entropy, axis=-1),
         length,
     ]

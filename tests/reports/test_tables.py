@@ -1,7 +1,11 @@
 """The table of scores, and what stands below it."""
 
+from dataclasses import replace
+
+import numpy as np
 from three_images import row
 
+from captioning.metrics.calibration import confidence_scores
 from captioning.metrics.diagnostics import LengthGroup
 from captioning.metrics.significance import Intervals
 from captioning.reports.rows import AttentionStatistics
@@ -58,6 +62,17 @@ def test_what_gives_a_bad_captioner_away_is_below_the_table():
     )
     assert "repeated bigrams 0.0%; repeated trigrams 0.0% (blocked in decoding); an object" in second
     assert third.endswith("of all objects named 0.0% (CHAIRi)")
+
+
+def test_what_the_confidence_is_worth_is_below_the_table():
+    worth = confidence_scores(np.array([0.9, 0.2, 0.6]), np.array([True, False, False]), 33.0, 0.5)
+    last = score_table([replace(row(), confidence=worth)]).splitlines()[-1]
+    assert last.endswith(
+        "; confidence: right 33.3% (CIDEr above 33), AUROC 1.000, ECE 0.300, wrong 66.7% and among the surest 80% 50.0%, "
+        "unsure 33.3%"
+    )
+    alike = confidence_scores(np.array([0.9, 0.2]), np.array([True, True]), 33.0, 0.5)
+    assert "AUROC none" in score_table([replace(row(), confidence=alike)])
 
 
 def test_table_of_the_seed_protocol_has_bleu_only():

@@ -28,7 +28,9 @@ class FakeCaptioner:
     def __init__(self, error: Exception | None = None, confidence: float | None = None):
         self.decoder = SimpleNamespace(sizes={"regions": 4})
         self.error = error
-        self.sure = {"confidence": None} if confidence is None else {"confidence": confidence, "unsure": confidence < 0.5}
+        self.sure = (
+            {"confidence": None} if confidence is None else {"confidence": confidence, "unsure": confidence < 0.5}
+        )
         self.searches: list[Config] = []
 
     def encode(self, pixels):
@@ -40,7 +42,9 @@ class FakeCaptioner:
         self.searches.append(config)
 
         def said(row, k):
-            return SimpleNamespace(text=f"grey {int(row[0])} {k}", log_prob=-1.0 - k, score=-config.length_penalty - k, **self.sure)
+            return SimpleNamespace(
+                text=f"grey {int(row[0])} {k}", log_prob=-1.0 - k, score=-config.length_penalty - k, **self.sure
+            )
 
         return [[said(row, k) for k in range(config.beam_size)] for row in features]
 
@@ -313,3 +317,11 @@ def test_the_page_about_the_api_tells_the_truth(client):
     for name in ("20 MiB", "50 megapixels", "64 pictures", "1 to 10"):
         assert name in text
     assert (api.MAX_BYTES, MAX_BEAM) == (20 << 20, 10)
+
+
+def test_captions_carry_the_confidence_of_a_captioner_that_has_one(client):
+    found = post(client, model="sure").json()
+    for caption in (found["greedy"], *found["captions"]):
+        assert (caption["confidence"], caption["unsure"]) == (0.4124, True)
+    plain = post(client, model="first").json()
+    assert all({"confidence", "unsure"}.isdisjoint(caption) for caption in (plain["greedy"], *plain["captions"]))

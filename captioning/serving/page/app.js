@@ -247,7 +247,6 @@ function row(entry, found, best, tag) {
   const score = element("span", { className: "score", textContent: found.score.toFixed(2).replace("-", "−") });
   score.title = `score; the logarithm of the probability is ${found.log_prob.toFixed(2)}`;
   score.prepend(element("span", { className: "unseen", textContent: "score " }));
-  const sure = element("span", { className: found.unsure ? "sure unsure" : "sure", textContent: inPercent(found) });
   const copy = element("button", { type: "button", className: "copy", textContent: "Copy", ariaLabel: `Copy: ${found.caption}` });
   copy.addEventListener("click", async () => {
     const done = await toClipboard(found.caption);
@@ -255,13 +254,19 @@ function row(entry, found, best, tag) {
     announce(copy.textContent);
     setTimeout(() => { copy.textContent = "Copy"; }, 1500);
   });
-  line.append(words, sure, score, copy);
+  if (found.confidence !== undefined) {
+    const sure = element("span", { className: found.unsure ? "sure unsure" : "sure", textContent: inPercent(found) });
+    sure.title = "confidence: the probability that the caption is right";
+    sure.prepend(element("span", { className: "unseen", textContent: "confidence " }));
+    score.prepend(sure, " ");
+  }
+  line.append(words, score, copy);
   return line;
 }
 
 function inPercent(found) {  // how sure the captioner is; nothing from captioners without a confidence
   if (found.confidence === undefined) return "";
-  return `${Math.round(100 * found.confidence)} % sure${found.unsure ? " (unsure)" : ""}`;
+  return `${Math.round(100 * found.confidence)} %${found.unsure ? " (unsure)" : ""}`;
 }
 
 // Where the captioner looked
