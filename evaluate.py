@@ -10,6 +10,7 @@
     python evaluate.py --predictions FILE --split test                     # score captions from elsewhere
     python evaluate.py --compare FILE FILE --split test                    # do two captioners differ, or is it chance?
     python evaluate.py --compare "runs/a-*/FILE" "runs/b-*/FILE"           # several seeds of each
+    python evaluate.py --model runs/NAME --fit-confidence                  # teach it how sure it is, on dev
 
 The captioner reads its own words and never a reference. Each image is encoded once.
 
@@ -17,11 +18,14 @@ For each beam size it writes the captions in COCO's format, with the CIDEr-D of 
 prints them as a Markdown table. With several data sets there is a row for each, and one for their mean. For MS-COCO it
 also writes captions_val2014_NAME_results.json, as COCO's own evaluation takes it. captioning/metrics/protocols.py
 explains the protocols, and captioning/reports/rows.py the scores.
+
+--fit-confidence writes into the captioner's bundle how probable it is that a caption is right. Its weights stay as they
+are. After that all scripts give each caption its confidence, and this one says and draws what the confidence is worth.
 """
 
 import sys
 import time
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,12 +41,16 @@ from captioning.command_line.options import add_views, make_parser, typed_settin
 from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend, without_data
 from captioning.data.mixture import MixedDataset
 from captioning.data.predictions import read_predictions, write_coco_results, write_predictions
-from captioning.data.records import CaptionDataset, ImageRecord
+from captioning.data.records import SPLIT_NAMES, CaptionDataset, ImageRecord
 from captioning.features.looks import further_views
 from captioning.metrics import java
+from captioning.metrics.calibration import ConfidenceScores, confidence_scores
+from captioning.metrics.cider import cider_d
 from captioning.metrics.protocols import PROTOCOLS
+from captioning.metrics.right import cider_of_people, is_right
 from captioning.reports.attention import attention_statistics
 from captioning.reports.comparison import comparison_table, find_sides
+from captioning.reports.reliability import confidence_figure
 from captioning.reports.rows import AttentionStatistics, ScoreRow, rows_text
 from captioning.reports.scoring import score, together, training_captions
 from captioning.reports.tables import score_table
@@ -50,9 +58,10 @@ from config import TOGETHER, Config, DataSettings, search_name
 from preprocessing import load_dataset, prepare
 
 if TYPE_CHECKING:
+    from captioning.confidence.stored import Confidence
     from captioning.features.batches import FeatureBatches
     from captioning.features.store import FeatureStore
-    from model import Captioner
+    from model import Caption, Captioner
 
 
 def main() -> None:
@@ -61,7 +70,9 @@ def main() -> None:
     refuse_conflicts(args, tools)
     typed = typed_settings(args)
     settle_backend(typed.get("backend"))
-    if args.compare:
+    if args.fit_confidence:
+        fit_model(args, typed)
+    elif args.compare:
         compare_files(args, typed)
     elif args.predictions:
         score_file(args, typed, tools)
@@ -106,7 +117,37 @@ def parse() -> Namespace:
         metavar="DIR",
         help="where to write [default: evaluation/ in the run folder, or the folder of the predictions]",
     )
+    add_confidence(parser)
     return parser.parse_args()
+
+
+def add_confidence(parser: ArgumentParser) -> None:
+    """The options of the confidence."""
+    group = parser.add_argument_group("confidence")
+    group.add_argument(
+        "--fit-confidence",
+        action="store_true",
+        help="fit on dev how probable it is that a caption is right, and write this confidence into the captioner's bundle",
+    )
+    group.add_argument(
+        "--right-cider",
+        type=float,
+        metavar="X",
+        help="a caption can be right if its CIDEr, times 100, is above this; it must also name no object that no reference "
+        "names [default: what three of four captions by people reach on dev]",
+    )
+    group.add_argument(
+        "--confidence-inputs",
+        choices=["log-p", "entropy", "words", "distance", "directions"],
+        help="of what the confidence is made; see captioning/confidence/signals.py [default: the simplest set that is as "
+        "good as the best by cross-validation]",
+    )
+    group.add_argument(
+        "--unsure-below",
+        type=float,
+        metavar="P",
+        help="captions with a lower confidence are called unsure [default: 0.5]",
+    )
 
 
 def java_tools(args: Namespace) -> list[str]:
@@ -127,6 +168,11 @@ def refuse_conflicts(args: Namespace, tools: Sequence[str]) -> None:
         )
     if args.protocol == "seed" and (tools or args.compare):
         raise UserError("--protocol: seed knows BLEU by our words only; leave out --java and --compare, or take coco")
+    if args.fit_confidence:
+        refuse_beside_fit(args, tools)
+    for option in ("right_cider", "confidence_inputs", "unsure_below"):
+        if getattr(args, option) is not None and not args.fit_confidence:
+            raise UserError(f"--{option.replace('_', '-')}: is for --fit-confidence; add that, or leave this out")
     if args.compare and (tools or args.output):
         raise UserError(
             "--compare: prints BLEU-4, ROUGE-L and CIDEr, and writes nothing; leave out --java and --output"
@@ -149,6 +195,74 @@ def load_single(typed: dict[str, Any], option: str) -> tuple[Config, CaptionData
     if isinstance(dataset, MixedDataset):
         raise UserError(f"{option}: a file holds the captions of one data set; name it alone with --dataset")
     return config, dataset
+
+
+def refuse_beside_fit(args: Namespace, tools: Sequence[str]) -> None:
+    """Raise UserError for options that do not go together with ``--fit-confidence``."""
+    if not args.model or len(args.model) > 1 or args.views > 1:
+        raise UserError("--fit-confidence: takes one captioner; give one --model, and leave out --views")
+    if SPLIT_NAMES.get(args.split) != "dev":
+        raise UserError(
+            f"--fit-confidence: is fitted on dev, and --split is {args.split}; leave --split out, so that test stays unseen"
+        )
+    for option in ("beam_sizes", "report", "output"):
+        if getattr(args, option):
+            raise UserError(
+                f"--{option.replace('_', '-')}: --fit-confidence writes into the bundle and nothing else; leave this out"
+            )
+    if tools or args.protocol != "coco":
+        raise UserError(
+            "--fit-confidence: uses the coco protocol and our own tokeniser; leave out --java and --protocol"
+        )
+    if args.unsure_below is not None and not 0 <= args.unsure_below <= 1:
+        raise UserError(f"--unsure-below: {args.unsure_below} is no probability; give a number from 0 to 1")
+
+
+def fit_model(args: Namespace, typed: dict[str, Any]) -> None:
+    """Fit a confidence on dev, print what was tried, and write it into the captioner's bundle."""
+    from captioning.confidence.fitting import Bounds, fit_confidence, fit_table
+    from captioning.confidence.training_pictures import training_subspace
+    from captioning.storage import bundles
+    from model import Captioner
+
+    path = Path(args.model[0])
+    captioner = Captioner.load(path, with_confidence=False)
+    config = resolve_trained(args, captioner.config)
+    refuse_idle_consensus([config])
+    dataset = load_dataset(config)
+    dataset.split("train")  # a data set without one is refused before the long work
+    parts = find_parts(captioner, config, dataset, args, typed)
+    references = [record.captions for part in parts for record in part.records]
+    bound = args.right_cider if args.right_cider is not None else bound_of_people(references)
+    subspace = training_subspace(captioner.encode, dataset, config)
+    captions: list[str] = []
+    observed = []
+    for part in parts:
+        [store] = part.stores
+        found, signals = captioner.observe(feature_batches(store, part.records, config), subspace, config)
+        captions += [caption.text for caption in found[: len(part.records)]]
+        observed.append(signals[: len(part.records)])
+    right = is_right(captions, references, cider_d(captions, references)[1], bound)
+    bounds = Bounds(bound, 0.5 if args.unsure_below is None else args.unsure_below)
+    about = {"dataset": dataset.name, "split": "dev", "decoding": config.decoding()}
+    confidence, trials = fit_confidence(
+        np.concatenate(observed), right, subspace, bounds, args.confidence_inputs, about
+    )
+    print(fit_table(trials, confidence), end="")
+    with bundles.changing(path, "captioner") as folder:
+        confidence.save(folder)
+    print(f"\nwritten into the bundle of {path}", file=sys.stderr)
+
+
+def bound_of_people(references: Sequence[Sequence[str]]) -> float:
+    """The CIDEr that three of four captions by people reach. Raises UserError when images have one reference only."""
+    reached = cider_of_people(references)
+    if not len(reached):
+        raise UserError(
+            "--right-cider: each image has one caption by people, so what people reach cannot be found out; give a number, "
+            "such as 50"
+        )
+    return round(float(np.percentile(reached, 25)), 1)
 
 
 def compare_files(args: Namespace, typed: dict[str, Any]) -> None:
@@ -197,6 +311,7 @@ class Captioned:
 
     part: Part
     captions: list[str]
+    confidences: list[float | None]
     cider: np.ndarray
     row: ScoreRow
 
@@ -223,7 +338,7 @@ def score_models(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -
         with_attention = search is attended and captioner.decoder.attends
         found.append([])
         for part in parts:
-            captioned = caption_part(captioner, part, search, args, (name, training, tools), with_attention)
+            captioned = caption_part(captioner, part, search, args, (name, training, tools), output, with_attention)
             write_captions(captioned, search, output)
             found[-1].append(captioned)
             rows.append(captioned.row)
@@ -241,18 +356,24 @@ def caption_part(
     search: Config,
     args: Namespace,
     scoring: tuple[str, Sequence[list[str]], Sequence[str]],
+    output: Path,
     with_attention: bool,
 ) -> Captioned:
-    """Caption one data set and score the captions.
+    """Caption one data set and score the captions. Draws what their confidence is worth into ``output``.
 
     ``scoring``: the captioner's name, the training captions and the Java programs to use.
     """
     from captioning.base.environment import describe
 
     name, training, tools = scoring
-    captions, seconds = caption_split(captioner, part.stores, part.records, search)
+    found, seconds = caption_split(captioner, part.stores, part.records, search)
+    captions = [caption.text for caption in found]
     scores, cider = score(captions, part.records, args.protocol, part.data, training, tools)
     looks = find_attention(captioner, part.stores[0], part.records, captions, search) if with_attention else None
+    sure = None
+    if captioner.confidence is not None:
+        figure = output / f"confidence-{label(args.split, part, search)}.png"
+        sure = score_confidence(captioner.confidence, found, part.records, cider, figure)
     row = ScoreRow(
         captioner=name,
         split=args.split,
@@ -262,11 +383,17 @@ def caption_part(
         views=args.views,
         scores=scores,
         attention=looks,
+        confidence=sure,
         decoding_seconds=seconds,
         settings=search.model_dump() | {"consensus": search.votes},  # no beam size of 1 or 2 lets captions vote
         environment=describe(search.seed),
     )
-    return Captioned(part, captions, cider, row)
+    return Captioned(part, captions, [caption.confidence for caption in found], cider, row)
+
+
+def label(split: str, part: Part, search: Config) -> str:
+    """What the files of one decoding of a data set are named after."""
+    return "-".join(filter(None, (split, part.name, f"beam{search.beam_size}", "consensus" * search.votes)))
 
 
 def row_of_all(found: Sequence[Captioned], training: Sequence[list[str]], tools: Sequence[str]) -> ScoreRow:
@@ -274,16 +401,19 @@ def row_of_all(found: Sequence[Captioned], training: Sequence[list[str]], tools:
     scored = [(each.captions, each.part.records, each.row.scores) for each in found]
     seconds = sum(each.row.decoding_seconds or 0 for each in found)
     scores = together(scored, training, tools)
-    return replace(found[0].row, dataset=TOGETHER, scores=scores, attention=None, decoding_seconds=seconds)
+    return replace(
+        found[0].row, dataset=TOGETHER, scores=scores, attention=None, confidence=None, decoding_seconds=seconds
+    )
 
 
 def write_captions(captioned: Captioned, search: Config, output: Path) -> None:
     """Write the captions of one data set into ``output``: as predictions, and for COCO as its server takes them."""
     part, row = captioned.part, captioned.row
-    label = "-".join(filter(None, (row.split, part.name, f"beam{search.beam_size}", "consensus" * search.votes)))
-    write_predictions(output, label, part.records, captioned.captions, captioned.cider.tolist())
+    name = label(row.split, part, search)
+    cider, confidences = captioned.cider.tolist(), captioned.confidences
+    write_predictions(output, name, part.records, captioned.captions, cider, confidences)
     if part.subset:
-        write_coco_results(output, part.subset, f"{row.captioner}-{label}", part.records, captioned.captions)
+        write_coco_results(output, part.subset, f"{row.captioner}-{name}", part.records, captioned.captions)
 
 
 def write_reports(
@@ -346,7 +476,7 @@ def find_parts(
 
 def caption_split(
     captioner: "Captioner", stores: Sequence["FeatureStore"], records: Sequence[ImageRecord], config: Config
-) -> tuple[list[str], float]:
+) -> tuple[list["Caption"], float]:
     """The best caption of each record, and the seconds that decoding took, with compilation.
 
     ``stores``: that of the captioner, or one for each member and view of an ensemble.
@@ -356,7 +486,7 @@ def caption_split(
     began = time.perf_counter()
     batches = [feature_batches(store, records, config) for store in stores]
     features = batches[0] if len(batches) == 1 else EnsembleBatches(batches)
-    captions = [found[0].text for found in captioner.caption(features, config)[: len(records)]]
+    captions = [found[0] for found in captioner.caption(features, config)[: len(records)]]
     return captions, time.perf_counter() - began
 
 
@@ -370,6 +500,29 @@ def find_attention(
     """How the captioner looks at the images while it says ``captions``."""
     batches = feature_batches(store, records, config)
     return attention_statistics(captioner, (batches[n][0] for n in range(len(batches))), captions)
+
+
+def score_confidence(
+    confidence: "Confidence",
+    found: Sequence["Caption"],
+    records: Sequence[ImageRecord],
+    cider: np.ndarray,
+    figure: Path,
+) -> ConfidenceScores:
+    """What the confidence of the captions is worth. Draws it as ``figure``. Raises UserError.
+
+    ``cider``: the CIDEr-D of each caption, float64 (N,).
+    """
+    captions, references = [caption.text for caption in found], [record.captions for record in records]
+    right = is_right(captions, references, cider, confidence.right_cider)
+    sure = np.array([caption.confidence for caption in found])
+    scores = confidence_scores(sure, right, confidence.right_cider, confidence.unsure_below)
+    try:
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        confidence_figure(sure, right, f"Confidence of {len(right):,} captions").savefig(figure, dpi=110)
+    except OSError as error:
+        raise UserError(f"{figure}: cannot be written ({error.strerror}); choose another place") from None
+    return scores
 
 
 def feature_batches(store: "FeatureStore", records: Sequence[ImageRecord], config: Config) -> "FeatureBatches":

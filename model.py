@@ -14,7 +14,7 @@ A captioner is kept in one file, the bundle (``captioning/storage/bundles.py``).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from keras import ops
 from captioning.base.errors import UserError
 from captioning.base.files import load_arrays, save_arrays
 from captioning.command_line.resolving import refuse_longer
+from captioning.confidence.signals import Signals, Subspace
+from captioning.confidence.stored import Confidence
 from captioning.decoders.base import Decoder
 from captioning.decoders.build import build_decoder
 from captioning.decoders.ensemble import EnsembleDecoder
@@ -50,15 +52,22 @@ class Caption:
     text: str
     log_prob: float  # natural log of its probability
     score: float  # what it was ranked by
+    confidence: float | None = None  # the probability that it is right; None if the captioner gives none
+    unsure: bool = False  # whether its confidence is below the threshold of the captioner
 
 
 class Captioner:
-    """Encoder, decoder and vocabulary of one trained run, with all settings of the run."""
+    """Encoder, decoder and vocabulary of one trained run, with all settings of the run.
+
+    ``confidence`` gives captions the probability that they are right. It is None until ``evaluate.py --fit-confidence``
+    has put one into the bundle.
+    """
 
     def __init__(
         self, config: Config, vocabulary: Vocabulary, encoder: keras.Model, decoder: Decoder | EnsembleDecoder
     ):
         self.config, self.vocabulary, self.encoder, self.decoder = config, vocabulary, encoder, decoder
+        self.confidence: Confidence | None = None
         self.members = [self]  # an ensemble has several
         self._encode = FoldedEncoder(encoder)
         self._searches: dict[tuple[Any, ...], Search] = {}
@@ -98,29 +107,44 @@ class Captioner:
         if not len(features):
             return []
         decoding = decoding or self.config
-        search = self._search(decoding)
-        search.length_penalty.assign(decoding.length_penalty)
-        if isinstance(features, keras.utils.PyDataset):
-            found = search.predict(features, verbose=0)
-        else:  # for one batch, predict would take about as long to prepare as the search takes
-            found = search.predict_on_batch(features)
-        tokens, log_probs, scores = (np.asarray(part) for part in found)  # (B, K, L), (B, K), (B, K)
-        return [self._spelled(*image) for image in zip(tokens, log_probs, scores, strict=True)]
+        found = _run(self._search(decoding), features, decoding)  # (B, K, L), (B, K), (B, K), perhaps (B, K)
+        return [self._spelled(*image) for image in zip(*found, strict=True)]
 
-    def _spelled(self, tokens: np.ndarray, log_probs: np.ndarray, scores: np.ndarray) -> list[Caption]:
-        """The captions of one image, from ``tokens (K, L)``, ``log_probs (K,)`` and ``scores (K,)``."""
+    def observe(
+        self, features: FeatureBatches, subspace: Subspace, decoding: DecodingSettings | None = None
+    ) -> tuple[list[Caption], np.ndarray]:
+        """The best caption of each image, and its signals float32 ``(B, S)``, of which a confidence is made.
+
+        ``features`` and ``decoding`` are as in ``caption``. ``subspace``: where training pictures lie.
+        """
+        decoding = decoding or self.config
+        search = Search(self.decoder, decoding, Signals(subspace))
+        search.compile()
+        *found, signals = _run(search, features, decoding)
+        return [self._spelled(*image)[0] for image in zip(*found, strict=True)], signals[:, 0]
+
+    def _spelled(
+        self, tokens: np.ndarray, log_probs: np.ndarray, scores: np.ndarray, confidences: np.ndarray | None = None
+    ) -> list[Caption]:
+        """The captions of one image, from ``tokens (K, L)``, ``log_probs``, ``scores`` and ``confidences``, all ``(K,)``."""
         captions = [
             Caption(self.vocabulary.decode(ids), float(log_prob), float(score))
             for ids, log_prob, score in zip(tokens, log_probs, scores, strict=True)
         ]
+        if self.confidence is not None and confidences is not None:
+            threshold = self.confidence.unsure_below
+            captions = [
+                replace(caption, confidence=float(confidence), unsure=bool(confidence < threshold))
+                for caption, confidence in zip(captions, confidences, strict=True)
+            ]
         # A search fills up what it does not find with impossible captions. The first one always counts.
         return captions[:1] + [caption for caption in captions[1:] if caption.log_prob > IMPOSSIBLE]
 
     def _search(self, decoding: DecodingSettings) -> Search:
         """The compiled search with these settings. The length penalty needs no search of its own: it is a variable."""
-        key = tuple((decoding.decoding() | {"length_penalty": None}).values())
+        key = (id(self.confidence), *(decoding.decoding() | {"length_penalty": None}).values())
         if key not in self._searches:
-            search = Search(self.decoder, decoding)
+            search = Search(self.decoder, decoding, self.confidence)
             search.compile()
             self._searches[key] = search
         return self._searches[key]
@@ -152,17 +176,21 @@ class Captioner:
             self.decoder.save_weights(folder / "decoder.weights.h5")
             if self.config.embedding != "learned":
                 save_arrays(folder / "embedding.npz", self.decoder.embedding.pretrained())
+            if self.confidence is not None:
+                self.confidence.save(folder)
 
     @classmethod
-    def load(cls, path: Path) -> "Captioner":
+    def load(cls, path: Path, with_confidence: bool = True) -> "Captioner":
         """The captioner in the bundle ``path``, or in the bundle of the run folder ``path``.
 
+        ``with_confidence``: also its confidence, if there is one.
         Raises UserError if the bundle is missing, damaged or not of a captioner.
         """
         with bundles.reading(path, "captioner") as (folder, config, vocabulary, encoder):
             pretrained = load_arrays(folder / "embedding.npz") if config.embedding != "learned" else {}
             captioner = cls.untrained(config, vocabulary, encoder, pretrained)
             bundles.load_weights(captioner.decoder, folder / "decoder.weights.h5", path)
+            captioner.confidence = Confidence.load(folder, path) if with_confidence else None
         return captioner
 
 
@@ -170,7 +198,8 @@ class Ensemble(Captioner):
     """Captioners that choose each word together: the probabilities of the next word are averaged.
 
     Each captioner may see several views of an image (``captioning.pictures.loading.view``). Features are a tuple: for
-    each captioner, one array per view. Settings and vocabulary are those of the first captioner.
+    each captioner, one array per view. Settings and vocabulary are those of the first captioner. An ensemble has no
+    confidence: those of its members were fitted on their own probabilities, and the ensemble has others.
     """
 
     def __init__(self, captioners: Sequence[Captioner], views: int = 1):
@@ -221,6 +250,17 @@ class Ensemble(Captioner):
         if isinstance(features, tuple) and not len(features[0]):
             return []
         return super().caption(features, decoding)
+
+
+def _run(
+    search: Search, features: Features | FeatureBatches | EnsembleBatches, decoding: DecodingSettings
+) -> list[np.ndarray]:
+    """What ``search`` gives for ``features``, part by part."""
+    search.length_penalty.assign(decoding.length_penalty)
+    if isinstance(features, keras.utils.PyDataset):
+        return [np.asarray(part) for part in search.predict(features, verbose=0)]
+    # For one batch, predict would take about as long to prepare as the search takes.
+    return [np.asarray(part) for part in search.predict_on_batch(features)]
 
 
 def load_captioners(paths: Sequence[Path], views: int = 1) -> Captioner:

@@ -8,7 +8,10 @@
     python test.py photo.jpg --model runs/NAME --beam-size 20 --consensus    # of 20 captions the one most like all
     python test.py photo.jpg --attention maps/              # where the decoder looked for each word
     python test.py holiday/ --output captions.jsonl         # a whole folder; the same command goes on with it
+    python test.py holiday/ --min-confidence 0.5            # only captions that are more probably right than wrong
 
+A captioner with a confidence also says how probable it is that a caption is right, such as [82%]. Captions that it does
+not trust itself are marked (unsure). evaluate.py --fit-confidence gives a captioner its confidence.
 A picture that cannot be read is reported, and the rest go on. The exit status is 1 then.
 """
 
@@ -56,6 +59,8 @@ def main() -> int:
     captioner = load_captioners([Path(path) for path in args.model], args.views)
     config = resolve_trained(args, captioner.config)
     refuse_impossible(args, captioner, config)
+    if captioner.confidence is None:
+        print(f"note: captions come without a confidence: {no_confidence(captioner)}", file=sys.stderr)
     if args.output:
         return caption_folder(args, names, captioner, config)
     return caption_pictures(args, names, captioner, config)
@@ -73,6 +78,13 @@ def parse() -> Namespace:
     )
     add_views(parser)
     parser.add_argument("--best", type=int, default=1, metavar="K", help="captions per picture, at most beam_size")
+    parser.add_argument(
+        "--min-confidence",
+        type=float,
+        metavar="P",
+        help="leave out captions that are right with a lower probability than this. With --output the file keeps them, with "
+        "their confidence, and --write-metadata leaves them out",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object per picture")
     parser.add_argument("--pictures", metavar="DIR", help="write each picture with its captions into this folder")
     parser.add_argument(
@@ -117,6 +129,8 @@ def refuse_conflicts(args: Namespace) -> None:
         raise UserError(f"--output: captions one folder of pictures, and {len(args.images)} places are named")
     elif args.json or args.pictures or args.attention:
         raise UserError("--output: writes captions into a file; leave out --json, --pictures and --attention")
+    if args.min_confidence is not None and not 0 <= args.min_confidence <= 1:
+        raise UserError(f"--min-confidence: {args.min_confidence} is no probability; give a number from 0 to 1")
     if args.overwrite_descriptions and not args.write_metadata:
         raise UserError("--overwrite-descriptions: say where to write with --write-metadata")
     if args.attention and len(args.model) * args.views > 1:
@@ -128,10 +142,19 @@ def refuse_impossible(args: Namespace, captioner: "Captioner", config: Config) -
     refuse_idle_consensus([config])
     if not 1 <= args.best <= config.beam_size:
         raise UserError(f"--best: {args.best} captions need a --beam-size of at least that; it is {config.beam_size}")
+    if args.min_confidence is not None and captioner.confidence is None:
+        raise UserError(f"--min-confidence: {no_confidence(captioner)}; leave this out, or name another --model")
     if args.attention:
         if not captioner.decoder.attends:
             raise UserError(f"--attention: the decoder {config.decoder} has no attention; take a run of one that has")
         grid_side(int(captioner.decoder.sizes["regions"]))
+
+
+def no_confidence(captioner: "Captioner") -> str:
+    """Why the captioner has no confidence."""
+    if captioner.members != [captioner]:
+        return "an ensemble and --views have none, since a confidence is that of one captioner and one look"
+    return "this captioner has none; evaluate.py --fit-confidence gives it one"
 
 
 # Single pictures ------------------------------------------------------------------------------------------------------
@@ -146,14 +169,17 @@ class Found(NamedTuple):
 
 def caption_pictures(args: Namespace, names: Sequence[str], captioner: "Captioner", config: Config) -> int:
     """Print the captions of each picture, and draw what was asked for. Returns the exit status."""
-    failed = 0
+    failed = unsaid = 0
     for source, found in find_captions(names, captioner, config, attend=bool(args.attention)):
         if isinstance(found, UnreadableImage):
             failed += 1
             report_failure(source, found, args.json)
             continue
-        captions = found.captions[: args.best]
+        captions = [caption for caption in found.captions[: args.best] if is_wanted(caption, args.min_confidence)]
+        unsaid += not captions
         report_captions(source, captions, args.json)
+        if not captions:
+            continue
         texts = [caption.text for caption in captions]
         if args.pictures:
             draw("--pictures", args.pictures, source, captioned, 1200, texts)
@@ -161,7 +187,14 @@ def caption_pictures(args: Namespace, names: Sequence[str], captioner: "Captione
             side = grid_side(int(captioner.decoder.sizes["regions"]))
             words = tokenize(texts[0])
             draw("--attention", args.attention, source, attention_maps, 480, words, found.weights[:-1], side)
+    if unsaid:
+        print(f"note: pictures without a caption of that --min-confidence: {unsaid:,}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def is_wanted(caption: "Caption", least: float | None) -> bool:
+    """Whether a caption has the confidence that ``--min-confidence`` asks for."""
+    return least is None or (caption.confidence is not None and caption.confidence >= least)
 
 
 def find_captions(
@@ -200,11 +233,18 @@ def report_captions(source: str, captions: "Sequence[Caption]", as_json: bool) -
     if as_json:
         print(json.dumps(entry(source, captions), ensure_ascii=False), flush=True)
     elif len(captions) == 1:
-        print(f"{source}: {captions[0].text}", flush=True)
-    else:
+        print(f"{source}: {captions[0].text}{sureness(captions[0])}", flush=True)
+    elif captions:
         print(f"{source}:")
         for caption in captions:
-            print(f"  {caption.score:7.3f}  {caption.text}", flush=True)
+            print(f"  {caption.score:7.3f}  {caption.text}{sureness(caption)}", flush=True)
+
+
+def sureness(caption: "Caption") -> str:
+    """What stands behind a caption: its confidence, and whether the captioner is unsure. Empty without a confidence."""
+    if caption.confidence is None:
+        return ""
+    return f" [{caption.confidence:.0%}]" + (" (unsure)" if caption.unsure else "")
 
 
 def report_failure(source: str, error: Exception, as_json: bool) -> None:
@@ -244,11 +284,15 @@ def caption_folder(args: Namespace, names: Sequence[str], captioner: "Captioner"
 def describe_pictures(args: Namespace, folder: Path, names: Sequence[str], output: Path, workers: int) -> int:
     """Write the captions in ``output`` into the metadata of the pictures. Returns how many pictures failed."""
     embed = args.write_metadata == "embed"
-    found = write_metadata(folder, names, output, embed, args.overwrite_descriptions, workers)
+    found = write_metadata(
+        folder, names, output, embed, args.overwrite_descriptions, workers, args.min_confidence or 0.0
+    )
     print(
         f"metadata: {found['embedded']:,} captions inside their pictures, {found['sidecar']:,} beside them; "
         f"{found['kept']:,} pictures kept the description they had, {found['failed']:,} failed"
     )
+    if found["unsure"]:
+        print(f"unsure: {found['unsure']:,} captions below --min-confidence were not written")
     if embed and found["sidecar"]:
         print("beside: pictures that are neither JPEG nor PNG, are signed, or would break when they grow")
     return found["failed"]

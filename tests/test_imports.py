@@ -53,6 +53,7 @@ ROOMS: dict[str, set[str]] = {
         ),
         *("storage", "reports", "retrieval"),
     },
+    "confidence": {"base", "words", "pictures", "data", "metrics", "search", "reports"},
     "albums": {"base", "command_line", "words", "pictures", "data", "search", "features", "storage", "reports"},
     "serving": {
         *("base", "command_line", "words", "pictures", "data", "search", "features", "storage", "reports"),
@@ -64,7 +65,17 @@ ROOMS: dict[str, set[str]] = {
 WITH_MODEL = {"retrieval", "training", "albums", "serving", "exports"}
 SCRIPTS = {"train", "evaluate", "test", "retrieve", "export", "app", "start"}
 # Rooms that need Keras. All others import it inside functions only, and so do the scripts.
-KERAS_ROOMS = {"embeddings", "decoders", "features", "search", "storage", "retrieval", "training", "exports"}
+KERAS_ROOMS = {
+    "embeddings",
+    "decoders",
+    "features",
+    "search",
+    "confidence",
+    "storage",
+    "retrieval",
+    "training",
+    "exports",
+}
 KERAS = {"keras", "keras_hub", "tensorflow", "jax", "torch", "h5py"}
 
 

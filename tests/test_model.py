@@ -1,5 +1,6 @@
 """The captioner: captions of features, and where it looks."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -7,16 +8,18 @@ import numpy as np
 import pytest
 from helpers import save_encoder
 from small_captioner import SIZES, WORDS, captioner, pixels, save_captioner
+from sure import CONFIDENCE
 
 from captioning.base.errors import UserError
 from captioning.command_line.resolving import preset
+from captioning.confidence.signals import SIGNALS
 from captioning.decoders.build import build_decoder
 from captioning.features.batches import FeatureBatches
 from captioning.search import compiled
 from captioning.search.compiled import Search
 from captioning.words.vocabulary import Vocabulary
 from config import Config
-from model import Captioner
+from model import Captioner, Ensemble
 
 HEADS = {"attention": 8, "adaptive": 8, "transformer": 2}  # decoders that do not read it allow only its default, 8
 
@@ -69,6 +72,64 @@ def test_whole_batches_in_the_size_of_the_presets(decoder):
     rng = np.random.default_rng(0)
     found = [search.predict_on_batch(rng.normal(size=(100, 49, 64)).astype("float32")) for _ in range(4)]
     assert all(tokens.shape == (100, 3, 13) for tokens, _, _ in found)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("search", [{"beam_size": 1}, {"beam_size": 4}, {"beam_size": 5, "consensus": True}])
+def test_a_confidence_comes_with_each_caption_and_changes_none(saved, search):
+    plain = saved[0]
+    features = plain.encode(pixels(6))
+    sure = Captioner(plain.config, WORDS, plain.encoder, plain.decoder)
+    sure.confidence = CONFIDENCE
+    config = plain.config.with_overrides(search)
+    before, after = plain.caption(features, config), sure.caption(features, config)
+    assert all(caption.confidence is None and not caption.unsure for found in before for caption in found)
+    assert [[replace(c, confidence=None, unsure=False) for c in found] for found in after] == before
+    found = [caption for image in after for caption in image]
+    assert all(0 < caption.confidence < 1 and caption.unsure == (caption.confidence < 0.4) for caption in found)
+    middle = float(np.median([caption.confidence for caption in found]))
+    sure.confidence = replace(CONFIDENCE, unsure_below=middle)
+    flags = [caption.unsure for image in sure.caption(features, config) for caption in image]
+    assert flags == [caption.confidence < middle for caption in found]
+    assert set(flags) == {True, False}
+
+
+@pytest.mark.backends
+def test_greedy_and_beam_search_are_equally_sure_of_the_same_caption(saved):
+    plain = saved[0]
+    sure = Captioner(plain.config, WORDS, plain.encoder, plain.decoder)
+    sure.confidence = CONFIDENCE
+    features = plain.encode(pixels(6))
+    greedy, beams = (sure.caption(features, plain.config.with_overrides({"beam_size": size})) for size in (1, 6))
+    common = 0
+    for (one,), several in zip(greedy, beams, strict=True):
+        for caption in several:
+            if caption.text == one.text:
+                common += 1
+                assert caption.confidence == pytest.approx(one.confidence, abs=1e-4)
+    assert common
+
+
+def test_signals_are_those_that_the_confidence_is_made_of(saved, make_store):
+    made = saved[0]
+    names = [f"{i}.jpg" for i in range(7)]
+    store = make_store(names, shape=(4, 5), dtype="float16")
+    found, signals = made.observe(FeatureBatches(store, names, 4), CONFIDENCE.subspace)
+    assert signals.shape == (8, len(SIGNALS)), "the last batch is filled up"
+    sure = Captioner(made.config, WORDS, made.encoder, made.decoder)
+    sure.confidence = CONFIDENCE
+    expected = [image[0] for image in sure.caption(FeatureBatches(store, names, 4))]
+    assert [caption.text for caption in found] == [caption.text for caption in expected]
+    p = keras.ops.convert_to_numpy(CONFIDENCE.of_signals(signals))
+    np.testing.assert_allclose(p, [caption.confidence for caption in expected], atol=1e-5)
+
+
+def test_an_ensemble_has_no_confidence(saved):
+    sure = Captioner(saved[0].config, WORDS, saved[0].encoder, saved[0].decoder)
+    sure.confidence = CONFIDENCE
+    both = Ensemble([sure, sure])
+    assert both.confidence is None
+    assert both.caption(both.encode(pixels(2)))[0][0].confidence is None
 
 
 def test_no_features_give_no_captions(saved):

@@ -3,6 +3,7 @@
     captions.jsonl                 one line for each picture, in UTF-8; "image" is its path in the folder
         {"image": "2019/sea.jpg", "captions": [{"caption": "two dogs run", "log_prob": -4.1, "score": -1.0}]}
         {"image": "2019/torn.jpg", "error": "photos/2019/torn.jpg: cannot be read as a picture: ..."}
+                                   with a confidence each caption also has "confidence", and "unsure": true or false
     captions.jsonl.settings.json   the folder, the models and the decoding that made all the lines
 
 Captioning can be killed at any moment. Lines reach the disk one batch at a time. The next run drops a line that was cut
@@ -85,8 +86,14 @@ def made_with(
 
 def entry(image: str, captions: "Sequence[Caption]") -> dict[str, Any]:
     """The captions of a picture as a JSON object: a line of an album."""
-    found = [{"caption": c.text, "log_prob": c.log_prob, "score": c.score} for c in captions]
-    return {"image": image, "captions": found}
+    return {"image": image, "captions": [_caption_entry(caption) for caption in captions]}
+
+
+def _caption_entry(caption: "Caption") -> dict[str, Any]:
+    found: dict[str, Any] = {"caption": caption.text, "log_prob": caption.log_prob, "score": caption.score}
+    if caption.confidence is not None:
+        found |= {"confidence": round(caption.confidence, 4), "unsure": caption.unsure}
+    return found
 
 
 def caption_album(

@@ -16,16 +16,23 @@ from captioning.pictures.metadata import UnwritableMetadata, write_caption
 
 
 def write_metadata(
-    folder: Path, names: Sequence[str], output: Path, embed: bool, overwrite: bool, workers: int
+    folder: Path,
+    names: Sequence[str],
+    output: Path,
+    embed: bool,
+    overwrite: bool,
+    workers: int,
+    min_confidence: float = 0.0,
 ) -> Counter[str]:
     """Write the best captions in the file ``output`` into the metadata of the pictures ``names`` in ``folder``.
 
-    ``embed`` and ``overwrite``: see ``pictures.metadata.write_caption``. ``workers`` threads write. Returns the number of
-    pictures by outcome:
+    ``embed`` and ``overwrite``: see ``pictures.metadata.write_caption``. ``workers`` threads write. ``min_confidence``:
+    captions with a lower confidence are not written. Returns the number of pictures by outcome:
 
         embedded      the caption is inside the picture
         sidecar       the caption is in a file beside the picture
         kept          the picture has a description of its own, which stays
+        unsure        the caption has too low a confidence
         unreadable    the picture has no caption, because it cannot be read
         failed        the caption cannot be written; the reason is on stderr
     """
@@ -35,6 +42,8 @@ def write_metadata(
     def attempt(line: dict[str, Any]) -> str | UnwritableMetadata:
         if not line.get("captions"):
             return "unreadable"
+        if line["captions"][0].get("confidence", 1.0) < min_confidence:
+            return "unsure"
         try:
             return write_caption(folder / line["image"], line["captions"][0]["caption"], embed, overwrite)
         except UnwritableMetadata as error:

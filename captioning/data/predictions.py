@@ -2,7 +2,8 @@
 
 ``image_id`` is that of ``ImageRecord`` or, in files from elsewhere, the file name of the image.
 
-    predictions-test-beam3.json                       also "file_name", and "cider": the CIDEr-D of this caption
+    predictions-test-beam3.json                       also "file_name", "cider": the CIDEr-D of this caption, and
+                                                      "confidence" if the captioner gives one
     captions_val2014_NAME-test-beam3_results.json     for COCO's evaluation server: COCO's image ids, no other keys
 """
 
@@ -46,12 +47,21 @@ def read_predictions(path: Path, records: Sequence[ImageRecord]) -> list[str]:
 
 
 def write_predictions(
-    folder: Path, name: str, records: Sequence[ImageRecord], captions: Sequence[str], cider: Sequence[float]
+    folder: Path,
+    name: str,
+    records: Sequence[ImageRecord],
+    captions: Sequence[str],
+    cider: Sequence[float],
+    confidences: Sequence[float | None],
 ) -> None:
-    """Write predictions-NAME.json into ``folder``: a caption of each record, and its CIDEr-D. Raises UserError."""
+    """Write predictions-NAME.json into ``folder``: a caption of each record, its CIDEr-D and its confidence if it has one.
+
+    Raises UserError.
+    """
     entries = [
         {"image_id": record.image_id, "file_name": record.file_name, "caption": caption, "cider": round(score, 2)}
-        for record, caption, score in zip(records, captions, cider, strict=True)
+        | ({} if confidence is None else {"confidence": round(confidence, 4)})
+        for record, caption, score, confidence in zip(records, captions, cider, confidences, strict=True)
     ]
     write(folder / f"predictions-{name}.json", json.dumps(entries, indent=0, ensure_ascii=False) + "\n")
 

@@ -4,7 +4,8 @@ An export is a folder, which ``writing`` makes:
 
     model/, model.onnx or model.tflite    encoder and search in one graph
     vocabulary.json                       {"words": [...]}: all words in id order, <pad> <start> <end> <unk> first
-    export.json                           inputs, outputs, how pixels are made, decoding settings, versions, sha256 of the rest
+    export.json                           inputs, outputs, how pixels are made, decoding settings, versions, sha256 of the rest;
+                                          with a confidence "unsure_below", below which a caption is called unsure
     check.json                            how its captions and times compare with the original's, after export.py --check
     predictions.json                      the captions of that check, as evaluate.py --predictions reads them
 
@@ -50,7 +51,8 @@ class Exported:
     """One export, loaded: a function of uint8 RGB pixels ``(B, S, S, 3)``. For LiteRT, B is 1.
 
     It gives ``tokens`` int32 ``(B, K, L)``, ``log_probs`` and ``scores`` float32 ``(B, K)``: the parts of
-    ``search.hypotheses.Hypotheses``.
+    ``search.hypotheses.Hypotheses``. An export of a captioner with a confidence also gives ``confidence`` float32
+    ``(B, K)``.
     """
 
     def __init__(self, folder: Path):

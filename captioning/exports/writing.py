@@ -36,14 +36,15 @@ def whole_graph(captioner: Captioner, encoder: keras.Model, search: Search) -> C
     """Encoder and search as one function of tensors. ``encoder`` is the captioner's own, folded.
 
     The function takes uint8 RGB pixels ``(B, S, S, 3)``. It gives ``tokens`` int32 ``(B, K, L)``, ``log_probs`` and
-    ``scores`` float32 ``(B, K)``.
+    ``scores`` float32 ``(B, K)``, and ``confidence`` float32 ``(B, K)`` if the captioner has one.
     """
+    names = ("tokens", "log_probs", "scores", *(("confidence",) if search.judge is not None else ()))
 
     def graph(pixels):
         features = encoder(ops.cast(pixels, "float32"), training=False)
         # Rounded like the features that the decoder was trained on.
         features = ops.cast(ops.cast(features, captioner.config.feature_dtype), "float32")
-        return dict(zip(("tokens", "log_probs", "scores"), search.call(features), strict=True))
+        return dict(zip(names, search.call(features), strict=True))
 
     return graph
 
@@ -87,7 +88,7 @@ def _traced(captioner: Captioner, decoding: DecodingSettings, batch: int | None)
     import tensorflow as tf
 
     size = captioner.config.image_size
-    module, search = tf.Module(), Search(captioner.decoder, decoding)
+    module, search = tf.Module(), Search(captioner.decoder, decoding, captioner.confidence)
     encoder, _ = fold(captioner.encoder)
     module.weights = [weight.value for part in (encoder, search) for weight in part.variables]
     pixels = tf.TensorSpec((batch, size, size, 3), tf.uint8, name="pixels")
@@ -179,6 +180,7 @@ def _describe(captioner: Captioner, decoding: DecodingSettings, kind: str, int8:
     (folder / "vocabulary.json").write_text(captioner.vocabulary.to_json(), encoding="utf-8")
     size, beams = captioner.config.image_size, decoding.beam_size
     batch = 1 if kind == "litert" else None
+    judged, confidence = captioner.confidence, {"dtype": "float32", "shape": [batch, beams]}
     about = {
         "format": FORMAT,
         "kind": kind,
@@ -189,7 +191,9 @@ def _describe(captioner: Captioner, decoding: DecodingSettings, kind: str, int8:
             "tokens": {"dtype": "int32", "shape": [batch, beams, decoding.max_caption_length + 1]},
             "log_probs": {"dtype": "float32", "shape": [batch, beams]},
             "scores": {"dtype": "float32", "shape": [batch, beams]},
+            **({"confidence": confidence} if judged else {}),
         },
+        **({"unsure_below": judged.unsure_below} if judged else {}),
         "image_size": size,
         "pixels": {
             "name": PREPROCESSING,

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from captioning.metrics.chair import chair, mentions
 from captioning.metrics.references import Caption, words
 
 _WORDS = (
@@ -31,6 +32,9 @@ class Diagnostics:
     repeated_trigrams: float  # share in which some three words occur again
     most_common: float  # share of the commonest caption
     novel: float | None = None  # share of captions that no training caption equals; None without training captions
+    # Objects that no reference names (``chair``); None without references, and in old files.
+    chair_s: float | None = None  # share of captions with such an object
+    chair_i: float | None = None  # share of all mentions of objects; None also when no caption names an object
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,19 @@ class LengthGroup:
     score: float
 
 
-def diagnose(predictions: Sequence[Caption], training: Iterable[Caption] | None = None) -> Diagnostics:
-    """The statistics of ``predictions``. ``training``: the captions that a novel caption is not among."""
+def diagnose(
+    predictions: Sequence[Caption],
+    training: Iterable[Caption] | None = None,
+    references: Sequence[Sequence[Caption]] | None = None,
+) -> Diagnostics:
+    """The statistics of ``predictions``.
+
+    ``training``: the captions that a novel caption is not among. ``references[i]``: all references of the image of
+    ``predictions[i]``.
+    """
     captions = [tuple(words(prediction)) for prediction in predictions]
     count = len(captions)
+    hallucinated = None if references is None else chair(mentions(captions, references))
     known = None if training is None else {tuple(words(caption)) for caption in training}
     return Diagnostics(
         captions=count,
@@ -59,6 +72,8 @@ def diagnose(predictions: Sequence[Caption], training: Iterable[Caption] | None 
         repeated_trigrams=sum(_repeats(caption, 3) for caption in captions) / count,
         most_common=Counter(captions).most_common(1)[0][1] / count,
         novel=None if known is None else sum(caption not in known for caption in captions) / count,
+        chair_s=hallucinated and hallucinated.sentence,
+        chair_i=hallucinated and hallucinated.instance,
     )
 
 

@@ -26,7 +26,7 @@ from captioning.reports.charts import Chart, make_chart
 from captioning.reports.curves import panels_of
 from captioning.reports.diagram import architecture
 from captioning.reports.rows import ScoreRow
-from captioning.reports.tables import TITLES, blocked
+from captioning.reports.tables import TITLES, blocked, confidence_text
 from captioning.storage.runs import Run
 from config import Config
 
@@ -40,6 +40,8 @@ DIAGNOSTICS = {
     "novel": ("novel: not among the training captions", "{:.1%}"),
     "most_common": ("share of the commonest caption", "{:.1%}"),
     "dangling": ("dangling: ending in a function word", "{:.1%}"),
+    "chair_s": ("CHAIRs: captions with an object that no reference names", "{:.1%}"),
+    "chair_i": ("CHAIRi: objects that no reference names, among all objects named", "{:.1%}"),
     "repeats": ("a word twice in a row", "{:.1%}"),
     "repeated_bigrams": ("two words that occur again", "{:.1%}"),
     "repeated_trigrams": ("three words that occur again", "{:.1%}"),
@@ -110,6 +112,7 @@ def report(
         highest=max(group.score for groups in lengths for group in groups) or 1,
         diagnostics=diagnostics_table(rows),
         attention=[(row.decoding, row.attention) for row in rows if row.attention],
+        confidence=[(row.decoding, confidence_text(row.confidence)) for row in rows if row.confidence],
         training=training_of(run),
         architecture=Markup(
             architecture(config, int(sizes["regions"]), int(sizes["feature_size"]), int(sizes["vocabulary_size"]))
@@ -142,9 +145,15 @@ def diagnostics_table(rows: Sequence[ScoreRow]) -> Table:
         for row in rows
     ]
     lines = [
-        [title, *(form.format(values[name]) + blocked(row, name) for row, values in zip(rows, found, strict=True))]
+        [
+            title,
+            *(
+                "-" if values[name] is None else form.format(values[name]) + blocked(row, name)
+                for row, values in zip(rows, found, strict=True)
+            ),
+        ]
         for name, (title, form) in DIAGNOSTICS.items()
-        if found[0][name] is not None
+        if any(values[name] is not None for values in found)
     ]
     for name in rows[0].scores.demo or {}:
         shares = [(row.scores.demo or {})[name] for row in rows]

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter
 
 from captioning.base.errors import UserError
+from captioning.metrics.calibration import ConfidenceScores
 from captioning.metrics.diagnostics import Diagnostics, LengthGroup
 from captioning.metrics.significance import Intervals
 
@@ -78,6 +79,7 @@ class ScoreRow:
     views: int | None = None  # looks at each image; None for captions from elsewhere, and in old files
     scores: Scores
     attention: AttentionStatistics | None = None
+    confidence: ConfidenceScores | None = None  # None for captioners without one
     decoding_seconds: float | None = None  # with compilation
     settings: dict[str, Any] | None = None
     environment: dict[str, Any] | None = None  # see captioning/base/environment.py

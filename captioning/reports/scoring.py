@@ -37,7 +37,7 @@ def score(
     """
     found, references = _words(captions, records, tools)
     images = image_statistics(found, references)
-    diagnostics = diagnose(found, training or None)
+    diagnostics = diagnose(found, training or None, references)
     demo, shuffled_demo = _demo_shares(captions, records, data)
     if protocol == "seed":
         wanted = [record.captions for record in records]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from captioning.metrics.calibration import ConfidenceScores
 from captioning.reports.rows import CocoScores, ScoreRow
 
 # The columns of scores, in their order: the field of ``CocoScores`` (BLEU-4 is the last of ``bleu``), and its title.
@@ -57,15 +58,30 @@ def blocked(row: ScoreRow, name: str) -> str:
     return " (blocked in decoding)" if 0 < (row.settings or {}).get("no_repeat_ngram", 0) <= longest else ""
 
 
+def confidence_text(found: ConfidenceScores) -> str:
+    """What the confidence of a captioner is worth, in one line."""
+    ranks = "none" if found.auroc is None else f"{found.auroc:.3f}"
+    return (
+        f"confidence: right {found.right:.1%} (CIDEr above {found.right_cider:g}), AUROC {ranks}, ECE {found.ece:.3f}, "
+        f"wrong {found.error:.1%} and among the surest 80% {found.error_at_80:.1%}, unsure {found.unsure:.1%}"
+    )
+
+
 def _signs(row: ScoreRow) -> str:
     found = row.scores.diagnostics
     signs = [f"commonest caption {found.most_common:.1%}", f"a word twice in a row {found.repeats:.1%}"]
     for name, share in (("repeated_bigrams", found.repeated_bigrams), ("repeated_trigrams", found.repeated_trigrams)):
         signs.append(f"{name.replace('_', ' ')} {share:.1%}{blocked(row, name)}")
+    if found.chair_s is not None:
+        signs.append(f"an object that no reference names {found.chair_s:.1%} (CHAIRs)")
+    if found.chair_i is not None:
+        signs.append(f"of all objects named {found.chair_i:.1%} (CHAIRi)")
     if isinstance(row.scores, CocoScores):
         groups = row.scores.cider_d_by_reference_length
         lengths = ", ".join(f"{group.score:.1f} of {group.reference_length:.1f} words" for group in groups)
         signs.append(f"CIDEr by length of the references {lengths}")
     if looks := row.attention:
         signs.append(f"attention's entropy {looks.entropy:.2f} of {looks.maximum_entropy:.2f} bits")
+    if row.confidence:
+        signs.append(confidence_text(row.confidence))
     return "; ".join(signs)

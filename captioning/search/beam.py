@@ -12,11 +12,22 @@ As in Wu et al. (2016), https://arxiv.org/abs/1609.08144, section 7. Live hypoth
 
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
-from captioning.search.hypotheses import BANNED, IMPOSSIBLE, Hypotheses, Step
-from captioning.search.rules import PLAIN, Rules, score
-from captioning.search.state import join_image, loop_while, pick, put, repeat_rows, split_image, take_rows
+from captioning.search.hypotheses import BANNED, IMPOSSIBLE, NO_TRACE, Hypotheses, Step, Trace
+from captioning.search.rules import PLAIN, Rules, entropy, score
+from captioning.search.state import (
+    join_image,
+    join_traces,
+    loop_while,
+    pick,
+    pick_trace,
+    put,
+    repeat_rows,
+    split_image,
+    take_rows,
+)
 from captioning.words.vocabulary import END, PAD, START
 
 
@@ -30,6 +41,8 @@ class BeamState(NamedTuple):
     ended: Any  # int32 (B, K, L): the ended hypotheses, with <end>, then <pad>
     ended_log_p: Any  # float32 (B, K)
     ended_score: Any  # float32 (B, K): what they are ranked by; BANNED where none has ended yet
+    live_trace: Any  # (B, K, L): the trace of the live hypotheses, if it is kept
+    ended_trace: Any  # (B, K, L)
     done: Any  # bool (B,): whether the search for the image is over
     decoder: Any  # the decoder's state for the live hypotheses, without "image": a nest of (B * K, ...)
 
@@ -41,6 +54,7 @@ class Candidates(NamedTuple):
     log_probs: Any  # float32 (B, 2K)
     parent: Any  # int32 (B, 2K): the live hypothesis that goes on, 0 to K - 1
     word: Any  # int32 (B, 2K): the word that it goes on with
+    trace: Any  # (B, 2K, L): the trace, if it is kept
 
 
 def beam_search(
@@ -51,12 +65,13 @@ def beam_search(
     beam_size: int,
     length_penalty: float = 1.0,
     rules: Rules = PLAIN,
+    keep_trace: bool = False,
 ) -> Hypotheses:
     """The ``beam_size`` best captions that beam search finds for each image.
 
     ``state``: the decoder's state before the first word, of ``batch`` images. ``max_length``: words of the longest
-    caption. ``length_penalty`` may be a scalar tensor. There is always a caption: hypotheses that were cut at
-    ``max_length`` words rank below all that ended.
+    caption. ``length_penalty`` may be a scalar tensor. ``keep_trace``: also give the ``Trace`` of each caption. There is
+    always a caption: hypotheses that were cut at ``max_length`` words rank below all that ended.
     """
     length = max_length + 1
     image, decoder = split_image(repeat_rows(state, beam_size))  # (B, ...) -> (B * K, ...)
@@ -75,16 +90,17 @@ def beam_search(
         is_beaten = score(now.live_log_p[:, 0], now.t + 1, length_penalty) <= now.ended_score[:, -1]
         return now._replace(t=now.t + 1, done=ops.logical_or(now.done, ops.logical_and(is_full, is_beaten)))
 
-    found = loop_while(goes_on, advance, _first(batch, beam_size, length, decoder))
+    found = loop_while(goes_on, advance, _first(batch, beam_size, length, decoder, keep_trace))
     return _ranked(found, max_length, length_penalty)
 
 
-def _first(batch: int, beam_size: int, length: int, decoder) -> BeamState:
+def _first(batch: int, beam_size: int, length: int, decoder, keep_trace: bool) -> BeamState:
     """The state before the first word."""
     # All beams start equal. Only the first may count, or the K best would be K copies of one caption.
     live_log_p = ops.tile(ops.where(ops.arange(beam_size) == 0, 0.0, BANNED)[None], (batch, 1))
     none = ops.full((batch, beam_size), BANNED, dtype="float32")
     empty = ops.full((batch, beam_size, length), PAD, dtype="int32")
+    trace = Trace(*[ops.zeros((batch, beam_size, length), dtype="float32")] * 2) if keep_trace else NO_TRACE
     return BeamState(
         t=ops.convert_to_tensor(0, dtype="int32"),
         last=ops.full((batch, beam_size), START, dtype="int32"),
@@ -93,6 +109,8 @@ def _first(batch: int, beam_size: int, length: int, decoder) -> BeamState:
         ended=empty,
         ended_log_p=none,
         ended_score=none,
+        live_trace=trace,
+        ended_trace=trace,
         done=ops.zeros((batch,), dtype="bool"),
         decoder=decoder,
     )
@@ -108,7 +126,13 @@ def _continue(now: BeamState, log_p) -> Candidates:
     log_probs, index = ops.top_k(ops.reshape(total, (-1, beam_size * vocabulary)), 2 * beam_size)
     index = ops.cast(index, "int32")
     parent, word = index // vocabulary, index % vocabulary
-    return Candidates(put(pick(now.live, parent), now.t, word), log_probs, parent, word)
+    trace = now.live_trace
+    if trace != NO_TRACE:
+        of_word = ops.take_along_axis(ops.reshape(log_p, (-1, beam_size * vocabulary)), index, axis=1)
+        of_step = ops.take_along_axis(ops.reshape(entropy(log_p), (-1, beam_size)), parent, axis=1)
+        old = pick_trace(trace, parent)
+        trace = Trace(put(old.log_p, now.t, of_word), put(old.entropy, now.t, of_step))
+    return Candidates(put(pick(now.live, parent), now.t, word), log_probs, parent, word, trace)
 
 
 def _collect_ended(now: BeamState, candidates: Candidates, length_penalty) -> BeamState:
@@ -125,6 +149,7 @@ def _collect_ended(now: BeamState, candidates: Candidates, length_penalty) -> Be
         ended=pick(ops.concatenate([now.ended, candidates.tokens], axis=1), order),
         ended_log_p=ops.take_along_axis(log_probs, order, axis=1),
         ended_score=ended_score,
+        ended_trace=pick_trace(join_traces(now.ended_trace, candidates.trace), order),
     )
 
 
@@ -141,6 +166,9 @@ def _keep_live(now: BeamState, candidates: Candidates, decoder) -> BeamState:
         last=ops.take_along_axis(candidates.word, order, axis=1),
         live=ops.where(stays[:, None, None], now.live, pick(candidates.tokens, order)),
         live_log_p=ops.where(stays[:, None], now.live_log_p, log_p),
+        live_trace=keras.tree.map_structure(
+            lambda old, new: ops.where(stays[:, None, None], old, pick(new, order)), now.live_trace, candidates.trace
+        ),
         decoder=take_rows(decoder, ops.reshape(rows, (-1,))),  # (B, K) -> (B * K,)
     )
 
@@ -159,4 +187,5 @@ def _ranked(found: BeamState, max_length: int, length_penalty) -> Hypotheses:
         tokens=pick(ops.concatenate([found.ended, found.live], axis=1), order),
         log_probs=ops.take_along_axis(log_probs, order, axis=1),
         scores=ops.take_along_axis(scores, order, axis=1),
+        trace=pick_trace(join_traces(found.ended_trace, found.live_trace), order),
     )

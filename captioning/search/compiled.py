@@ -21,14 +21,22 @@ class Stepper(Protocol):
     def step(self, token_ids: Any, state: Any) -> tuple[Any, Any]: ...
 
 
-class Search(keras.Model):
-    """Features ``(B, R, D)`` -> the three parts of ``Hypotheses``: greedy or beam search, and consensus if wanted.
+class Judge(Protocol):
+    """What looks at the captions found and their traces, and says something about each: a tensor ``(B, K, ...)``."""
 
-    An ensemble takes a tuple of such features. ``length_penalty`` is a variable, so a new value needs no compilation.
+    def __call__(self, features: Any, found: Hypotheses) -> Any: ...
+
+
+class Search(keras.Model):
+    """Features ``(B, R, D)`` -> tokens, log_probs and scores of ``Hypotheses``: greedy or beam search, consensus if wanted.
+
+    With a ``judge`` there is a fourth part: what it says. An ensemble takes a tuple of such features. ``length_penalty``
+    is a variable, so a new value needs no compilation.
     """
 
-    def __init__(self, decoder: Stepper, settings: DecodingSettings):
+    def __init__(self, decoder: Stepper, settings: DecodingSettings, judge: Judge | None = None):
         super().__init__()
+        self.judge = judge
         self.decoder = decoder
         self.beam_size = settings.beam_size
         self.votes = settings.votes
@@ -43,15 +51,20 @@ class Search(keras.Model):
         self.built = True
 
     def call(self, features):
-        return tuple(self.search(features))
+        found = self.search(features)
+        return tuple(found[:3]) if self.judge is None else (*found[:3], self.judge(features, found))
 
     def search(self, features) -> Hypotheses:
         """The captions of ``features``, best first."""
         batch = ops.shape(keras.tree.flatten(features)[0])[0]
         start = (self.decoder.step, self.decoder.init_state(features), batch, self.max_length)
-        length_penalty = ops.convert_to_tensor(self.length_penalty)
+        options = {
+            "length_penalty": ops.convert_to_tensor(self.length_penalty),
+            "rules": self.rules,
+            "keep_trace": self.judge is not None,
+        }
         if self.beam_size == 1:
-            found = greedy_search(*start, length_penalty=length_penalty, rules=self.rules)
+            found = greedy_search(*start, **options)
         else:
-            found = beam_search(*start, beam_size=self.beam_size, length_penalty=length_penalty, rules=self.rules)
+            found = beam_search(*start, beam_size=self.beam_size, **options)
         return consensus(found) if self.votes else found

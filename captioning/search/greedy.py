@@ -5,10 +5,11 @@ The legend is in ``hypotheses.py``.
 
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
-from captioning.search.hypotheses import Hypotheses, Step
-from captioning.search.rules import PLAIN, Rules, score
+from captioning.search.hypotheses import NO_TRACE, Hypotheses, Step, Trace
+from captioning.search.rules import PLAIN, Rules, entropy, score
 from captioning.search.state import loop_while, put
 from captioning.words.vocabulary import END, PAD, START
 
@@ -21,6 +22,7 @@ class GreedyState(NamedTuple):
     last: Any  # int32 (B,): the word before position t; <start> at first
     done: Any  # bool (B,): whether the caption has ended
     log_probs: Any  # float32 (B,): log p of the words so far
+    trace: Any  # (B, L): the trace of the words so far, if it is kept
     decoder: Any  # the decoder's state, a nest of (B, ...)
 
 
@@ -31,11 +33,12 @@ def greedy_search(
     max_length: int,
     length_penalty: float = 1.0,
     rules: Rules = PLAIN,
+    keep_trace: bool = False,
 ) -> Hypotheses:
     """The caption that greedy search finds for each image, as ``Hypotheses`` with K = 1.
 
     ``state``: the decoder's state before the first word, of ``batch`` images. ``max_length``: words of the longest
-    caption. ``length_penalty`` may be a scalar tensor.
+    caption. ``length_penalty`` may be a scalar tensor. ``keep_trace``: also give the ``Trace`` of each caption.
     """
     length = max_length + 1
 
@@ -58,6 +61,7 @@ def greedy_search(
             last=best,
             done=ops.logical_or(stops, best == END),
             log_probs=ops.where(stops, now.log_probs, now.log_probs + best_log_p),
+            trace=_traced(now.trace, now.t, stops, best_log_p, log_p),
             decoder=decoder,
         )
 
@@ -67,9 +71,22 @@ def greedy_search(
         last=ops.full((batch,), START, dtype="int32"),
         done=ops.zeros((batch,), dtype="bool"),
         log_probs=ops.zeros((batch,), dtype="float32"),
+        trace=Trace(*[ops.zeros((batch, length), dtype="float32")] * 2) if keep_trace else NO_TRACE,
         decoder=state,
     )
     found = loop_while(goes_on, advance, first)
     lengths = ops.sum(ops.cast(found.tokens != PAD, "int32"), axis=-1)
     scores = score(found.log_probs, lengths, length_penalty)
-    return Hypotheses(found.tokens[:, None], found.log_probs[:, None], scores[:, None])
+    trace = keras.tree.map_structure(lambda part: part[:, None], found.trace)
+    return Hypotheses(found.tokens[:, None], found.log_probs[:, None], scores[:, None], trace)
+
+
+def _traced(trace, t, stops, best_log_p, log_p):
+    """``trace`` with position ``t``: there a word with ``best_log_p`` was taken from words with ``log_p (B, V)``.
+
+    ``stops`` bool ``(B,)``: the captions that have no further word.
+    """
+    if trace == NO_TRACE:
+        return trace
+    taken = Trace(ops.where(stops, 0.0, best_log_p), ops.where(stops, 0.0, entropy(log_p)))
+    return Trace(*(put(part, t, new) for part, new in zip(trace, taken, strict=True)))

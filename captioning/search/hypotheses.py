@@ -24,6 +24,17 @@ IMPOSSIBLE = BANNED / 2
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
+class Trace(NamedTuple):
+    """How sure the model was at each position of a caption. Zeros stand where ``tokens`` has ``<pad>``."""
+
+    log_p: Any  # float32 (..., L): log p of the token there
+    entropy: Any  # float32 (..., L): nats, of all tokens that could have stood there
+
+
+# What a search that keeps no trace has in its place: a nest without tensors, so a loop carries nothing for it.
+NO_TRACE = ()
+
+
 class Hypotheses(NamedTuple):
     """The K best captions of each image, best first.
 
@@ -34,3 +45,4 @@ class Hypotheses(NamedTuple):
     tokens: Any  # int32 (B, K, L)
     log_probs: Any  # float32 (B, K): natural log of the caption's probability, ``<end>`` included
     scores: Any  # float32 (B, K): what the captions are ranked by
+    trace: Trace | tuple[()] = NO_TRACE  # (B, K, L); kept on demand

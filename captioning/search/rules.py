@@ -27,6 +27,11 @@ def ban_special(logits):
     return ops.where(is_special(logits.shape[-1]), BANNED, ops.cast(logits, "float32"))
 
 
+def entropy(log_p):
+    """The entropy in nats, float32 ``(N,)``, of words with log p float32 ``(N, V)``. Banned words add nothing."""
+    return -ops.sum(ops.exp(log_p) * log_p, axis=-1)
+
+
 def ban_repeats(log_p, tokens, t, n: int):
     """``log_p`` float32 ``(N, V)`` with each word at ``BANNED`` that would repeat an n-gram.
 

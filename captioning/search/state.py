@@ -50,12 +50,22 @@ def join_image(image: dict[str, Any], rest):
 
 
 def put(tokens, t, words):
-    """``tokens`` int32 ``(..., L)`` with ``words`` int32 ``(...)`` at position ``t``."""
+    """``tokens`` ``(..., L)`` with ``words`` ``(...)`` of the same dtype at position ``t``."""
     return ops.where(ops.arange(tokens.shape[-1]) == t, ops.expand_dims(words, -1), tokens)
 
 
 def pick(tokens, order):
-    """The hypotheses ``order`` int32 ``(B, J)`` of ``tokens`` int32 ``(B, K, L)``: int32 ``(B, J, L)``."""
+    """The hypotheses ``order`` int32 ``(B, J)`` of ``tokens`` ``(B, K, L)``: ``(B, J, L)``."""
     batch, count, length = ops.shape(tokens)
     first = ops.arange(batch, dtype=order.dtype)[:, None] * count
     return ops.take(ops.reshape(tokens, (-1, length)), first + order, axis=0)
+
+
+def pick_trace(trace, order):
+    """``pick`` for a trace ``(B, K, L)``, or for one that is not kept."""
+    return keras.tree.map_structure(lambda part: pick(part, order), trace)
+
+
+def join_traces(one, other):
+    """The traces ``(B, K, L)`` and ``(B, J, L)`` of hypotheses of the same images, side by side: ``(B, K + J, L)``."""
+    return keras.tree.map_structure(lambda *parts: ops.concatenate(parts, axis=1), one, other)

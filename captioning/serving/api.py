@@ -84,6 +84,10 @@ class CaptionAnswer(BaseModel):
         description="log_prob / length^length_penalty; the length counts <end>. With consensus: how much the caption is like "
         "all captions that ended, from 0 to 1"
     )
+    confidence: float | None = Field(
+        None, description="the probability that it is right, from 0 to 1; only from captioners with a confidence"
+    )
+    unsure: bool | None = Field(None, description="whether confidence is below the threshold of the captioner")
     attention: AttentionAnswer | None = None
 
 
@@ -341,6 +345,8 @@ def _answer_errors(app: FastAPI) -> None:
 
 def _caption_answer(caption: "Caption", attention: Attention | None) -> CaptionAnswer:
     found = CaptionAnswer(caption=caption.text, log_prob=caption.log_prob, score=caption.score)
+    if caption.confidence is not None:
+        found.confidence, found.unsure = round(caption.confidence, 4), caption.unsure
     if attention is not None:
         found.attention = AttentionAnswer(
             words=tokenize(caption.text),

@@ -14,6 +14,9 @@ towers.weights.h5, the Keras weights of its towers.
 An aligner of format 2 has no encoder. Another file lends it one: the bundle of a captioner, or the Keras weights of a
 backbone. "file" is the path of that file from the folder of the bundle. "digest" is that of the encoder
 (``features.digests.encoder_digest``), and no other encoder is accepted.
+
+``evaluate.py --fit-confidence`` adds confidence.json and confidence.npz (see captioning/confidence/stored.py) to the
+bundle of a captioner.
 """
 
 import hashlib
@@ -24,6 +27,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -73,17 +77,40 @@ def writing(
         if half:
             for weights in sorted(folder.glob("*.weights.h5")):
                 halve_weights(weights)
-        members = sorted(folder.iterdir())
-        about = {
-            "format": FORMAT if lent else 1,
-            "kind": kind,
-            "keras": keras.__version__,
-            "sha256": {member.name: hashlib.sha256(member.read_bytes()).hexdigest() for member in members},
-        } | ({"encoder": lent} if lent else {})
-        (folder / "bundle.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
-        with replacing(path) as new, zipfile.ZipFile(new, "w") as bundle:
-            for member in [folder / "bundle.json", *members]:
-                bundle.write(member, member.name)
+        about = {"format": FORMAT if lent else 1, "kind": kind, "keras": keras.__version__}
+        _zip(folder, path, about | ({"encoder": lent} if lent else {}))
+
+
+@contextmanager
+def changing(path: Path, kind: str) -> Iterator[Path]:
+    """Gives a folder with the members of a bundle. What it holds at the end becomes the bundle.
+
+    ``path`` is a bundle, or a run folder that holds one. Members that the caller leaves alone stay byte for byte. The
+    bundle is written whole or not at all. Raises UserError when it is missing, damaged, of another kind or cannot be
+    written.
+    """
+    path, members, _ = _members(path, kind)
+    with zipfile.ZipFile(path) as bundle:
+        about = json.loads(bundle.read("bundle.json"))
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bundle-") as temporary:
+            folder = Path(temporary)
+            for name, content in members.items():
+                (folder / Path(name).name).write_bytes(content)
+            yield folder
+            _zip(folder, path, about)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); copy it to another place") from None
+
+
+def _zip(folder: Path, path: Path, about: dict[str, Any]) -> None:
+    """Make the bundle ``path`` of the files in ``folder``. ``about``: what its bundle.json says besides digests."""
+    members = sorted(folder.iterdir())
+    digests = {member.name: hashlib.sha256(member.read_bytes()).hexdigest() for member in members}
+    (folder / "bundle.json").write_text(json.dumps({**about, "sha256": digests}, indent=2), encoding="utf-8")
+    with replacing(path) as new, zipfile.ZipFile(new, "w") as bundle:
+        for member in [folder / "bundle.json", *members]:
+            bundle.write(member, member.name)
 
 
 def _write_encoder(folder: Path, config: Config, encoder: keras.Model) -> None:

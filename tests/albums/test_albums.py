@@ -38,7 +38,7 @@ class FakeCaptioner:
 
     def caption(self, features: np.ndarray, config: Config) -> list[list]:
         def found(text, score):
-            return SimpleNamespace(text=text, log_prob=2 * score, score=score)
+            return SimpleNamespace(text=text, log_prob=2 * score, score=score, confidence=None)
 
         return [[found(f"brightness {value:.0f}", -1.0), found("a dog", -2.0)] for value in features]
 

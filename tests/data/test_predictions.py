@@ -68,7 +68,7 @@ def test_a_predictions_file_that_cannot_be_read(tmp_path):
 
 
 def test_what_is_written_is_read_again(tmp_path):
-    write_predictions(tmp_path / "new", "test-beam3", RECORDS, RIGHT, [1.239, 20.0, 0.0])
+    write_predictions(tmp_path / "new", "test-beam3", RECORDS, RIGHT, [1.239, 20.0, 0.0], [None, 0.51234, 0.0])
     path = tmp_path / "new" / "predictions-test-beam3.json"
     assert read_predictions(path, RECORDS) == RIGHT
     first = {"image_id": 3, "file_name": "3.jpg", "caption": RIGHT[0], "cider": 1.24}

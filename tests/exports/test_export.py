@@ -14,6 +14,7 @@ import pytest
 from helpers import ROOT, random_captioner, save_encoder
 from PIL import Image
 from running import refused, script
+from sure import CONFIDENCE
 
 import export
 from captioning.base.errors import UserError
@@ -94,6 +95,45 @@ def test_a_savedmodel_captions_as_the_original(merged):
         "min_length": 3,
         "no_repeat_ngram": 2,
     }
+
+
+def assert_as_sure(exported: Exported, captioner: Captioner, config: Config) -> None:
+    """The same confidence of each caption as the original."""
+    for one in pixels(3):
+        expected = captioner.caption(captioner.encode(one[None]), config)[0]
+        found = exported(one[None])["confidence"][0, : len(expected)]
+        np.testing.assert_allclose(found, [caption.confidence for caption in expected], atol=2e-3)
+
+
+def sure_of(captioner: Captioner) -> Captioner:
+    """The same captioner with a confidence."""
+    sure = Captioner(captioner.config, captioner.vocabulary, captioner.encoder, captioner.decoder)
+    sure.confidence = CONFIDENCE
+    return sure
+
+
+def test_an_export_carries_the_confidence(merged, tmp_path):
+    captioner = sure_of(merged[0])
+    write_export(captioner, captioner.config, "savedmodel", tmp_path / "savedmodel")
+    exported = Exported(tmp_path / "savedmodel")
+    assert_same(exported, captioner, captioner.config)
+    assert_as_sure(exported, captioner, captioner.config)
+    assert exported.about["outputs"]["confidence"] == {"dtype": "float32", "shape": [None, 3]}
+    assert exported.about["unsure_below"] == 0.4
+    plain = Exported(merged[1] / "exported" / "savedmodel")
+    assert {"confidence", "unsure_below"}.isdisjoint({*plain.about, *plain.about["outputs"], *plain(pixels(1))})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "litert"])
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_every_format_carries_the_confidence(make, tmp_path, kind, beam_size):
+    for library in KINDS[kind].libraries:
+        pytest.importorskip(library)
+    captioner = sure_of(make(decoder="attention"))
+    config = captioner.config.with_overrides({"beam_size": beam_size})
+    write_export(captioner, config, kind, tmp_path / kind)
+    assert_as_sure(Exported(tmp_path / kind), captioner, config)
 
 
 @pytest.mark.slow

@@ -21,6 +21,8 @@ def test_statistics():
         "repeated_trigrams": 0,
         "most_common": 2 / 5,
         "novel": None,
+        "chair_s": None,
+        "chair_i": None,
     }
 
 
@@ -41,6 +43,12 @@ def test_novel_captions_are_those_not_in_training_whatever_their_punctuation():
     captions = ["a dog runs", "a dog runs fast", "two cats"]
     assert diagnose(captions, training=["A dog runs .", "Two dogs"]).novel == 2 / 3
     assert diagnose(captions).novel is None
+
+
+def test_objects_that_no_reference_names_are_told_where_there_are_references():
+    found = diagnose(["a dog on a bench", "a cat", "grass"], references=[["a puppy runs"], ["kittens"], ["a lawn"]])
+    assert (found.chair_s, found.chair_i) == (1 / 3, 1 / 3)
+    assert diagnose(["grass"], references=[["a lawn"]]).chair_i is None
 
 
 def test_scores_by_reference_length():

@@ -1,12 +1,15 @@
 """Rows of results: the files of all releases are read, and written again as they were."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from helpers import ROOT
 from three_images import row
 
 from captioning.base.errors import UserError
+from captioning.metrics.calibration import confidence_scores
 from captioning.reports.rows import AttentionStatistics, CocoScores, SeedScores, read_rows, rows_text
 
 FILES = sorted((ROOT / "results").rglob("scores-*.json"))
@@ -32,12 +35,37 @@ def test_a_row_is_one_flat_object(tmp_path):
         *("captioner", "split", "protocol", "decoding", "bleu", "rouge_l", "cider_d", "meteor", "tokenizer"),
         *("intervals", "shuffled_bleu", "shuffled_cider_d", "cider_d_by_reference_length"),
         *("captions", "distinct", "mean_length", "vocabulary", "dangling", "repeats"),
-        *("repeated_bigrams", "repeated_trigrams", "most_common", "novel", "attention", "settings"),
+        *(
+            "repeated_bigrams",
+            "repeated_trigrams",
+            "most_common",
+            "novel",
+            "chair_s",
+            "chair_i",
+            "attention",
+            "settings",
+        ),
     ]
     assert found["settings"] == settings  # None stays there
     assert found["attention"] == {"entropy": 1.5, "maximum_entropy": 2.0}
     (tmp_path / "scores.json").write_text(rows_text([made, row("seed")]))
     assert read_rows(tmp_path / "scores.json") == [made, row("seed")]
+
+
+def test_a_row_keeps_what_the_confidence_is_worth(tmp_path):
+    worth = confidence_scores(np.array([0.9, 0.2, 0.6]), np.array([True, False, False]), 33.0, 0.5)
+    made = replace(row(), confidence=worth)
+    assert made.to_json()["confidence"] == {
+        "right_cider": 33.0,
+        "right": pytest.approx(1 / 3),
+        "auroc": 1.0,
+        "ece": pytest.approx((0.1 + 0.2 + 0.6) / 3),
+        "error": pytest.approx(2 / 3),
+        "error_at_80": 0.5,
+        "unsure": pytest.approx(1 / 3),
+    }
+    (tmp_path / "scores.json").write_text(rows_text([made]))
+    assert read_rows(tmp_path / "scores.json") == [made]
 
 
 def test_the_scores_of_the_coco_protocol_are_not_those_of_seed():

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import numpy as np
 from three_images import row
 
+from captioning.metrics.calibration import confidence_scores
 from captioning.metrics.diagnostics import LengthGroup
 from captioning.metrics.significance import Intervals
 from captioning.reports.rows import AttentionStatistics
@@ -48,17 +50,29 @@ def test_what_gives_a_bad_captioner_away_is_below_the_table():
     groups = (LengthGroup(2, 8.3, 8, 80.52), LengthGroup(1, 12.25, 9, 40.0))
     bad = row(
         attention=AttentionStatistics(2.5, 5.614),
-        diagnostics={"repeated_bigrams": 0.25, "repeats": 0.5, "most_common": 0.75},
+        diagnostics={"repeated_bigrams": 0.25, "repeats": 0.5, "most_common": 0.75, "chair_s": 0.125, "chair_i": 0.1},
         cider_d_by_reference_length=groups,
     )
     text = score_table([bad, row(decoding="greedy", settings={"no_repeat_ngram": 3}), row("seed")])
     first, second, third = text.splitlines()[-5::2]
     assert first == (
         "beam 3: commonest caption 75.0%; a word twice in a row 50.0%; repeated bigrams 25.0%; repeated trigrams 0.0%; "
+        "an object that no reference names 12.5% (CHAIRs); of all objects named 10.0% (CHAIRi); "
         "CIDEr by length of the references 80.5 of 8.3 words, 40.0 of 12.2 words; attention's entropy 2.50 of 5.61 bits"
     )
-    assert "repeated bigrams 0.0%; repeated trigrams 0.0% (blocked in decoding); CIDEr" in second
-    assert third.endswith("repeated trigrams 0.0%")
+    assert "repeated bigrams 0.0%; repeated trigrams 0.0% (blocked in decoding); an object" in second
+    assert third.endswith("of all objects named 0.0% (CHAIRi)")
+
+
+def test_what_the_confidence_is_worth_is_below_the_table():
+    worth = confidence_scores(np.array([0.9, 0.2, 0.6]), np.array([True, False, False]), 33.0, 0.5)
+    last = score_table([replace(row(), confidence=worth)]).splitlines()[-1]
+    assert last.endswith(
+        "; confidence: right 33.3% (CIDEr above 33), AUROC 1.000, ECE 0.300, wrong 66.7% and among the surest 80% 50.0%, "
+        "unsure 33.3%"
+    )
+    alike = confidence_scores(np.array([0.9, 0.2]), np.array([True, True]), 33.0, 0.5)
+    assert "AUROC none" in score_table([replace(row(), confidence=alike)])
 
 
 def test_table_of_the_seed_protocol_has_bleu_only():

@@ -73,7 +73,7 @@ def search(tables: np.ndarray, max_length: int, beam_size: int | None = None, le
         found = greedy_search(step, state, len(tables), max_length, **options)
     else:
         found = beam_search(step, state, len(tables), max_length, beam_size, **options)
-    return [ops.convert_to_numpy(part) for part in found]
+    return [ops.convert_to_numpy(part) for part in found[:3]]
 
 
 # References in plain Python ------------------------------------------------------------------------------------------
@@ -466,6 +466,55 @@ def test_logits_of_any_size(scale):
             assert found[1][image, 0] == pytest.approx(expected[0][1], rel=1e-4, abs=1e-3)
 
 
+# Traces --------------------------------------------------------------------------------------------------------------
+
+
+def traced(tables: np.ndarray, max_length: int, beam_size: int | None, keep_trace: bool = True, **rules) -> Hypotheses:
+    step, state = toy(tables, max_length)
+    options = {"rules": Rules(**rules), "keep_trace": keep_trace}
+    if beam_size is None:
+        return greedy_search(step, state, len(tables), max_length, **options)
+    return beam_search(step, state, len(tables), max_length, beam_size, **options)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("rules", [{}, {"no_repeat_ngram": 2, "min_length": 2}])
+@pytest.mark.parametrize("beam_size", [None, 1, 4])
+def test_a_trace_says_how_sure_the_model_was_of_each_word(beam_size, rules):
+    tables = random_tables(20, words=3, max_length=4)
+    found = traced(tables, 4, beam_size, **rules)
+    tokens, log_p, entropy = (ops.convert_to_numpy(part) for part in (found.tokens, *found.trace))
+    assert log_p.shape == entropy.shape == tokens.shape
+    for image, table in enumerate(tables):
+        for row, its_log_p, its_entropy in zip(tokens[image], log_p[image], entropy[image], strict=True):
+            words = [word for word in row.tolist() if word != PAD]
+            for t, word in enumerate(words):
+                following = next_log_p(table, words[:t], **rules)
+                assert its_log_p[t] == pytest.approx(following[word], abs=1e-4)
+                expected = -sum(np.exp(value) * value for value in following.values())
+                assert its_entropy[t] == pytest.approx(expected, abs=1e-4)
+            assert not its_log_p[len(words) :].any()
+            assert not its_entropy[len(words) :].any()
+
+
+@pytest.mark.parametrize("beam_size", [None, 3])
+def test_a_trace_changes_no_caption(beam_size):
+    tables = random_tables(20, words=3, max_length=4)
+    plain, kept = (traced(tables, 4, beam_size, keep_trace) for keep_trace in (False, True))
+    assert plain.trace == ()
+    for one, other in zip(plain[:3], kept[:3], strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(one), ops.convert_to_numpy(other))
+
+
+def test_a_trace_follows_its_caption_through_the_vote():
+    found = traced(random_tables(20, words=3, max_length=4), 4, 5)
+    voted = consensus(found)
+    for each in (found, voted):
+        total = ops.convert_to_numpy(ops.sum(each.trace.log_p, axis=-1))
+        np.testing.assert_allclose(total, ops.convert_to_numpy(each.log_probs), rtol=1e-4)
+    assert (ops.convert_to_numpy(found.tokens) != ops.convert_to_numpy(voted.tokens)).any()
+
+
 # Consensus -----------------------------------------------------------------------------------------------------------
 
 
@@ -485,7 +534,7 @@ def voted(tables: np.ndarray, max_length: int, beam_size: int):
     """A beam's tokens, log-probabilities and scores as they were, and after the vote."""
     step, state = toy(tables, max_length)
     found = beam_search(step, state, len(tables), max_length, beam_size)
-    return ([ops.convert_to_numpy(part) for part in each] for each in (found, consensus(found)))
+    return ([ops.convert_to_numpy(part) for part in each[:3]] for each in (found, consensus(found)))
 
 
 @pytest.mark.parametrize("beam_size", [pytest.param(3, marks=pytest.mark.backends), 7])

@@ -25,9 +25,12 @@ from config import Config
 class FakeCaptioner:
     """Says the first grey value of each picture."""
 
-    def __init__(self, error: Exception | None = None):
+    def __init__(self, error: Exception | None = None, confidence: float | None = None):
         self.decoder = SimpleNamespace(sizes={"regions": 4})
         self.error = error
+        self.sure = (
+            {"confidence": None} if confidence is None else {"confidence": confidence, "unsure": confidence < 0.5}
+        )
         self.searches: list[Config] = []
 
     def encode(self, pixels):
@@ -39,7 +42,9 @@ class FakeCaptioner:
         self.searches.append(config)
 
         def said(row, k):
-            return SimpleNamespace(text=f"grey {int(row[0])} {k}", log_prob=-1.0 - k, score=-config.length_penalty - k)
+            return SimpleNamespace(
+                text=f"grey {int(row[0])} {k}", log_prob=-1.0 - k, score=-config.length_penalty - k, **self.sure
+            )
 
         return [[said(row, k) for k in range(config.beam_size)] for row in features]
 
@@ -55,6 +60,7 @@ MODELS = [
     Model("first", CONFIG, True, FakeCaptioner),
     Model("plain", CONFIG.with_overrides({"decoder": "inject"}), False, FakeCaptioner),
     Model("damaged", CONFIG, True, lambda: (_ for _ in ()).throw(UserError("damaged.zip: copy it anew"))),
+    Model("sure", CONFIG, True, lambda: FakeCaptioner(confidence=0.41237)),
     Model("broken", CONFIG, True, lambda: FakeCaptioner(ValueError("shapes"))),
 ]
 
@@ -311,3 +317,11 @@ def test_the_page_about_the_api_tells_the_truth(client):
     for name in ("20 MiB", "50 megapixels", "64 pictures", "1 to 10"):
         assert name in text
     assert (api.MAX_BYTES, MAX_BEAM) == (20 << 20, 10)
+
+
+def test_captions_carry_the_confidence_of_a_captioner_that_has_one(client):
+    found = post(client, model="sure").json()
+    for caption in (found["greedy"], *found["captions"]):
+        assert (caption["confidence"], caption["unsure"]) == (0.4124, True)
+    plain = post(client, model="first").json()
+    assert all({"confidence", "unsure"}.isdisjoint(caption) for caption in (plain["greedy"], *plain["captions"]))

@@ -4,12 +4,14 @@ import json
 import os
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import save_encoder
 from small_captioner import SIZES, captioner, pixels, save_captioner
+from sure import CONFIDENCE
 
 import model
 from captioning.base.errors import UserError
@@ -251,6 +253,56 @@ def test_a_failed_save_leaves_the_old_bundle_and_nothing_else(saved, tmp_path, m
     assert {entry.name for entry in tmp_path.iterdir()} == {"captioner.zip"}
     made.save(path)
     assert set(parts(path)) == set(parts(saved[1]))
+
+
+# Confidence ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_confidence_is_added_to_a_bundle_and_nothing_else_changes(saved, tmp_path):
+    path = tmp_path / "captioner.zip"
+    path.write_bytes(saved[1].read_bytes())
+    before = parts(path)
+    for confidence in (CONFIDENCE, replace(CONFIDENCE, unsure_below=0.7)):  # the second takes the place of the first
+        with bundles.changing(tmp_path, "captioner") as folder:
+            confidence.save(folder)
+        after = parts(path)
+        assert {name: after[name] for name in before if name != "bundle.json"} == {
+            name: content for name, content in before.items() if name != "bundle.json"
+        }
+        assert set(after) - set(before) == {"confidence.json", "confidence.npz"}
+        loaded = Captioner.load(path)
+        assert loaded.confidence.unsure_below == confidence.unsure_below
+    assert Captioner.load(path, with_confidence=False).confidence is None
+    assert {entry.name for entry in tmp_path.iterdir()} == {"captioner.zip"}
+    features = loaded.encode(pixels())
+    plain = saved[0].caption(saved[0].encode(pixels()))
+    assert [[c.text for c in found] for found in loaded.caption(features)] == [[c.text for c in f] for f in plain]
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_captioner_keeps_its_confidence_when_it_is_saved(saved, tmp_path, half):
+    sure = Captioner(saved[0].config, saved[0].vocabulary, saved[0].encoder, saved[0].decoder)
+    sure.confidence = CONFIDENCE
+    sure.save(tmp_path / "captioner.zip", half)
+    assert Captioner.load(tmp_path / "captioner.zip").confidence.fitted == CONFIDENCE.fitted
+
+
+def test_a_bundle_that_cannot_be_changed_stays_as_it_was(saved, tmp_path, monkeypatch):
+    path = tmp_path / "captioner.zip"
+    path.write_bytes(saved[1].read_bytes())
+
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with (
+        pytest.raises(UserError, match=r"captioner\.zip: cannot be written \(No space left on device\)"),
+        bundles.changing(path, "captioner") as folder,
+    ):
+        (folder / "confidence.json").write_text("{}")
+    monkeypatch.undo()
+    assert path.read_bytes() == saved[1].read_bytes()
+    assert {entry.name for entry in tmp_path.iterdir()} == {"captioner.zip"}
 
 
 def test_weights_of_another_release_are_named(saved, monkeypatch):

@@ -233,7 +233,7 @@ function show(entry, answer) {
   entry.card.querySelector(".found").replaceChildren(...parts);
   entry.card.querySelector(".download").hidden = false;
   entry.card.querySelector(".play").hidden = !best.attention;
-  announce(`${entry.name}: ${best.caption}`);
+  announce(`${entry.name}: ${best.caption} ${inPercent(best)}`.trim());
 }
 
 function row(entry, found, best, tag) {
@@ -257,8 +257,19 @@ function row(entry, found, best, tag) {
     announce(copy.textContent);
     setTimeout(() => { copy.textContent = "Copy"; }, 1500);
   });
+  if (found.confidence !== undefined) {
+    const sure = element("span", { className: found.unsure ? "sure unsure" : "sure", textContent: inPercent(found) });
+    sure.title = "confidence: the probability that the caption is right";
+    sure.prepend(element("span", { className: "unseen", textContent: "confidence " }));
+    score.prepend(sure, " ");
+  }
   line.append(words, score, copy);
   return line;
+}
+
+function inPercent(found) {  // how sure the captioner is; nothing from captioners without a confidence
+  if (found.confidence === undefined) return "";
+  return `${Math.round(100 * found.confidence)} %${found.unsure ? " (unsure)" : ""}`;
 }
 
 // Where the captioner looked

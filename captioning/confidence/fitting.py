@@ -1,0 +1,131 @@
+"""A confidence fitted on the captions of dev: sets of signals compared by cross-validation, and the simplest good one taken.
+
+Legend: N captions, S signals.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops
+
+from captioning.base.errors import UserError
+from captioning.confidence.logistic import PENALTIES, fit, folds_of, log_losses
+from captioning.confidence.signals import INPUTS, Subspace, places
+from captioning.confidence.stored import Confidence
+from captioning.metrics.calibration import ConfidenceScores, confidence_scores
+from captioning.reports.tables import markdown
+
+LEAST = 20  # right captions, and wrong ones, without which nothing can be fitted
+_NEAR = 98  # percentile of the distances of dev beyond which a picture is strange
+
+
+class Bounds(NamedTuple):
+    """What the user decides: see ``Confidence``."""
+
+    right_cider: float
+    unsure_below: float
+
+
+class Trial(NamedTuple):
+    """A set of signals with its best penalty, and what cross-validation found. No caption judged itself."""
+
+    inputs: str
+    penalty: float
+    losses: np.ndarray  # float64 (N,): the log loss of each caption, without regard to strange pictures
+    scores: ConfidenceScores
+
+
+def fit_confidence(
+    signals: np.ndarray,
+    right: np.ndarray,
+    subspace: Subspace,
+    bounds: Bounds,
+    inputs: str | None = None,
+    about: dict[str, Any] | None = None,
+) -> tuple[Confidence, list[Trial]]:
+    """The confidence that was chosen, and all sets of signals that were tried.
+
+    ``signals`` float32 ``(N, S)`` has all signals of one caption of each picture of dev, and ``right`` bool ``(N,)``
+    says which are right. ``inputs``: the set to take; None: choose. ``about``: what else to remember of the fit.
+    Raises UserError when there are too few right or wrong captions.
+    """
+    if min(int(right.sum()), int((~right).sum())) < LEAST:
+        raise UserError(
+            f"--fit-confidence: {int(right.sum())} of {len(right)} captions are right with a CIDEr above "
+            f"{bounds.right_cider:.1f}; at least {LEAST} must be right, and {LEAST} wrong. Take more images, or another "
+            "--right-cider"
+        )
+    trials = [_try(name, signals, right, subspace, bounds) for name in INPUTS]
+    chosen = choose(trials) if inputs is None else next(trial for trial in trials if trial.inputs == inputs)
+    found = {"captions": len(right), "penalty": chosen.penalty, "cross_validation": vars(chosen.scores)}
+    confidence = _fit(chosen.inputs, signals, right, chosen.penalty, subspace, bounds)
+    return replace(confidence, fitted={**(about or {}), **found}), trials
+
+
+def choose(trials: Sequence[Trial]) -> Trial:
+    """The simplest trial that is as good as the best. ``trials`` stand from the simplest on.
+
+    A trial is as good if its log loss is above the best one's by at most one standard error of the difference (Hastie et
+    al., 2009, section 7.10).
+    """
+    best = min(trials, key=lambda trial: trial.losses.mean())
+
+    def is_as_good(trial: Trial) -> bool:
+        worse = trial.losses - best.losses
+        return bool(worse.mean() <= worse.std() / np.sqrt(len(worse)))
+
+    return next(trial for trial in trials if is_as_good(trial))
+
+
+def fit_table(trials: Sequence[Trial], chosen: Confidence) -> str:
+    """The sets of signals that a confidence was fitted with, by cross-validation, and the one that was chosen."""
+    rows = [
+        {
+            "inputs": trial.inputs,
+            "penalty": f"{trial.penalty:g}",
+            "log loss": f"{trial.losses.mean():.4f}",
+            "AUROC": "none" if trial.scores.auroc is None else f"{trial.scores.auroc:.3f}",
+            "ECE": f"{trial.scores.ece:.3f}",
+            "wrong": f"{trial.scores.error:.1%}",
+            "wrong among the surest 80%": f"{trial.scores.error_at_80:.1%}",
+        }
+        for trial in trials
+    ]
+    count, right = chosen.fitted["captions"], trials[0].scores.right
+    return (
+        f"{markdown(rows)}\n{count:,} captions, {right:.1%} of them right (CIDEr above {chosen.right_cider:g}); chosen: "
+        f"{chosen.inputs}; unsure below {chosen.unsure_below:g}\n"
+    )
+
+
+def _try(inputs: str, signals: np.ndarray, right: np.ndarray, subspace: Subspace, bounds: Bounds) -> Trial:
+    """Cross-validate the set ``inputs`` with each penalty, and keep the penalty with the lowest log loss."""
+    found = []
+    for penalty in PENALTIES:
+        p, plain = np.zeros(len(right)), np.zeros(len(right))
+        for held in folds_of(len(right)):
+            rest = np.setdiff1d(np.arange(len(right)), held)
+            confidence = _fit(inputs, signals[rest], right[rest], penalty, subspace, bounds)
+            p[held] = ops.convert_to_numpy(confidence.of_signals(signals[held]))
+            plain[held] = ops.convert_to_numpy(confidence.of_regression(signals[held]))
+        found.append(Trial(inputs, penalty, log_losses(plain, right), confidence_scores(p, right, *bounds)))
+    return min(found, key=lambda trial: trial.losses.mean())
+
+
+def _fit(
+    inputs: str, signals: np.ndarray, right: np.ndarray, penalty: float, subspace: Subspace, bounds: Bounds
+) -> Confidence:
+    distance = signals[:, places(["distance"])[0]]
+    near, far = float(np.percentile(distance, _NEAR)), float(distance.max())
+    return Confidence(
+        inputs=inputs,
+        regression=fit(signals[:, places(INPUTS[inputs])].astype("float64"), right, penalty),
+        near=near,
+        far=max(far, near + 1e-3),
+        subspace=subspace,
+        unsure_below=bounds.unsure_below,
+        right_cider=bounds.right_cider,
+        fitted={},
+    )

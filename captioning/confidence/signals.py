@@ -1,0 +1,112 @@
+"""What is known of a caption without looking at references: how sure the model was, and how strange the picture is.
+
+Legend: B images, K captions of each, L longest caption in tokens, R regions, D feature size, P directions, S signals.
+
+    mean_log_p        mean log p of the tokens, <end> included
+    log_entropy       log of the mean entropy of the steps, in nats
+    lowest_log_p      the lowest log p of a token
+    highest_entropy   the highest entropy of a step
+    length            number of tokens
+    distance          log of the squared distance from the subspace of the training pictures
+    spread            log of the squared Mahalanobis distance within the subspace
+    direction_1 ...   where the picture stands within the subspace, in standard deviations
+
+The entropy of the attention and the agreement of a beam's captions are no signals: on Flickr8k dev they did not tell right
+from wrong captions of the pocket captioner, and greedy search has no beam.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from keras import ops
+
+from captioning.search.hypotheses import Hypotheses, Trace
+from captioning.words.vocabulary import PAD
+
+DIRECTIONS = 32  # of the subspace
+_USED = 16  # directions that are signals of their own
+_TINY = 1e-12
+_LEAST_ENTROPY = 1e-3  # nats; the mean of a caption is above it unless the model knows only one sentence
+
+_WORDS = ("mean_log_p", "log_entropy", "lowest_log_p", "highest_entropy", "length")
+_DISTANCE = ("distance", "spread")
+_DIRECTIONS = tuple(f"direction_{i + 1}" for i in range(_USED))
+SIGNALS = (*_WORDS, *_DISTANCE, *_DIRECTIONS)
+# Sets of signals that a confidence may be made of, from the simplest on.
+INPUTS = {
+    "log-p": ("mean_log_p",),
+    "entropy": ("log_entropy",),
+    "words": _WORDS,
+    "distance": (*_WORDS, *_DISTANCE),
+    "directions": SIGNALS,
+}
+
+
+class Subspace(NamedTuple):
+    """Where the pooled features of the training pictures lie: around ``mean``, mostly along ``directions``.
+
+    Pooled features are the mean over the regions, scaled to length one.
+    """
+
+    mean: np.ndarray  # float16 (D,)
+    directions: np.ndarray  # float16 (D, P): orthonormal, by falling variance
+    deviations: np.ndarray  # float32 (P,): standard deviations along them
+
+    @classmethod
+    def of(cls, pooled: np.ndarray) -> "Subspace":
+        """The subspace of the pooled features ``(N, D)`` of training pictures. It has at most D and N - 1 directions."""
+        unit = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), _TINY)
+        mean = unit.mean(axis=0)
+        _, stretch, axes = np.linalg.svd(unit - mean, full_matrices=False)
+        count = min(DIRECTIONS, int((stretch > 1e-6 * stretch[0]).sum()))
+        deviations = stretch[:count] / np.sqrt(len(pooled))
+        return cls(mean.astype("float16"), axes[:count].T.astype("float16"), deviations.astype("float32"))
+
+
+class Signals:
+    """Measures captions: gives all ``SIGNALS`` of each, float32 ``(B, K, S)``. A judge of ``search.compiled.Search``."""
+
+    def __init__(self, subspace: Subspace):
+        self.subspace = subspace
+
+    def __call__(self, features, found: Hypotheses):
+        """``features (B, R, D)`` are what ``found`` was found in. ``found`` has its trace."""
+        of_words = _of_words(found)  # (B, K, 5)
+        of_pictures = self._of_pictures(features)[:, None]  # (B, 1, S - 5)
+        return ops.concatenate([of_words, ops.repeat(of_pictures, of_words.shape[1], axis=1)], axis=-1)
+
+    def _of_pictures(self, features):
+        mean, directions, deviations = (ops.convert_to_tensor(part.astype("float32")) for part in self.subspace)
+        pooled = ops.mean(ops.cast(features, "float32"), axis=1)  # (B, R, D) -> (B, D)
+        unit = pooled / ops.sqrt(ops.sum(ops.square(pooled), axis=-1, keepdims=True) + _TINY)
+        centred = unit - mean
+        along = ops.matmul(centred, directions)  # (B, P)
+        outside = ops.sum(ops.square(centred), axis=-1) - ops.sum(ops.square(along), axis=-1)
+        scaled = along / deviations
+        distance = ops.log(ops.maximum(outside, _TINY))
+        spread = ops.log(ops.sum(ops.square(scaled), axis=-1) + _TINY)
+        # A subspace of few pictures has fewer directions.
+        used = ops.pad(scaled, [[0, 0], [0, max(0, _USED - scaled.shape[1])]])[:, :_USED]
+        return ops.concatenate([distance[:, None], spread[:, None], used], axis=-1)
+
+
+def _of_words(found: Hypotheses):
+    """The first five signals, float32 ``(B, K, 5)``."""
+    log_p, entropy = Trace(*found.trace)
+    length = ops.maximum(ops.sum(ops.cast(found.tokens != PAD, "float32"), axis=-1), 1.0)
+    # The zeros of the trace at <pad> are no lower than any log p, and no higher than any entropy.
+    parts = [
+        ops.sum(log_p, axis=-1) / length,
+        ops.log(ops.maximum(ops.sum(entropy, axis=-1) / length, _LEAST_ENTROPY)),
+        ops.min(log_p, axis=-1),
+        ops.max(entropy, axis=-1),
+        length,
+    ]
+    return ops.stack(parts, axis=-1)
+
+
+def places(names: Sequence[str]) -> list[int]:
+    """Where the signals ``names`` stand among all. Raises KeyError for one that there is not."""
+    known = {name: place for place, name in enumerate(SIGNALS)}
+    return [known[name] for name in names]

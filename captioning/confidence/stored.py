@@ -1,0 +1,109 @@
+"""The confidence of a captioner: the probability that a caption is right. It travels in the captioner's bundle.
+
+    confidence.json    {"format": 1,
+                        "inputs": a set of ``signals.INPUTS``, "signals": its signals,
+                        "means", "deviations", "weights", "bias": the logistic regression on them (``logistic.py``),
+                        "near", "far": distances between which a picture becomes too strange,
+                        "unsure_below": captions with less are called unsure,
+                        "right_cider": the CIDEr, times 100, above which a caption can be right (``metrics/right.py``),
+                        "fitted": on what, and what cross-validation found}
+    confidence.npz     "mean", "directions", "deviations": where the training pictures lie (``signals.Subspace``)
+
+The regression was fitted on dev, so it knows nothing of pictures that are stranger than those of dev. Beyond ``near`` the
+probability therefore falls, and at ``far`` it is zero: the distance of the strangest picture of dev.
+Legend: B images, K captions of each, R regions, D feature size.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from captioning.base.errors import UserError
+from captioning.base.files import load_arrays, save_arrays
+from captioning.confidence.logistic import Regression
+from captioning.confidence.signals import INPUTS, Signals, Subspace, places
+from captioning.search.hypotheses import Hypotheses
+
+FORMAT = 1
+MEMBERS = ("confidence.json", "confidence.npz")
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """What gives captions their probability. A judge of ``search.compiled.Search``."""
+
+    inputs: str
+    regression: Regression
+    near: float
+    far: float
+    subspace: Subspace
+    unsure_below: float
+    right_cider: float
+    fitted: dict[str, Any]
+
+    def __call__(self, features, found: Hypotheses):
+        """The probability that each caption is right, float32 ``(B, K)``.
+
+        ``features (B, R, D)`` are what ``found`` was found in. ``found`` has its trace.
+        """
+        return self.of_signals(Signals(self.subspace)(features, found))
+
+    def of_signals(self, signals):
+        """The probability that each caption with ``signals`` float32 ``(..., S)`` is right, float32 ``(...)``."""
+        distance = signals[..., places(["distance"])[0]]
+        return self.of_regression(signals) * ops.clip((self.far - distance) / (self.far - self.near), 0.0, 1.0)
+
+    def of_regression(self, signals):
+        """The same for pictures that are not too strange."""
+        means, deviations, weights, bias = self.regression
+        # Signals that are not used have the weight zero.
+        slopes = np.zeros(signals.shape[-1], "float32")
+        slopes[places(INPUTS[self.inputs])] = weights / deviations
+        start = float(bias - (means / deviations) @ weights)
+        return ops.sigmoid(ops.sum(signals * ops.convert_to_tensor(slopes), axis=-1) + start)
+
+    def save(self, folder: Path) -> None:
+        """Write ``MEMBERS`` into ``folder``. Raises OSError."""
+        about = {
+            "format": FORMAT,
+            "inputs": self.inputs,
+            "signals": list(INPUTS[self.inputs]),
+            **{name: np.asarray(value).tolist() for name, value in self.regression._asdict().items()},
+            "near": self.near,
+            "far": self.far,
+            "unsure_below": self.unsure_below,
+            "right_cider": self.right_cider,
+            "fitted": self.fitted,
+        }
+        (folder / MEMBERS[0]).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        save_arrays(folder / MEMBERS[1], self.subspace._asdict())
+
+    @classmethod
+    def load(cls, folder: Path, bundle: Path) -> "Confidence | None":
+        """What ``save`` wrote into ``folder``, the members of ``bundle``. None if the bundle has no confidence.
+
+        Raises UserError when this release cannot read it.
+        """
+        if not (folder / MEMBERS[0]).exists():
+            return None
+        try:
+            about = json.loads((folder / MEMBERS[0]).read_text(encoding="utf-8"))
+            if about["format"] > FORMAT or list(INPUTS[about["inputs"]]) != about["signals"]:
+                raise ValueError("it is of a newer release")
+            means, deviations, weights = (np.asarray(about[name]) for name in ("means", "deviations", "weights"))
+            return cls(
+                inputs=about["inputs"],
+                regression=Regression(means, deviations, weights, float(about["bias"])),
+                subspace=Subspace(**load_arrays(folder / MEMBERS[1])),
+                fitted=dict(about["fitted"]),
+                **{name: float(about[name]) for name in ("near", "far", "unsure_below", "right_cider")},
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{bundle}: its confidence cannot be read ({error!r}); update this software, or fit it anew with "
+                "evaluate.py --fit-confidence"
+            ) from None

@@ -1,0 +1,102 @@
+"""CHAIR: how often captions name objects that are not there (Rohrbach et al., 2018, https://arxiv.org/abs/1809.02156).
+
+Objects are the 80 classes of MS-COCO. ``coco_objects.json`` lists the words that name each one, as the authors
+published them. An object is not there when no reference of the image names its class. The paper also counts objects
+that are outlined in the picture as there. So these figures are above those of the paper for the same captions.
+
+* CHAIRs: the share of captions with at least one object that is not there.
+* CHAIRi: the share of all mentions of objects that are of objects that are not there.
+
+The list has known faults, which we keep so that figures stay comparable. The colour "orange" counts as the fruit, any
+"bike" as a bicycle and any "seat" as a chair.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from captioning.metrics.references import Caption, words
+
+_OBJECTS = Path(__file__).parent / "coco_objects.json"
+_NOTHING = ""  # the class of a phrase that names no object, such as "train track"
+_IRREGULAR = {"man": "men", "child": "children", "goose": "geese", "mouse": "mice", "ox": "oxen", "calf": "calves"}
+_IRREGULAR |= {"knife": "knives", "thief": "thieves", "buffalo": "buffaloes"}
+
+
+class Mentions(NamedTuple):
+    """The classes that a caption names, in order, with repetitions."""
+
+    all: list[str]
+    absent: list[str]  # those that no reference names
+
+
+class Chair(NamedTuple):
+    """Both figures, from 0 to 1. ``instance`` is None when no caption names an object."""
+
+    sentence: float
+    instance: float | None
+
+
+def objects(caption: Caption) -> list[str]:
+    """The classes of the objects that ``caption`` names, in order, with repetitions.
+
+    >>> objects("Two men sit on a bench with hot dogs .")
+    ['person', 'bench', 'hot dog']
+    """
+    names, longest = _names()
+    tokens = words(caption)
+    found, start = [], 0
+    while start < len(tokens):
+        # The longest phrase counts: a hot dog is no dog.
+        sizes = range(min(longest, len(tokens) - start), 0, -1)
+        size = next((size for size in sizes if " ".join(tokens[start : start + size]) in names), 0)
+        if size:
+            phrase = " ".join(tokens[start : start + size])
+            found.append((phrase, names[phrase]))
+        start += max(size, 1)
+    if any(kind == "toilet" for _, kind in found):  # its seat is no chair
+        found = [(phrase, kind) for phrase, kind in found if phrase not in ("seat", "seats")]
+    return [kind for _, kind in found if kind != _NOTHING]
+
+
+def mentions(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> list[Mentions]:
+    """What each caption names. ``references[i]`` are all references of the image of ``predictions[i]``."""
+    found = []
+    for prediction, group in zip(predictions, references, strict=True):
+        named = objects(prediction)
+        there = {kind for reference in group for kind in objects(reference)} if named else set()
+        found.append(Mentions(named, [kind for kind in named if kind not in there]))
+    return found
+
+
+def chair(found: Sequence[Mentions]) -> Chair:
+    """Both figures of the captions whose mentions are ``found``."""
+    total = sum(len(each.all) for each in found)
+    absent = sum(len(each.absent) for each in found)
+    return Chair(sum(bool(each.absent) for each in found) / len(found), absent / total if total else None)
+
+
+@cache
+def _names() -> tuple[dict[str, str], int]:
+    """The class of each word or phrase, singular and plural, and the words of the longest phrase."""
+    listed = json.loads(_OBJECTS.read_text(encoding="utf-8"))
+    pairs = [(name, kind) for kind, names in listed["classes"].items() for name in names]
+    names: dict[str, str] = {}
+    for name, kind in (*pairs, *listed["phrases"].items()):
+        names |= dict.fromkeys((name, *_plurals(name)), kind)
+    return names, max(name.count(" ") + 1 for name in names)
+
+
+def _plurals(name: str) -> Iterable[str]:
+    """The plurals of a noun or phrase. A form that nobody uses does no harm."""
+    for singular, plural in _IRREGULAR.items():
+        if name.endswith(singular):
+            yield name.removesuffix(singular) + plural
+    if name.endswith(("s", "x", "z", "ch", "sh")):
+        yield name + "es"
+    elif name.endswith("y") and name[-2] not in "aeiou":
+        yield name[:-1] + "ies"
+    else:
+        yield name + "s"
