@@ -255,15 +255,17 @@ def test_photos_are_shown_under_the_servers_own_name_only(folder, tmp_path):
 def test_a_search_finds_what_is_there_while_the_index_is_made(folder, tmp_path):
     for i in range(20):
         paint(folder / f"{i:02}.png", list(COLOURS)[i % 3])
-    go_on, held = threading.Event(), []
+    known, go_on, held = threading.Event(), threading.Event(), []
 
     def hold(number):
         if number == 1:  # the first eight are done
+            known.wait()
             held.append(1)
             while not go_on.wait(0.005):
                 searching.photos._answer()
 
     with serving(folder, tmp_path / "index", ColourTowers(hold)) as searching:
+        known.set()
         try:
             until(lambda: held)
             answer = searching.get("search", query="blue").json()
