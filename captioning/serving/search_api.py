@@ -19,10 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from captioning.base.errors import UserError
 from captioning.serving.engine import Engine
-from captioning.serving.photos import NoPhotos, Photos, Progress
+from captioning.serving.photos import NoPhotos, Photos, Progress, SearchFailed
 
 MAX_FOUND = 100  # photos in one answer
 MAX_QUERY = 300  # characters
+SECONDS = 60  # in which a search is answered; loading the towers takes some
 
 
 class WrongHost(UserError):
@@ -110,7 +111,13 @@ def search_routes(
     @router.get("/search", summary="The photos that go best with a sentence", response_model_exclude_none=True)
     async def search(photos: of, settings: Annotated[SearchSettings, Query()]) -> SearchAnswer:
         with engine.place():
-            found = await asyncio.wrap_future(photos.search(settings.query, settings.limit))
+            searching = asyncio.wrap_future(photos.search(settings.query, settings.limit))
+            try:
+                found = await asyncio.wait_for(searching, SECONDS)
+            except TimeoutError:
+                raise SearchFailed(
+                    f"the search was not answered within {SECONDS} s; another program may be writing the index; try again"
+                ) from None
         return SearchAnswer(
             query=settings.query,
             unknown_words=found.unknown,

@@ -298,6 +298,19 @@ def test_searches_are_answered_between_two_batches(folder, tmp_path):
         assert [future.result(30).searched for future in futures] == [8, 8]
 
 
+def test_a_search_does_not_wait_for_ever(folder, tmp_path, monkeypatch):
+    go_on = threading.Event()
+    with serving(folder, tmp_path / "index", ColourTowers(lambda number: go_on.wait(30))) as served:
+        until(lambda: served.photos.progress.state == "indexing")
+        with monkeypatch.context() as patch:
+            patch.setattr("captioning.serving.search_api.SECONDS", 0.05)
+            refused(served.get("search", query="red"), 500, "search", "was not answered within 0.05 s")
+        assert served.engine._taken == 0
+        go_on.set()
+        served.ready()
+        assert served.names("red")
+
+
 def test_a_stop_keeps_what_is_done_and_the_next_start_goes_on(folder, tmp_path):
     for i in range(20):
         paint(folder / f"{i:02}.png", "red")
