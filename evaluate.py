@@ -58,7 +58,6 @@ from config import TOGETHER, Config, DataSettings, search_name
 from preprocessing import load_dataset, prepare
 
 if TYPE_CHECKING:
-    from captioning.confidence.stored import Confidence
     from captioning.features.batches import FeatureBatches
     from captioning.features.store import FeatureStore
     from model import Caption, Captioner
@@ -188,15 +187,6 @@ def refuse_conflicts(args: Namespace, tools: Sequence[str]) -> None:
         )
 
 
-def load_single(typed: dict[str, Any], option: str) -> tuple[Config, CaptionDataset]:
-    """The settings and the data set of captions in files. Raises UserError for several data sets."""
-    config = Config().with_overrides(typed)
-    dataset = load_dataset(config)
-    if isinstance(dataset, MixedDataset):
-        raise UserError(f"{option}: a file holds the captions of one data set; name it alone with --dataset")
-    return config, dataset
-
-
 def refuse_beside_fit(args: Namespace, tools: Sequence[str]) -> None:
     """Raise UserError for options that do not go together with ``--fit-confidence``."""
     if not args.model or len(args.model) > 1 or args.views > 1:
@@ -218,51 +208,13 @@ def refuse_beside_fit(args: Namespace, tools: Sequence[str]) -> None:
         raise UserError(f"--unsure-below: {args.unsure_below} is no probability; give a number from 0 to 1")
 
 
-def fit_model(args: Namespace, typed: dict[str, Any]) -> None:
-    """Fit a confidence on dev, print what was tried, and write it into the captioner's bundle."""
-    from captioning.confidence.fitting import Bounds, fit_confidence, fit_table
-    from captioning.confidence.training_pictures import training_subspace
-    from captioning.storage import bundles
-    from model import Captioner
-
-    path = Path(args.model[0])
-    captioner = Captioner.load(path, with_confidence=False)
-    config = resolve_trained(args, captioner.config)
-    refuse_idle_consensus([config])
+def load_single(typed: dict[str, Any], option: str) -> tuple[Config, CaptionDataset]:
+    """The settings and the data set of captions in files. Raises UserError for several data sets."""
+    config = Config().with_overrides(typed)
     dataset = load_dataset(config)
-    dataset.split("train")  # a data set without one is refused before the long work
-    parts = find_parts(captioner, config, dataset, args, typed)
-    references = [record.captions for part in parts for record in part.records]
-    bound = args.right_cider if args.right_cider is not None else bound_of_people(references)
-    subspace = training_subspace(captioner.encode, dataset, config)
-    captions: list[str] = []
-    observed = []
-    for part in parts:
-        [store] = part.stores
-        found, signals = captioner.observe(feature_batches(store, part.records, config), subspace, config)
-        captions += [caption.text for caption in found[: len(part.records)]]
-        observed.append(signals[: len(part.records)])
-    right = is_right(captions, references, cider_d(captions, references)[1], bound)
-    bounds = Bounds(bound, 0.5 if args.unsure_below is None else args.unsure_below)
-    about = {"dataset": dataset.name, "split": "dev", "decoding": config.decoding()}
-    confidence, trials = fit_confidence(
-        np.concatenate(observed), right, subspace, bounds, args.confidence_inputs, about
-    )
-    print(fit_table(trials, confidence), end="")
-    with bundles.changing(path, "captioner") as folder:
-        confidence.save(folder)
-    print(f"\nwritten into the bundle of {path}", file=sys.stderr)
-
-
-def bound_of_people(references: Sequence[Sequence[str]]) -> float:
-    """The CIDEr that three of four captions by people reach. Raises UserError when images have one reference only."""
-    reached = cider_of_people(references)
-    if not len(reached):
-        raise UserError(
-            "--right-cider: each image has one caption by people, so what people reach cannot be found out; give a number, "
-            "such as 50"
-        )
-    return round(float(np.percentile(reached, 25)), 1)
+    if isinstance(dataset, MixedDataset):
+        raise UserError(f"{option}: a file holds the captions of one data set; name it alone with --dataset")
+    return config, dataset
 
 
 def compare_files(args: Namespace, typed: dict[str, Any]) -> None:
@@ -290,6 +242,58 @@ def score_file(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -> 
     print(f"\nwritten to {output}", file=sys.stderr)
 
 
+def fit_model(args: Namespace, typed: dict[str, Any]) -> None:
+    """Fit a confidence on dev, print what was tried, and write it into the captioner's bundle."""
+    from captioning.confidence.fitting import Bounds, fit_confidence, fit_table
+    from captioning.confidence.training_pictures import training_subspace
+    from captioning.storage import bundles
+    from model import Captioner
+
+    path = Path(args.model[0])
+    captioner = Captioner.load(path, with_confidence=False)
+    config = resolve_trained(args, captioner.config)
+    refuse_idle_consensus([config])
+    dataset = load_dataset(config)
+    training = dataset.split("train")  # a data set without one is refused before the long work
+    parts = find_parts(captioner, config, dataset, args, typed)
+    references = [[record.captions for record in part.records] for part in parts]
+    bound = args.right_cider if args.right_cider is not None else bound_of_people(references)
+    subspace = training_subspace(captioner.encode, training, config)
+    signals, right = [], []
+    for part, of_people in zip(parts, references, strict=True):
+        batches = feature_batches(part.stores[0], part.records, config)
+        said, measured = captioner.observe(batches, subspace, config)
+        captions = [caption.text for caption in said[: len(part.records)]]
+        signals.append(measured[: len(part.records)])
+        right.append(is_right(captions, of_people, cider_d(captions, of_people)[1], bound))
+    confidence, trials = fit_confidence(
+        np.concatenate(signals),
+        np.concatenate(right),
+        subspace,
+        Bounds(bound, 0.5 if args.unsure_below is None else args.unsure_below),
+        args.confidence_inputs,
+        about={"dataset": dataset.name, "split": "dev", "decoding": config.decoding()},
+    )
+    print(fit_table(trials, confidence), end="")
+    with bundles.changing(path, "captioner") as folder:
+        confidence.save(folder)
+    print(f"\nwritten into the bundle of {path}", file=sys.stderr)
+
+
+def bound_of_people(references: Sequence[Sequence[Sequence[str]]]) -> float:
+    """The CIDEr that three of four captions by people reach, of the images of each data set.
+
+    Raises UserError when all images have one reference only.
+    """
+    reached = np.concatenate([cider_of_people(of_part) for of_part in references])
+    if not len(reached):
+        raise UserError(
+            "--right-cider: each image has one caption by people, so what people reach cannot be found out; give a number, "
+            "such as 50"
+        )
+    return round(float(np.percentile(reached, 25)), 1)
+
+
 @dataclass(frozen=True)
 class Part:
     """What is scored of one data set.
@@ -306,13 +310,33 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Sure:
+    """What a captioner thinks of its N captions, and what is true of them.
+
+    confidence: float (N,). right: bool (N,). right_cider and unsure_below: those of the captioner's confidence.
+    """
+
+    confidence: np.ndarray
+    right: np.ndarray
+    right_cider: float
+    unsure_below: float
+
+    def scores(self) -> ConfidenceScores:
+        """What the confidence is worth."""
+        return confidence_scores(self.confidence, self.right, self.right_cider, self.unsure_below)
+
+
+@dataclass(frozen=True)
 class Captioned:
-    """The captions of one decoding for the records of a part, their scores, and the CIDEr-D of each."""
+    """The captions of one decoding for the records of a part, their scores, and the CIDEr-D of each.
+
+    sure: the confidence of each caption and whether it is right, where the captioner has a confidence.
+    """
 
     part: Part
     captions: list[str]
-    confidences: list[float | None]
     cider: np.ndarray
+    sure: Sure | None
     row: ScoreRow
 
 
@@ -338,12 +362,13 @@ def score_models(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -
         with_attention = search is attended and captioner.decoder.attends
         found.append([])
         for part in parts:
-            captioned = caption_part(captioner, part, search, args, (name, training, tools), output, with_attention)
+            captioned = caption_part(captioner, part, search, args, (name, training, tools), with_attention)
             write_captions(captioned, search, output)
             found[-1].append(captioned)
             rows.append(captioned.row)
         if len(parts) > 1:
             rows.append(row_of_all(found[-1], training, tools))
+            draw_confidence(together_sure(found[-1]), label_of(rows[-1], search), output)
     write_scores(rows, output)
     if args.report:
         write_reports(found, captioner, config, folder, output)
@@ -356,24 +381,20 @@ def caption_part(
     search: Config,
     args: Namespace,
     scoring: tuple[str, Sequence[list[str]], Sequence[str]],
-    output: Path,
     with_attention: bool,
 ) -> Captioned:
-    """Caption one data set and score the captions. Draws what their confidence is worth into ``output``.
+    """Caption one data set and score the captions.
 
     ``scoring``: the captioner's name, the training captions and the Java programs to use.
     """
     from captioning.base.environment import describe
 
     name, training, tools = scoring
-    found, seconds = caption_split(captioner, part.stores, part.records, search)
-    captions = [caption.text for caption in found]
+    said, seconds = caption_split(captioner, part.stores, part.records, search)
+    captions = [caption.text for caption in said]
     scores, cider = score(captions, part.records, args.protocol, part.data, training, tools)
     looks = find_attention(captioner, part.stores[0], part.records, captions, search) if with_attention else None
-    sure = None
-    if captioner.confidence is not None:
-        figure = output / f"confidence-{label(args.split, part, search)}.png"
-        sure = score_confidence(captioner.confidence, found, part.records, cider, figure)
+    sure = judge_confidence(captioner, said, part.records, cider)
     row = ScoreRow(
         captioner=name,
         split=args.split,
@@ -383,17 +404,35 @@ def caption_part(
         views=args.views,
         scores=scores,
         attention=looks,
-        confidence=sure,
+        confidence=sure and sure.scores(),
         decoding_seconds=seconds,
         settings=search.model_dump() | {"consensus": search.votes},  # no beam size of 1 or 2 lets captions vote
         environment=describe(search.seed),
     )
-    return Captioned(part, captions, [caption.confidence for caption in found], cider, row)
+    return Captioned(part, captions, cider, sure, row)
 
 
-def label(split: str, part: Part, search: Config) -> str:
-    """What the files of one decoding of a data set are named after."""
-    return "-".join(filter(None, (split, part.name, f"beam{search.beam_size}", "consensus" * search.votes)))
+def judge_confidence(
+    captioner: "Captioner", said: Sequence["Caption"], records: Sequence[ImageRecord], cider: np.ndarray
+) -> Sure | None:
+    """How sure the captioner is of what it said of ``records``, and whether it is right. None without a confidence.
+
+    ``cider``: the CIDEr-D of each caption, float64 (N,).
+    """
+    if captioner.confidence is None:
+        return None
+    bound, threshold = captioner.confidence.right_cider, captioner.confidence.unsure_below
+    right = is_right([caption.text for caption in said], [record.captions for record in records], cider, bound)
+    return Sure(np.array([caption.confidence for caption in said]), right, bound, threshold)
+
+
+def together_sure(found: Sequence[Captioned]) -> Sure | None:
+    """The same for the captions of several data sets."""
+    sure = [each.sure for each in found if each.sure]
+    if not sure:
+        return None
+    confidence, right = (np.concatenate([getattr(each, name) for each in sure]) for name in ("confidence", "right"))
+    return replace(sure[0], confidence=confidence, right=right)
 
 
 def row_of_all(found: Sequence[Captioned], training: Sequence[list[str]], tools: Sequence[str]) -> ScoreRow:
@@ -401,19 +440,46 @@ def row_of_all(found: Sequence[Captioned], training: Sequence[list[str]], tools:
     scored = [(each.captions, each.part.records, each.row.scores) for each in found]
     seconds = sum(each.row.decoding_seconds or 0 for each in found)
     scores = together(scored, training, tools)
+    sure = together_sure(found)
     return replace(
-        found[0].row, dataset=TOGETHER, scores=scores, attention=None, confidence=None, decoding_seconds=seconds
+        found[0].row,
+        dataset=TOGETHER,
+        scores=scores,
+        attention=None,
+        confidence=sure and sure.scores(),
+        decoding_seconds=seconds,
+    )
+
+
+def label_of(row: ScoreRow, search: Config) -> str:
+    """What is in the names of the files of one decoding of one data set, or of several together."""
+    return "-".join(
+        filter(None, (row.split, row.dataset, f"beam{search.beam_size}", "consensus" if search.votes else ""))
     )
 
 
 def write_captions(captioned: Captioned, search: Config, output: Path) -> None:
     """Write the captions of one data set into ``output``: as predictions, and for COCO as its server takes them."""
-    part, row = captioned.part, captioned.row
-    name = label(row.split, part, search)
-    cider, confidences = captioned.cider.tolist(), captioned.confidences
-    write_predictions(output, name, part.records, captioned.captions, cider, confidences)
+    part, row, sure = captioned.part, captioned.row, captioned.sure
+    label = label_of(row, search)
+    confidences = sure.confidence.tolist() if sure else [None] * len(captioned.captions)
+    write_predictions(output, label, part.records, captioned.captions, captioned.cider.tolist(), confidences)
+    draw_confidence(sure, label, output)
     if part.subset:
-        write_coco_results(output, part.subset, f"{row.captioner}-{name}", part.records, captioned.captions)
+        write_coco_results(output, part.subset, f"{row.captioner}-{label}", part.records, captioned.captions)
+
+
+def draw_confidence(sure: Sure | None, label: str, output: Path) -> None:
+    """Draw what a confidence is worth as confidence-LABEL.png in ``output``, if there is one. Raises UserError."""
+    if sure is None:
+        return
+    path = output / f"confidence-{label}.png"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        title = f"Confidence of {len(sure.right):,} captions"
+        confidence_figure(sure.confidence, sure.right, title).savefig(path, dpi=110)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
 
 
 def write_reports(
@@ -500,29 +566,6 @@ def find_attention(
     """How the captioner looks at the images while it says ``captions``."""
     batches = feature_batches(store, records, config)
     return attention_statistics(captioner, (batches[n][0] for n in range(len(batches))), captions)
-
-
-def score_confidence(
-    confidence: "Confidence",
-    found: Sequence["Caption"],
-    records: Sequence[ImageRecord],
-    cider: np.ndarray,
-    figure: Path,
-) -> ConfidenceScores:
-    """What the confidence of the captions is worth. Draws it as ``figure``. Raises UserError.
-
-    ``cider``: the CIDEr-D of each caption, float64 (N,).
-    """
-    captions, references = [caption.text for caption in found], [record.captions for record in records]
-    right = is_right(captions, references, cider, confidence.right_cider)
-    sure = np.array([caption.confidence for caption in found])
-    scores = confidence_scores(sure, right, confidence.right_cider, confidence.unsure_below)
-    try:
-        figure.parent.mkdir(parents=True, exist_ok=True)
-        confidence_figure(sure, right, f"Confidence of {len(right):,} captions").savefig(figure, dpi=110)
-    except OSError as error:
-        raise UserError(f"{figure}: cannot be written ({error.strerror}); choose another place") from None
-    return scores
 
 
 def feature_batches(store: "FeatureStore", records: Sequence[ImageRecord], config: Config) -> "FeatureBatches":

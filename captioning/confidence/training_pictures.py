@@ -8,8 +8,7 @@ import numpy as np
 
 from captioning.base.errors import UserError
 from captioning.confidence.signals import Subspace
-from captioning.data.mixture import MixedDataset
-from captioning.data.records import CaptionDataset
+from captioning.data.records import ImageRecord
 from captioning.pictures.loading import load_ahead, load_image
 from config import EncoderSettings
 
@@ -17,20 +16,19 @@ PICTURES = 2000  # a random sample; more move the subspace little
 
 
 def training_subspace(
-    encode: Callable[[np.ndarray], np.ndarray], dataset: CaptionDataset | MixedDataset, settings: EncoderSettings
+    encode: Callable[[np.ndarray], np.ndarray], records: Sequence[ImageRecord], settings: EncoderSettings
 ) -> Subspace:
-    """The subspace of a sample of the training pictures of ``dataset``. Pictures that cannot be read are left out.
+    """The subspace of a sample of the training pictures ``records``. Pictures that cannot be read are left out.
 
     ``encode``: from RGB pixels uint8 ``(B, S, S, 3)`` to features ``(B, R, D)``. Raises UserError when there are fewer
     than two readable training pictures.
     """
-    records = dataset.split("train")
     chosen = np.sort(np.random.default_rng(0).permutation(len(records))[:PICTURES])
     pooled = _pooled(encode, [records[int(place)].path for place in chosen], settings)
     if len(pooled) < 2:
         raise UserError(
-            f"--fit-confidence: only {len(pooled)} training pictures of data set {dataset.name} can be read; it needs to "
-            "know where training pictures lie, so give the data that the captioner was trained on"
+            f"--fit-confidence: only {len(pooled)} training pictures can be read; it needs to know where training "
+            "pictures lie, so give the data that the captioner was trained on"
         )
     return Subspace.of(pooled)
 

@@ -82,7 +82,8 @@ def together(
     """
     spoken = [_words(captions, records, tools) for captions, records, _ in parts]
     found = [caption for captions, _ in spoken for caption in captions]
-    diagnostics = diagnose(found, training or None)
+    references = [own for _, of_part in spoken for own in of_part]
+    diagnostics = diagnose(found, training or None, references)
     scores = [part for _, _, part in parts]
     seed = [part for part in scores if isinstance(part, SeedScores)]
     if seed:
@@ -93,7 +94,6 @@ def together(
         )
     coco = [part for part in scores if isinstance(part, CocoScores)]
     corpora = [image_statistics(*part) for part in spoken]
-    references = [own for _, of_part in spoken for own in of_part]
     cider = np.concatenate([corpus[:, -1] for corpus in corpora])
     return CocoScores(
         bleu=_mean_bleu([part.bleu for part in coco]),

@@ -107,7 +107,8 @@ def test_scores_together_are_means_over_data_sets_whatever_their_sizes(protocol)
     assert found.shuffled_bleu == pytest.approx(
         [(a + b) / 2 for a, b in zip(one.shuffled_bleu, other.shuffled_bleu, strict=True)]
     )
-    assert found.diagnostics == diagnose([*RIGHT, *wrong], [RIGHT[0].split()])
+    references = [record.captions for record in (*RECORDS, *RECORDS[:2])]
+    assert found.diagnostics == diagnose([*RIGHT, *wrong], [RIGHT[0].split()], references)
     if protocol == "coco":
         assert found.cider_d == pytest.approx((one.cider_d + other.cider_d) / 2)
         assert found.rouge_l == pytest.approx((one.rouge_l + other.rouge_l) / 2)

@@ -11,6 +11,7 @@ from helpers import save_encoder
 from PIL import Image
 from running import Outcome, refused, script
 
+from captioning.metrics.right import cider_of_people
 from config import Config
 
 PICTURES = 72  # the first 12 are for training, the rest are dev
@@ -170,6 +171,45 @@ def test_evaluate_says_and_draws_what_the_confidence_is_worth(sure, tmp_path):
         assert (greedy, beam)[size - 1]["unsure"] == pytest.approx(np.mean(shares), abs=0.02)
     assert "confidence: right 50.0%" in outcome.out
     assert "beam 2, confidence: right 50.0%" in (tmp_path / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def two_sets(untrained) -> list[str]:
+    """The options that name two data sets: that of the captioner, and half of its pictures with longer captions."""
+    head, *lines = (untrained / "captions.csv").read_text().splitlines()
+    longer = [line.replace(",dev", " in the evening,dev") for line in lines[:84]]
+    (untrained / "half.csv").write_text("\n".join([head, *longer]) + "\n")
+    files = [untrained / "captions.csv", untrained / "half.csv"]
+    folders = [untrained / "pictures"] * 2
+    shutil.copytree(folders[0], untrained / "half")
+    folders[1] = untrained / "half"
+    return ["--dataset", "folder", "folder", "--data-dir", *map(str, folders), "--captions-file", *map(str, files)]
+
+
+def test_several_data_sets_make_one_confidence_and_are_scored_apart_and_together(sure, two_sets, tmp_path):
+    shutil.copyfile(sure[0] / "captioner.zip", tmp_path / "captioner.zip")
+    model = ["--model", tmp_path, *two_sets]
+    outcome = script("evaluate", *model, "--fit-confidence")
+    assert outcome.status == 0, outcome
+    assert "\n90 captions, " in outcome.out
+    stored = json.loads(members(tmp_path)["confidence.json"])
+    # Each data set has its own document frequencies, as when it is scored.
+    people = []
+    for name in ("captions", "half"):
+        rows = [line.split(",") for line in Path(two_sets[two_sets.index("--captions-file") + 1]).with_name(f"{name}.csv")
+                .read_text().splitlines() if line.endswith(",dev")]  # fmt: skip
+        groups = [[one[1], other[1]] for one, other in zip(rows[::2], rows[1::2], strict=True)]
+        people.append(cider_of_people(groups))
+    assert stored["right_cider"] == round(float(np.percentile(np.concatenate(people), 25)), 1)
+    assert script("evaluate", *model, "--beam-sizes", "2", "--output", tmp_path).status == 0
+    one, other, both = json.loads((tmp_path / "scores-dev-coco.json").read_text())
+    assert both["dataset"] == "together"
+    found = [row["confidence"] for row in (one, other, both)]
+    for share in ("right", "error", "unsure"):
+        assert found[2][share] == pytest.approx((60 * found[0][share] + 30 * found[1][share]) / 90)
+    assert found[2]["right"] == pytest.approx(stored["fitted"]["cross_validation"]["right"])
+    assert both["chair_s"] == pytest.approx((60 * one["chair_s"] + 30 * other["chair_s"]) / 90)
+    assert len(list(tmp_path.glob("confidence-dev-*-beam2.png"))) == 3
 
 
 def test_without_a_confidence_evaluate_says_nothing_of_it(untrained, tmp_path):

@@ -17,6 +17,7 @@ import pytest
 from helpers import ROOT, save_encoder, until
 from PIL import Image
 from running import script
+from sure import CONFIDENCE
 
 import app
 from captioning.base.errors import UserError
@@ -32,7 +33,7 @@ WORDS = ["a", "red", "green", "blue", "ball", "runs"]
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory) -> Path:
-    """Two untrained captioners, the newer with attention over 2 x 2 regions, and a damaged one."""
+    """Two untrained captioners, the newer with attention over 2 x 2 regions and a confidence, and a damaged one."""
     import keras
 
     from captioning.features.encoder import build_encoder
@@ -46,7 +47,9 @@ def run_dir(tmp_path_factory) -> Path:
         config = Config(decoder=name, feature_grid=2, **sizes)
         (folder / name).mkdir()
         path = folder / name / "captioner.zip"
-        Captioner.untrained(config, Vocabulary(WORDS), build_encoder(config)).save(path)
+        captioner = Captioner.untrained(config, Vocabulary(WORDS), build_encoder(config))
+        captioner.confidence = CONFIDENCE if name == "adaptive" else None
+        captioner.save(path)
         os.utime(path, (2e9 - age, 2e9 - age))
     (folder / "torn").mkdir()
     (folder / "torn" / "captioner.zip").write_bytes(b"text")
@@ -199,6 +202,7 @@ def test_programs_get_captions(page, pictures):
     assert [found["score"] for found in answer["captions"]] == sorted(
         (f["score"] for f in answer["captions"]), reverse=True
     )
+    assert all(found["unsure"] == (found["confidence"] < 0.4) for found in answer["captions"])
     look = answer["captions"][0]["attention"]
     assert look["words"] == answer["captions"][0]["caption"].split()
     for weights, sentinel in zip(look["weights"], look["sentinel"], strict=True):
@@ -270,6 +274,9 @@ def test_the_page_captions_several_pictures_at_once(opened, pictures):
     assert [one_of("h3", card).text for card in cards] == ["one.png", "two.jpg", "three.jpg"]
     assert [len(all_of("li.caption", card)) for card in cards] == [3, 3, 0]
     assert [len(all_of(".caption", card)) for card in cards] == [4, 4, 0]  # the greedy one too
+    sure = [part.text for part in all_of(".sure", cards[0])]
+    assert len(sure) == 4
+    assert all(re.fullmatch(r"confidence\s\d+ %( \(unsure\))?", text) for text in sure)
     assert "three.jpg: not a picture in a format that this server reads" in cards[2].text
     assert not one_of(".again", cards[2]).is_displayed()
     assert one_of("img", cards[0]).get_attribute("alt") == all_of(".words", cards[0])[0].text
@@ -309,6 +316,7 @@ def test_the_page_captions_anew_when_settings_change(opened, pictures):
     until(lambda: cards_done(opened) and all_of(".score", card)[0].text != before)
     one_of("#model option[value=merge]", opened).click()  # a captioner without attention
     until(lambda: cards_done(opened) and all_of("p.words", card))
+    assert not all_of(".sure", card)  # nor a confidence
     assert "no attention" in one_of("#model-note", opened).text
 
 
