@@ -27,7 +27,7 @@ from captioning.base.errors import UserError
 from captioning.base.script import hide_progress, run_script
 from captioning.command_line.options import make_parser, typed_settings
 from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
-from captioning.pictures.loading import SUFFIXES, image_names
+from captioning.pictures.loading import require_pictures
 from captioning.retrieval.index import default_folder, shipped_towers
 from captioning.serving.engine import Engine, Model
 from captioning.serving.photos import Photos
@@ -159,8 +159,7 @@ def photos_of(args: Namespace) -> Photos | None:
 
     folder, towers = Path(args.photos), Path(args.aligner or shipped_towers("--aligner"))
     settings_of(towers, "aligner")
-    if next(image_names(folder), None) is None:
-        raise UserError(f"--photos: {folder}: holds no pictures (by suffix: {', '.join(sorted(SUFFIXES))})")
+    require_pictures(folder, "--photos")
 
     def place(model: str) -> Path:
         return Path(args.index or default_folder(towers, model, folder.resolve().name, str(folder.resolve())))

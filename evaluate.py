@@ -39,12 +39,13 @@ from captioning.base.script import run_script
 from captioning.base.settings import listed
 from captioning.command_line.options import add_views, make_parser, typed_settings
 from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend, without_data
+from captioning.confidence.inputs import INPUTS
+from captioning.confidence.judging import Sure
 from captioning.data.mixture import MixedDataset
 from captioning.data.predictions import read_predictions, write_coco_results, write_predictions
 from captioning.data.records import SPLIT_NAMES, CaptionDataset, ImageRecord
 from captioning.features.looks import further_views
 from captioning.metrics import java
-from captioning.metrics.calibration import ConfidenceScores, confidence_scores
 from captioning.metrics.cider import cider_d
 from captioning.metrics.protocols import PROTOCOLS
 from captioning.metrics.right import cider_of_people, is_right
@@ -137,8 +138,8 @@ def add_confidence(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--confidence-inputs",
-        choices=["log-p", "entropy", "words", "distance", "directions"],
-        help="of what the confidence is made; see captioning/confidence/signals.py [default: the simplest set that is as "
+        choices=list(INPUTS),
+        help="of what the confidence is made; see captioning/confidence/inputs.py [default: the simplest set that is as "
         "good as the best by cross-validation]",
     )
     group.add_argument(
@@ -310,23 +311,6 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Sure:
-    """What a captioner thinks of its N captions, and what is true of them.
-
-    confidence: float (N,). right: bool (N,). right_cider and unsure_below: those of the captioner's confidence.
-    """
-
-    confidence: np.ndarray
-    right: np.ndarray
-    right_cider: float
-    unsure_below: float
-
-    def scores(self) -> ConfidenceScores:
-        """What the confidence is worth."""
-        return confidence_scores(self.confidence, self.right, self.right_cider, self.unsure_below)
-
-
-@dataclass(frozen=True)
 class Captioned:
     """The captions of one decoding for the records of a part, their scores, and the CIDEr-D of each.
 
@@ -367,8 +351,9 @@ def score_models(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -
             found[-1].append(captioned)
             rows.append(captioned.row)
         if len(parts) > 1:
-            rows.append(row_of_all(found[-1], training, tools))
-            draw_confidence(together_sure(found[-1]), label_of(rows[-1], search), output)
+            sure = Sure.joined([each.sure for each in found[-1] if each.sure])
+            rows.append(row_of_all(found[-1], sure, training, tools))
+            draw_confidence(sure, label_of(rows[-1], search), output)
     write_scores(rows, output)
     if args.report:
         write_reports(found, captioner, config, folder, output)
@@ -394,7 +379,10 @@ def caption_part(
     captions = [caption.text for caption in said]
     scores, cider = score(captions, part.records, args.protocol, part.data, training, tools)
     looks = find_attention(captioner, part.stores[0], part.records, captions, search) if with_attention else None
-    sure = judge_confidence(captioner, said, part.records, cider)
+    sure = None
+    if captioner.confidence is not None:
+        references = [record.captions for record in part.records]
+        sure = Sure.of(captioner.confidence, captions, [caption.confidence for caption in said], references, cider)
     row = ScoreRow(
         captioner=name,
         split=args.split,
@@ -412,35 +400,13 @@ def caption_part(
     return Captioned(part, captions, cider, sure, row)
 
 
-def judge_confidence(
-    captioner: "Captioner", said: Sequence["Caption"], records: Sequence[ImageRecord], cider: np.ndarray
-) -> Sure | None:
-    """How sure the captioner is of what it said of ``records``, and whether it is right. None without a confidence.
-
-    ``cider``: the CIDEr-D of each caption, float64 (N,).
-    """
-    if captioner.confidence is None:
-        return None
-    bound, threshold = captioner.confidence.right_cider, captioner.confidence.unsure_below
-    right = is_right([caption.text for caption in said], [record.captions for record in records], cider, bound)
-    return Sure(np.array([caption.confidence for caption in said]), right, bound, threshold)
-
-
-def together_sure(found: Sequence[Captioned]) -> Sure | None:
-    """The same for the captions of several data sets."""
-    sure = [each.sure for each in found if each.sure]
-    if not sure:
-        return None
-    confidence, right = (np.concatenate([getattr(each, name) for each in sure]) for name in ("confidence", "right"))
-    return replace(sure[0], confidence=confidence, right=right)
-
-
-def row_of_all(found: Sequence[Captioned], training: Sequence[list[str]], tools: Sequence[str]) -> ScoreRow:
-    """The scores of one decoding of several data sets together."""
+def row_of_all(
+    found: Sequence[Captioned], sure: Sure | None, training: Sequence[list[str]], tools: Sequence[str]
+) -> ScoreRow:
+    """The scores of one decoding of several data sets together. ``sure``: that of all their captions."""
     scored = [(each.captions, each.part.records, each.row.scores) for each in found]
     seconds = sum(each.row.decoding_seconds or 0 for each in found)
     scores = together(scored, training, tools)
-    sure = together_sure(found)
     return replace(
         found[0].row,
         dataset=TOGETHER,

@@ -18,7 +18,7 @@ exit status is 1.
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +32,16 @@ from captioning.base.texts import printable
 from captioning.command_line.options import make_parser, typed_settings
 from captioning.command_line.resolving import resolve_trained, settle_backend, without_data
 from captioning.data.records import SPLIT_NAMES, ImageRecord
-from captioning.pictures.loading import SUFFIXES, UnreadableImage, image_names, load_image, open_source, sources
+from captioning.pictures.loading import (
+    UnreadableImage,
+    image_names,
+    load_image,
+    no_pictures,
+    open_source,
+    require_pictures,
+    sources,
+    unlisted,
+)
 from captioning.reports.figures import captioned, ranked, read_picture, save
 from captioning.retrieval.index import Embed, ImageIndex, default_folder, shipped_towers, update
 from captioning.retrieval.ranking import DEFAULT_COSINE_WEIGHTS, KINDS, Reranking
@@ -162,7 +171,7 @@ def refuse_conflicts(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name}: must be at least 1")
     if args.images:
-        pictures_below(args.images, lambda error: None)
+        require_pictures(args.images, "--images")
 
 
 # A split, scored
@@ -234,7 +243,7 @@ def open_index(aligner: "Aligner", config: Config, args: argparse.Namespace) -> 
     """The index of a folder or split, brought up to date, and the paths of its pictures by name. Raises UserError."""
     embed: Embed
     if args.images:
-        paths = pictures_below(args.images, report_folder)
+        paths = pictures_below(args.images)
         place = Path(args.images).resolve()
         source, name = str(place), place.name
         embed = partial(aligner.embed_files, paths=paths, batch_size=config.extract_batch_size, workers=config.workers)
@@ -377,20 +386,17 @@ def run_folder(args: argparse.Namespace) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def pictures_below(folder: str, report: Callable[[OSError], None]) -> dict[str, Path]:
-    """The paths of the pictures below ``folder``, by their names relative to it. Raises UserError if there are none.
-
-    ``report`` gets the error of each subfolder that cannot be listed.
-    """
-    names = sorted(image_names(folder, report))
+def pictures_below(folder: str) -> dict[str, Path]:
+    """The paths of the pictures below ``folder``, by their names relative to it. Raises UserError if there are none."""
+    names = sorted(image_names(folder, report_folder))
     if not names:
-        raise UserError(f"--images: {folder}: holds no pictures (by suffix: {', '.join(sorted(SUFFIXES))})")
+        raise no_pictures(f"--images: {folder}")
     return {name: Path(folder, name) for name in names}
 
 
 def report_folder(error: OSError) -> None:
     """Say that the pictures below a subfolder are left out of the index."""
-    print(f"note: left out: {error.filename}: cannot be listed: {error.strerror}", file=sys.stderr)
+    print(f"note: left out: {unlisted(error)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

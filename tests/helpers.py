@@ -1,6 +1,7 @@
 """What several tests call: folders, fake data and captioners with random weights. Needs no Keras when imported."""
 
 import hashlib
+import json
 import time
 from pathlib import Path
 
@@ -47,6 +48,18 @@ def until(condition, seconds: float = 300):
             return found
         time.sleep(0.05)
     raise AssertionError("it did not come true")
+
+
+def assert_asks_itself_only(browser, page: str) -> None:
+    """The ``browser`` that shows ``page`` has asked its server and no other."""
+    sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [
+        message["params"]["request"]["url"]
+        for message in sent
+        if message["method"] == "Network.requestWillBeSent" and message["params"]["documentURL"].startswith(page)
+    ]
+    assert asked
+    assert all(address.startswith((page, "blob:", "data:")) for address in asked), asked
 
 
 def compile_built(trainer, optimizer) -> None:

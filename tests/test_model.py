@@ -12,7 +12,7 @@ from sure import CONFIDENCE
 
 from captioning.base.errors import UserError
 from captioning.command_line.resolving import preset
-from captioning.confidence.signals import SIGNALS
+from captioning.confidence.inputs import SIGNALS
 from captioning.decoders.build import build_decoder
 from captioning.features.batches import FeatureBatches
 from captioning.search import compiled

@@ -14,6 +14,7 @@ from captioning.features.prepared import Prepared
 from captioning.features.store import StoreKey, extract
 from captioning.storage.runs import Run
 from captioning.training.loop import fit
+from captioning.training.recorder import Recorder
 from config import Config
 from model import Captioner
 from preprocessing import fit_vocabulary
@@ -100,3 +101,15 @@ def assert_same_run(run: Run, expected: Run, epochs: int = 3) -> None:
     assert any("optimizer" in name for name in found), "the optimiser's state goes with the weights"
     for name, array in wanted.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def interrupt_second_epoch(prepared, monkeypatch, config: Config, run: Run) -> None:
+    """Train, and press Ctrl-C in the second epoch."""
+
+    def interrupt(recorder, batch, logs=None):
+        if len(recorder.history.lines) == 1 and batch == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "on_train_batch_end", interrupt)
+        assert train(prepared, config, run) == 130

@@ -29,13 +29,14 @@ from captioning.base.errors import UserError
 from captioning.base.files import alone_with, write_atomically
 from captioning.pictures.loading import (
     PREPROCESSING,
-    SUFFIXES,
     UnreachableImage,
     UnreadableImage,
     image_names,
     load_ahead,
     load_image,
+    no_pictures,
     one_behind,
+    unlisted,
 )
 from config import Config, DecodingSettings
 
@@ -53,13 +54,13 @@ def list_pictures(folder: Path) -> list[str]:
     """
 
     def report(error: OSError) -> None:
-        print(f"error: {error.filename}: cannot be listed: {error.strerror}", file=sys.stderr)
+        print(f"error: {unlisted(error)}", file=sys.stderr)
 
     if not folder.is_dir():
         raise UserError(f"--output: captions one folder of pictures, and {folder} is not a folder; name a folder")
     names = list(image_names(folder, report))
     if not names:
-        raise UserError(f"{folder}: holds no pictures (by suffix: {', '.join(sorted(SUFFIXES))})")
+        raise no_pictures(folder)
     return names
 
 

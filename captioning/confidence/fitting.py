@@ -11,8 +11,9 @@ import numpy as np
 from keras import ops
 
 from captioning.base.errors import UserError
+from captioning.confidence.inputs import INPUTS, places
 from captioning.confidence.logistic import PENALTIES, fit, folds_of, log_losses
-from captioning.confidence.signals import INPUTS, Subspace, places
+from captioning.confidence.signals import Subspace
 from captioning.confidence.stored import Confidence
 from captioning.metrics.calibration import ConfidenceScores, confidence_scores
 from captioning.reports.tables import markdown

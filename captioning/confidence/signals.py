@@ -1,46 +1,24 @@
 """What is known of a caption without looking at references: how sure the model was, and how strange the picture is.
 
+What each signal is: captioning/confidence/inputs.py.
 Legend: B images, K captions of each, L longest caption in tokens, R regions, D feature size, P directions, S signals.
-
-    mean_log_p        mean log p of the tokens, <end> included
-    log_entropy       log of the mean entropy of the steps, in nats
-    lowest_log_p      the lowest log p of a token
-    highest_entropy   the highest entropy of a step
-    length            number of tokens
-    distance          log of the squared distance from the subspace of the training pictures
-    spread            log of the squared Mahalanobis distance within the subspace
-    direction_1 ...   where the picture stands within the subspace, in standard deviations
 
 The entropy of the attention and the agreement of a beam's captions are no signals: on Flickr8k dev they did not tell right
 from wrong captions of the pocket captioner, and greedy search has no beam.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from keras import ops
 
+from captioning.confidence.inputs import USED
 from captioning.search.hypotheses import Hypotheses, Trace
 from captioning.words.vocabulary import PAD
 
 DIRECTIONS = 32  # of the subspace
-_USED = 16  # directions that are signals of their own
 _TINY = 1e-12
 _LEAST_ENTROPY = 1e-3  # nats; the mean of a caption is above it unless the model knows only one sentence
-
-_WORDS = ("mean_log_p", "log_entropy", "lowest_log_p", "highest_entropy", "length")
-_DISTANCE = ("distance", "spread")
-_DIRECTIONS = tuple(f"direction_{i + 1}" for i in range(_USED))
-SIGNALS = (*_WORDS, *_DISTANCE, *_DIRECTIONS)
-# Sets of signals that a confidence may be made of, from the simplest on.
-INPUTS = {
-    "log-p": ("mean_log_p",),
-    "entropy": ("log_entropy",),
-    "words": _WORDS,
-    "distance": (*_WORDS, *_DISTANCE),
-    "directions": SIGNALS,
-}
 
 
 class Subspace(NamedTuple):
@@ -87,7 +65,7 @@ class Signals:
         distance = ops.log(ops.maximum(outside, _TINY))
         spread = ops.log(ops.sum(ops.square(scaled), axis=-1) + _TINY)
         # A subspace of few pictures has fewer directions.
-        used = ops.pad(scaled, [[0, 0], [0, max(0, _USED - scaled.shape[1])]])[:, :_USED]
+        used = ops.pad(scaled, [[0, 0], [0, max(0, USED - scaled.shape[1])]])[:, :USED]
         return ops.concatenate([distance[:, None], spread[:, None], used], axis=-1)
 
 
@@ -104,9 +82,3 @@ def _of_words(found: Hypotheses):
         length,
     ]
     return ops.stack(parts, axis=-1)
-
-
-def places(names: Sequence[str]) -> list[int]:
-    """Where the signals ``names`` stand among all. Raises KeyError for one that there is not."""
-    known = {name: place for place, name in enumerate(SIGNALS)}
-    return [known[name] for name in names]

@@ -1,7 +1,7 @@
 """The confidence of a captioner: the probability that a caption is right. It travels in the captioner's bundle.
 
     confidence.json    {"format": 1,
-                        "inputs": a set of ``signals.INPUTS``, "signals": its signals,
+                        "inputs": a set of ``inputs.INPUTS``, "signals": its signals,
                         "means", "deviations", "weights", "bias": the logistic regression on them (``logistic.py``),
                         "near", "far": distances between which a picture becomes too strange,
                         "unsure_below": captions with less are called unsure,
@@ -24,8 +24,9 @@ from keras import ops
 
 from captioning.base.errors import UserError
 from captioning.base.files import load_arrays, save_arrays
+from captioning.confidence.inputs import INPUTS, places
 from captioning.confidence.logistic import Regression
-from captioning.confidence.signals import INPUTS, Signals, Subspace, places
+from captioning.confidence.signals import Signals, Subspace
 from captioning.search.hypotheses import Hypotheses
 
 FORMAT = 1

@@ -10,7 +10,10 @@ from captioning.metrics.references import Caption, words
 
 
 def is_right(
-    captions: Sequence[Caption], references: Sequence[Sequence[Caption]], cider: Sequence[float], bound: float
+    captions: Sequence[Caption],
+    references: Sequence[Sequence[Caption]],
+    cider: Sequence[float] | np.ndarray,
+    bound: float,
 ) -> np.ndarray:
     """Which captions are right, bool ``(N,)``.
 

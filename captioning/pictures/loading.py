@@ -182,6 +182,22 @@ def image_names(folder: str | Path, on_error: Callable[[OSError], None] | None =
                 yield (below / name).as_posix()
 
 
+def require_pictures(folder: str | Path, option: str) -> None:
+    """Raise UserError, which names the ``option``, when ``folder`` is no folder or holds no pictures. Stops at the first."""
+    if next(image_names(folder), None) is None:
+        raise no_pictures(f"{option}: {folder}")
+
+
+def no_pictures(where: str | Path) -> UserError:
+    """The error of a folder without pictures. ``where``: the folder, and the option that names it, if there is one."""
+    return UserError(f"{where}: holds no pictures (by suffix: {', '.join(sorted(SUFFIXES))})")
+
+
+def unlisted(error: OSError) -> str:
+    """What to say of a subfolder that cannot be listed, given what ``image_names`` reports."""
+    return f"{error.filename}: cannot be listed: {error.strerror}"
+
+
 def is_address(source: str) -> bool:
     """Whether ``source`` is a web address. Otherwise it is a path."""
     return source.startswith(("http://", "https://"))
@@ -193,7 +209,7 @@ def sources(arguments: list[str]) -> Iterator[str]:
         if not is_address(argument) and Path(argument).is_dir():
             found = find_images(argument)
             if not found:
-                raise UserError(f"{argument}: holds no pictures (by suffix: {', '.join(sorted(SUFFIXES))})")
+                raise no_pictures(argument)
             yield from map(str, found)
         else:
             yield argument

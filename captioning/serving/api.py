@@ -33,7 +33,6 @@ from captioning.serving.engine import (
     MAX_PIXELS,
     Attention,
     Busy,
-    Closed,
     Decoding,
     Engine,
     Model,
@@ -44,6 +43,7 @@ from captioning.serving.engine import (
 )
 from captioning.serving.photos import BadQuery, Gone, NoPhotos, Photos, SearchFailed
 from captioning.serving.search_api import WrongHost, search_routes
+from captioning.serving.worker import Closed
 from captioning.words.tokenizer import tokenize
 from config import DecodingSettings
 

@@ -11,7 +11,6 @@ Legend: S pixels per side, T words.
 """
 
 import math
-import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from captioning.base.errors import UserError
 from captioning.pictures.loading import UnreadableImage, load_image
 from captioning.reports.figures import grid_side
+from captioning.serving.worker import Worker
 from config import Config
 
 if TYPE_CHECKING:
@@ -47,10 +47,6 @@ class Busy(Exception):
     def __init__(self, retry_after: int):
         super().__init__(f"too many pictures at once; try again in {retry_after} s")
         self.retry_after = retry_after
-
-
-class Closed(Exception):
-    """The engine has been stopped."""
 
 
 class TooLarge(UserError):
@@ -133,31 +129,17 @@ class _Job:
     future: "Future[Result]"
 
 
-class Engine:
+class Engine(Worker[_Job]):
     """Captions pictures for any number of threads. A context manager: the worker runs as long as the block."""
 
     def __init__(self, models: Sequence[Model], places: int = PLACES, window: float = WINDOW):
         """``models``: what callers can choose from, the default first."""
+        super().__init__("captioner")
         self.models = {model.name: model for model in models}
         self.default = models[0]
         self._places, self._taken, self._window = places, 0, window
         self._pace = 0.1  # seconds per picture, a moving average
         self._captioners: OrderedDict[str, Captioner] = OrderedDict()
-        self._jobs: deque[_Job] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
-        self._worker = threading.Thread(target=self._work, name="captioner")
-
-    def __enter__(self) -> "Engine":
-        self._worker.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        """Finish the current batch and refuse the pictures that wait."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._worker.join()
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -189,15 +171,10 @@ class Engine:
         self, model: Model, pictures: Sequence[np.ndarray], decoding: Decoding, attention: bool
     ) -> "list[Future[Result]]":
         jobs = [_Job(model, decoding, attention and model.attends, pixels, Future()) for pixels in pictures]
-        with self._changed:
-            if self._closed:
-                raise Closed("the server is stopping")
-            self._jobs.extend(jobs)
-            self._changed.notify_all()
+        self._put(jobs)
         return [job.future for job in jobs]
 
     def _work(self) -> None:
-        """What the worker does until the engine is closed."""
         while batch := self._next_batch():
             batch = [job for job in batch if job.future.set_running_or_notify_cancel()]
             if not batch:
@@ -212,9 +189,6 @@ class Engine:
             self._pace += 0.2 * ((time.monotonic() - began) / len(batch) - self._pace)
             for job, result in zip(batch, results, strict=True):
                 job.future.set_result(result)
-        for job in self._jobs:
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(Closed("the server is stopping"))
 
     def _next_batch(self) -> list[_Job]:
         """The oldest job, and others with the same model and decoding. Empty after the engine is closed."""

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -30,10 +30,11 @@ from PIL import Image
 
 from captioning.base.errors import UserError
 from captioning.base.texts import printable
-from captioning.pictures.loading import SUFFIXES, UnreadableImage, image_names, load_image
+from captioning.pictures.loading import UnreadableImage, image_names, load_image, no_pictures, unlisted
 from captioning.reports.figures import read_picture
 from captioning.retrieval.index import ImageIndex, update
-from captioning.serving.engine import MAX_PIXELS, Closed, TooLarge
+from captioning.serving.engine import MAX_PIXELS, TooLarge
+from captioning.serving.worker import Worker
 
 if TYPE_CHECKING:
     from captioning.retrieval.aligner import Aligner, Embedded
@@ -139,7 +140,7 @@ class _Query:
     future: "Future[Found]"
 
 
-class Photos:
+class Photos(Worker[_Query]):
     """Searches the photos below a folder, for any number of threads. A context manager: the worker runs as long as the block."""
 
     def __init__(
@@ -150,6 +151,7 @@ class Photos:
         look_again: float = LOOK_AGAIN,
     ):
         """``load``: how to load the towers. ``place``: where the index lies, given the fingerprint of the towers."""
+        super().__init__("searcher", patience=30)  # it may wait for another process that writes the same index
         self.folder, self.name = folder, printable(folder.resolve().name or str(folder.resolve()))
         self.progress = Progress()
         self.captions: Recent[str] = Recent(CAPTIONS, lambda caption: 1)
@@ -159,31 +161,11 @@ class Photos:
         self._parts: list[_Part] = []
         self._names: dict[str, str] = {}  # by id
         self._copies: Recent[bytes] = Recent(COPIES, len)
-        self._queries: deque[_Query] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
-        # A daemon, since it may wait for another process that writes the same index.
-        self._worker = threading.Thread(target=self._work, name="searcher", daemon=True)
-
-    def __enter__(self) -> "Photos":
-        self._worker.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        """Finish the current batch, keep what the index has, and refuse the searches that wait."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._worker.join(30)
 
     def search(self, text: str, limit: int) -> "Future[Found]":
         """Queue a search for the ``limit`` photos that go best with ``text``. The future may hold BadQuery or SearchFailed."""
         query = _Query(text, limit, Future())
-        with self._changed:
-            if self._closed:
-                raise Closed("the server is stopping")
-            self._queries.append(query)
-            self._changed.notify_all()
+        self._put([query])
         return query.future
 
     def key(self, photo: str) -> tuple[str, int, int]:
@@ -243,7 +225,6 @@ class Photos:
     # What follows runs in the worker.
 
     def _work(self) -> None:
-        """What the worker does until the block is left."""
         while not self._closed:
             try:
                 if self._aligner is None:
@@ -258,9 +239,6 @@ class Photos:
                 traceback.print_exc()
                 self._fail("the search failed; the log of the server says why")
             self._answer_until_a_look_is_due()
-        for query in self._queries:
-            if query.future.set_running_or_notify_cancel():
-                query.future.set_exception(Closed("the server is stopping"))
 
     def _fail(self, message: str) -> None:
         print(f"error: {message}", file=sys.stderr)
@@ -270,12 +248,12 @@ class Photos:
         """The paths of the photos in the folder, by name. Raises UserError if there are none."""
 
         def report(error: OSError) -> None:
-            print(f"left out: {error.filename}: cannot be listed: {error.strerror}", file=sys.stderr)
+            print(f"left out: {unlisted(error)}", file=sys.stderr)
 
         paths = {name: self.folder / name for name in sorted(image_names(self.folder, report))}
         paths = {name: path for name, path in paths.items() if not path.is_symlink() or self._inside(name)}
         if not paths:  # the index stays as it is: the disk of the folder may be back later
-            raise UserError(f"{self.folder}: holds no pictures (by suffix: {', '.join(sorted(SUFFIXES))})")
+            raise no_pictures(self.folder)
         return paths
 
     def _bring_up_to_date(self, aligner: "Aligner") -> None:
@@ -328,15 +306,15 @@ class Photos:
         begun = time.monotonic()
         while not self._closed:
             with self._changed:
-                self._changed.wait_for(lambda: self._queries or self._closed)
+                self._changed.wait_for(lambda: self._jobs or self._closed)
             self._answer()
             if time.monotonic() - begun >= self._look_again:
                 return
 
     def _answer(self) -> None:
         """Answer the searches that wait."""
-        while self._queries and not self._closed:
-            query = self._queries.popleft()
+        while self._jobs and not self._closed:
+            query = self._jobs.popleft()
             if not query.future.set_running_or_notify_cancel():
                 continue
             try:

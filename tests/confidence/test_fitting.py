@@ -7,7 +7,8 @@ from keras import ops
 from captioning.base.errors import UserError
 from captioning.confidence import fitting
 from captioning.confidence.fitting import Bounds, Trial, choose, fit_confidence, fit_table
-from captioning.confidence.signals import INPUTS, SIGNALS, Subspace, places
+from captioning.confidence.inputs import INPUTS, SIGNALS, places
+from captioning.confidence.signals import Subspace
 from captioning.metrics.calibration import auroc, confidence_scores
 
 BOUNDS = Bounds(right_cider=40.0, unsure_below=0.5)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from captioning.confidence.signals import DIRECTIONS, INPUTS, SIGNALS, Signals, Subspace, places
+from captioning.confidence.inputs import INPUTS, SIGNALS, places
+from captioning.confidence.signals import DIRECTIONS, Signals, Subspace
 from captioning.search.hypotheses import Hypotheses, Trace
 from captioning.words.vocabulary import END, PAD
 

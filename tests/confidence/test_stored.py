@@ -9,7 +9,7 @@ from keras import ops
 from sure import CONFIDENCE
 
 from captioning.base.errors import UserError
-from captioning.confidence.signals import SIGNALS
+from captioning.confidence.inputs import SIGNALS
 from captioning.confidence.stored import MEMBERS, Confidence
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, save_encoder, until
+from helpers import ROOT, assert_asks_itself_only, save_encoder, until
 from PIL import Image
 from running import script
 from sure import CONFIDENCE
@@ -257,14 +257,7 @@ def opened(page, browser):
     until(lambda: one_of("#beam-value", browser).text == "3")
     yield browser
     assert [entry for entry in browser.get_log("browser") if "api/captions" not in entry["message"]] == []
-    sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [
-        message["params"]["request"]["url"]
-        for message in sent
-        if message["method"] == "Network.requestWillBeSent" and message["params"]["documentURL"].startswith(page)
-    ]
-    assert asked
-    assert all(address.startswith((page, "blob:", "data:")) for address in asked), asked
+    assert_asks_itself_only(browser, page)
 
 
 @pytest.mark.slow

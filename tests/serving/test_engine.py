@@ -19,7 +19,6 @@ from captioning.serving.engine import (
     BATCHES,
     MAX_BEAM,
     Busy,
-    Closed,
     Decoding,
     Engine,
     Model,
@@ -27,6 +26,7 @@ from captioning.serving.engine import (
     WrongType,
     read_upload,
 )
+from captioning.serving.worker import Closed
 from config import Config
 
 CONFIG = Config(image_size=32, beam_size=3, length_penalty=0.7)

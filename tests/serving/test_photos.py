@@ -19,6 +19,7 @@ from captioning.base.errors import UserError
 from captioning.serving import api, photos
 from captioning.serving.engine import Engine, Model
 from captioning.serving.photos import Photos, Recent
+from captioning.serving.worker import Closed
 from config import Config
 
 CONFIG = Config(image_size=32, beam_size=2, feature_grid=0, decoder="attention")
@@ -382,5 +383,5 @@ def test_an_index_that_cannot_be_written_is_said(folder, tmp_path, capsys):
 def test_searches_that_wait_when_the_server_stops_are_refused(folder, tmp_path):
     with serving(folder, tmp_path / "index") as served:
         served.ready()
-    with pytest.raises(photos.Closed):
+    with pytest.raises(Closed):
         served.photos.search("red", 3)

@@ -1,11 +1,10 @@
 """The search box of the page in a real browser, over towers and a captioner that know colours only."""
 
-import json
 import threading
 
 import pytest
 from colour_models import COLOURS, ColourCaptioner, ColourTowers, paint
-from helpers import until
+from helpers import assert_asks_itself_only, until
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
@@ -101,14 +100,7 @@ def opened(page, browser):
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     assert browser.get_log("browser") == []
-    sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [
-        message["params"]["request"]["url"]
-        for message in sent
-        if message["method"] == "Network.requestWillBeSent" and message["params"]["documentURL"].startswith(page)
-    ]
-    assert asked
-    assert all(address.startswith((page, "blob:", "data:")) for address in asked), asked
+    assert_asks_itself_only(browser, page)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import fake_arrays
 from keras import ops
-from toy_run import arrays, assert_same_run, settings, start, train
+from toy_run import arrays, assert_same_run, interrupt_second_epoch, settings, start, train
 
 from captioning.base.errors import UserError
 from captioning.storage.runs import Run
@@ -42,16 +42,6 @@ def test_a_run_leaves_what_it_promises(prepared, straight):
     best = arrays(straight.checkpoint("best"))
     weights = [ops.convert_to_numpy(weight) for weight in captioner.decoder.trainable_variables]
     assert all(any(np.array_equal(weight, array) for array in best.values()) for weight in weights)
-
-
-def interrupt_second_epoch(prepared, monkeypatch, config: Config, run: Run) -> None:
-    def interrupt(recorder, batch, logs=None):
-        if len(recorder.history.lines) == 1 and batch == 4:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "on_train_batch_end", interrupt)
-        assert train(prepared, config, run) == 130
 
 
 @pytest.mark.backends

@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from toy_run import assert_same_run, results, settings, train
+from toy_run import assert_same_run, interrupt_second_epoch, results, settings, train
 
 from captioning.base.errors import UserError
 from captioning.data.mixture import MixedDataset
@@ -13,7 +13,6 @@ from captioning.data.records import CaptionDataset
 from captioning.features.prepared import Prepared
 from captioning.storage.runs import Run, by_data_set
 from captioning.training.dev_scoring import DevScores, JointScores
-from captioning.training.recorder import Recorder
 from captioning.training.self_critical import SelfCritic
 from preprocessing import fit_vocabulary
 
@@ -69,19 +68,9 @@ def test_one_data_set_has_the_columns_of_before(straight):
     assert header == "epoch,loss,nll,val_loss,val_nll,bleu4,cider,learning_rate,words_per_second,seconds"
 
 
-def interrupt_second_epoch(monkeypatch, prepared, config, run) -> None:
-    def interrupt(recorder, batch, logs=None):
-        if len(recorder.history.lines) == 1 and batch == 4:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "on_train_batch_end", interrupt)
-        assert train(prepared, config, run) == 130
-
-
 def test_a_resumed_run_draws_the_same_halves(both, mixed, monkeypatch, capsys):
     config, run = begin(both, "resumed", sample_captions=1)
-    interrupt_second_epoch(monkeypatch, both, config, run)
+    interrupt_second_epoch(both, monkeypatch, config, run)
     assert train(both, config, run) == 0
     assert_same_run(run, mixed)
     printed = capsys.readouterr().out
@@ -105,7 +94,7 @@ def test_other_stages_resume_exactly_too(both, mixed, monkeypatch, stage):
             patch.setattr(SelfCritic, "epoch", lambda critic, epoch: real(critic, epoch) if epoch == 0 else stop())
             assert train(both, config, run) == 130
     else:
-        interrupt_second_epoch(monkeypatch, both, config, run)
+        interrupt_second_epoch(both, monkeypatch, config, run)
     assert train(both, config, run) == 0
     # Drawn captions have several widths. TensorFlow may trace another graph for those that a resumed run meets first.
     assert results(run) == results(expected)
