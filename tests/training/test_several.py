@@ -69,7 +69,7 @@ def test_one_data_set_has_the_columns_of_before(straight):
 
 
 def test_a_resumed_run_draws_the_same_halves(both, mixed, monkeypatch, capsys):
-    config, run = begin(both, "resumed", sample_captions=1)
+    config, run = begin(both, "mixed-resumed", sample_captions=1)
     interrupt_second_epoch(both, monkeypatch, config, run)
     assert train(both, config, run) == 0
     assert_same_run(run, mixed)
@@ -85,9 +85,9 @@ def test_other_stages_resume_exactly_too(both, mixed, monkeypatch, stage):
         "scst": {"init": str(mixed.folder), "xe_share": 0.5, "label_smoothing": 0.0},
         "align": {"monitor": "recall", "label_smoothing": 0.0, "joint_size": 8},
     }[stage] | {"stage": stage, "epochs": 2}
-    config, expected = begin(both, f"{stage}-straight", **changes)
+    config, expected = begin(both, f"mixed-{stage}-straight", **changes)
     assert train(both, config, expected) == 0
-    config, run = begin(both, f"{stage}-resumed", **changes)
+    config, run = begin(both, f"mixed-{stage}-resumed", **changes)
     if stage == "scst":
         with monkeypatch.context() as patch:
             real = SelfCritic.epoch
@@ -106,7 +106,7 @@ def stop():
 
 
 def test_a_data_set_without_dev_is_not_scored(prepared, tmp_path):
-    config, run = begin(mixture(prepared, False, True), "one-dev", epochs=1)
+    config, run = begin(mixture(prepared, False, True), "mixed-one-dev", epochs=1)
     assert train(mixture(prepared, False, True), config, run) == 0
     [line] = run.history()
     assert list(by_data_set(line)) == ["second"]
