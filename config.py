@@ -617,6 +617,21 @@ class TrainingSettings(OptimizerSettings, BatchSettings):
         only={"stage": ("scst",)},
         fixed="training",
     )
+    distinct_weight: float = setting(
+        0.0,
+        "what the reward loses for each point of CIDEr-D that a drawn caption gets, on average, with the references of "
+        "similar images. Then captions tell images apart. 0: nothing",
+        only={"stage": ("scst",)},
+        fixed="training",
+        ge=0,
+    )
+    similar_images: int = setting(
+        4,
+        "similar images that distinct_weight compares with: those with the nearest features",
+        only={"stage": ("scst",)},
+        fixed="training",
+        ge=1,
+    )
     xe_share: float = setting(
         0.05,
         "share of cross-entropy in the loss, which keeps sentences whole. It uses one reference per image, drawn anew "

@@ -4,6 +4,9 @@ Rennie et al. (2017), https://arxiv.org/abs/1612.00563. The reward is CIDEr-D, l
 caption's reward (as in that paper), or the mean reward of the image's other drawn captions (Luo, 2020,
 https://arxiv.org/abs/2003.09971).
 
+With ``distinct_weight`` a caption loses reward where it suits similar images too (Wang et al., 2020, CIDErBtw,
+https://arxiv.org/abs/2007.06877).
+
 Two things keep sentences whole. ``<end>`` is a word of the n-grams on both sides, so a caption without it loses reward.
 And a share of the loss is cross-entropy with a reference of each image. Without these, captions end in "on a".
 Legend: B images, S captions drawn per image, N reference captions, T and U tokens, L maximum length, R regions, D feature
@@ -11,7 +14,7 @@ size, V vocabulary size.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import keras
@@ -88,26 +91,44 @@ class SelfCriticalTrainer(CaptionTrainer):
 
 
 class Rewards:
-    """CIDEr-D of token ids against the captions of training images, 1.0 for what papers print as 100."""
+    """CIDEr-D of token ids against the captions of training images, 1.0 for what papers print as 100.
 
-    def __init__(self, captions: Iterable[tuple[int, str]], vocabulary: Vocabulary):
-        """``captions`` are pairs (row of the image in the store, caption)."""
+    With ``weight`` above 0 each caption loses ``weight`` times its mean CIDEr-D against the captions of similar images.
+    """
+
+    def __init__(
+        self,
+        captions: Iterable[tuple[int, str]],
+        vocabulary: Vocabulary,
+        similar: Callable[[np.ndarray], np.ndarray] | None = None,
+        weight: float = 0.0,
+    ):
+        """``captions`` are pairs (row of the image in the store, caption).
+
+        ``similar`` gives for rows of the store ``(I,)`` the places of similar images among them, int ``(I, K)``. It is
+        asked once, and only where ``weight`` is above 0.
+        """
         groups: dict[int, list[list[str]]] = {}
         for row, caption in captions:
             groups.setdefault(row, []).append([*tokenize(caption), vocabulary.words[END]])
         self.position = {row: i for i, row in enumerate(groups)}
         self.cider = Cider(list(groups.values()))
-        self.vocabulary = vocabulary
+        self.vocabulary, self.weight = vocabulary, weight
+        self.similar = similar(np.asarray(list(groups))) if similar and weight else None
 
     def __call__(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Float ``(B, S)`` for token ids ``(B, S, L)`` of the images with ``rows (B,)`` in the store."""
-        images = np.repeat([self.position[row] for row in rows], tokens.shape[1]).tolist()
+        images = np.repeat([self.position[row] for row in rows], tokens.shape[1])
         end = self.vocabulary.words[END]
         candidates = [
             [*self.vocabulary.spell(ids), *[end] * (END in ids)]
             for ids in tokens.reshape(-1, tokens.shape[-1]).tolist()
         ]
-        return self.cider.score(images, candidates).reshape(tokens.shape[:2]) / 100
+        scores = self.cider.score(images, candidates)
+        if self.similar is not None:
+            others = [self.cider.score(place, candidates) for place in self.similar[images].T]
+            scores -= self.weight * np.mean(others, axis=0)
+        return scores.reshape(tokens.shape[:2]) / 100
 
 
 class _Drawn(NamedTuple):

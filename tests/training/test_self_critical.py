@@ -6,12 +6,15 @@ import pytest
 from helpers import compile_built
 from keras import ops
 
+from captioning.base.errors import UserError
 from captioning.decoders.build import build_decoder
 from captioning.decoders.likelihood import word_nll
 from captioning.search.rules import PLAIN
 from captioning.search.sampling import ban_unsampled
+from captioning.training import similar_images
 from captioning.training.image_batches import ReferenceBatches
 from captioning.training.self_critical import Rewards, SelfCritic, SelfCriticalTrainer
+from captioning.training.similar_images import most_similar
 from captioning.words.vocabulary import END, PAD, START, UNK, Vocabulary
 from config import Config
 
@@ -61,6 +64,36 @@ def test_rewards_are_cider_of_the_right_image_and_count_the_end():
     assert found.shape == (2, 3)
     assert found[0, 0] > found[0, 2] > found[0, 1] == 0  # right, right but cut short, another image's
     assert found[1, 0] > found[1, 1] == found[1, 2] == 0
+
+
+def test_a_caption_loses_what_it_would_get_for_similar_images():
+    captions = [(7, "dog runs"), (3, "cat sleeps"), (9, "dog sleeps")]
+    rows, tokens = np.asarray([7]), np.asarray([[[4, 6, END], [5, 7, END], [4, 7, END]]])
+    plain = Rewards(captions, WORDS)
+    asked = []
+    similar = Rewards(
+        captions, WORDS, lambda rows: asked.append(rows.tolist()) or np.asarray([[2, 1], [0, 2], [0, 1]]), 0.5
+    )
+    assert asked == [[7, 3, 9]]
+    expected = plain(rows, tokens) - 0.5 * (plain(np.asarray([9]), tokens) + plain(np.asarray([3]), tokens)) / 2
+    np.testing.assert_allclose(similar(rows, tokens), expected)
+    assert Rewards(captions, WORDS, similar=None, weight=0.5).similar is None
+    assert Rewards(captions, WORDS, pytest.fail).similar is None, "nobody asks where the weight is 0"
+
+
+def test_similar_images_have_the_nearest_features(make_store, monkeypatch):
+    monkeypatch.setattr(similar_images, "_READ", 5)
+    monkeypatch.setattr(similar_images, "_COMPARED", 3)
+    store = make_store([f"{i:02}.jpg" for i in range(12)], shape=(2, 5))
+    rows = np.asarray([11, 3, 5, 0, 7, 2, 9])
+    found = most_similar(store, rows, 2)
+    vectors = store.read(rows).mean(axis=1)
+    vectors -= vectors.mean(axis=0)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = vectors @ vectors.T - 9 * np.eye(7)
+    assert [set(row) for row in found] == [set(row) for row in np.argsort(-cosines)[:, :2]]
+    with pytest.raises(UserError, match=r"similar_images: 7 similar ones .* 7 images"):
+        most_similar(store, rows, 7)
 
 
 def test_rewards_are_of_words_also_where_wordpieces_are_drawn():

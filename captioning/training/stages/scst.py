@@ -8,6 +8,7 @@ from captioning.features.prepared import Prepared
 from captioning.storage.runs import Run
 from captioning.training.image_batches import ReferenceBatches
 from captioning.training.self_critical import Rewards, SelfCritic, SelfCriticalTrainer
+from captioning.training.similar_images import most_similar
 from captioning.training.stages.base import CaptionerStage
 from captioning.words.vocabulary import Vocabulary
 from config import Config
@@ -24,7 +25,12 @@ class SelfCriticalStage(CaptionerStage):
     def __init__(self, config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, initial: Captioner | None):
         super().__init__(config, prepared, vocabulary, run, initial)
         rows = prepared.store.rows
-        self.rewards = Rewards(((rows[name], text) for name, text in prepared.captions("train")), vocabulary)
+        self.rewards = Rewards(
+            ((rows[name], text) for name, text in prepared.captions("train")),
+            vocabulary,
+            lambda images: most_similar(prepared.store, images, config.similar_images),
+            config.distinct_weight,
+        )
 
     def make_batches(self, prepared: Prepared) -> ReferenceBatches:
         captions = prepared.captions("train")
