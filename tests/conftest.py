@@ -31,7 +31,7 @@ def pytest_configure(config):
     folder = tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True)
     config.add_cleanup(folder.cleanup)
     os.environ |= {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
         "JAX_COMPILATION_CACHE_DIR": folder.name,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
