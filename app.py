@@ -7,8 +7,9 @@
     python app.py --host 0.0.0.0 --port 8080   # for others on the network too, without password or encryption
     curl -F image=@photo.jpg 'http://127.0.0.1:8000/api/captions?beam_size=5'
 
-With --photos, the pictures of the folder and its subfolders can be searched and seen on the page. Their index is made in
-the background; later starts go on with it. Works without internet. Ctrl-C stops it. The page /api.html explains the API.
+With --photos, the pictures of the folder and its subfolders can be searched and seen on the page. Their index is made
+in the background; later starts go on with it. Works without internet. Ctrl-C stops it. The page /api.html explains the
+API.
 """
 
 import logging

@@ -180,8 +180,8 @@ class DataSettings(BaseModel):
 class MixtureSettings(BaseModel):
     """Data"""
 
-    # Each of these is a setting of DataSettings, and says there what it means. A tuple holds one value for each data set
-    # that reads the setting, in their order. A single value is that of a single data set.
+    # Each of these is a setting of DataSettings, and says there what it means. A tuple holds one value for each data
+    # set that reads the setting, in their order. A single value is that of a single data set.
     dataset: OneOrMore[Layout] = of_each(DataSettings, "dataset")
     data_dir: OneOrMore[str] = of_each(DataSettings, "data_dir")
     data_weight: OneOrMore[float] = of_each(DataSettings, "data_weight")

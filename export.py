@@ -6,12 +6,12 @@
     python export.py --model runs/NAME --output exported/ --format onnx --beam-size 1 --int8
     python export.py --model runs/NAME --output exported/ --check photos/     # the same captions? how fast?
 
-Leaves exported/savedmodel, exported/onnx and exported/litert; with --int8 also onnx-int8 and litert-int8. docs/exports.md
-shows how to call each from Python without Keras.
+Leaves exported/savedmodel, exported/onnx and exported/litert; with --int8 also onnx-int8 and litert-int8.
+docs/exports.md shows how to call each from Python without Keras.
 
 --check captions pictures with the original and with each export, one picture at a time. If best captions differ in an
-export that is not int8, the exit status is 1. The captions of each export are in its predictions.json, by the file names of
-the pictures. With all pictures of a split, evaluate.py --predictions scores them.
+export that is not int8, the exit status is 1. The captions of each export are in its predictions.json, by the file
+names of the pictures. With all pictures of a split, evaluate.py --predictions scores them.
 """
 
 import importlib.util

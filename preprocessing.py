@@ -4,8 +4,8 @@
     python preprocessing.py --preset coco-attention --download     # MS-COCO, 20 GB
     python preprocessing.py --preset demo               # generate and prepare the demo scenes
 
-train.py and evaluate.py call the same functions, so nobody needs to run this script first. It prints a line for each kind
-of fault in the data. It can be interrupted at any moment and run again.
+train.py and evaluate.py call the same functions, so nobody needs to run this script first. It prints a line for each
+kind of fault in the data. It can be interrupted at any moment and run again.
 """
 
 import sys

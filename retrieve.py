@@ -1,18 +1,18 @@
 """Find images by captions and captions by images, with the two towers that train.py --stage align leaves.
 
-    python retrieve.py --images photos/ "two dogs in the snow"                      # with the towers pretrained/search.zip
-    python retrieve.py --model runs/ALIGN --split test                              # score a split in both directions
-    python retrieve.py --model runs/ALIGN --split test --rerank runs/CAPTIONER      # the same with a captioner as judge
-    python retrieve.py --model runs/ALIGN --images photos/ "a dog in the snow"      # search a folder
-    python retrieve.py --model runs/ALIGN --split test "two children" --pictures found/
+    python retrieve.py --images photos/ "two dogs in the snow"                      # with the towers
+    pretrained/search.zip python retrieve.py --model runs/ALIGN --split test                              # score a
+    split in both directions python retrieve.py --model runs/ALIGN --split test --rerank runs/CAPTIONER      # the same
+    with a captioner as judge python retrieve.py --model runs/ALIGN --images photos/ "a dog in the snow"      # search a
+    folder python retrieve.py --model runs/ALIGN --split test "two children" --pictures found/
     python retrieve.py --model runs/ALIGN --captions captions.txt photo.jpg         # one caption per line
     python retrieve.py --model runs/ALIGN --captions train photo.jpg                # the captions of a split
 
 Without a query, a split is scored. The scores are written as JSON and as a Markdown table. Images that are searched are
 embedded once, into an index (see captioning/retrieval/index.py). Later searches read the index and bring it up to date.
 
-A picture that cannot be read, or that vanishes during a search, is reported, and the others go on. If it was a query, the
-exit status is 1.
+A picture that cannot be read, or that vanishes during a search, is reported, and the others go on. If it was a query,
+the exit status is 1.
 """
 
 import argparse

@@ -48,7 +48,7 @@ _FORMER_SETTINGS = {"views": 1, "consensus": False}
 
 
 def list_pictures(folder: Path) -> list[str]:
-    """The paths of all pictures below ``folder``, relative to it. Subfolders that cannot be listed are reported on stderr.
+    """The paths of all pictures below ``folder``, relative to it. Subfolders that cannot be listed are reported.
 
     Raises UserError if it is not a folder or holds no pictures.
     """
@@ -67,7 +67,7 @@ def list_pictures(folder: Path) -> list[str]:
 def made_with(
     folder: Path, models: Sequence[Path], decoding: DecodingSettings, best: int, views: int = 1
 ) -> dict[str, Any]:
-    """Everything that decides the lines of an album: the folder, the models, the number of captions, views and decoding.
+    """All that decides the lines of an album: the folder, the models, the number of captions, views and decoding.
 
     ``models`` are bundles or run folders.
     """
@@ -106,14 +106,14 @@ def caption_album(
     config: Config,
     best: int = 1,
 ) -> int:
-    """Write a line for each of the pictures ``names`` in ``folder`` into the file ``output``, unless it has one already.
+    """Write a line for each of the pictures ``names`` in ``folder`` into the file ``output``, unless it has one.
 
     A line has the ``best`` captions of its picture. Pictures that cannot be read get a line with the error, and are
     reported on stderr. Files that cannot be opened are reported and get no line, so the next run tries them again.
     ``settings`` (see ``made_with``) must be the ones that the file was begun with.
 
-    Returns how many of the pictures cannot be read. Raises UserError if the file cannot be written, for example because the
-    disk is full. Finished lines stay.
+    Returns how many of the pictures cannot be read. Raises UserError if the file cannot be written, for example because
+    the disk is full. Finished lines stay.
     """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -152,8 +152,9 @@ def _captioned(
 ) -> "Generator[tuple[Sequence[str], list[list[Caption]], dict[int, UnreadableImage]], None, None]":
     """Caption pictures batch by batch. Yields for each batch the names, the captions, and why some cannot be read.
 
-    There are captions for every position of the batch. The reasons are by position. Three batches are in work at a time:
-    ``workers`` threads read one, the encoder computes the one before, and the search runs on the one before that.
+    There are captions for every position of the batch. The reasons are by position. Three batches are in work at a
+    time: ``workers`` threads read one, the encoder computes the one before, and the search runs on the one before
+    that.
     """
     size = min(config.extract_batch_size, max(1, len(names)))
     batches = [names[i : i + size] for i in range(0, len(names), size)]
@@ -188,7 +189,7 @@ def read_lines(output: Path) -> Iterator[dict[str, Any]]:
 
 
 def _begin(output: Path, settings: dict[str, Any]) -> None:
-    """Begin a file, or go on with one: check that its lines were made with ``settings``, and drop a line that was cut short.
+    """Begin a file, or go on with one: check that its lines were made with ``settings``, and drop an incomplete line.
 
     Raises UserError.
     """
@@ -212,8 +213,8 @@ def _begin(output: Path, settings: dict[str, Any]) -> None:
         raise UserError(f"{beside}: damaged ({error}); name another --output") from None
     if changes:
         raise UserError(
-            f"--output: {output} was begun with other settings ({'; '.join(changes)}). Use those, or name another file. "
-            f"If only the folder has moved, change its path in {beside.name}"
+            f"--output: {output} was begun with other settings ({'; '.join(changes)}). Use those, or name another "
+            f"file. If only the folder has moved, change its path in {beside.name}"
         )
     os.truncate(output, written.rfind(b"\n") + 1)
 

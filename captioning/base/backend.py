@@ -1,7 +1,8 @@
 """The one file that asks which backend Keras runs on, and the one that uses private parts of Keras.
 
-All other code is written in ``keras.ops`` and Keras layers and is the same on every backend. Each function here says why a
-backend needs something else, or why the public interface is not enough. Keras is imported inside the functions only.
+All other code is written in ``keras.ops`` and Keras layers and is the same on every backend. Each function here says
+why a backend needs something else, or why the public interface is not enough. Keras is imported inside the functions
+only.
 """
 
 from collections.abc import Iterator

@@ -73,9 +73,9 @@ def _acquire(lock: "FileLock", path: Path) -> bool:
 def replacing(path: Path, new: Path | None = None, sync: bool = True) -> Iterator[Path]:
     """Gives the path of a new file, which is renamed to ``path`` at the end. So ``path`` is whole at any moment.
 
-    The new file is a hidden neighbour of ``path``, unless ``new`` names another place on the same disk. It is removed when
-    the body fails. What a killed process leaves is written over the next time. With ``sync`` the new file is on the disk
-    before it is renamed, so that ``path`` is whole after a power failure too.
+    The new file is a hidden neighbour of ``path``, unless ``new`` names another place on the same disk. It is removed
+    when the body fails. What a killed process leaves is written over the next time. With ``sync`` the new file is on
+    the disk before it is renamed, so that ``path`` is whole after a power failure too.
     """
     new = new or path.with_name(_UNFINISHED + path.name)
     try:
@@ -127,7 +127,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def allocate(path: Path, dtype: str, shape: tuple[int, ...]) -> int:
-    """Write a ``.npy`` file of zeros that has all its space. Returns where its first row begins, in bytes. Raises OSError."""
+    """Write a ``.npy`` file of zeros that has all its space. Returns the offset of its first row. Raises OSError."""
     with open(path, "wb") as file:
         header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)

@@ -34,8 +34,8 @@ def resolve(args: argparse.Namespace) -> Config:
     """The settings of a new run. Raises UserError.
 
     Each source overrides the one before: defaults, preset, file, what the stage changes (``STAGE_CHANGES``), command
-    line. With ``--init`` the settings of that run take the place of the first three. Sets ``KERAS_BACKEND`` if a backend is
-    chosen.
+    line. With ``--init`` the settings of that run take the place of the first three. Sets ``KERAS_BACKEND`` if a
+    backend is chosen.
     """
     typed = typed_settings(args)
     if typed.get("init"):
@@ -55,11 +55,11 @@ def resolve(args: argparse.Namespace) -> Config:
 
 
 def _choose_data(typed: Mapping[str, Any], settings: Config) -> dict[str, Any]:
-    """The ``typed`` settings, completed for the data sets that they name. ``settings`` are those that they will override.
+    """The ``typed`` settings, completed for the data sets that they name. They will override ``settings``.
 
-    Where ``settings`` have several data sets, their names in tables choose among them. Other data sets in place of several
-    bring all of their settings, and so do several in place of one. One data set in place of one keeps what was not typed.
-    Raises UserError for an unknown name.
+    Where ``settings`` have several data sets, their names in tables choose among them. Other data sets in place of
+    several bring all of their settings, and so do several in place of one. One data set in place of one keeps what was
+    not typed. Raises UserError for an unknown name.
     """
     wanted, names, layouts = listed(typed.get("dataset", [])), settings.data_names(), choices(Config, "dataset")
     if not wanted or len(wanted) == len(names) == 1:
@@ -71,8 +71,8 @@ def _choose_data(typed: Mapping[str, Any], settings: Config) -> dict[str, Any]:
     for name in wanted:
         if len(names) > 1 and name not in layouts:
             raise UserError(
-                f"dataset: there is no {name!r}; name some of {', '.join(names)}, which are there, or others by their layouts: "
-                f"{', '.join(layouts)}"
+                f"dataset: there is no {name!r}; name some of {', '.join(names)}, which are there, or others by "
+                f"their layouts: {', '.join(layouts)}"
             )
     return {name: Config.model_fields[name].default for name in own_fields(MixtureSettings)} | dict(typed)
 
@@ -101,8 +101,8 @@ def _continued(typed: Mapping[str, Any]) -> Config:
 def _fresh(trained: Config, typed: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a new stage does not take over from the ``trained`` captioner, with their defaults.
 
-    These are the settings that only some stages read. ``crop`` and ``colour_jitter`` are taken over if ``crops`` is above
-    0 before and now, because every stage reads them then.
+    These are the settings that only some stages read. ``crop`` and ``colour_jitter`` are taken over if ``crops`` is
+    above 0 before and now, because every stage reads them then.
     """
     wanted = trained.model_copy(update={**typed, "stage": trained.stage})
     fresh = {}

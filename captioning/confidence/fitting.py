@@ -1,4 +1,4 @@
-"""A confidence fitted on the captions of dev: sets of signals compared by cross-validation, and the simplest good one taken.
+"""Fits a confidence on the captions of dev. Cross-validation compares sets of signals, and the simplest good set wins.
 
 Legend: N captions, S signals.
 """
@@ -18,23 +18,26 @@ from captioning.confidence.stored import Confidence
 from captioning.metrics.calibration import ConfidenceScores, confidence_scores
 from captioning.reports.tables import markdown
 
-LEAST = 20  # right captions, and wrong ones, without which nothing can be fitted
-_NEAR = 98  # percentile of the distances of dev beyond which a picture is strange
+LEAST = 20  # fewest right captions, and fewest wrong captions, for a fit
+_NEAR = 98  # percentile of the distances on dev; a picture beyond it is strange
 
 
 class Bounds(NamedTuple):
-    """What the user decides: see ``Confidence``."""
+    """The bounds that the user chooses (see ``Confidence``)."""
 
     right_cider: float
     unsure_below: float
 
 
 class Trial(NamedTuple):
-    """A set of signals with its best penalty, and what cross-validation found. No caption judged itself."""
+    """A set of signals with its best penalty, and its results in cross-validation.
+
+    Each caption is judged by a fit on other captions.
+    """
 
     inputs: str
     penalty: float
-    losses: np.ndarray  # float64 (N,): the log loss of each caption, without regard to strange pictures
+    losses: np.ndarray  # float64 (N,): the log loss of each caption, as if no picture were strange
     scores: ConfidenceScores
 
 
@@ -46,17 +49,17 @@ def fit_confidence(
     inputs: str | None = None,
     about: dict[str, Any] | None = None,
 ) -> tuple[Confidence, list[Trial]]:
-    """The confidence that was chosen, and all sets of signals that were tried.
+    """The chosen confidence, and all sets of signals that were tried.
 
-    ``signals`` float32 ``(N, S)`` has all signals of one caption of each picture of dev, and ``right`` bool ``(N,)``
-    says which are right. ``inputs``: the set to take; None: choose. ``about``: what else to remember of the fit.
-    Raises UserError when there are too few right or wrong captions.
+    ``signals`` float32 ``(N, S)``: all signals of one caption for each picture of dev. ``right`` bool ``(N,)``: which
+    captions are right. ``inputs``: the set to take, or None to choose one. ``about``: what else the bundle notes about
+    the fit. Raises UserError if there are too few right or wrong captions.
     """
     if min(int(right.sum()), int((~right).sum())) < LEAST:
         raise UserError(
             f"--fit-confidence: {int(right.sum())} of {len(right)} captions are right with a CIDEr above "
-            f"{bounds.right_cider:.1f}; at least {LEAST} must be right, and {LEAST} wrong. Take more images, or another "
-            "--right-cider"
+            f"{bounds.right_cider:.1f}; at least {LEAST} must be right, and {LEAST} wrong. Take more images, or "
+            "another --right-cider"
         )
     trials = [_try(name, signals, right, subspace, bounds) for name in INPUTS]
     chosen = choose(trials) if inputs is None else next(trial for trial in trials if trial.inputs == inputs)
@@ -66,10 +69,10 @@ def fit_confidence(
 
 
 def choose(trials: Sequence[Trial]) -> Trial:
-    """The simplest trial that is as good as the best. ``trials`` stand from the simplest on.
+    """The simplest trial that is as good as the best. ``trials`` begin with the simplest.
 
-    A trial is as good if its log loss is above the best one's by at most one standard error of the difference (Hastie et
-    al., 2009, section 7.10).
+    A trial counts as good if its log loss exceeds the lowest by at most one standard error of the difference. This
+    follows the one-standard-error rule (Hastie et al., 2009, "The elements of statistical learning", section 7.10).
     """
     best = min(trials, key=lambda trial: trial.losses.mean())
 
@@ -81,7 +84,7 @@ def choose(trials: Sequence[Trial]) -> Trial:
 
 
 def fit_table(trials: Sequence[Trial], chosen: Confidence) -> str:
-    """The sets of signals that a confidence was fitted with, by cross-validation, and the one that was chosen."""
+    """A Markdown table of the trials, and the set that was chosen."""
     rows = [
         {
             "inputs": trial.inputs,
@@ -96,8 +99,8 @@ def fit_table(trials: Sequence[Trial], chosen: Confidence) -> str:
     ]
     count, right = chosen.fitted["captions"], trials[0].scores.right
     return (
-        f"{markdown(rows)}\n{count:,} captions, {right:.1%} of them right (CIDEr above {chosen.right_cider:g}); chosen: "
-        f"{chosen.inputs}; unsure below {chosen.unsure_below:g}\n"
+        f"{markdown(rows)}\n{count:,} captions, {right:.1%} of them right (CIDEr above {chosen.right_cider:g}); "
+        f"chosen: {chosen.inputs}; unsure below {chosen.unsure_below:g}\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""The names of the signals that a confidence may be made of, and sets of them. No Keras.
+"""The names of the signals from which a confidence is made, and sets of them. No Keras.
 
 mean_log_p        mean log p of the tokens, <end> included
 log_entropy       log of the mean entropy of the steps, in nats
@@ -7,18 +7,18 @@ highest_entropy   the highest entropy of a step
 length            number of tokens
 distance          log of the squared distance from the subspace of the training pictures
 spread            log of the squared Mahalanobis distance within the subspace
-direction_1 ...   where the picture stands within the subspace, in standard deviations
+direction_1 ...   position of the picture within the subspace, in standard deviations
 """
 
 from collections.abc import Sequence
 
-USED = 16  # directions that are signals of their own
+USED = 16  # directions that are signals
 
 _WORDS = ("mean_log_p", "log_entropy", "lowest_log_p", "highest_entropy", "length")
 _DISTANCE = ("distance", "spread")
 _DIRECTIONS = tuple(f"direction_{i + 1}" for i in range(USED))
 SIGNALS = (*_WORDS, *_DISTANCE, *_DIRECTIONS)
-# Sets of signals that a confidence may be made of, from the simplest on.
+# The sets of signals to choose from. The simplest comes first.
 INPUTS = {
     "log-p": ("mean_log_p",),
     "entropy": ("log_entropy",),
@@ -29,6 +29,6 @@ INPUTS = {
 
 
 def places(names: Sequence[str]) -> list[int]:
-    """Where the signals ``names`` stand among all. Raises KeyError for one that there is not."""
+    """The positions of the signals ``names`` in ``SIGNALS``. Raises KeyError for an unknown name."""
     known = {name: place for place, name in enumerate(SIGNALS)}
     return [known[name] for name in names]

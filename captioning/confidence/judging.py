@@ -1,4 +1,4 @@
-"""How sure a captioner is of its captions, beside what is true of them. No Keras.
+"""How sure a captioner is of its captions, and which of them are right. No Keras.
 
 Legend: N captions.
 """
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sure:
-    """What a captioner thinks of its N captions, and what is true of them.
+    """The confidence of a captioner in its N captions, and which of them are right.
 
-    confidence: float (N,). right: bool (N,). right_cider and unsure_below: those of the captioner's confidence.
+    ``confidence``: float ``(N,)`` from 0 to 1. ``right``: bool ``(N,)``. ``right_cider`` and ``unsure_below``: the
+    bounds of the captioner's confidence.
     """
 
     confidence: np.ndarray
@@ -41,13 +42,16 @@ class Sure:
         references: Sequence[Sequence[str]],
         cider: np.ndarray,
     ) -> "Sure":
-        """Of ``captions`` with these ``confidences``, which ``confidence`` gave. ``cider``: their CIDEr-D, float64 (N,)."""
+        """The judgement of N ``captions``. ``confidence`` gave them ``confidences``.
+
+        ``cider``: the CIDEr-D of each, float64 ``(N,)``. ``references``: the captions of people for each image.
+        """
         right = is_right(captions, references, cider, confidence.right_cider)
         return cls(np.array(confidences), right, confidence.right_cider, confidence.unsure_below)
 
     @classmethod
     def joined(cls, parts: Sequence["Sure"]) -> "Sure | None":
-        """The captions of ``parts``, which one captioner said, together. None without parts."""
+        """All captions of ``parts`` together, or None without parts. One captioner made all of them."""
         if not parts:
             return None
         confidence, right = (

@@ -1,10 +1,10 @@
-"""What is known of a caption without looking at references: how sure the model was, and how strange the picture is.
+"""The signals of a caption, which need no references: how sure the model was, and how strange the picture is.
 
-What each signal is: captioning/confidence/inputs.py.
+captioning/confidence/inputs.py says what each signal means.
 Legend: B images, K captions of each, L longest caption in tokens, R regions, D feature size, P directions, S signals.
 
-The entropy of the attention and the agreement of a beam's captions are no signals: on Flickr8k dev they did not tell right
-from wrong captions of the pocket captioner, and greedy search has no beam.
+The entropy of the attention and the agreement within a beam are not used. On Flickr8k dev they did not tell the pocket
+captioner's right captions from its wrong ones. Besides, greedy search has no beam.
 """
 
 from typing import NamedTuple
@@ -18,13 +18,14 @@ from captioning.words.vocabulary import PAD
 
 DIRECTIONS = 32  # of the subspace
 _TINY = 1e-12
-_LEAST_ENTROPY = 1e-3  # nats; the mean of a caption is above it unless the model knows only one sentence
+_LEAST_ENTROPY = 1e-3  # nats; the mean entropy of a caption is higher, unless the model knows only one sentence
 
 
 class Subspace(NamedTuple):
-    """Where the pooled features of the training pictures lie: around ``mean``, mostly along ``directions``.
+    """The subspace near which the pooled features of the training pictures lie.
 
-    Pooled features are the mean over the regions, scaled to length one.
+    Pooled features are the mean over the regions, scaled to length one. They lie around ``mean``, mostly along
+    ``directions``.
     """
 
     mean: np.ndarray  # float16 (D,)
@@ -33,7 +34,11 @@ class Subspace(NamedTuple):
 
     @classmethod
     def of(cls, pooled: np.ndarray) -> "Subspace":
-        """The subspace of the pooled features ``(N, D)`` of training pictures. It has at most D and N - 1 directions."""
+        """The subspace of ``pooled`` float ``(N, D)``, by principal component analysis.
+
+        A row of ``pooled`` is the mean over the regions of the features of a training picture. The subspace has at most
+        ``DIRECTIONS`` directions, and at most D and N - 1.
+        """
         unit = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), _TINY)
         mean = unit.mean(axis=0)
         _, stretch, axes = np.linalg.svd(unit - mean, full_matrices=False)
@@ -43,13 +48,16 @@ class Subspace(NamedTuple):
 
 
 class Signals:
-    """Measures captions: gives all ``SIGNALS`` of each, float32 ``(B, K, S)``. A judge of ``search.compiled.Search``."""
+    """Gives all ``SIGNALS`` of each caption, float32 ``(B, K, S)``. It is a ``Judge`` of ``search.compiled.Search``."""
 
     def __init__(self, subspace: Subspace):
         self.subspace = subspace
 
     def __call__(self, features, found: Hypotheses):
-        """``features (B, R, D)`` are what ``found`` was found in. ``found`` has its trace."""
+        """The signals float32 ``(B, K, S)`` of the captions ``found``, which hold their traces.
+
+        ``features`` float ``(B, R, D)`` are those of the images.
+        """
         of_words = _of_words(found)  # (B, K, 5)
         of_pictures = self._of_pictures(features)[:, None]  # (B, 1, S - 5)
         return ops.concatenate([of_words, ops.repeat(of_pictures, of_words.shape[1], axis=1)], axis=-1)
@@ -64,7 +72,7 @@ class Signals:
         scaled = along / deviations
         distance = ops.log(ops.maximum(outside, _TINY))
         spread = ops.log(ops.sum(ops.square(scaled), axis=-1) + _TINY)
-        # A subspace of few pictures has fewer directions.
+        # A subspace of few pictures has fewer directions. Zeros take the places of the missing ones.
         used = ops.pad(scaled, [[0, 0], [0, max(0, USED - scaled.shape[1])]])[:, :USED]
         return ops.concatenate([distance[:, None], spread[:, None], used], axis=-1)
 
@@ -73,7 +81,8 @@ def _of_words(found: Hypotheses):
     """The first five signals, float32 ``(B, K, 5)``."""
     log_p, entropy = Trace(*found.trace)
     length = ops.maximum(ops.sum(ops.cast(found.tokens != PAD, "float32"), axis=-1), 1.0)
-    # The zeros of the trace at <pad> are no lower than any log p, and no higher than any entropy.
+    # The trace is zero at <pad>. Zero is never the lowest log p nor the highest entropy, so minimum and maximum are
+    # right.
     parts = [
         ops.sum(log_p, axis=-1) / length,
         ops.log(ops.maximum(ops.sum(entropy, axis=-1) / length, _LEAST_ENTROPY)),

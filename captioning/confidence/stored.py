@@ -3,15 +3,15 @@
     confidence.json    {"format": 1,
                         "inputs": a set of ``inputs.INPUTS``, "signals": its signals,
                         "means", "deviations", "weights", "bias": the logistic regression on them (``logistic.py``),
-                        "near", "far": distances between which a picture becomes too strange,
-                        "unsure_below": captions with less are called unsure,
+                        "near", "far": the distances at which the probability begins to fall, and at which it is zero,
+                        "unsure_below": captions with a lower probability are called unsure,
                         "right_cider": the CIDEr, times 100, above which a caption can be right (``metrics/right.py``),
-                        "fitted": on what, and what cross-validation found}
+                        "fitted": the data and decoding of the fit, and the results of cross-validation}
     confidence.npz     "mean", "directions", "deviations": where the training pictures lie (``signals.Subspace``)
 
-The regression was fitted on dev, so it knows nothing of pictures that are stranger than those of dev. Beyond ``near`` the
-probability therefore falls, and at ``far`` it is zero: the distance of the strangest picture of dev.
-Legend: B images, K captions of each, R regions, D feature size.
+The regression was fitted on dev, so it knows nothing about pictures that are stranger than those of dev. Beyond
+``near`` the probability therefore falls. At ``far``, the distance of the strangest picture of dev, it is zero.
+Legend: B images, K captions of each, R regions, D feature size, S signals.
 """
 
 import json
@@ -35,7 +35,10 @@ MEMBERS = ("confidence.json", "confidence.npz")
 
 @dataclass(frozen=True)
 class Confidence:
-    """What gives captions their probability. A judge of ``search.compiled.Search``."""
+    """Gives captions their probability of being right. It is a ``Judge`` of ``search.compiled.Search``.
+
+    The fields are those of confidence.json, described above. ``subspace`` is confidence.npz.
+    """
 
     inputs: str
     regression: Regression
@@ -47,9 +50,9 @@ class Confidence:
     fitted: dict[str, Any]
 
     def __call__(self, features, found: Hypotheses):
-        """The probability that each caption is right, float32 ``(B, K)``.
+        """The probability that each of the captions ``found`` is right, float32 ``(B, K)``.
 
-        ``features (B, R, D)`` are what ``found`` was found in. ``found`` has its trace.
+        ``features`` float ``(B, R, D)`` are those of the images. ``found`` holds the traces of the captions.
         """
         return self.of_signals(Signals(self.subspace)(features, found))
 
@@ -59,7 +62,7 @@ class Confidence:
         return self.of_regression(signals) * ops.clip((self.far - distance) / (self.far - self.near), 0.0, 1.0)
 
     def of_regression(self, signals):
-        """The same for pictures that are not too strange."""
+        """The same as ``of_signals``, as if no picture were strange."""
         means, deviations, weights, bias = self.regression
         # Signals that are not used have the weight zero.
         slopes = np.zeros(signals.shape[-1], "float32")
@@ -85,16 +88,16 @@ class Confidence:
 
     @classmethod
     def load(cls, folder: Path, bundle: Path) -> "Confidence | None":
-        """What ``save`` wrote into ``folder``, the members of ``bundle``. None if the bundle has no confidence.
+        """The confidence that ``save`` wrote into ``folder``, or None if there is none.
 
-        Raises UserError when this release cannot read it.
+        ``folder`` holds the members of ``bundle``. Raises UserError if this release cannot read the confidence.
         """
         if not (folder / MEMBERS[0]).exists():
             return None
         try:
             about = json.loads((folder / MEMBERS[0]).read_text(encoding="utf-8"))
             if about["format"] > FORMAT or list(INPUTS[about["inputs"]]) != about["signals"]:
-                raise ValueError("it is of a newer release")
+                raise ValueError("a newer release wrote it")
             means, deviations, weights = (np.asarray(about[name]) for name in ("means", "deviations", "weights"))
             return cls(
                 inputs=about["inputs"],
@@ -105,6 +108,6 @@ class Confidence:
             )
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{bundle}: its confidence cannot be read ({error!r}); update this software, or fit it anew with "
+                f"{bundle}: its confidence cannot be read ({error!r}); update this software, or fit a new one with "
                 "evaluate.py --fit-confidence"
             ) from None

@@ -12,7 +12,7 @@ from captioning.data.records import ImageRecord
 from captioning.pictures.loading import load_ahead, load_image
 from config import EncoderSettings
 
-PICTURES = 2000  # a random sample; more move the subspace little
+PICTURES = 2000  # size of the random sample; more pictures change the subspace little
 
 
 def training_subspace(
@@ -20,21 +20,21 @@ def training_subspace(
 ) -> Subspace:
     """The subspace of a sample of the training pictures ``records``. Pictures that cannot be read are left out.
 
-    ``encode``: from RGB pixels uint8 ``(B, S, S, 3)`` to features ``(B, R, D)``. Raises UserError when there are fewer
-    than two readable training pictures.
+    ``encode`` turns RGB pixels uint8 ``(B, S, S, 3)`` into float features ``(B, R, D)``. Raises UserError if fewer than
+    two training pictures can be read.
     """
     chosen = np.sort(np.random.default_rng(0).permutation(len(records))[:PICTURES])
     pooled = _pooled(encode, [records[int(place)].path for place in chosen], settings)
     if len(pooled) < 2:
         raise UserError(
-            f"--fit-confidence: only {len(pooled)} training pictures can be read; it needs to know where training "
-            "pictures lie, so give the data that the captioner was trained on"
+            f"--fit-confidence: only {len(pooled)} training pictures can be read; the fit compares pictures with them, "
+            "so give the data that the captioner was trained on"
         )
     return Subspace.of(pooled)
 
 
 def _pooled(encode: Callable[[np.ndarray], np.ndarray], paths: Sequence[Path], settings: EncoderSettings) -> np.ndarray:
-    """The features of each readable picture, float32 ``(N, D)``: the mean over the regions."""
+    """The mean over the regions of the features of each readable picture, float32 ``(N, D)``."""
     size = settings.extract_batch_size
     batches = [[str(path) for path in paths[start : start + size]] for start in range(0, len(paths), size)]
     found = []

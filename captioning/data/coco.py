@@ -8,10 +8,10 @@ here are
     dev     the images of train whose id is a multiple of 25: 4%, about as many as the usual 5,000.
     train   all other images of train.
 
-Dev decides when training stops and how captions are decoded. If dev were drawn from val, scores on val would be too good.
-Scores on the rest of val could not be compared with those of others. The rule needs no seed, and a missing image moves no
-other image to another split. The name "val" could mean test or dev here, so it is refused as the name of a split. Most
-papers use Karpathy's splits instead: ``--dataset karpathy``.
+Dev decides when training stops and how captions are decoded. If dev were drawn from val, scores on val would be too
+good. Scores on the rest of val could not be compared with those of others. The rule needs no seed, and a missing image
+moves no other image to another split. The name "val" could mean test or dev here, so it is refused as the name of a
+split. Most papers use Karpathy's splits instead: ``--dataset karpathy``.
 
 Lin et al. (2014), https://arxiv.org/abs/1405.0312; Chen et al. (2015), captions, https://arxiv.org/abs/1504.00325
 """
@@ -66,7 +66,8 @@ class _Captions:
 
 
 _EXPECTED = (
-    'COCO\'s captions, {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 1, "caption": "A dog."}]} '
+    'COCO\'s captions, {"images": [{"id": 1, "file_name": "1.jpg"}], '
+    '"annotations": [{"image_id": 1, "caption": "A dog."}]} '
     "(Karpathy's files are read with --dataset karpathy --captions-file FILE)"
 )
 
@@ -113,7 +114,7 @@ def load(settings: DataSettings) -> CaptionDataset:
 
 
 def image_folder(data_dir: Path, name: str) -> Path:
-    """The folder for the images of ``name``, such as train2017. If it is missing, ``name.zip`` is unpacked, if it is there."""
+    """The folder for the images of ``name``, such as train2017. If it is missing, ``name.zip`` is unpacked, if any."""
     for folder in (data_dir / name, data_dir / "images" / name):
         if folder.is_dir():
             return folder

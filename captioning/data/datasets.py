@@ -9,8 +9,8 @@ The setting ``dataset`` names the layout: ``dataset=coco`` is read by ``captioni
     SOURCE
         A text: where people get a data set that cannot be fetched.
 
-A layout repairs what it safely can and says so in ``CaptionDataset.warnings``. What it cannot decide is a UserError that
-names the file and line. It opens no image. Of a caption it changes only the white space around it.
+A layout repairs what it safely can and says so in ``CaptionDataset.warnings``. What it cannot decide is a UserError
+that names the file and line. It opens no image. Of a caption it changes only the white space around it.
 """
 
 import importlib

@@ -1,8 +1,8 @@
 """Fetch files over HTTP(S): with a progress bar, resumed after a break, verified before they take their final name.
 
-While a file is fetched, ``NAME.part`` and ``NAME.part.json`` lie at its destination. The JSON object holds "size" (bytes of
-the whole file) and "validator" (the server's ETag or Last-Modified, or null). They tell a later call that it resumes the
-same file. A .part file without a ``NAME.part.json`` is fetched from its start.
+While a file is fetched, ``NAME.part`` and ``NAME.part.json`` lie at its destination. The JSON object holds "size"
+(bytes of the whole file) and "validator" (the server's ETag or Last-Modified, or null). They tell a later call that it
+resumes the same file. A .part file without a ``NAME.part.json`` is fetched from its start.
 """
 
 import errno
@@ -55,7 +55,8 @@ def fetch_archives(settings: DataSettings) -> None:
         raise UserError(f"--download: {settings.dataset} cannot be downloaded. {layout.SOURCE}")
     if not hasattr(layout, "published"):
         raise UserError(
-            f"--download: only {_fetchable()} can be downloaded, and dataset is {settings.dataset}; leave --download out"
+            f"--download: only {_fetchable()} can be downloaded, and dataset is {settings.dataset}; leave --download "
+            "out"
         )
     folder, published = layout.published(settings)
     wanted: Mapping[str, str | None] = published
@@ -199,7 +200,7 @@ def _try(url: str, part: Path) -> None:
 
 
 def _begin(part: Path, headers: Mapping[str, str]) -> int | None:
-    """Empty ``part`` and note what will arrive there, so that it can be resumed. Returns its size, None where unknown."""
+    """Empty ``part`` and note what will arrive there, so that it can be resumed. Returns its size, None if unknown."""
     _note(part).unlink(missing_ok=True)
     part.write_bytes(b"")
     if "Content-Length" not in headers:

@@ -88,9 +88,9 @@ def find(data_dir: Path, wanted: Collection[str], warts: Warts) -> tuple[dict[st
 def unzip(archive: Path, folder: Path, choose: Callable[[PurePosixPath], str | None]) -> bool:
     """Unpack some members of a zip file into ``folder``. Returns False when there are none to unpack.
 
-    ``choose`` gives the path below ``folder`` that a member gets, or None for a member that is not unpacked. Each file or
-    folder that is new in ``folder`` appears there whole or not at all. One that is there already stays as it is. Raises
-    UserError: a damaged archive, a full disk.
+    ``choose`` gives the path below ``folder`` that a member gets, or None for a member that is not unpacked. Each file
+    or folder that is new in ``folder`` appears there whole or not at all. One that is there already stays as it is.
+    Raises UserError: a damaged archive, a full disk.
     """
     try:
         with zipfile.ZipFile(archive) as opened:

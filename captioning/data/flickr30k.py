@@ -1,7 +1,7 @@
 """Flickr30k in its two layouts: ``results_20130124.token`` as published, or ``results.csv`` as many mirrors have it.
 
-Neither comes with splits. ``captions_file`` may name Karpathy's dataset_flickr30k.json, whose dev and test of 1,000 images
-each are what papers use. Without this file the splits are drawn at random, as for a folder.
+Neither comes with splits. ``captions_file`` may name Karpathy's dataset_flickr30k.json, whose dev and test of 1,000
+images each are what papers use. Without this file the splits are drawn at random, as for a folder.
 
 Young et al. (2014), "From image descriptions to visual denotations", https://aclanthology.org/Q14-1006/
 """
@@ -17,7 +17,8 @@ from captioning.data.records import CaptionDataset, Warts, draw_splits, join
 from config import DataSettings
 
 SOURCE = (
-    "The images and captions of Flickr30k are given out on request at https://shannon.cs.illinois.edu/DenotationGraph/; "
+    "The images and captions of Flickr30k are given out on request at "
+    "https://shannon.cs.illinois.edu/DenotationGraph/; "
     "dataset_flickr30k.json, its splits, is in caption_datasets.zip, which python preprocessing.py --dataset karpathy "
     "--captions-file FILE --download fetches to beside FILE"
 )

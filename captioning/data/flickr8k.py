@@ -49,8 +49,9 @@ def load(settings: DataSettings) -> CaptionDataset:
     absent = [name for name in _TEXTS if name not in texts] + ["Flicker8k_Dataset/*.jpg"] * (not images)
     if absent:
         raise UserError(
-            f"data_dir: Flickr8k is not complete in {data_dir}: {', '.join(absent)} not found. Put Flickr8k_Dataset.zip "
-            "and Flickr8k_text.zip there, or what they contain, or run: python preprocessing.py --download"
+            f"data_dir: Flickr8k is not complete in {data_dir}: {', '.join(absent)} not found. Put "
+            "Flickr8k_Dataset.zip and Flickr8k_text.zip there, or what they contain, or run: python preprocessing.py "
+            "--download"
         )
     captions = read_tokens(texts[_CAPTIONS], warts)
     splits: dict[str, str] = {}
@@ -58,8 +59,8 @@ def load(settings: DataSettings) -> CaptionDataset:
         for number, line in lines(texts[name]):
             if line not in captions:
                 raise UserError(
-                    f"{texts[name]}, line {number}: {line} has no captions in {texts[_CAPTIONS]}; remove the line, or add "
-                    "captions"
+                    f"{texts[name]}, line {number}: {line} has no captions in {texts[_CAPTIONS]}; remove the line, "
+                    "or add captions"
                 )
             if splits.get(line, split) != split:
                 raise UserError(
@@ -90,7 +91,8 @@ def _unzip(data_dir: Path, found: set[str]) -> bool:
 def _place(target: str, found: set[str], path: PurePosixPath) -> str | None:
     """Where a member of an archive goes; None for a member that is not unpacked.
 
-    Only members with known names are unpacked. Only the last part of a member's path is used, so none can lead elsewhere.
+    Only members with known names are unpacked. Only the last part of a member's path is used, so none can lead
+    elsewhere.
     """
     if path.name in found:
         return None

@@ -1,9 +1,9 @@
 """Karpathy's split files, on which most captioning papers report: dataset_{coco,flickr8k,flickr30k}.json.
 
-A file is one object ``{"images": [...]}``. Each image has "filename", "split" and "sentences", whose "raw" is the caption.
-An image of COCO also has "filepath" (its folder: train2014 or val2014) and "cocoid". The split ``restval`` is the part of
-COCO's val that is neither dev nor test. It counts as training, as usual: 113,287 images for training, 5,000 each for dev
-and test.
+A file is one object ``{"images": [...]}``. Each image has "filename", "split" and "sentences", whose "raw" is the
+caption. An image of COCO also has "filepath" (its folder: train2014 or val2014) and "cocoid". The split ``restval`` is
+the part of COCO's val that is neither dev nor test. It counts as training, as usual: 113,287 images for training, 5,000
+each for dev and test.
 
 Karpathy and Fei-Fei (2015), "Deep visual-semantic alignments", https://arxiv.org/abs/1412.2306
 """
@@ -28,8 +28,9 @@ _ARCHIVES = {
     f"https://cs.stanford.edu/people/karpathy/deepimagesent/{_ARCHIVE}": "sha256:4cfd70132527b80933105e5829dc9034eaab9573482e2e680abbab6130244817",
 }
 _HOW_TO_GET = (
-    f"dataset_coco.json, dataset_flickr8k.json and dataset_flickr30k.json are in {_ARCHIVE}, which python preprocessing.py "
-    "--dataset karpathy --captions-file FILE --download fetches to beside FILE. The images are those of the data set: "
+    f"dataset_coco.json, dataset_flickr8k.json and dataset_flickr30k.json are in {_ARCHIVE}, which python "
+    "preprocessing.py --dataset karpathy --captions-file FILE --download fetches to beside FILE. The images are those "
+    "of the data set: "
     "--dataset coco --download or --dataset flickr8k --download fetches them, and Flickr30k's are given out on request"
 )
 # Karpathy's names of splits -> ours.
@@ -110,7 +111,7 @@ def _split_file(settings: DataSettings) -> Path:
 
 
 def read(path: Path) -> list[_Image]:
-    """The images that a Karpathy file lists. If only the published archive is there, the file is unpacked from it first.
+    """The images that a Karpathy file lists. If only the published archive is there, the file is first unpacked.
 
     Raises UserError: a missing file, another layout, an unknown split, an image listed twice.
     """

@@ -1,8 +1,8 @@
 """Several data sets that are read as one. Each keeps its splits, its ids and its file names.
 
-Images of different data sets may have the same name. So the mixture gives each image a name of its own: that of its data
-set, a slash, and its file name, such as coco/000000000009.jpg. Feature stores that are joined know images by these names
-(``JoinedStore`` in captioning/features/store.py).
+Images of different data sets may have the same name. So the mixture gives each image a name of its own: that of its
+data set, a slash, and its file name, such as coco/000000000009.jpg. Feature stores that are joined know images by these
+names (``JoinedStore`` in captioning/features/store.py).
 """
 
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ def joined_name(dataset: str, file_name: str) -> str:
 
 
 class MixedRecords(Sequence[ImageRecord]):
-    """Records of several data sets, one data set after another. They are copied nowhere; only their names are others."""
+    """Records of several data sets, one data set after another. They are not copied. Only their names are others."""
 
     def __init__(self, parts: Mapping[str, ChosenRecords]):
         """``parts``: the records of each data set, by its name."""
@@ -91,8 +91,8 @@ class MixedDataset:
         for part in self.parts:
             if name == "train" and part not in found:
                 raise UserError(
-                    f"split: data set {part} has no training captions; put images of it into the split train, or leave it "
-                    "out of dataset"
+                    f"split: data set {part} has no training captions; put images of it into the split train, or "
+                    "leave it out of dataset"
                 )
         if not found:
             sizes = [

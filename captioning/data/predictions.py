@@ -54,7 +54,7 @@ def write_predictions(
     cider: Sequence[float],
     confidences: Sequence[float | None],
 ) -> None:
-    """Write predictions-NAME.json into ``folder``: a caption of each record, its CIDEr-D and its confidence if it has one.
+    """Write predictions-NAME.json into ``folder``: a caption of each record, its CIDEr-D and its confidence, if any.
 
     Raises UserError.
     """

@@ -199,9 +199,9 @@ def join(
     records = Records(_usable(captions, splits, images, folder, warts, ids))
     if not records:
         raise UserError(
-            f"data_dir: {len(images)} images were found in {folder}, and none of the {len(captions)} in the captions file "
-            f"has both a file there and a caption. The first name looked for is {min(captions, default='')!r}; check the "
-            "folder and the names"
+            f"data_dir: {len(images)} images were found in {folder}, and none of the {len(captions)} in the captions "
+            f"file has both a file there and a caption. The first name looked for is {min(captions, default='')!r}; "
+            "check the folder and the names"
         )
     warts[f"images in {folder} without captions (left out)"].extend(sorted(images.keys() - captions.keys()))
     return CaptionDataset(dataset, records, warts.lines(), coco_subsets or {})

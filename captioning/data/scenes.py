@@ -3,8 +3,8 @@
     python -m captioning.data.scenes data/demo                      # 1200 scenes, half a minute on one CPU core
     python -m captioning.data.scenes data/demo --images 200 --seed 1
 
-Every attribute of a scene is known. So a generated caption can be marked as right or wrong (``all_right``), while captions
-of photos can only be compared with references. Needs numpy, Pillow and tqdm, but no Keras and no network.
+Every attribute of a scene is known. So a generated caption can be marked as right or wrong (``all_right``), while
+captions of photos can only be compared with references. Needs numpy, Pillow and tqdm, but no Keras and no network.
 
 The folder then holds
 
@@ -99,8 +99,9 @@ def _draw_scene(rng: np.random.Generator) -> Scene:
 
 
 # --- Rendering -------------------------------------------------------------------------------------------------------
-# Each kind of object is sphere-traced once for each turn (J. C. Hart, "Sphere tracing", The Visual Computer 12, 1996). That
-# gives a map of surface normals. A scene only computes the light on that map, so 1200 scenes take seconds, not minutes.
+# Each kind of object is sphere-traced once for each turn (J. C. Hart, "Sphere tracing", The Visual Computer 12, 1996).
+# That gives a map of surface normals. A scene only computes the light on that map, so 1200 scenes take seconds, not
+# minutes.
 
 SPRITE = 224  # pixels per side of a normal map. It is more than twice the size in the picture, so edges become smooth
 REACH = 1.25  # half the side of the square that a sprite shows, in units where objects span -1 to 1
@@ -135,8 +136,8 @@ def _distance(kind: str, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndar
 def _surface(kind: str, turn: int) -> tuple[np.ndarray, np.ndarray]:
     """Sphere-trace an object turned by ``turn`` degrees.
 
-    Returns the pixels that it covers, bool (SPRITE, SPRITE), and for these n pixels the unit normal and the height above
-    the base, float32 (n, 4).
+    Returns the pixels that it covers, bool (SPRITE, SPRITE), and for these n pixels the unit normal and the height
+    above the base, float32 (n, 4).
     """
     across = (np.arange(SPRITE, dtype=np.float32) + 0.5) / SPRITE * 2 * REACH - REACH
     u, v = np.meshgrid(across, -across)
@@ -253,7 +254,7 @@ def _floor(scene: Scene, rng: np.random.Generator, height: int, width: int) -> n
 
 
 def _render(scene: Scene, rng: np.random.Generator) -> Image.Image:
-    """The picture of a scene, (SIDE, SIDE) RGB. ``rng`` decides what the ground truth leaves open, such as the light."""
+    """The picture of a scene, (SIDE, SIDE) RGB. ``rng`` decides what the scene leaves open, such as the light."""
     wide = 2 * SIDE  # the room is drawn at twice the size and then halved, so that its edges become smooth
     horizon = int(rng.integers(136, 152)) * 2
     light_side = _pick(rng, (-1, 1)) * rng.uniform(0.6, 1.1)
@@ -416,8 +417,8 @@ def score(captions: dict[str, str], scenes: dict[str, Scene]) -> dict[str, float
 
     objects: exactly the two kinds are named.
     colours: exactly the two colours are named.
-    relation: left, right, above or below is as in the picture. Of the two orders of the objects, the one that fits better
-        counts.
+    relation: left, right, above or below is as in the picture. Of the two orders of the objects, the one that fits
+        better counts.
     all_right: see there.
 
     Raises UserError when there are no captions or an image is unknown.
@@ -476,9 +477,9 @@ def _parameters_found(folder: Path) -> dict | None:
 def ensure(folder: Path, images: int, seed: int) -> None:
     """Make the data set in ``folder``, unless a complete one with the same parameters is there.
 
-    The same ``images`` and ``seed`` give the same bytes with the same versions of numpy and Pillow. 3/4 of the scenes are
-    for training, 1/8 for dev and the rest for test. An interrupted set is completed. A set of other parameters is replaced.
-    Raises UserError when the folder holds other files, cannot be written or the disk is full.
+    The same ``images`` and ``seed`` give the same bytes with the same versions of numpy and Pillow. 3/4 of the scenes
+    are for training, 1/8 for dev and the rest for test. An interrupted set is completed. A set of other parameters is
+    replaced. Raises UserError when the folder holds other files, cannot be written or the disk is full.
     """
     try:
         _ensure(Path(folder), {"format": FORMAT, "images": images, "seed": seed})
@@ -501,7 +502,8 @@ def _ensure(folder: Path, parameters: dict[str, int]) -> None:
     if found == parameters and not missing and captions_file.exists():
         return
 
-    # Each scene has a generator of its own, used in a fixed order (scene, captions, picture). So any scene can be redone.
+    # Each scene has a generator of its own, used in a fixed order (scene, captions, picture). So any scene can be
+    # redone.
     lots = [np.random.default_rng((parameters["seed"], index)) for index in range(count)]
     scenes = [_draw_scene(rng) for rng in lots]
     captions = [_captions(scene, rng) for scene, rng in zip(scenes, lots, strict=True)]

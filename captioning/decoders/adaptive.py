@@ -1,8 +1,8 @@
-"""Adaptive attention: instead of the image, the decoder may look at a visual sentinel, which is its own memory.
+"""Adaptive attention: the decoder looks at the image, or at a visual sentinel, which is its own memory.
 
 Lu et al. (2017), "Knowing when to look", https://arxiv.org/abs/1612.01887. The LSTM reads the words and the mean
-region. Its new state decides where to look (spatial attention). The sentinel helps with words that the image does not
-show, such as "of" and "the". The attention gives nothing back to the LSTM, so all steps can attend at once.
+region. Its new state decides where to look (spatial attention). The sentinel serves words that the image does not show,
+such as "of" and "the". The attention gives nothing back to the LSTM, so training computes it for all steps at once.
 Legend: B images, N captions, R regions, D feature size, T time, E embedding, H hidden, A attention size, V vocabulary.
 """
 
@@ -21,7 +21,8 @@ class AdaptiveDecoder(RegionDecoder):
     hidden, regions, sentinel -> attention -> context H, a mixture of regions and sentinel
     context + hidden -> dense E -> V
 
-    ``attend`` gives weights ``(N, T, R + 1)``. The last is the sentinel's: 1 if the decoder does not look at the image.
+    ``attend`` gives float weights ``(N, T, R + 1)``. The last weight is the sentinel's. It is 1 if the decoder does not
+    look at the image.
     """
 
     def __init__(self, attention_size: int = 256, **sizes):
@@ -29,7 +30,7 @@ class AdaptiveDecoder(RegionDecoder):
         self.sizes["attention_size"] = attention_size
         embedding_size, hidden_size = self.sizes["embedding_size"], self.sizes["hidden_size"]
         self.image_dense = layers.Dense(hidden_size, activation="relu", name="image")
-        # Four gates of the LSTM and one of the sentinel: sums of what comes from word, image and hidden state.
+        # Four gates of the LSTM and one of the sentinel. Each is a sum of parts from word, image and hidden state.
         self.word_gates = layers.Dense(5 * hidden_size, bias_initializer=_five_biases, name="word_gates")
         self.image_gates = layers.Dense(5 * hidden_size, use_bias=False, name="image_gates")
         self.hidden_gates = layers.Dense(5 * hidden_size, use_bias=False, name="hidden_gates")
@@ -50,7 +51,7 @@ class AdaptiveDecoder(RegionDecoder):
         self.built = True
 
     def _look(self, features, training=None):
-        """What the image gives: values ``(B, R, H)``, keys ``(B, R, A)`` and its part of the gates ``(B, 5 H)``."""
+        """What the image alone decides: values ``(B, R, H)``, keys ``(B, R, A)``, a part of the gates ``(B, 5 H)``."""
         values = self.project_regions(features, training)
         gates = self.image_gates(self.image_dense(ops.mean(values, axis=1)))
         return {"values": values, "keys": self.keys(values), "gates": gates}
@@ -58,7 +59,7 @@ class AdaptiveDecoder(RegionDecoder):
     def _advance(self, gates, hidden, cell):
         """One step of the LSTM: ``(hidden, cell, sentinel)``, each ``(N, H)``.
 
-        ``gates (N, 5 H)`` is what comes from word and image. ``hidden`` and ``cell`` are those of the last step.
+        ``gates (N, 5 H)`` is the part from word and image. ``hidden`` and ``cell``, ``(N, H)``, are of the last step.
         """
         gates = gates + self.hidden_gates(hidden)
         size = self.sizes["hidden_size"]
@@ -66,7 +67,7 @@ class AdaptiveDecoder(RegionDecoder):
         return hidden, cell, ops.sigmoid(gates[..., 4 * size :]) * ops.tanh(cell)
 
     def _attend(self, hidden, sentinel, image, training=None):
-        """Logits ``(N, T, V)`` and weights ``(N, T, R + 1)`` from hidden states and sentinels ``(N, T, H)``."""
+        """Logits ``(N, T, V)`` and weights ``(N, T, R + 1)`` from ``hidden`` and ``sentinel``, both ``(N, T, H)``."""
         query = self.query(hidden)  # (N, T, A)
         scores = self.scores(ops.tanh(image["keys"][:, None] + query[:, :, None]))[..., 0]  # (N, T, R)
         blind = self.scores(ops.tanh(self.sentinel_key(sentinel) + query))  # (N, T, 1)
@@ -88,9 +89,9 @@ class AdaptiveDecoder(RegionDecoder):
 
     def init_state(self, features):
         image = self._look(features)
-        # ``step`` subtracts the negative. TensorFlow turns a sum of three into one over a temporary variable. The last
-        # pass of a search's loop leaves it behind, and with many rows the next batch fails on it
-        # (tensorflow/tensorflow#23780).
+        # ``step`` subtracts the negative, so that it holds no sum of three. TensorFlow computes such a sum in a
+        # temporary variable. The last pass of a search's loop leaves this variable behind, and with many rows the next
+        # batch then fails (tensorflow/tensorflow#23780).
         image["minus_gates"] = -image.pop("gates")
         zeros = ops.zeros_like(image["values"][:, 0])
         embedding = self.embedding.init_state(ops.shape(features)[0])
@@ -105,7 +106,7 @@ class AdaptiveDecoder(RegionDecoder):
 
 
 def _five_biases(shape, dtype=None):
-    """Biases ``(5 H,)``: those of the LSTM's gates, then zeros for the sentinel's gate."""
+    """Biases ``(5 H,)``: ``forget_bias`` for the LSTM's gates, then zeros for the sentinel's gate."""
     size = shape[0] // 5
     return ops.concatenate([forget_bias((4 * size,)), ops.zeros((size,))])
 

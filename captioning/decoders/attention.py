@@ -1,8 +1,8 @@
-"""Attention: at every step the state of the LSTM decides where to look. What it sees enters the LSTM with the word.
+"""Attention: the state of the LSTM decides at every step where to look. What it sees enters the LSTM with the word.
 
 Xu et al. (2015), "Show, attend and tell", https://arxiv.org/abs/1502.03044: soft attention (section 4.2) with additive
-scores and a sigmoid gate on the context. Two things differ from the paper. Regions pass a dense layer with layer norm.
-The output is tied to a learned embedding.
+scores and a sigmoid gate on the context. Two things differ from the paper. A dense layer with layer norm projects the
+regions. The output is tied to a learned embedding.
 Legend: B images, N captions, R regions, D feature size, T time, E embedding, H hidden, A attention size, V vocabulary.
 """
 
@@ -21,8 +21,8 @@ class AttentionDecoder(RegionDecoder):
     word E, context -> LSTM H
     hidden, context, word -> dense E -> V
 
-    Training computes for all steps at once what depends on the words alone. A step is two matrix products and the
-    attention.
+    ``attend`` gives float weights ``(N, T, R)``. Training computes for all steps at once what depends on the words
+    alone. The rest of a step is two matrix products and the attention.
     """
 
     def __init__(self, attention_size: int = 256, **sizes):
@@ -33,7 +33,7 @@ class AttentionDecoder(RegionDecoder):
         self.scores = layers.Dense(1, use_bias=False, name="scores")
         self.start = layers.Dense(2 * hidden_size, activation="tanh", name="start")
         self.word_gates = layers.Dense(4 * hidden_size, bias_initializer=forget_bias, name="word_gates")
-        # Three things at once: query of the attention, gate of the context, hidden state's part of the LSTM's gates.
+        # It gives three things: the query of the attention, the gate of the context, and a part of the LSTM's gates.
         self.from_hidden = layers.Dense(attention_size + 5 * hidden_size, use_bias=False, name="from_hidden")
         self.from_context = layers.Dense(4 * hidden_size, use_bias=False, name="from_context")
 
@@ -47,7 +47,7 @@ class AttentionDecoder(RegionDecoder):
         self.built = True
 
     def _look(self, features, training=None):
-        """What the image gives: ``({"values": (B, R, H), "keys": (B, R, A)}, hidden (B, H), cell (B, H))``.
+        """What the image alone decides: ``({"values": (B, R, H), "keys": (B, R, A)}, hidden (B, H), cell (B, H))``.
 
         ``hidden`` and ``cell`` are the first state of the LSTM.
         """
@@ -58,8 +58,8 @@ class AttentionDecoder(RegionDecoder):
     def _advance(self, word_gates, hidden, cell, image):
         """One step: ``(hidden (N, H), cell (N, H), context (N, H), weights (N, R))``.
 
-        ``word_gates (N, 4 H)`` is what comes from the word. ``hidden`` and ``cell`` ``(N, H)`` are of the last step.
-        ``image`` is the dict of ``_look``, with a row per caption.
+        ``word_gates (N, 4 H)`` is the word's part of the gates. ``hidden`` and ``cell``, ``(N, H)``, are of the last
+        step. ``image`` is the dict of ``_look``, with a row per caption.
         """
         hidden_size, attention_size = self.sizes["hidden_size"], self.sizes["attention_size"]
         query, gate, hidden_gates = ops.split(

@@ -1,4 +1,4 @@
-"""The seam between decoders and everything else: what every decoder offers, and the parts that several share.
+"""The interface of the decoders: what every decoder offers, and the parts that several of them share.
 
 Legend: B images, N captions, R regions, D feature size, T time, E embedding size, H hidden size, V vocabulary size.
 
@@ -6,8 +6,8 @@ Training reads whole captions (teacher forcing):
 
     decoder(features (B, R, D), token_ids (B, T)) -> logits (B, T, V)
 
-The logits at t predict the word after ``token_ids[:, t]``. They depend on no later token. Padding stands at the end of
-a row, so there is no mask: the loss leaves padding out.
+The logits at t predict the word after ``token_ids[:, t]``. They depend on no later token. Padding comes at the end of a
+row, so no mask is needed. The loss leaves padding out. Features and logits are float, and token ids are int.
 
 Decoding goes word by word and gives the same logits:
 
@@ -17,7 +17,7 @@ Decoding goes word by word and gives the same logits:
 A state is a dict of nests (dicts, lists and tuples) of tensors. The first axis of each tensor is the batch.
 Two entries have a fixed meaning:
 
-    "image"      what depends on the image alone, if that is kept. ``step`` returns it unchanged, and a search never
+    "image"      what depends on the image alone. It is optional. ``step`` returns it unchanged, and a search never
                  reorders it.
     "embedding"  the state of the word embedding (see ``captioning/embeddings/base.py``)
 
@@ -25,7 +25,9 @@ Decoders that look at regions (``attends``) also tell where they look:
 
     attend(features (B, R, D), token_ids (B, T)) -> (logits (B, T, V), weights (B, T, R))
 
-To add a decoder, write ``decoders/NAME.py`` that ends in ``DECODER = YourDecoder``, and add NAME to the kinds of
+A decoder with a sentinel has one more weight, ``(B, T, R + 1)``.
+
+A new decoder is a file ``decoders/NAME.py`` that ends with ``DECODER = YourDecoder``, and NAME among the kinds of
 decoders in config.py. docs/architecture.md has an example. ``build.py`` finds the file by its name and gives the sizes.
 """
 
@@ -40,18 +42,19 @@ from captioning.embeddings.learned import LearnedEmbedding
 
 
 class Decoder(keras.Model):
-    """Base of all decoders: keeps the sizes.
+    """The base of all decoders. It keeps the sizes.
 
-    A subclass creates and builds its layers in ``__init__``. Among them are ``embedding``, the given one or a learned
-    one, and ``word_dropout``. ``__init__`` may have further arguments: each one gets the setting of the same name that
-    only some decoders read. A subclass adds them to ``sizes``, from which a saved decoder is made again.
+    A subclass creates and builds its layers in ``__init__``. Two of them are ``word_dropout`` and ``embedding``, which
+    is the given embedding or a learned one. ``__init__`` may have further arguments. Each gets the setting of the same
+    name, which only some decoders read. The subclass adds it to ``sizes``, because a saved decoder is rebuilt from
+    these.
     """
 
     # Whether the decoder has ``attend``.
     attends = False
-    # Whether most of the work is on the image alone. Then a batch should hold all captions of an image.
+    # Whether most of the work depends on the image alone. Then a batch should hold all captions of an image.
     by_image = False
-    # Whether a state has room for a fixed number of tokens. ``__init__`` takes the number as ``max_length``.
+    # Whether a state has room for a fixed number of tokens only. ``__init__`` takes this number as ``max_length``.
     bounded = False
 
     embedding: WordEmbedding
@@ -78,30 +81,31 @@ class Decoder(keras.Model):
         }
 
     def embed(self, token_ids, training=None):
-        """Word vectors ``(N, T, E)`` of int ``token_ids (N, T)``, with dropout in training."""
+        """Word vectors, float ``(N, T, E)``, of int ``token_ids (N, T)``, with dropout in training."""
         return self.word_dropout(self.embedding(token_ids), training=training)
 
     def call(self, features, token_ids, training=None, image_of=None):
         """Float logits ``(N, T, V)`` of the next words, from float ``features (B, R, D)`` and int ``token_ids (N, T)``.
 
         ``image_of`` int ``(N,)``: the image of each caption, as its row in ``features``. What depends on the image
-        alone is computed once for all its captions. None: N = B, and caption i is about image i.
+        alone is then computed once for all captions of the image. None: N = B, and caption i is about image i.
         """
         raise NotImplementedError
 
     def attend(self, features, token_ids, training=None, image_of=None):
-        """``(logits (N, T, V), weights (N, T, R))``: also where the decoder looks for each next word.
+        """``(logits (N, T, V), weights (N, T, R))``, both float: the logits, and where the decoder looks for each word.
 
-        The weights of a word sum to one. Only decoders with ``attends`` have this.
+        The arguments are those of ``call``. The weights of a word sum to one. With a sentinel they are ``(N, T, R +
+        1)``. Only decoders with ``attends`` have this method.
         """
         raise NotImplementedError
 
     def init_state(self, features):
-        """The state before the first word, of float ``features (B, R, D)``."""
+        """The state before the first word, for float ``features (B, R, D)``."""
         raise NotImplementedError
 
     def step(self, token_ids, state):
-        """``(logits (B, V), next state)`` after one more token int ``(B,)``. Without dropout."""
+        """``(float logits (B, V), next state)`` after one more token, int ``(B,)``. There is no dropout."""
         raise NotImplementedError
 
     def get_config(self):
@@ -116,7 +120,7 @@ class Decoder(keras.Model):
 
 
 class OneVectorDecoder(Decoder):
-    """Base of decoders that read the image as one vector: all regions side by side, scaled, projected to E."""
+    """The base of decoders that read the image as one vector: all regions side by side, scaled and projected to E."""
 
     def __init__(
         self,
@@ -140,19 +144,19 @@ class OneVectorDecoder(Decoder):
         self.image_dense.build((None, regions * feature_size))
 
     def project_image(self, features, training=None):
-        """The image vectors ``(B, E)`` of ``features (B, R, D)``: scale, dropout, dense, ReLU."""
+        """The image vectors, float ``(B, E)``, of float ``features (B, R, D)``: scale, dropout, dense, ReLU."""
         flat = self.flatten(features) * self.sizes["image_scale"]  # (B, R, D) -> (B, R * D)
         return self.image_dense(self.image_dropout(flat, training=training))
 
 
 class RegionDecoder(Decoder):
-    """Base of decoders with attention over regions: projection of the regions, word embedding, output.
+    """The base of decoders with attention over regions: projection of the regions, word embedding, output.
 
     With a learned embedding the output is tied: a word's input vector also holds its output weights (Press and Wolf,
-    2017, https://arxiv.org/abs/1608.05859). Other embeddings cannot be both. BERT's state of a prefix is not the vector
-    of one word, and frozen vectors do not learn. With these the output has a table of its own, with the size and the
-    start of a learned one. ``untied_output`` gives a learned embedding such an output too, so that only the inputs
-    differ.
+    2017, https://arxiv.org/abs/1608.05859). Other embeddings cannot do this. BERT's state of a prefix is not the vector
+    of one word, and frozen vectors do not learn. With them the output has its own table, which has the size and the
+    initial values of a learned embedding. ``untied_output`` gives a learned embedding such a table too. Then a
+    comparison of embeddings differs in the inputs only.
     """
 
     attends = True
@@ -193,11 +197,11 @@ class RegionDecoder(Decoder):
         self.region_norm.build((None, None, hidden_size))
 
     def project_regions(self, features, training=None):
-        """Region vectors ``(B, R, H)`` of ``features (B, R, D)``: dense, layer norm, ReLU, dropout."""
+        """Region vectors, float ``(B, R, H)``, of float ``features (B, R, D)``: dense, layer norm, ReLU, dropout."""
         return self.region_dropout(ops.relu(self.region_norm(self.region_dense(features))), training=training)
 
     def word_logits(self, hidden, training=None):
-        """Logits ``(..., V)`` of ``hidden (..., any size)``: dense to E, dropout, times the words' output weights."""
+        """Float logits ``(..., V)`` of float ``hidden (..., any)``: dense to E, dropout, times the output weights."""
         vectors = self.readout_dropout(self.readout(hidden), training=training)
         table = self.embedding.table if self.output_table is None else self.output_table
         return ops.matmul(vectors, ops.transpose(table)) + self.output_bias
@@ -209,7 +213,8 @@ class RegionDecoder(Decoder):
 def of_captions(parts, image_of):
     """A nest of tensors ``(B, ...)``, one row per image, as ``(N, ...)``, one row per caption.
 
-    ``image_of`` int ``(N,)``: the image of each caption. None: the nest as it is (see ``Decoder.call``).
+    ``image_of`` int ``(N,)``: the image of each caption (see ``Decoder.call``). None: the nest stays as it is. The
+    dtypes stay the same.
     """
     if image_of is None:
         return parts
@@ -217,10 +222,11 @@ def of_captions(parts, image_of):
 
 
 def lstm(gates, cell):
-    """One step of an LSTM: ``(hidden, cell)``, each ``(..., H)``.
+    """One step of an LSTM: ``(hidden, cell)``, each float ``(..., H)``.
 
-    ``gates (..., 4 H)`` is the sum of all inputs, in the order input, forget, new, output. ``cell (..., H)`` is that of
-    the last step. Hochreiter and Schmidhuber (1997) with the forget gate of Gers et al. (2000).
+    ``gates`` float ``(..., 4 H)`` is the sum of all inputs, in the order input, forget, new, output. ``cell`` float
+    ``(..., H)`` is the cell of the last step. Hochreiter and Schmidhuber (1997), with the forget gate of Gers et al.
+    (2000).
     """
     inward, forget, new, outward = ops.split(gates, 4, axis=-1)
     cell = ops.sigmoid(forget) * cell + ops.sigmoid(inward) * ops.tanh(new)
@@ -228,11 +234,11 @@ def lstm(gates, cell):
 
 
 def forget_bias(shape, dtype=None):
-    """Biases ``(4 H,)`` of ``lstm``'s gates: one for the forget gate, zero for the others (Jozefowicz et al., 2015)."""
+    """Biases, float ``(4 H,)``, of the gates of ``lstm``: 1 for the forget gate (Jozefowicz et al., 2015), 0 else."""
     size = shape[0] // 4
     return ops.concatenate([ops.zeros((size,)), ops.ones((size,)), ops.zeros((2 * size,))])
 
 
 def zero_state(cell, features) -> list:
-    """The first state of a recurrent Keras ``cell``: a list of zeros ``(B, units)``, with the B of ``features``."""
+    """The first state of a recurrent Keras ``cell``: a list of zeros, float ``(B, units)``, for ``features (B, R, D)``."""
     return cell.get_initial_state(batch_size=ops.shape(features)[0])

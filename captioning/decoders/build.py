@@ -1,7 +1,7 @@
 """The decoder that the settings name.
 
-The setting ``decoder`` is the name of a file in this folder. The file ends with ``DECODER = ...``, its class.
-A new decoder is a new file, and its name among the kinds of decoders in config.py.
+The setting ``decoder`` is the name of a file in this folder. The file ends with ``DECODER = ...``, which is its class.
+A new decoder is a new file, whose name is added to the kinds of decoders in config.py.
 """
 
 import importlib
@@ -33,7 +33,7 @@ def build_decoder(
     feature_size: int,
     pretrained: Mapping[str, np.ndarray] | None = None,
 ) -> Decoder:
-    """The decoder that ``settings`` name, built, for features ``(B, regions, feature_size)``.
+    """The decoder that ``settings`` name, built for float features ``(B, regions, feature_size)``.
 
     ``pretrained``: the arrays of a word embedding that is not learned (see ``captioning/embeddings/arrays.py``).
 
@@ -46,7 +46,7 @@ def build_decoder(
     (2, 1000)
     """
     kind = decoder_class(settings.decoder)
-    own = read_by_choice(settings, DecoderSettings, "decoder")  # what this decoder reads and some others do not
+    own = read_by_choice(settings, DecoderSettings, "decoder")  # the settings that this decoder reads and others do not
     if kind.bounded:
         own["max_length"] = settings.max_caption_length + 1  # <start> and the words
     return kind(

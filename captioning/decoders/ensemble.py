@@ -1,6 +1,6 @@
-"""Several decoders as one: at every step the probabilities of the next word are averaged.
+"""Several decoders as one. At every step the probabilities of the next word are averaged.
 
-An ensemble is several captioners, or one captioner that sees several views of an image, or both.
+An ensemble is made of several captioners, or of one captioner that sees several views of an image, or of both.
 Legend: B images, R regions, D feature size, V vocabulary size.
 """
 
@@ -14,11 +14,11 @@ from captioning.decoders.base import Decoder
 
 
 class EnsembleDecoder(keras.Model):
-    """The stepping half of a decoder (see ``base.py``), made of the members' ``decoders``.
+    """``init_state`` and ``step`` of a decoder (see ``base.py``), made of the members' ``decoders``.
 
-    The state has the form of every decoder's state:
+    Its state has two entries:
 
-        "image"    list with the "image" of each member's state; ``{}`` for a member without one
+        "image"    list with the "image" of each member's state, or ``{}`` for a member without one
         "members"  list with the rest of each member's state
     """
 
@@ -30,18 +30,18 @@ class EnsembleDecoder(keras.Model):
         self.built = True
 
     def init_state(self, features):
-        """The state before the first word, of a tuple of float features ``(B, R, D)``, one for each member."""
+        """The state before the first word. ``features``: a tuple of float ``(B, R, D)``, one for each member."""
         states = [decoder.init_state(part) for decoder, part in zip(self.decoders, features, strict=True)]
         return _joined(states)
 
     def step(self, token_ids, state):
-        """``(log p of the next word, float32 (B, V), next state)`` after one more token int ``(B,)``."""
+        """``(log p of the next word, float32 (B, V), next state)`` after one more token, int ``(B,)``."""
         probabilities, states = 0.0, []
         for decoder, member in zip(self.decoders, _parted(state), strict=True):
             logits, member = decoder.step(token_ids, member)
             probabilities += ops.softmax(ops.cast(logits, "float32"), axis=-1) / len(self.decoders)
             states.append(member)
-        # The logarithm of zero is not finite, so the probability of a word is at least this.
+        # The logarithm of zero is not finite. So the probability of a word is at least 1e-30.
         return ops.log(ops.maximum(probabilities, 1e-30)), _joined(states)
 
 

@@ -1,4 +1,4 @@
-"""Inject: a first LSTM reads the words, and a second LSTM reads its output and the image at every step ("par-inject").
+"""Inject: one LSTM reads the words, and a second LSTM reads its output and the image at every step ("par-inject").
 
 Tanti, Gatt and Camilleri (2018), "Where to put the image in an image caption generator",
 https://arxiv.org/abs/1703.09137.

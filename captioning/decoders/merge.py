@@ -1,4 +1,4 @@
-"""Merge: the LSTM reads words only. The image joins the sentence so far after it.
+"""Merge: the LSTM reads words only. The image joins its output.
 
 Tanti, Gatt and Camilleri (2018), "Where to put the image in an image caption generator",
 https://arxiv.org/abs/1703.09137.
@@ -35,7 +35,7 @@ class MergeDecoder(OneVectorDecoder):
         self.built = True
 
     def _logits(self, image, sentence):
-        """Logits ``(..., V)`` of ``image (..., E)`` and ``sentence (..., H)``."""
+        """Float logits ``(..., V)`` of ``image`` float ``(..., E)`` and ``sentence`` float ``(..., H)``."""
         return self.output_dense(self.merged_dense(ops.concatenate([image, sentence], axis=-1)))
 
     def call(self, features, token_ids, training=None, image_of=None):

@@ -3,8 +3,8 @@
 Vaswani et al. (2017), https://arxiv.org/abs/1706.03762, with the layer norms in front of the blocks (Xiong et al.,
 2020, https://arxiv.org/abs/2002.04745). ``step`` keeps keys and values of the words so far, so each word is computed
 once.
-Legend: B images or captions, R regions, D feature size, T words, S words or regions that are looked at, L tokens that
-a state has room for, E embedding, H width, V vocabulary.
+Legend: B images or captions, R regions, D feature size, T words, S words or regions that may be looked at, L tokens for
+which a state has room, E embedding, H width, V vocabulary.
 """
 
 import keras
@@ -15,7 +15,7 @@ from captioning.decoders.base import RegionDecoder, of_captions
 
 
 class Attention(layers.Layer):
-    """Multi-head dot-product attention of width H. Keys and values can be computed earlier and kept."""
+    """Multi-head dot-product attention of width H (Vaswani et al., section 3.2). Keys and values can be kept."""
 
     def __init__(self, size: int, heads: int, **kwargs):
         super().__init__(**kwargs)
@@ -31,8 +31,8 @@ class Attention(layers.Layer):
     def call(self, x, keys_values, allowed=None):
         """``(output (B, T, H), weights (B, heads, T, S))`` of ``x (B, T, H)`` over ``keys_values (B, S, 2 H)``.
 
-        ``allowed``: bool that broadcasts to ``(B, heads, T, S)``, false where x must not look. None: x may look
-        anywhere.
+        All are float. ``allowed``: bool that broadcasts to ``(B, heads, T, S)``, false where x must not look. None: x
+        may look anywhere.
         """
         keys, values = ops.split(keys_values, 2, axis=-1)
         scores = ops.matmul(self._split(self.query(x)), ops.swapaxes(self._split(keys), -1, -2))
@@ -52,8 +52,8 @@ class Attention(layers.Layer):
 class Block(layers.Layer):
     """One layer: self-attention, attention to the regions (if ``cross``), feed-forward. Each has its norm in front.
 
-    Its parts are built in ``build``, under the layer's own name. So no two variables have the same path, by which
-    PyTorch clears gradients.
+    Its parts are built in ``build``, under the layer's own name. So no two variables have the same path. The PyTorch
+    backend needs this, because it clears gradients by path.
     """
 
     def __init__(self, size: int, heads: int, dropout: float, cross: bool, **kwargs):
@@ -78,11 +78,12 @@ class Block(layers.Layer):
             self.cross_attention.build(shape)
 
     def call(self, x, own=None, allowed=None, regions=None, training=None):
-        """``(next x (B, T, H), weights of the last attention)`` of ``x (B, T, H)``.
+        """``(next x (B, T, H), weights of the last attention)`` of ``x (B, T, H)``. All but ``allowed`` are float.
 
-        ``own (B, S, 2 H)``: keys and values for self-attention; None: those of ``x`` itself.
+        ``own (B, S, 2 H)``: keys and values for self-attention. None: they come from ``x``.
         ``allowed``: where self-attention may look, as in ``Attention``.
-        ``regions (B, R, 2 H)``: keys and values of the regions. With them the weights are ``(B, heads, T, R)``.
+        ``regions (B, R, 2 H)``: keys and values of the regions. With them the weights are ``(B, heads, T, R)``, and
+        otherwise ``(B, heads, T, S)``.
         """
         normed = self.self_norm(x)
         own = self.self_attention.key_value(normed) if own is None else own
@@ -127,7 +128,7 @@ class TransformerDecoder(RegionDecoder):
         self.built = True
 
     def _look(self, features, training=None):
-        """Keys and values of the regions for each decoder layer: a list of tensors ``(B, R, 2 H)``."""
+        """Keys and values of the regions for each decoder layer: a list of float tensors ``(B, R, 2 H)``."""
         regions = self.project_regions(features, training)
         for block in self.encoder_blocks:
             regions, _ = block(regions, training=training)
@@ -135,7 +136,10 @@ class TransformerDecoder(RegionDecoder):
         return [block.cross_attention.key_value(regions) for block in self.decoder_blocks]
 
     def _place(self, words, positions):
-        """Word vectors ``(..., E)`` as ``(..., H)``, plus sines and cosines of int ``positions`` (section 3.5)."""
+        """Word vectors ``(..., E)`` projected to ``(..., H)``, plus sines and cosines of int ``positions (...)``.
+
+        The positions are encoded as in section 3.5 of Vaswani et al., with all sines before all cosines.
+        """
         half = -(-self.sizes["hidden_size"] // 2)
         rates = ops.convert_to_tensor(1e4 ** -(np.arange(half) / half), dtype="float32")
         angles = ops.cast(positions, "float32")[..., None] * rates

@@ -1,4 +1,4 @@
-"""Exports compared with their original: the same captions, and how fast. No Keras."""
+"""Compares exports with the original captioner: their captions and their speed. No Keras."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ from captioning.exports.reading import Exported
 
 
 class Original(NamedTuple):
-    """What the original captioned: the number of pictures, and the median seconds of one picture."""
+    """The original in the comparison: how many pictures it captioned, and the median seconds of one picture."""
 
     pictures: int
     seconds: float
@@ -23,9 +23,9 @@ class Original(NamedTuple):
 class Comparison:
     """How the captions of one export compare with those of the original.
 
-    ``same`` and ``same_beams``: for how many pictures the best caption, and all captions, are the original's. ``seconds``:
-    the median of one picture. ``different``: the best captions that differ. ``captions``: all best captions, by the name of
-    the picture.
+    ``same``: the number of pictures with the same best caption. ``same_beams``: the number of pictures with the same
+    captions in the same order. ``seconds``: the median of one picture. ``different``: the best captions that differ.
+    ``captions``: the name of each picture and its best caption.
     """
 
     same: int = 0
@@ -43,7 +43,7 @@ class Comparison:
             self.different.append({"image": name, "original": original[0], "exported": exported[0]})
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the captions, which have a file of their own."""
+        """All fields but ``captions``, which have a file of their own."""
         entry = asdict(self)
         del entry["captions"]
         return entry
@@ -56,9 +56,9 @@ def compare(
 ) -> tuple[Original, list[Comparison]]:
     """Caption ``pictures`` with the original and with each export, and compare.
 
-    A picture is its name and pixels uint8 RGB ``(S, S, 3)``. All captioners see a picture before the next one comes, so
-    other work on the machine slows all of them alike. Times are counted after a warm-up with the first picture. Raises
-    UserError if there are no pictures.
+    A picture is its name and its RGB pixels uint8 ``(S, S, 3)``. Each picture goes to all captioners before the next
+    one comes, so other work on the machine slows all of them alike. Times are measured after a warm-up with the first
+    picture. Raises UserError if there are no pictures.
     """
     captioners = [original, *(exported.captions for exported in exports)]
     seconds: list[list[float]] = [[] for _ in captioners]

@@ -1,12 +1,13 @@
-"""An export read back: pixels in, captions out, by the runtime of its format. No Keras.
+"""Reads an export and runs it with the runtime of its format: pixels in, captions out. No Keras.
 
 An export is a folder, which ``writing`` makes:
 
     model/, model.onnx or model.tflite    encoder and search in one graph
     vocabulary.json                       {"words": [...]}: all words in id order, <pad> <start> <end> <unk> first
-    export.json                           inputs, outputs, how pixels are made, decoding settings, versions, sha256 of the rest;
-                                          with a confidence "unsure_below", below which a caption is called unsure
-    check.json                            how its captions and times compare with the original's, after export.py --check
+    export.json                           inputs, outputs, the recipe for pixels, decoding settings, versions, and the
+                                          sha256 of the other files. With a confidence also "unsure_below": captions
+                                          with a lower confidence are called unsure
+    check.json                            how its captions and times compare with the original's, from export.py --check
     predictions.json                      the captions of that check, as evaluate.py --predictions reads them
 
 ``docs/exports.md`` shows how to read an export without this module.
@@ -30,7 +31,7 @@ FORMAT = 1
 
 
 class Kind(NamedTuple):
-    """A kind of export: the name of its model's file or folder, and the libraries that write and run it."""
+    """A kind of export: the name of its model's file or folder, and the libraries that write it and run it."""
 
     model: str
     libraries: tuple[str, ...]
@@ -48,15 +49,18 @@ Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 class Exported:
-    """One export, loaded: a function of uint8 RGB pixels ``(B, S, S, 3)``. For LiteRT, B is 1.
+    """One export, loaded: a function of RGB pixels uint8 ``(B, S, S, 3)``. LiteRT takes B = 1 only.
 
-    It gives ``tokens`` int32 ``(B, K, L)``, ``log_probs`` and ``scores`` float32 ``(B, K)``: the parts of
-    ``search.hypotheses.Hypotheses``. An export of a captioner with a confidence also gives ``confidence`` float32
-    ``(B, K)``.
+    It gives ``tokens`` int32 ``(B, K, L)``, ``log_probs`` and ``scores`` float32 ``(B, K)``. They are the parts of
+    ``search.hypotheses.Hypotheses``. If the captioner had a confidence, it also gives ``confidence`` float32 ``(B,
+    K)``.
     """
 
     def __init__(self, folder: Path):
-        """Raises UserError if the export is not complete. The runtime starts with the first picture."""
+        """Open the export in ``folder``. The runtime starts with the first picture.
+
+        Raises UserError if the export is not complete. The first picture raises UserError if the runtime is missing.
+        """
         self.folder = folder
         try:
             self.about = json.loads((folder / "export.json").read_text(encoding="utf-8"))
@@ -75,14 +79,14 @@ class Exported:
 
     @property
     def megabytes(self) -> float:
-        """The size of everything that captioning needs, in units of 10^6 bytes."""
+        """The size of all files that captioning needs, in units of 10^6 bytes."""
         return sum((self.folder / name).stat().st_size for name in self.about["sha256"]) / 1e6
 
     def __call__(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         return self._run(pixels)
 
     def captions(self, pixels: np.ndarray) -> list[str]:
-        """The captions of one picture, uint8 RGB ``(S, S, 3)``, best first. Impossible captions are left out."""
+        """The captions of one picture, RGB uint8 ``(S, S, 3)``, best first. Impossible captions are left out."""
         found = self(pixels[None])
         texts = [self.vocabulary.decode(ids) for ids in found["tokens"][0]]
         return texts[:1] + [

@@ -1,8 +1,8 @@
-"""Exports: a captioner from pixels to word ids as one graph, for TensorFlow, ONNX or LiteRT.
+"""Writes exports: a captioner from pixels to word ids as one graph, for TensorFlow, ONNX or LiteRT.
 
-All three formats are made from one traced TensorFlow function, because TensorFlow's converters can take the loop of the
-search as it is. So exports are written under Keras' TensorFlow backend. The captioner may come from any backend: its bundle
-is the same for all.
+All three formats are made from one traced TensorFlow function, because TensorFlow's converters keep the loop of the
+search. So exports are written under Keras' TensorFlow backend. The captioner may have been trained under any backend,
+because a bundle is the same for all.
 Legend: B images, S pixels per side, K captions per image, L longest caption in tokens.
 """
 
@@ -33,16 +33,16 @@ OPSET = 18  # the newest version of ONNX' operators that tf2onnx 1.17 writes
 
 
 def whole_graph(captioner: Captioner, encoder: keras.Model, search: Search) -> Callable[[Any], dict[str, Any]]:
-    """Encoder and search as one function of tensors. ``encoder`` is the captioner's own, folded.
+    """Encoder and search as one function of tensors. ``encoder`` is the captioner's own encoder, folded.
 
-    The function takes uint8 RGB pixels ``(B, S, S, 3)``. It gives ``tokens`` int32 ``(B, K, L)``, ``log_probs`` and
-    ``scores`` float32 ``(B, K)``, and ``confidence`` float32 ``(B, K)`` if the captioner has one.
+    The function takes RGB pixels uint8 ``(B, S, S, 3)``. It gives ``tokens`` int32 ``(B, K, L)``, and ``log_probs`` and
+    ``scores`` float32 ``(B, K)``. If ``search`` has a judge, it also gives ``confidence`` float32 ``(B, K)``.
     """
     names = ("tokens", "log_probs", "scores", *(("confidence",) if search.judge is not None else ()))
 
     def graph(pixels):
         features = encoder(ops.cast(pixels, "float32"), training=False)
-        # Rounded like the features that the decoder was trained on.
+        # The decoder was trained on features that were rounded in the same way.
         features = ops.cast(ops.cast(features, captioner.config.feature_dtype), "float32")
         return dict(zip(names, search.call(features), strict=True))
 
@@ -52,9 +52,9 @@ def whole_graph(captioner: Captioner, encoder: keras.Model, search: Search) -> C
 def write_export(captioner: Captioner, decoding: DecodingSettings, kind: str, folder: Path, int8: bool = False) -> None:
     """Write ``captioner`` as ``kind``, one of ``reading.KINDS``, into ``folder``. It will decode as ``decoding`` says.
 
-    The export is written as a whole or not at all. It is made in a neighbouring folder and captions a blank picture there.
-    Then it replaces an older export. ``int8``: weights have 8 bits (onnx, litert). Raises UserError if the converter cannot
-    take this captioner, or if the folder cannot be written.
+    The export is written as a whole or not at all. It is made in a neighbouring folder, where it captions a blank
+    picture as a trial. Then it replaces an older export. ``int8``: the weights have 8 bits (onnx, litert). Raises
+    UserError if the converter cannot take this captioner, or if the folder cannot be written.
     """
     if backend_name() != "tensorflow":
         raise UserError(
@@ -84,7 +84,7 @@ def write_export(captioner: Captioner, decoding: DecodingSettings, kind: str, fo
 
 
 def _traced(captioner: Captioner, decoding: DecodingSettings, batch: int | None):
-    """A ``tf.Module`` whose ``serve`` is the whole graph, for ``batch`` pictures at a time; None: any number of them."""
+    """A ``tf.Module`` whose ``serve`` is the whole graph. ``batch``: pictures at a time; None: any number."""
     import tensorflow as tf
 
     size = captioner.config.image_size
@@ -106,9 +106,8 @@ def _savedmodel(captioner: Captioner, decoding: DecodingSettings, path: Path, in
 def _onnx(captioner: Captioner, decoding: DecodingSettings, path: Path, int8: bool) -> None:
     import tf2onnx
 
-    logging.getLogger("tf2onnx").setLevel(
-        logging.CRITICAL
-    )  # its warnings are about the graph, which users cannot change
+    # Its warnings are about the graph, which users cannot change.
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     serve = _traced(captioner, decoding, None).serve
     tf2onnx.convert.from_function(
         serve,
@@ -122,10 +121,11 @@ def _onnx(captioner: Captioner, decoding: DecodingSettings, path: Path, int8: bo
 
 
 def _round_weights(path: Path) -> None:
-    """Store the large weights of an ONNX model in 8 bits, with one scale per output channel. It still computes in float32.
+    """Store the large weights of an ONNX model in 8 bits, with one scale per output channel.
 
-    onnxruntime's quantize_dynamic rounds activations too. With it a ResNet50 was three times as slow as in float. Its file
-    was 1.5 times as large as with this function, and no more captions stayed the same.
+    The model still computes in float32. The alternative, onnxruntime's quantize_dynamic, rounds activations too. It
+    made a ResNet50 three times as slow as in float. Its file was 1.5 times as large as with this function, and no more
+    captions stayed the same.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -136,9 +136,8 @@ def _round_weights(path: Path) -> None:
         if weight.data_type != onnx.TensorProto.FLOAT or len(weight.dims) < 2 or np.prod(weight.dims) < 1024:
             continue
         values = numpy_helper.to_array(weight)
-        axis = (
-            0 if values.ndim == 4 else values.ndim - 1
-        )  # kernels of convolutions (4 axes) have their output channels first
+        # The kernels of convolutions, with 4 axes, have their output channels first.
+        axis = 0 if values.ndim == 4 else values.ndim - 1
         others = tuple(i for i in range(values.ndim) if i != axis)
         scale = np.maximum(np.abs(values).max(others), 1e-12) / 127
         rounded = np.rint(values / np.expand_dims(scale, others)).astype("int8")
@@ -153,7 +152,7 @@ def _round_weights(path: Path) -> None:
 
 
 def _erfc(graph, node, name, args) -> None:
-    """Erfc(x) as 1 - Erf(x): TensorFlow's GELU uses Erfc, which ONNX does not have."""
+    """Write Erfc(x) as 1 - Erf(x). TensorFlow's GELU uses Erfc, which ONNX does not have."""
     one = graph.make_const(f"{name}_one", np.float32(1)).output[0]
     graph.insert_new_node_on_output("Sub", node.output[0], name=f"{name}_complement", inputs=[one, node.output[0]])
 
@@ -197,8 +196,9 @@ def _describe(captioner: Captioner, decoding: DecodingSettings, kind: str, int8:
         "image_size": size,
         "pixels": {
             "name": PREPROCESSING,
-            "recipe": "RGB 0-255, upright by EXIF, transparency over white, squashed to image_size x image_size by Pillow's "
-            "antialiased bicubic; JPEG decoded at a half, quarter or eighth where that leaves twice image_size",
+            "recipe": "RGB 0-255, upright by EXIF, transparency over white, squashed to image_size x image_size by "
+            "Pillow's antialiased bicubic; JPEG decoded at a half, quarter or eighth where that leaves twice "
+            "image_size",
         },
         "decoding": decoding.decoding(),
         "versions": package_versions(),

@@ -24,7 +24,7 @@ def weights_digest(model: keras.Model, half: bool = False) -> str:
 
 
 def halved(values: np.ndarray) -> np.ndarray:
-    """A weight as a weights file of half the size holds it: a kernel (two axes or more) as float16, if it fits its range.
+    """A weight as a weights file of half the size holds it: a kernel (two axes or more) as float16, if it fits.
 
     Vectors stay float32: they weigh little, and the variances of a batch norm may leave float16's range.
     """
@@ -36,8 +36,9 @@ def halved(values: np.ndarray) -> np.ndarray:
 def encoder_digest(encoder: keras.Model, name: str, half: bool = False) -> str:
     """SHA-256 (hex) over all of an encoder that decides its features, but for image_size and feature_grid.
 
-    ``name`` is the setting encoder. ``half``: of its weights as a bundle of half the size holds them. An encoder that is known by name always does the same with its weights, so their
-    digest is enough. The digest of a saved Keras model also covers its layers and their settings.
+    ``name`` is the setting encoder. ``half``: of its weights as a bundle of half the size holds them. An encoder that
+    is known by name always does the same with its weights, so their digest is enough. The digest of a saved Keras model
+    also covers its layers and their settings.
     """
     if not name.endswith(".keras"):
         return weights_digest(encoder, half)

@@ -1,10 +1,11 @@
 """The encoder: RGB pixels 0-255 in, region features out. A pretrained backbone, then pooling.
 
-Dimensions: B images, S pixels per side, H x W cells of the backbone's grid, R regions (row by row), D numbers per region.
+Legend: B images, S pixels per side, H x W cells of the backbone's grid, R regions (row by row), D numbers per region.
 
 Each family of backbones is a file with a function ``build_backbone(settings, blank) -> (model, scale)``:
-applications.py, efficientnet_lite.py and saved_model.py. ``model`` maps pixels to the grid. ``scale``, if it is not None,
-prepares the pixels for it. Both become part of the encoder, so training and inference cannot scale pixels differently.
+applications.py, efficientnet_lite.py and saved_model.py. ``model`` maps pixels to the grid. ``scale``, if it is not
+None, prepares the pixels for it. Both become part of the encoder, so training and inference cannot scale pixels
+differently.
 """
 
 from collections.abc import Iterator
@@ -22,9 +23,9 @@ from config import EncoderSettings
 def build_encoder(settings: EncoderSettings, blank: bool = False) -> keras.Model:
     """The frozen encoder that ``settings`` describe: float32 RGB 0-255 ``(B, S, S, 3)`` -> float32 ``(B, R, D)``.
 
-    Reads encoder, encoder_weights, image_size (S) and feature_grid. A feature_grid of 0 gives R = H*W regions, and n gives
-    R = n*n by adaptive average pooling. The encoder nests one model, the backbone. ``blank`` is for callers that load
-    weights into the encoder afterwards; it skips encoder_weights.
+    Reads encoder, encoder_weights, image_size (S) and feature_grid. A feature_grid of 0 gives R = H*W regions, and n
+    gives R = n*n by adaptive average pooling. The encoder nests one model, the backbone. ``blank`` is for callers that
+    load weights into the encoder afterwards; it skips encoder_weights.
 
     Raises UserError: an unknown encoder, weights that are unusable or cannot be had, or sizes that do not fit.
     """
@@ -34,8 +35,8 @@ def build_encoder(settings: EncoderSettings, blank: bool = False) -> keras.Model
         grid = backbone(scale(images) if scale else images)
     except Exception as error:  # whatever the layers of a saved model raise
         raise UserError(
-            f"encoder: {settings.encoder} cannot take {settings.image_size} pixels ({first_line(error)}); choose another "
-            "image_size or encoder"
+            f"encoder: {settings.encoder} cannot take {settings.image_size} pixels ({first_line(error)}); choose "
+            "another image_size or encoder"
         ) from None
     if len(getattr(grid, "shape", ())) != 4 or None in grid.shape[1:]:
         raise UserError(
@@ -47,8 +48,8 @@ def build_encoder(settings: EncoderSettings, blank: bool = False) -> keras.Model
     if settings.feature_grid:
         if settings.feature_grid > min(height, width):
             raise UserError(
-                f"feature_grid: {settings.feature_grid} is more than the {height} x {width} grid of {settings.encoder} at "
-                f"image_size {settings.image_size}; choose at most {min(height, width)}, or a larger image_size"
+                f"feature_grid: {settings.feature_grid} is more than the {height} x {width} grid of {settings.encoder} "
+                f"at image_size {settings.image_size}; choose at most {min(height, width)}, or a larger image_size"
             )
         grid = adaptive_average_pool(grid, settings.feature_grid)
     model = keras.Model(images, layers.Reshape((-1, depth), name="regions")(grid), name="encoder")

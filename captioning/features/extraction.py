@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def store_location(
     settings: EncoderSettings, name: str, records: Sequence[ImageRecord], encoder: "keras.Model"
 ) -> tuple[Path, StoreKey]:
-    """The folder of the features of ``records``' whole images, whether it is there or not, and the key that decides them.
+    """The folder of the features of ``records``' whole images, which need not exist, and the key that decides them.
 
     ``name`` is the data set's. ``encoder`` is the model that ``settings`` describe.
     """

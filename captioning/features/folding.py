@@ -1,10 +1,10 @@
 """Batch norms folded into the convolutions before them: the same function in fewer passes over memory.
 
-A batch norm with fixed statistics multiplies and shifts each channel by constants. The kernel and bias of the convolution
-before it can do the same: w' = w s and b' = (b - mean) s + beta, where s = gamma / sqrt(variance + epsilon) (Jacob et al.,
-2018, https://arxiv.org/abs/1712.05877, equation 14). Keras keeps the two layers apart. TensorFlow could merge convolution,
-bias and ReLU into one kernel, but not with Keras' batch norm between them. ``benchmarks/folding.py`` measures the gain in
-inference, ``benchmarks/fine_tuning.py`` in training.
+A batch norm with fixed statistics multiplies and shifts each channel by constants. The kernel and bias of the
+convolution before it can do the same: w' = w s and b' = (b - mean) s + beta, where s = gamma / sqrt(variance + epsilon)
+(Jacob et al., 2018, https://arxiv.org/abs/1712.05877, equation 14). Keras keeps the two layers apart. TensorFlow could
+merge convolution, bias and ReLU into one kernel, but not with Keras' batch norm between them. ``benchmarks/folding.py``
+measures the gain in inference, ``benchmarks/fine_tuning.py`` in training.
 """
 
 from collections import Counter
@@ -80,8 +80,8 @@ def fold_to_learn(model: keras.Model) -> keras.Model:
 
     It folds the batch norms that ``fold`` folds. Every call merges them anew from the weights of ``model``, so that
     gradients reach these weights. The copy computes in Keras' global dtype policy. In reduced precision the merged
-    convolutions follow that policy, and so do other convolutions, dense layers and layers without weights. The remaining
-    layers, such as batch norms that stay, keep their own precision.
+    convolutions follow that policy, and so do other convolutions, dense layers and layers without weights. The
+    remaining layers, such as batch norms that stay, keep their own precision.
     """
     policy = keras.config.dtype_policy()
 
@@ -140,7 +140,7 @@ class _MergedConvolution(layers.Layer):
 
 
 def _without_norms(model: keras.Model, merge: Callable, keep: Callable) -> keras.Model:
-    """A clone of ``model`` with ``merge(convolution, norm)`` for each foldable pair and ``keep(layer)`` for each other layer."""
+    """A clone of ``model`` with ``merge(convolution, norm)`` for each foldable pair, and ``keep(layer)`` for others."""
     pairs = {id(convolution): (convolution, norm) for convolution, norm in _foldable(model)}
     dropped = {id(norm) for _, norm in pairs.values()}
 
@@ -160,7 +160,7 @@ class _Identity(layers.Layer):
 
 
 def _foldable(model: keras.Model) -> Iterator[tuple[Any, layers.BatchNormalization]]:
-    """Each convolution of ``model`` or of a nested model into which a batch norm can be folded, with that batch norm."""
+    """Each convolution of ``model`` or a nested model into which a batch norm can be folded, with that batch norm."""
     models = models_within(model)
     graphs = [graph for graph in map(graph_of, models) if graph is not None]
     nodes = {id(node): node for part in models for node in graph_nodes(part)}

@@ -53,7 +53,7 @@ class Look:
 
 
 def training_looks(settings: TrainingSettings) -> list[Look]:
-    """The further looks of the training images that ``settings`` ask for (mirror and crops), beside the images as they are.
+    """The further looks of the training images that ``settings`` ask for (mirror and crops).
 
     With mirror, every other crop is mirrored.
     """

@@ -1,6 +1,7 @@
 """Image features on disk: extracted once, then read row by row as often as they are needed.
 
-A store is a folder. Its name ends in the fingerprint of its ``StoreKey``: encoder, weights, pixel preprocessing, images.
+A store is a folder. Its name ends in the fingerprint of its ``StoreKey``: encoder, weights, pixel preprocessing,
+images.
 
     key.json        the fields of the StoreKey, and batch_size: images per batch of the extraction
     features.npy    float16 or float32 (N, R, D), one row for each image in the order of the sorted file names
@@ -189,8 +190,8 @@ def extract(
     unreadable image gets a row of zeros and a line in ``index.json``. A resumed extraction keeps its batch size.
     ``label`` stands beside the progress bar.
 
-    Raises UserError when the disk is full, the folder cannot be written or an image's file cannot be opened. What is done
-    stays.
+    Raises UserError when the disk is full, the folder cannot be written or an image's file cannot be opened. What is
+    done stays.
     """
     if (folder / "index.json").exists():
         return FeatureStore(folder, key)
@@ -287,7 +288,7 @@ def _layout(folder: Path) -> tuple[int, int, np.dtype]:
 
 
 def _drop_cut_line(path: Path) -> None:
-    """Remove the last line of a file if a crash cut it short. Its batch is not done, so the line will be written again."""
+    """Remove the last line of a file if a crash cut it short. Its batch is not done, so the line is written again."""
     if path.exists():
         os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
 

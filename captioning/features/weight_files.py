@@ -1,7 +1,7 @@
 """Weights files of encoders: read with a check, and written at half their size.
 
-A Keras ``.weights.h5`` file of half the size holds kernels as float16 (see ``digests.halved``). Reading such a file gives
-float32 weights, rounded to what was stored.
+A Keras ``.weights.h5`` file of half the size holds kernels as float16 (see ``digests.halved``). Reading such a file
+gives float32 weights, rounded to what was stored.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from captioning.features.digests import backbone_of, halved
 
 
 def load_weights(backbone: keras.Model, path: str | Path, encoder: str) -> None:
-    """Give ``backbone`` the weights in ``path``. Raises UserError, which names ``encoder``: missing, or of another model."""
+    """Give ``backbone`` the weights in ``path``. Raises UserError: missing, or of another model than ``encoder``."""
     if not Path(path).is_file():
         raise UserError(
             f"encoder_weights: there is no file {path} with weights for encoder {encoder}; name another file"

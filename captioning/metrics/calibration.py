@@ -49,9 +49,10 @@ def confidence_scores(
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """The probability that a positive has a higher score than a negative. A tie counts half. None if one kind is missing.
+    """The probability that a positive has a higher score than a negative. A tie counts half.
 
-    The area under the receiver operating characteristic, by ranks (Mann and Whitney, 1947).
+    This is the area under the receiver operating characteristic, by ranks (Mann and Whitney, 1947). ``scores`` are
+    float ``(N,)`` and ``positive`` bool ``(N,)``. None if all are positive, or none.
     """
     count = int(positive.sum())
     if count in (0, len(positive)):
@@ -78,7 +79,7 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, groups: int = G
 
 
 def risks(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The share of wrong captions among the 1, 2, ... N surest, float ``(N,)``. Of equally sure ones the first comes first."""
+    """The share of wrong captions among the 1, 2, ... N surest, float64 ``(N,)``. Equally sure ones keep the order."""
     order = np.argsort(-confidence, kind="stable")
     return np.cumsum(~right[order]) / np.arange(1, len(order) + 1)
 

@@ -55,7 +55,8 @@ def require(tool: str) -> Path:
             )
     if tool == "spice" and not (folder / "spice/lib/stanford-corenlp-3.6.0-models.jar").exists():
         raise UserError(
-            f"spice: the Stanford CoreNLP 3.6.0 models are not in {folder / 'spice/lib'}; fetch them once, about 400 MB: "
+            f"spice: the Stanford CoreNLP 3.6.0 models are not in {folder / 'spice/lib'}; fetch them once, about 400 "
+            "MB: "
             'python -c "from pycocoevalcap.spice.get_stanford_models import get_stanford_models as get; get()"'
         )
     return folder

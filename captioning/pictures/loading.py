@@ -14,8 +14,8 @@ from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 
 from captioning.base.errors import UserError
 
-# The name of what load_image and load_varied do, in the fingerprints of feature stores. Change the version whenever their
-# pixels change.
+# The name of what load_image and load_varied do, in the fingerprints of feature stores. Change the version whenever
+# their pixels change.
 PREPROCESSING = "exif-rgb-squash-bicubic-v1"
 
 # The ways in which ``view`` shows a picture.
@@ -41,14 +41,14 @@ class UnreadableImage(UserError):
 
 
 class UnreachableImage(UnreadableImage):
-    """A file that could not be opened or read (no permission, a failing disk, a missing file). Another time it may be."""
+    """A file that could not be opened or read (no permission, a failing disk, a missing file). It may work later."""
 
 
 def load_image(source: str | Path | BinaryIO, size: int) -> np.ndarray:
     """Decode a picture and resize it to ``size`` x ``size`` pixels, whatever its proportions.
 
-    ``source`` is a path or a binary file object. Resampling is Pillow's antialiased bicubic. A picture that has this size
-    is not resampled.
+    ``source`` is a path or a binary file object. Resampling is Pillow's antialiased bicubic. A picture that has this
+    size is not resampled.
 
     Returns uint8 ``(size, size, 3)``, RGB 0-255. Raises UnreadableImage.
     """
@@ -64,8 +64,8 @@ def load_varied(
     """For training: a random crop of a picture in randomly changed colours, resized to ``size`` x ``size`` pixels.
 
     The crop keeps a share of the area between ``crop`` and 1. It is up to a third wider or narrower than the picture
-    (Szegedy et al., 2015, https://arxiv.org/abs/1409.4842). Brightness, contrast and saturation are each multiplied by a
-    factor between ``1 - colour_jitter`` and ``1 + colour_jitter``.
+    (Szegedy et al., 2015, https://arxiv.org/abs/1409.4842). Brightness, contrast and saturation are each multiplied by
+    a factor between ``1 - colour_jitter`` and ``1 + colour_jitter``.
 
     Returns uint8 ``(size, size, 3)``, RGB 0-255. Raises UnreadableImage.
     """
@@ -85,8 +85,8 @@ def load_varied(
 def view(pixels: np.ndarray, number: int) -> np.ndarray:
     """One of four views of a picture. Training may use mirrored ones; captioning may average over all four.
 
-    ``pixels`` are uint8 ``(S, S, 3)``, and so is the view. ``number`` is the place of the view in ``VIEWS``. Mirrored: left
-    and right are swapped. Middle: 85% of both sides, enlarged to ``S``.
+    ``pixels`` are uint8 ``(S, S, 3)``, and so is the view. ``number`` is the place of the view in ``VIEWS``. Mirrored:
+    left and right are swapped. Middle: 85% of both sides, enlarged to ``S``.
     """
     if number >= 2:
         size = len(pixels)
@@ -104,9 +104,9 @@ def open_picture(source: str | Path | BinaryIO, size: int) -> Image.Image:
     """
     try:
         with Image.open(source) as image:
-            # A JPEG may be decoded at a half, quarter or eighth of its size, but not below twice the size that is wanted.
-            # For 12 megapixels that is five times as fast. On COCO photographs it changed pixels by 0.7 grey levels on
-            # average, and single ones on hard edges by up to 50.
+            # A JPEG may be decoded at a half, quarter or eighth of its size, but not below twice the size that is
+            # wanted. For 12 megapixels that is five times as fast. On COCO photographs it changed pixels by 0.7 grey
+            # levels on average, and single ones on hard edges by up to 50.
             image.draft(None, (2 * size, 2 * size))
             return to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more on damaged files
@@ -127,8 +127,8 @@ def load_ahead(
     """The pixels of each batch of names, and the errors of unreadable pictures by their position in the batch.
 
     The threads of ``pool`` decode one batch ahead. ``load(name)`` gives uint8 pixels ``(S, S, 3)`` or raises
-    UnreadableImage. The pixels of a batch are uint8 ``(batch_size, S, S, 3)`` with ``S = image_size``. They are zeros where
-    there is no picture, so that an encoder sees one shape only.
+    UnreadableImage. The pixels of a batch are uint8 ``(batch_size, S, S, 3)`` with ``S = image_size``. They are zeros
+    where there is no picture, so that an encoder sees one shape only.
     """
 
     def attempt(name: str) -> np.ndarray | UnreadableImage:
@@ -162,7 +162,7 @@ def find_images(folder: str | Path) -> list[Path]:
 
 
 def image_names(folder: str | Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[str]:
-    """The paths of all picture files below ``folder``, relative to it and with slashes. Suffixes tell what is a picture.
+    """The paths of all picture files below ``folder``, relative to it and with slashes. Suffixes decide.
 
     Hidden files and folders, such as the waste bins of photo programs, are left out. Links to folders are not followed.
     Links that lead nowhere are included, so that they are reported. ``on_error`` gets the error of each subfolder that
@@ -183,7 +183,7 @@ def image_names(folder: str | Path, on_error: Callable[[OSError], None] | None =
 
 
 def require_pictures(folder: str | Path, option: str) -> None:
-    """Raise UserError, which names the ``option``, when ``folder`` is no folder or holds no pictures. Stops at the first."""
+    """Raise UserError, which names ``option``, if ``folder`` is no folder or holds no pictures. Stops at the first."""
     if next(image_names(folder), None) is None:
         raise no_pictures(f"{option}: {folder}")
 
@@ -204,7 +204,7 @@ def is_address(source: str) -> bool:
 
 
 def sources(arguments: list[str]) -> Iterator[str]:
-    """The pictures that the arguments name. A folder gives all pictures below it. Raises UserError: a folder without any."""
+    """The pictures that the arguments name. A folder gives all pictures below it, and UserError if it has none."""
     for argument in arguments:
         if not is_address(argument) and Path(argument).is_dir():
             found = find_images(argument)

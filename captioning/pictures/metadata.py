@@ -1,8 +1,8 @@
 """Captions in the metadata of pictures: XMP in a file beside the picture, or inside a JPEG or PNG file.
 
-The caption becomes the picture's description (``dc:description``). Photo programs show it as caption or description. The
-caption is also stored under a name of our own. A description that equals it was written by us, and nobody has edited it
-since.
+The caption becomes the picture's description (``dc:description``). Photo programs show it as caption or description.
+The caption is also stored under a name of our own. A description that equals it was written by us, and nobody has
+edited it since.
 
 The XMP of a picture is called its packet. Only the bytes of the description are changed in a packet; the rest of the
 packet stays as it was written. Every byte of a picture outside the packet is copied.
@@ -59,11 +59,12 @@ def write_caption(
 ) -> Literal["embedded", "sidecar", "kept"]:
     """Make ``caption`` the description of ``picture``, in ``photo.jpg.xmp`` beside it or, with ``embed``, inside it.
 
-    Some files cannot hold the caption, so that it goes beside them in spite of ``embed``: formats other than JPEG and PNG,
-    signed files (C2PA), and JPEGs that a longer packet would break. A description that we did not write is kept, unless
-    ``overwrite`` is set. It may stand in XMP inside or beside the picture, in IPTC or in PNG text. ``overwrite`` leaves
-    IPTC and PNG text as they are. A file is replaced whole or not at all, and a write-protected file never. A picture keeps
-    its modification time. Where the caption stands already, nothing is written, so this is safe to repeat.
+    Some files cannot hold the caption, so that it goes beside them in spite of ``embed``: formats other than JPEG and
+    PNG, signed files (C2PA), and JPEGs that a longer packet would break. A description that we did not write is kept,
+    unless ``overwrite`` is set. It may stand in XMP inside or beside the picture, in IPTC or in PNG text. ``overwrite``
+    leaves IPTC and PNG text as they are. A file is replaced whole or not at all, and a write-protected file never. A
+    picture keeps its modification time. Where the caption stands already, nothing is written, so this is safe to
+    repeat.
 
     Returns where the caption is now, or "kept". Raises UnwritableMetadata. Raises UserError when the disk is full or
     read-only.
@@ -186,8 +187,8 @@ class _Packet:
 def with_description(packet: bytes, caption: str) -> bytes:
     """``packet`` with ``caption`` as its description in the default language. An empty packet gives a new one.
 
-    Descriptions in other languages stay, and so does everything else. Raises ValueError when the packet is not well-formed
-    XMP in UTF-8, or its description cannot be replaced.
+    Descriptions in other languages stay, and so does everything else. Raises ValueError when the packet is not
+    well-formed XMP in UTF-8, or its description cannot be replaced.
     """
     packet = packet or _EMPTY
     before = _Packet(packet)
@@ -222,7 +223,7 @@ def with_description(packet: bytes, caption: str) -> bytes:
 
 @dataclass(frozen=True)
 class _Slot:
-    """The place of the packet in a file: the bytes from ``start`` to ``end``. They are equal where there is no packet yet."""
+    """The place of the packet in a file: the bytes from ``start`` to ``end``. Without a packet both are equal."""
 
     start: int
     end: int
@@ -256,7 +257,7 @@ def _slot_inside(picture: Path) -> _Slot | None:
 
 
 def _slot_in_jpeg(file: BinaryIO) -> _Slot | None:
-    """The APP1 segment with XMP, or the place for one. None for signed files and where byte positions must not change."""
+    """The APP1 segment with XMP, or the place for one. None if the file is signed or byte positions must not change."""
     front, slot, counts_bytes = 2, None, False
     for start, end, marker, content in _jpeg_segments(file):
         if marker == 0xEB and b"c2pa" in content:

@@ -16,8 +16,8 @@ def attention_statistics(
 ) -> AttentionStatistics:
     """Where the decoder looks while it predicts the words of ``captions``.
 
-    ``batches``: the features of the images in order, (B, R, D) each. The last batch may be filled up with its last
-    image.
+    ``batches``: the float features ``(B, R, D)`` of the images in order. The last batch may be filled up with copies of
+    its last image.
     """
     regions = captioner.decoder.sizes["regions"]
     found: list[np.ndarray] = []  # for each caption (T + 1, R), or (T + 1, R + 1) with a sentinel

@@ -1,4 +1,4 @@
-"""The pictures of a report, each with its captions: small enough to live inside the page. No Keras."""
+"""The pictures of a report, each with its captions. They are small enough to be part of the page. No Keras."""
 
 import base64
 import io
@@ -15,12 +15,12 @@ from captioning.reports.figures import read_picture
 
 MAX_IMAGES = 1000  # cards on a page
 THUMBNAIL = 160  # pixels of the longer side
-EXAMPLES = 6  # best, median and worst pictures that come before all others
+EXAMPLES = 6  # so many best, median and worst pictures come before all others
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small JPEG as the address that holds it."""
+    """A small JPEG. ``source``: a data URI that holds it."""
 
     source: str
     width: int  # pixels
@@ -29,6 +29,8 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class ScoredCaption:
+    """A caption of one decoding, and its CIDEr."""
+
     decoding: str
     text: str
     cider: float
@@ -39,7 +41,7 @@ class Card:
     """One image with the caption of each decoding, and what people wrote."""
 
     file_name: str
-    picture: Thumbnail | None  # None where the file cannot be read any more
+    picture: Thumbnail | None  # None if the file can no longer be read
     captions: list[ScoredCaption]
     references: Sequence[str]
 
@@ -60,8 +62,8 @@ def make_cards(
 ) -> list[Card]:
     """A card for each image, from the best to the worst CIDEr of the last decoding.
 
-    ``predictions``: for each decoding the captions of ``records``, and the CIDEr of each, float64 (N,). Of more than
-    ``MAX_IMAGES`` images that many get cards, evenly spaced in this order.
+    ``predictions``: for each decoding the captions of N ``records``, and the CIDEr of each, float64 ``(N,)``. At most
+    ``MAX_IMAGES`` images get cards. If there are more, the cards are evenly spaced in this order.
     """
     order = np.argsort(-predictions[-1][1], kind="stable")
     if len(order) > MAX_IMAGES:
@@ -83,7 +85,7 @@ def make_cards(
 
 
 def examples(cards: Sequence[Card]) -> list[Group]:
-    """The best, the median and the worst of ``cards``, which stand in this order."""
+    """The best, the median and the worst of ``cards``, which are sorted from the best to the worst."""
     count = min(EXAMPLES, -(-len(cards) // 3))
     middle = (len(cards) - count) // 2
     return [
@@ -94,7 +96,7 @@ def examples(cards: Sequence[Card]) -> list[Group]:
 
 
 def thumbnail(path: Path) -> Thumbnail | None:
-    """The picture as a small JPEG; None where it cannot be read any more."""
+    """The picture as a small JPEG, or None if it can no longer be read."""
     try:
         picture = read_picture(path, THUMBNAIL)
     except UnreadableImage:

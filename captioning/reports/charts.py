@@ -31,6 +31,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
+    """A panel of curves, in the coordinates of the SVG."""
+
     title: str
     values: list[Mark]  # the ticks of the vertical axis
     epochs: list[Mark]  # the ticks of the horizontal axis
@@ -39,7 +41,7 @@ class Chart:
 
 
 def make_chart(panel: Panel, epochs: Sequence[int], best: int) -> Chart | None:
-    """The chart of a panel, or None where it has no finite value. ``best``: the best epoch, 0 if there is none."""
+    """The chart of a panel, or None if it has no finite value. ``best``: the best epoch, 0 if there is none."""
     finite = [value for curve in panel.curves for value in curve.values if math.isfinite(value)]
     if not finite:
         return None
@@ -58,7 +60,7 @@ def make_chart(panel: Panel, epochs: Sequence[int], best: int) -> Chart | None:
             for epoch, value in zip(epochs, curve.values, strict=True)
             if math.isfinite(value)
         ]
-        # Two names share a line, or three where they are many.
+        # Two names share a line, or three if there are many names.
         side_by_side = 2 if len(panel.curves) < 5 else 3
         x_of_name = LEFT + 6 + (170 if side_by_side == 2 else 140) * (number % side_by_side)
         lines.append(Line(Mark(x_of_name, 32 + 16 * (number // side_by_side), curve.label), points))
@@ -72,7 +74,7 @@ def make_chart(panel: Panel, epochs: Sequence[int], best: int) -> Chart | None:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round values from at most ``low`` to at least ``high``, four to six of them as a rule."""
+    """Round values from at most ``low`` to at least ``high``, usually four to six."""
     rough = (high - low) / 4 or 1
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)

@@ -1,4 +1,4 @@
-"""Whether two captioners differ in their scores, or it is chance. No Keras."""
+"""Whether the scores of two captioners differ by more than chance. No Keras."""
 
 from collections.abc import Sequence
 from glob import glob
@@ -16,7 +16,8 @@ from captioning.reports.tables import TITLES, markdown
 def find_sides(patterns: Sequence[str]) -> list[list[Path]]:
     """The files of each side A and B of ``--compare``, one for each seed.
 
-    A pattern is the name of a file, or names several, such as runs/mine-*/FILE. Raises UserError.
+    A pattern is the name of a file, or names several files, such as runs/mine-*/FILE. Raises UserError if a side has no
+    file, if the sides have different numbers of files, or if a file is on both sides.
     """
     sides = [[Path(name)] if Path(name).is_file() else [*map(Path, sorted(glob(name)))] for name in patterns]
     for pattern, side in zip(patterns, sides, strict=True):
@@ -37,15 +38,15 @@ def comparison_table(
 ) -> str:
     """How the captions of B differ from those of A, as a Markdown table.
 
-    ``first`` and ``second`` hold the captions of ``records`` from each seed of A and of B.
+    ``first`` holds the captions of ``records`` from each seed of A, and ``second`` those from each seed of B.
     """
     references = [[words(caption) for caption in record.captions] for record in records]
     a, b = (np.stack([image_statistics(captions, references) for captions in side]) for side in (first, second))
     text = markdown([_cells(difference) for difference in compare(a, b)])
     if len(first) > 1:
         text += (
-            f"\nMeans of {len(first)} seeds ± their standard deviation. Interval and p are about the images, with these "
-            "seeds.\n"
+            f"\nMeans of {len(first)} seeds ± their standard deviation. Interval and p are about the images, with "
+            "these seeds.\n"
         )
     return text
 

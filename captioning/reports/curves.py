@@ -30,8 +30,8 @@ class Panel:
 def panels(history: Sequence[dict[str, float]], search: str) -> list[Panel]:
     """The loss, then the scores on dev, from the lines of history.csv.
 
-    A captioner's history has a column "nll", an aligner's has none. ``search`` names the decoding of the dev captions.
-    With several data sets there is also a panel for the main score, which shows it for each of them.
+    A captioner's history has a column "nll", and an aligner's has none. ``search`` names the decoding of the dev
+    captions. With several data sets another panel shows the main score of each.
     """
     data_sets = by_data_set(history[0])
 
@@ -43,7 +43,7 @@ def panels(history: Sequence[dict[str, float]], search: str) -> list[Panel]:
         ]
 
     def each(score: str, colour: str) -> list[Curve]:
-        """The mean of a score over the data sets, then that of each."""
+        """The mean of a score over the data sets, then the score of each."""
         own = zip(data_sets, cycle(_COLOURS), strict=False)
         return curves(
             (score, f"dev, {TOGETHER}" if data_sets else "dev", colour, "o-"),
@@ -79,13 +79,13 @@ def panels(history: Sequence[dict[str, float]], search: str) -> list[Panel]:
 
 
 def panels_of(run: Run) -> list[Panel]:
-    """The panels of a run; none before its first epoch. Raises UserError when history.csv is damaged."""
+    """The panels of a run. There are none before its first epoch. Raises UserError if history.csv is damaged."""
     history = run.history()
     return panels(history, search_name(run.config().dev_search())) if history else []
 
 
 def draw_curves(run: Run) -> None:
-    """Draw ``history.csv`` of ``run`` as ``curves.png``: the loss on the left, scores on dev to its right."""
+    """Draw history.csv of ``run`` as curves.png: the loss on the left, and the scores on dev to its right."""
     from matplotlib.figure import Figure
 
     epochs = [line["epoch"] for line in run.history()]
@@ -105,6 +105,6 @@ def draw_curves(run: Run) -> None:
     figure.savefig(run.folder / "curves.png", dpi=110)
 
 
-# Of several data sets; with more than these, colours come again.
+# The colours of several data sets. If there are more data sets, the colours repeat.
 _COLOURS = ("tab:purple", "tab:brown", "tab:pink", "tab:olive", "tab:cyan", "tab:gray")
 _TRAINING = "training (with dropout)"

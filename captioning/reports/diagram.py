@@ -2,7 +2,7 @@
 
     python -m captioning.reports.diagram docs/architecture.svg --preset flickr8k-attention
 
-It writes an SVG file, which browsers open. evaluate.py --report shows the same diagram of a trained captioner.
+This writes an SVG file, which browsers open. evaluate.py --report shows the same diagram for a trained captioner.
 """
 
 import html
@@ -38,7 +38,7 @@ class Boxes:
 
 
 def decoder_boxes(settings: DecoderSettings, regions: int) -> Boxes:
-    """The boxes of the decoder that ``settings`` name. A decoder without a drawing of its own gets general ones."""
+    """The boxes of the decoder that ``settings`` name. A decoder without a drawing of its own gets general boxes."""
     size, hidden, attention = settings.embedding_size, settings.hidden_size, settings.attention_size
     image = ["Image vector", f"dense, ReLU: {size}", "once per image"]
     kinds = {"learned": "embedding", "bert-static": "BERT's vectors", "bert-prefix": "BERT so far", "file": "vectors"}
@@ -69,7 +69,7 @@ def decoder_boxes(settings: DecoderSettings, regions: int) -> Boxes:
             return Boxes(look, ["Words", words], ["Output", f"hidden units: {hidden}"])
 
 
-# Where the arrows run. Along "words-image" the decoder asks the image.
+# The paths of the arrows. "words-image" is the query of the attention.
 _ARROWS = {
     "image-output": "M645 107 H668 V152 H681",
     "words-output": "M645 238 H668 V193 H681",
@@ -82,7 +82,7 @@ _ARROWS = {
 def architecture(config: Config, regions: int, feature_size: int, words: int | None = None) -> str:
     """The diagram as SVG text, for features ``(regions, feature_size)``.
 
-    ``words``: the size of the vocabulary, or None where it is not known yet.
+    ``words``: the size of the vocabulary, or None if it is not known yet.
     """
     side = round(regions**0.5)
     grid = f"{side} x {side} regions" if side * side == regions else f"{regions} regions"

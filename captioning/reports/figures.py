@@ -1,4 +1,4 @@
-"""Figures: a photo with its captions, the photos found for a query, and where the decoder looked. No Keras."""
+"""Figures of a photo with its captions, of the photos found for a query, and of where the decoder looked. No Keras."""
 
 import math
 import textwrap
@@ -42,7 +42,7 @@ def captioned(picture: Image.Image, captions: Sequence[str]) -> "Figure":
 
 
 def ranked(query: str, pictures: Sequence[Image.Image], labels: Sequence[str]) -> "Figure":
-    """The pictures found for a query, five in a row. The query stands above them, and below each its label."""
+    """The pictures found for a query, five in a row. The query is above them, and each label is below its picture."""
     from matplotlib.figure import Figure
 
     columns = min(5, len(pictures))
@@ -62,21 +62,22 @@ def ranked(query: str, pictures: Sequence[Image.Image], labels: Sequence[str]) -
 
 
 def grid_side(regions: int) -> int:
-    """Regions per side of a square grid. Raises UserError when ``regions`` do not make a square."""
+    """Regions per side of a square grid. Raises UserError if ``regions`` is not a square number."""
     side = math.isqrt(regions)
     if side * side != regions:
         raise UserError(
-            f"encoder: its {regions} regions are not a square grid, so the attention cannot be drawn; take another encoder"
+            f"encoder: its {regions} regions are not a square grid, so the attention cannot be drawn; take another "
+            "encoder"
         )
     return side
 
 
 def attention_maps(picture: Image.Image, words: Sequence[str], weights: np.ndarray, side: int) -> "Figure":
-    """The picture, then one panel for each word: the dimmed picture, with what the decoder looked at in colour.
+    """The picture, then one panel for each word: the dimmed picture, with the attention in colour.
 
-    ``weights``: float ``(T, side * side)``, a row for each word. The columns go through the grid row by row, and the
-    grid covers the whole picture. With one more column, that is the sentinel's. Then the share of the attention that
-    is left for the image stands below the word. All panels share one colour scale, which ends at the largest weight.
+    ``weights``: float ``(T, side * side)``, one row for each of T ``words``. The columns go through the grid row by
+    row. The grid covers the whole picture. One more column is the sentinel's. Then each panel says how much of the
+    attention is left for the image. All panels share one colour scale, which ends at the largest weight.
     """
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
@@ -99,7 +100,7 @@ def attention_maps(picture: Image.Image, words: Sequence[str], weights: np.ndarr
     dimmed = np.asarray(picture.convert("L")) * 0.5
     for panel, word, grid, row in zip(panels[1:], words, grids, weights, strict=False):
         panel.imshow(dimmed, cmap="gray", vmin=0, vmax=255)
-        # Bilinear resizing never overshoots, so the middle of a region has the colour of its weight.
+        # Bilinear resizing adds no values above or below the weights. The middle of a region shows its own weight.
         smooth = Image.fromarray(grid.astype("float32")).resize(picture.size, Image.Resampling.BILINEAR)
         heat = panel.imshow(np.asarray(smooth), cmap=ListedColormap(colours), vmin=0, vmax=grids.max())
         panel.set_title(word, fontsize=13, parse_math=False)
@@ -115,7 +116,10 @@ def attention_maps(picture: Image.Image, words: Sequence[str], weights: np.ndarr
 
 
 def save(figure: "Figure", folder: Path, source: str) -> Path:
-    """Write the figure into ``folder``, named after the picture at ``source``, with a number if the name is taken."""
+    """Write the figure into ``folder`` and return its path. Raises OSError.
+
+    Its name comes from the picture at ``source``, with a number if the name is taken.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     stem = Path(source.split("?")[0]).stem or "picture"
     path = folder / f"{stem}.png"

@@ -1,9 +1,9 @@
-"""The report of an evaluation: one HTML file with scores, captioned pictures and curves, which needs no network.
+"""The report of an evaluation: one HTML file with scores, captioned pictures and curves. It needs no network. No Keras.
 
-evaluate.py --report writes it from templates/report.html.j2. Captions and file names may come from anybody: the
-template escapes all text, and the page's own policy forbids every address and every script but its own. Pictures are
-JPEG thumbnails of at most 160 x 160 pixels inside the file, about 7 kB of it for a photo. Of more than 1,000 images
-1,000 are shown, evenly spaced by CIDEr. No Keras.
+evaluate.py --report writes it from templates/report.html.j2. Captions and file names may come from anybody. So the
+template escapes all text, and the page's Content-Security-Policy allows only its own script and no address. Pictures
+are JPEG thumbnails inside the file, of at most 160 x 160 pixels. A photo takes about 7 kB. The page shows at most 1,000
+images. If there are more, the shown ones are evenly spaced by CIDEr.
 """
 
 import base64
@@ -32,7 +32,7 @@ from config import Config
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
-# Diagnostic -> what the page calls it, and its format.
+# For each diagnostic: its title on the page, and its format.
 DIAGNOSTICS = {
     "mean_length": ("words per caption", "{:.1f}"),
     "vocabulary": ("different words used", "{:,}"),
@@ -60,7 +60,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts. The first cell of a line names it."""
+    """A table of texts. The first cell of a line is its title."""
 
     caption: str
     head: Sequence[str]
@@ -77,9 +77,9 @@ def report(
 ) -> str:
     """The page as HTML text.
 
-    ``rows``: the coco scores of each decoding. ``predictions``: for each decoding the captions of ``records``, and the
-    CIDEr of each, float64 (N,). ``sizes``: the decoder's regions, feature_size and vocabulary_size. ``run``: the run
-    folder; one without a history gives no curves.
+    ``rows``: the coco scores of each decoding. ``predictions``: for each decoding the captions of N ``records``, and
+    the CIDEr of each, float64 ``(N,)``. ``sizes``: the decoder's regions, feature_size and vocabulary_size. ``run``:
+    the run folder. Without a history it gives no curves. Raises UserError if the history is damaged.
     """
     decodings = [row.decoding for row in rows]
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8").strip()
@@ -122,7 +122,7 @@ def report(
 
 
 def score_columns(rows: Sequence[ScoreRow]) -> dict[str, list[Score]]:
-    """The columns of the table of scores: title to a cell for each decoding."""
+    """The columns of the table of scores. Each title has a cell for each decoding."""
     titles = {"bleu1": "BLEU-1", "bleu2": "BLEU-2", "bleu3": "BLEU-3"} | TITLES
     columns: dict[str, list[Score]] = {}
     for name, title in titles.items():
@@ -138,7 +138,7 @@ def score_columns(rows: Sequence[ScoreRow]) -> dict[str, list[Score]]:
 
 
 def diagnostics_table(rows: Sequence[ScoreRow]) -> Table:
-    """What a bad captioner cannot hide, with a column for each decoding."""
+    """Measures that expose a bad captioner, with a column for each decoding."""
     found = [
         asdict(row.scores.diagnostics)
         | {"shuffled_cider_d": row.coco.shuffled_cider_d, "decoding_seconds": row.decoding_seconds}
@@ -158,11 +158,13 @@ def diagnostics_table(rows: Sequence[ScoreRow]) -> Table:
     for name in rows[0].scores.demo or {}:
         shares = [(row.scores.demo or {})[name] for row in rows]
         lines.append([f"demo: {name.replace('_', ' ')}", *(f"{share:.1%}" for share in shares)])
-    return Table("What a bad captioner cannot hide.", ["measure", *(row.decoding for row in rows)], lines)
+    return Table("Measures that expose a bad captioner.", ["measure", *(row.decoding for row in rows)], lines)
 
 
 @dataclass(frozen=True)
 class Training:
+    """What the page tells of a training."""
+
     charts: list[Chart]
     epochs: int
     minutes: float
@@ -170,7 +172,7 @@ class Training:
 
 
 def training_of(run: Run) -> Training | None:
-    """The curves of a run; None without a history."""
+    """The curves of a run, or None without a history."""
     history = run.history()
     if not history:
         return None
@@ -181,7 +183,7 @@ def training_of(run: Run) -> Training | None:
 
 
 def settings_tables(rows: Sequence[ScoreRow], config: Config, run: Run) -> list[Table]:
-    """The settings that are not the defaults, and what training and evaluation ran on."""
+    """Tables of the settings that are not the defaults, and of what training and evaluation ran on."""
     defaults = Config().model_dump()
     changed = [
         [name, shown(value), shown(defaults[name])]
@@ -197,12 +199,13 @@ def settings_tables(rows: Sequence[ScoreRow], config: Config, run: Run) -> list[
 
 
 def _about(run: Run) -> dict[str, Any]:
-    """about.json of a run; nothing where it is missing or damaged."""
+    """The contents of about.json of a run. Empty if the file is missing or damaged."""
     try:
         about = dict(json.loads((run.folder / "about.json").read_text(encoding="utf-8")))
         if "resumed" in about:
             about["resumed"] = [
-                f"after epoch {each['after_epochs']}: {each['command']} ({each['started']}, commit {each['git_commit']})"
+                f"after epoch {each['after_epochs']}: {each['command']} ({each['started']}, commit "
+                f"{each['git_commit']})"
                 for each in about["resumed"]
             ]
         return about

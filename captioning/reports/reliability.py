@@ -1,4 +1,4 @@
-"""What a confidence is worth, drawn: a reliability diagram, and errors against coverage. No Keras."""
+"""Drawings of what a confidence is worth: a reliability diagram, and errors against coverage. No Keras."""
 
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 
 def confidence_figure(confidence: np.ndarray, right: np.ndarray, title: str) -> "Figure":
-    """Two panels about N captions, with ``confidence`` float ``(N,)`` and ``right`` bool ``(N,)``.
+    """Two panels about N captions, with ``confidence`` float ``(N,)`` from 0 to 1 and ``right`` bool ``(N,)``.
 
-    Left: the share of right captions in groups of equally many captions, against their mean confidence. Right: the share
-    of wrong captions if only the surest are kept, beside the best possible order and a random one.
+    The left panel shows groups of equally many captions: their share of right captions against their mean confidence.
+    The right panel shows the share of wrong captions if only the surest are kept. It also shows the best possible order
+    and a random order.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter

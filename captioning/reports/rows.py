@@ -1,8 +1,8 @@
-"""Rows of results: all that evaluate.py finds out about the captions of one decoding. No Keras.
+"""Rows of results. A row holds what evaluate.py measures on the captions of one decoding. No Keras.
 
 scores-SPLIT-PROTOCOL.json is a JSON list of rows, one for each decoding. Each row is one flat object: the fields of
-``ScoreRow``, with those of ``scores`` and of its ``diagnostics`` in their places. A field that is None has no key
-there.
+``ScoreRow``. The fields of ``scores`` and of its ``diagnostics`` take the places of these two. A field that is None has
+no key.
 """
 
 import json
@@ -25,8 +25,8 @@ Bleu = tuple[float, float, float, float]  # BLEU-1 to BLEU-4
 class CocoScores:
     """What the coco protocol measures. Scores are times 100.
 
-    ``shuffled_`` scores are those of the control: each image gets the caption of its neighbour. A captioner that looks
-    at the picture loses nearly all then.
+    The ``shuffled_`` scores belong to a control, in which each image gets the caption of its neighbour. There a
+    captioner that looks at the picture loses nearly all of its score.
     """
 
     bleu: Bleu
@@ -34,19 +34,19 @@ class CocoScores:
     cider_d: float
     meteor: float | None = None
     spice: float | None = None
-    tokenizer: str  # "text.py": our own; or "stanford"
+    tokenizer: str  # "text.py" (our own) or "stanford"
     intervals: Intervals
     shuffled_bleu: Bleu
     shuffled_cider_d: float
     cider_d_by_reference_length: tuple[LengthGroup, ...]
     diagnostics: Diagnostics
-    demo: dict[str, float] | None = None  # demo scenes: the share of captions that tell each part right
+    demo: dict[str, float] | None = None  # for demo scenes: the share of captions that get each part right
     shuffled_demo: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeedScores:
-    """What the seed protocol measures: BLEU of its own kind, times 100. The other fields are those of ``CocoScores``."""
+    """What the seed protocol measures: its own kind of BLEU, times 100. The other fields are as in ``CocoScores``."""
 
     bleu: Bleu
     shuffled_bleu: Bleu
@@ -62,9 +62,9 @@ Scores = CocoScores | SeedScores
 class AttentionStatistics:
     """How the decoder spreads its attention over the R regions, on average over the words."""
 
-    entropy: float  # bits; with a sentinel, of the share that is left for the image
-    maximum_entropy: float  # log2 R bits: the same attention everywhere
-    image_share: float | None = None  # how much the sentinel leaves for the image; None without a sentinel
+    entropy: float  # bits; with a sentinel only the share for the image counts
+    maximum_entropy: float  # log2 R bits, reached by the same attention everywhere
+    image_share: float | None = None  # what the sentinel leaves for the image; None without a sentinel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +75,12 @@ class ScoreRow:
     split: str
     protocol: str
     decoding: str  # such as "greedy" or "beam 3"
-    dataset: str | None = None  # one of several, or config.TOGETHER: see scoring.together; None for a single one
-    views: int | None = None  # looks at each image; None for captions from elsewhere, and in old files
+    dataset: str | None = None  # one of several, or config.TOGETHER (see scoring.together); None for a single one
+    views: int | None = None  # looks at each image; None for captions from elsewhere and in old files
     scores: Scores
     attention: AttentionStatistics | None = None
     confidence: ConfidenceScores | None = None  # None for captioners without one
-    decoding_seconds: float | None = None  # with compilation
+    decoding_seconds: float | None = None  # includes compilation
     settings: dict[str, Any] | None = None
     environment: dict[str, Any] | None = None  # see captioning/base/environment.py
 
@@ -104,7 +104,7 @@ def rows_text(rows: Sequence[ScoreRow]) -> str:
 
 
 def read_rows(path: Path) -> list[ScoreRow]:
-    """Read a file of rows. Raises UserError when it is missing or damaged."""
+    """The rows in a file. Raises UserError if it is missing or damaged."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(entries, list):
@@ -117,7 +117,7 @@ def read_rows(path: Path) -> list[ScoreRow]:
 
 
 _ROW = TypeAdapter(ScoreRow)
-_SPREAD = (CocoScores, SeedScores, Diagnostics)  # their fields stand among those of the row
+_SPREAD = (CocoScores, SeedScores, Diagnostics)  # a row takes over the fields of these
 
 
 def _flat(part: Any) -> dict[str, Any]:

@@ -30,10 +30,10 @@ def score(
     training: Sequence[Caption] = (),
     tools: Collection[str] = (),
 ) -> tuple[Scores, np.ndarray]:
-    """All scores of one caption for each record, and the CIDEr-D of each caption, float64 (N,).
+    """All scores of N ``captions``, one for each record, and the CIDEr-D of each caption, float64 ``(N,)``.
 
-    ``training``: the captions that a novel caption is not among, if there are any. ``tools``: the Java programs to use
-    as well, of ``java.TOOLS``; the ``seed`` protocol uses none of their scores.
+    ``training``: all training captions, if there are any. A caption that is not among them is novel. ``tools``: the
+    Java programs to use, from ``java.TOOLS``. The ``seed`` protocol uses none of their scores.
     """
     found, references = _words(captions, records, tools)
     images = image_statistics(found, references)
@@ -74,11 +74,10 @@ def together(
     training: Sequence[Caption] = (),
     tools: Collection[str] = (),
 ) -> Scores:
-    """The scores of several data sets together. Each part is the captions, the records and the scores of one.
+    """The scores of several data sets together. Each part holds the captions, the records and the scores of one.
 
-    Scores are means over the data sets, whatever their sizes. An interval is that of the mean. The statistics of captions,
-    ``diagnostics`` and ``cider_d_by_reference_length``, are about the captions of all data sets. ``training`` and
-    ``tools``: see ``score``.
+    Scores are means over the data sets, whatever their sizes. Intervals are about these means. ``diagnostics`` and
+    ``cider_d_by_reference_length`` count the captions of all data sets. ``training`` and ``tools``: see ``score``.
     """
     spoken = [_words(captions, records, tools) for captions, records, _ in parts]
     found = [caption for captions, _ in spoken for caption in captions]
@@ -111,7 +110,7 @@ def together(
 
 
 def training_captions(dataset: CaptionDataset | MixedDataset) -> list[Words]:
-    """The words of all training captions; none where the data set has no training split."""
+    """The words of all training captions. Empty if the data set has no training split."""
     parts = dataset.parts.values() if isinstance(dataset, MixedDataset) else [dataset]
     captions = [caption for part in parts for _, caption in part.records.of_split("train").captions()]
     # There are many captions and few words, so each word is kept once.
@@ -119,14 +118,14 @@ def training_captions(dataset: CaptionDataset | MixedDataset) -> list[Words]:
 
 
 def shuffled(captions: Sequence[T]) -> list[T]:
-    """The control: each image gets the caption of the next one, and the last image that of the first."""
+    """The control: each image gets the caption of the next image. The last image gets the first caption."""
     return [*captions[1:], *captions[:1]]
 
 
 def _words(
     captions: Sequence[str], records: Sequence[ImageRecord], tools: Collection[str]
 ) -> tuple[list[Words], list[list[Words]]]:
-    """The words of the captions and of the references, by the tokeniser that ``tools`` ask for."""
+    """The words of the captions and of the references. ``tools`` may ask for Stanford's tokeniser."""
     texts = [text for record in records for text in record.captions]
     if "tokenizer" in tools:
         split, found = java.tokenize(texts), java.tokenize(captions)
@@ -139,7 +138,7 @@ def _words(
 def _demo_shares(
     captions: Sequence[str], records: Sequence[ImageRecord], data: DataSettings
 ) -> tuple[dict[str, float] | None, dict[str, float] | None]:
-    """How often the captions of demo scenes tell each part right, and the same of the control; None for other data."""
+    """How often the captions of demo scenes get each part right, and the same for the control. None for other data."""
     if data.dataset != "demo":
         return None, None
     described = scenes.load_scenes(Path(data.data_dir))

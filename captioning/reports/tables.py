@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from captioning.metrics.calibration import ConfidenceScores
 from captioning.reports.rows import CocoScores, ScoreRow
 
-# The columns of scores, in their order: the field of ``CocoScores`` (BLEU-4 is the last of ``bleu``), and its title.
+# The columns of scores in their order: the field of ``CocoScores``, and its title. BLEU-4 is the last of ``bleu``.
 TITLES = {"bleu4": "BLEU-4", "meteor": "METEOR", "rouge_l": "ROUGE-L", "cider_d": "CIDEr", "spice": "SPICE"}
 
 
 def markdown(rows: Sequence[dict[str, str]]) -> str:
-    """A Markdown table. Each row maps columns to texts, and all rows have the same columns."""
+    """A Markdown table. Each row maps the same columns to texts."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -29,7 +29,7 @@ def score_table(rows: Sequence[ScoreRow]) -> str:
 
 
 def score_cells(row: ScoreRow) -> dict[str, str]:
-    """A row of the table of scores: column to text."""
+    """The texts of one row of the table of scores, by column."""
     scores, found = row.scores, row.scores.diagnostics
     cells = {"captioner": row.captioner, "split": row.split}
     cells |= {"data set": row.dataset} if row.dataset else {}
@@ -53,13 +53,13 @@ def score_cells(row: ScoreRow) -> dict[str, str]:
 
 
 def blocked(row: ScoreRow, name: str) -> str:
-    """A remark beside the diagnostic ``name``: that decoding blocks what it counts. Else nothing."""
+    """A remark for the diagnostic ``name`` if decoding blocks what it counts. Otherwise empty."""
     longest = {"repeated_bigrams": 2, "repeated_trigrams": 3}.get(name, 0)
     return " (blocked in decoding)" if 0 < (row.settings or {}).get("no_repeat_ngram", 0) <= longest else ""
 
 
 def confidence_text(found: ConfidenceScores) -> str:
-    """What the confidence of a captioner is worth, in one line."""
+    """One line about what the confidence of a captioner is worth."""
     ranks = "none" if found.auroc is None else f"{found.auroc:.3f}"
     return (
         f"confidence: right {found.right:.1%} (CIDEr above {found.right_cider:g}), AUROC {ranks}, ECE {found.ece:.3f}, "

@@ -1,10 +1,11 @@
-"""The aligner: images and captions as unit vectors of one joint space, and the one file that it travels in.
+"""The aligner turns images and captions into unit vectors of one joint space. It is kept in one file, the bundle.
 
     pixels (B, S, S, 3) --encoder--> features (B, R, D) --image tower--> vectors (B, J)
     captions --vocabulary--> token ids (N, T) --text tower--> vectors (N, J)
 
-The product of an image's vector and a caption's vector is their cosine. It says how well the two go together. The encoder
-is that of a captioner (``features.encoder``). So is the file (``storage.bundles``). The towers are in ``towers``.
+The product of an image's vector and a caption's vector is their cosine. It says how well the two go together. An
+aligner has the same encoders (``features.encoder``) and the same kind of file (``storage.bundles``) as a captioner. The
+towers are in ``towers``.
 Legend: B images, S pixels per side, R regions, D feature size, N captions, T tokens, J size of the joint space.
 """
 
@@ -28,11 +29,11 @@ from captioning.words.padding import pad
 from captioning.words.vocabulary import Vocabulary
 from config import Config
 
-# Captions are padded to a multiple of this many tokens, so that few widths are compiled and little is padding.
+# Captions are padded to a multiple of this many tokens. So few widths are compiled, and there is little padding.
 _WIDTH = 8
 
-# One batch of pictures, as ``index.Embed`` gives it: names, unit vectors float32 (B, J) of the pictures that can be read,
-# and for the others the reason why not, by name.
+# One batch of pictures, as ``index.Embed`` gives it: all names, unit vectors float32 (B, J) of the readable pictures,
+# and the reasons why the other pictures cannot be read, by name.
 Embedded = tuple[Sequence[str], np.ndarray, dict[str, UnreadableImage]]
 
 
@@ -49,7 +50,10 @@ class Aligner:
         return cls(config, vocabulary, encoder, build_towers(config, len(vocabulary), encoder.output_shape[-1]))
 
     def embed_pixels(self, pixels: np.ndarray, batch_size: int = 32) -> np.ndarray:
-        """Unit vectors float32 ``(B, J)`` of RGB pixels ``(B, S, S, 3)`` from 0 to 255, ``batch_size`` at a time."""
+        """Unit vectors float32 ``(B, J)`` of RGB pixels ``(B, S, S, 3)``, uint8 or float from 0 to 255.
+
+        The encoder sees ``batch_size`` pictures at a time.
+        """
         vectors = np.empty((len(pixels), self.config.joint_size), dtype=np.float32)
         for start in range(0, len(pixels), batch_size):
             # Features of a store are rounded to this type too.
@@ -58,15 +62,18 @@ class Aligner:
         return vectors
 
     def embed_features(self, features: np.ndarray | FeatureBatches) -> np.ndarray:
-        """Unit vectors float32 ``(B, J)`` of features ``(B, R, D)``, or of all rows of a store's batches."""
+        """Unit vectors float32 ``(B, J)`` of float features ``(B, R, D)``, or of all rows of a store's batches.
+
+        A store's last batch may be filled up with copies of its last image. The copies get vectors too.
+        """
         return np.asarray(self.towers.image.predict(features, verbose=0))
 
     def embed_files(
         self, names: Sequence[str], paths: Mapping[str, Path], batch_size: int, workers: int
     ) -> Iterator[Embedded]:
-        """Read and embed the pictures ``names``, which lie at ``paths``, batch by batch.
+        """Read and embed the pictures ``names`` batch by batch. ``paths`` has the path of each name.
 
-        ``workers`` threads read the next batch while one is embedded.
+        ``workers`` threads read the next batch while the aligner embeds this one.
         """
         batches = [names[start : start + batch_size] for start in range(0, len(names), batch_size)]
         size = self.config.image_size
@@ -81,13 +88,13 @@ class Aligner:
                 )
 
     def embed_stored(self, names: Sequence[str], store: FeatureStore, batch_size: int) -> Iterator[Embedded]:
-        """Embed the pictures ``names``, whose features are in ``store``, batch by batch."""
+        """Embed the pictures ``names`` batch by batch. Their features are in ``store``."""
         for start in range(0, len(names), batch_size):
             batch = names[start : start + batch_size]
             yield batch, self.embed_features(store.read(np.asarray([store.rows[name] for name in batch]))), {}
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors float32 ``(N, J)`` of captions."""
+        """Unit vectors float32 ``(N, J)`` of N captions. Captions above ``max_caption_length`` words are cut."""
         rows = [self.vocabulary.encode(text, self.config.max_caption_length) for text in texts]
         widths = np.asarray([-(-len(row) // _WIDTH) * _WIDTH for row in rows])
         vectors = np.empty((len(rows), self.config.joint_size), dtype=np.float32)
@@ -99,7 +106,7 @@ class Aligner:
 
     @cached_property
     def fingerprint(self) -> str:
-        """20 hex digits for everything that decides the vectors. An index holds vectors of one fingerprint only."""
+        """20 hex digits that change with everything that decides the vectors. An index belongs to one fingerprint."""
         parts = [
             encoder_digest(self.encoder, self.config.encoder),
             weights_digest(self.towers.image),
@@ -110,17 +117,21 @@ class Aligner:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
 
     def save(self, path: Path, half: bool = False, lender: Path | None = None) -> None:
-        """Write the bundle, or nothing. ``half``: at half its size, with kernels rounded to float16.
+        """Write the bundle ``path`` as a whole or not at all.
 
-        ``lender``: a captioner's bundle or a weights file that holds the same encoder, perhaps rounded. The bundle then has
-        no encoder of its own. Raises UserError when the lender has another encoder.
+        ``half``: kernels are rounded to float16, which halves the file. ``lender``: a captioner's bundle or a weights
+        file that holds the same encoder, perhaps rounded. The bundle then has no encoder of its own. Raises UserError
+        if the lender has another encoder.
         """
         with bundles.writing(path, "aligner", self.config, self.vocabulary, self.encoder, half, lender) as folder:
             self.towers.save_weights(folder / "towers.weights.h5")
 
     @classmethod
     def load(cls, path: Path) -> "Aligner":
-        """Read a bundle, or the bundle of a run folder. Raises UserError if it is missing, damaged or not of an aligner."""
+        """The aligner in the bundle ``path``, or in the bundle of the run folder ``path``.
+
+        Raises UserError if the bundle is missing, damaged or not of an aligner.
+        """
         with bundles.reading(path, "aligner") as (folder, config, vocabulary, encoder):
             aligner = cls.untrained(config, vocabulary, encoder)
             bundles.load_weights(aligner.towers, folder / "towers.weights.h5", path)

@@ -1,4 +1,4 @@
-"""The index: the vectors of many pictures on disk. Each picture is embedded once, and every search reads its vector.
+"""The index holds the vectors of many pictures on disk. Each picture is embedded once. Every search reads the vectors.
 
 An index is a folder with two files:
 
@@ -8,8 +8,8 @@ An index is a folder with two files:
 
 A picture is embedded again if its size in bytes or its time of change in nanoseconds has changed.
 
-An index is valid at any moment, because index.json is replaced as a whole, after the vectors it names have reached the
-disk. An update that was interrupted leaves an index of fewer pictures. The next update goes on from there.
+An index is valid at any moment. The vectors reach the disk first, and then index.json, which names them, is replaced as
+a whole. An interrupted update leaves an index of fewer pictures, and the next update goes on from there.
 Legend: Q queries, K pictures found, J size of the joint space.
 """
 
@@ -33,12 +33,12 @@ from captioning.retrieval.ranking import neighbours
 from config import PRETRAINED, SEARCH
 
 FORMAT = 1
-_TRY_AGAIN = (-1, -1)  # a stamp that no file has: the next update tries the picture again
+_TRY_AGAIN = (-1, -1)  # a stamp that no file has, so the next update tries the picture again
 _CHUNK = 1024  # pictures between two versions of index.json
 
 Stamp = tuple[int, int]  # size in bytes, time of change in nanoseconds
-# Takes names of pictures. Gives for each batch of them the names, vectors float32 (B, J), and reasons by name. The vectors
-# are those of the pictures that can be read, in the order of the names. The reasons say why the others cannot be read.
+# Takes names of pictures. Gives for each batch all names, vectors float32 (B, J) and reasons. The vectors belong to the
+# readable pictures, in the order of the names. The reasons say why the other pictures cannot be read, by name.
 Embed = Callable[[Sequence[str]], Iterator[tuple[Sequence[str], np.ndarray, Mapping[str, UnreadableImage]]]]
 
 
@@ -73,29 +73,29 @@ class ImageIndex:
             ) from None
 
     def search(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The ``count`` pictures that are nearest to each of ``queries``, unit vectors ``(Q, J)``, best first.
+        """The ``count`` pictures that are nearest to each of ``queries``, float unit vectors ``(Q, J)``, best first.
 
-        Returns their positions in ``images``, int ``(Q, K)``, and cosines, float32 ``(Q, K)``. K is ``count``, or the number
-        of pictures if that is less.
+        Returns their positions in ``images``, int ``(Q, K)``, and their cosines, float32 ``(Q, K)``. K is ``count``, or
+        the number of pictures if that is less.
         """
         return neighbours(np.asarray(queries, dtype=np.float32), self.vectors, count)
 
 
 def shipped_towers(option: str) -> Path:
-    """The towers that are taken if none are named. Raises UserError, which names the ``option`` for others, if they are missing."""
+    """The towers that are taken if ``option`` names no others. Raises UserError if they are missing."""
     if not SEARCH.is_file():
         raise UserError(
-            f"{SEARCH}: there are no towers here; name some with {option} RUN (python train.py --preset flickr8k-align trains "
-            "them), or make the file from them with tools/halve_bundle.py"
+            f"{SEARCH}: there are no towers here; name some with {option} RUN (python train.py --preset flickr8k-align "
+            "trains them), or make the file from them with tools/halve_bundle.py"
         )
     return SEARCH
 
 
 def default_folder(towers: Path, model: str, name: str, source: str) -> Path:
-    """Where an index lies if the user names no place: in ``index/`` beside the bundle or in the run folder ``towers``.
+    """The folder of an index if the user names none: in ``index/`` in the run folder ``towers`` or beside that bundle.
 
-    The indexes of these default towers lie in the user's cache instead, apart for each ``model``. The
-    folder is called after the ``name`` of the pictures, and 8 hex digits of their ``source``.
+    The towers of this repository keep their indexes in the user's cache instead, one for each ``model``. The folder is
+    named after the ``name`` of the pictures and 8 hex digits that follow from their ``source``.
     """
 
     def named(source: str) -> str:
@@ -112,8 +112,9 @@ def update(
 ) -> ImageIndex:
     """Bring the index in ``folder`` up to date with the pictures ``paths`` (by name), or build it.
 
-    ``embed`` gives vectors of ``dimension`` numbers. ``model`` and ``source`` say whose vectors and whose pictures they are.
-    Raises UserError if the index is of another model or source, or cannot be written. Finished work stays.
+    ``embed`` gives vectors of ``dimension`` numbers. ``model`` says which towers made the vectors. ``source`` says
+    where the pictures come from. Raises UserError if the index is of another model or source, or cannot be written.
+    Finished work stays.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +130,7 @@ def update(
 
 @dataclass
 class _Contents:
-    """What a new version of index.json says. ``images``: name, size and time of change, in the order of the vectors."""
+    """The contents of a new index.json. ``images``: name, size and time of change, in the order of the vectors."""
 
     model: str
     source: str
@@ -140,7 +141,7 @@ class _Contents:
     def save(self, folder: Path) -> None:
         about = {"format": FORMAT, "model": self.model, "source": self.source, "version": self.version}
         about |= {"images": self.images, "unreadable": self.unreadable}
-        write_atomically(folder / "index.json", json.dumps(about, indent=0))  # ASCII, as file names may not be UTF-8
+        write_atomically(folder / "index.json", json.dumps(about, indent=0))  # ASCII: not all file names are UTF-8
 
 
 def _update(
@@ -162,7 +163,7 @@ def _update(
         new.unreadable = {name: line for name, line in old.unreadable.items() if stamps.get(name) == line[:2]}
     todo = sorted(set(stamps) - {name for name, *_ in new.images} - set(new.unreadable))
     if old and len(kept) == len(old.images) and len(new.unreadable) + len(todo) == len(old.unreadable):
-        # Only pictures that could not be opened may be left to do. If none can be opened now, nothing is written.
+        # All pictures left to do may be ones that could not be opened before. If they still cannot, nothing is written.
         again = {name for name, line in old.unreadable.items() if line[:2] == _TRY_AGAIN}
         if set(todo) <= again and not any(len(vectors) for _, vectors, _ in (embed(todo) if todo else ())):
             return old

@@ -1,14 +1,14 @@
 """The captioner as a judge of retrieval: how probable is a caption, given an image?
 
-The captioner reads every pair of image and caption anew. That is slow, so it only reorders the candidates of the towers.
-Its opinion on a pair comes in three kinds (``ranking.KINDS``), all in nats:
+The captioner reads every pair of image and caption anew. That is slow, so it only reorders the candidates of the
+towers. Its opinion on a pair comes in three kinds (``ranking.KINDS``), all in nats:
 
     likelihood    log p(caption | image)
     per-word      the likelihood divided by the number of words
-    gain          the likelihood less its average over other images: what this image adds. Without this, captions that
-                  people often write win for every image
+    gain          the likelihood minus its average over other images: what this image adds. Without the subtraction,
+                  captions that people often write win for every image
 
-For one caption, all three kinds give the same order of images.
+All three kinds give the same order of images for one caption.
 Legend: I images, R regions, D feature size, P pairs, N captions, T tokens.
 """
 
@@ -26,8 +26,8 @@ from captioning.words.padding import pad
 from captioning.words.vocabulary import PAD
 from model import Captioner
 
-# Batches have few shapes, so that little is compiled: _PAIRS pairs, and as many images as a multiple of _IMAGES. Captions
-# are padded to a multiple of _WIDTH tokens.
+# Batches have few shapes, so that little is compiled. A batch has _PAIRS pairs, and its number of images is a multiple
+# of _IMAGES. Captions are padded to a multiple of _WIDTH tokens.
 _PAIRS = 256
 _IMAGES = 16
 _WIDTH = 8
@@ -36,8 +36,8 @@ _WIDTH = 8
 class Judge(keras.Model):
     """The log-likelihood of captions, as a model that Keras compiles.
 
-    ``(features (I, R, D), image_of int32 (P,), token ids int32 (P, T + 1)) -> log p float32 (P,)``. ``image_of`` is the
-    image of each pair.
+    ``(features (I, R, D), image_of int32 (P,), token ids int32 (P, T + 1)) -> log p float32 (P,)``. The features are
+    float. ``image_of`` is the image of each pair, as its row in the features.
     """
 
     def __init__(self, decoder: Decoder):
@@ -59,7 +59,7 @@ def log_likelihoods(
     """Log p(caption | image) in nats, float64 ``(P,)``, of ``pairs`` int ``(P, 2)``.
 
     A pair is the number of an image and the number of a caption in ``texts``. ``read`` takes numbers of images, int
-    ``(I,)``, and gives the captioner's features ``(I, R, D)``.
+    ``(I,)``, and gives the captioner's float features ``(I, R, D)``. The probability includes that of ``<end>``.
     """
     tokens = [captioner.vocabulary.encode(text, captioner.config.max_caption_length) for text in texts]
     widths = np.asarray([-(-len(ids) // _WIDTH) * _WIDTH for ids in tokens])[pairs[:, 1]]
@@ -91,7 +91,7 @@ def judgements(
 ) -> dict[str, np.ndarray]:
     """The captioner's opinion on ``pairs`` (see ``log_likelihoods``) in each of ``ranking.KINDS``: float64 ``(P,)``.
 
-    ``background``: the numbers of the images over which the gain averages. If there are none, the gain is the likelihood.
+    ``background``: the numbers of the images over which the gain averages. Without any, the gain is the likelihood.
     """
     captions, caption = np.unique(pairs[:, 1], return_inverse=True)
     others = np.asarray([(image, number) for image in background for number in captions], dtype=int).reshape(-1, 2)

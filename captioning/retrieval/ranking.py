@@ -1,7 +1,7 @@
-"""Which items of a gallery are nearest to a query, and at which rank the first right one stands. No Keras.
+"""Which items of a gallery are nearest to a query, and at which rank the first right item stands. No Keras.
 
-All vectors are unit vectors, so the product of two vectors is their cosine. A captioner may put the first items, the
-candidates, into another order (``Reranking``).
+All vectors are unit vectors, so the product of two vectors is their cosine. The first items are the candidates. A
+captioner may put them into another order (``Reranking``).
 Legend: I images, N captions, Q queries, G items of the gallery, K items found or candidates, J size of the joint space.
 """
 
@@ -16,22 +16,22 @@ from captioning.metrics.recall import expected_ranks, retrieval
 if TYPE_CHECKING:
     from model import Captioner
 
-# The kinds of a captioner's opinion on a pair of image and caption, see ``judge``. For each kind: what a cosine of the
-# towers counts beside it unless the user says otherwise, in the unit of the opinion (nats, or nats per word).
+# The kinds of a captioner's opinion on a pair of image and caption (see ``judge``), each with its default weight. The
+# weight multiplies the cosine of the towers, which is added to the opinion. Its unit is nats, or nats per word.
 DEFAULT_COSINE_WEIGHTS = {"likelihood": 20.0, "per-word": 2.0, "gain": 20.0}
 KINDS = tuple(DEFAULT_COSINE_WEIGHTS)
 # The weights among which ``retrieve.py --choose`` looks for the best one.
 TRIED_COSINE_WEIGHTS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 BACKGROUND = 10  # images over which the gain averages the likelihood of a caption
 
-_BLOCK = 1 << 24  # cosines that are in memory at a time
+_BLOCK = 1 << 24  # cosines in memory at a time
 
 
 @dataclass(frozen=True)
 class Reranking:
     """A captioner that puts the first ``candidates`` of a ranking into another order.
 
-    The new order is that of the captioner's opinion of this ``kind``, plus ``cosine_weight`` times the cosine.
+    The new order follows the captioner's opinion of this ``kind``, plus ``cosine_weight`` times the cosine.
     """
 
     captioner: "Captioner"
@@ -42,7 +42,7 @@ class Reranking:
 
 
 class Ranking(NamedTuple):
-    """How the towers rank a gallery of G items for each of Q queries, and the first K items, the candidates.
+    """How the towers rank a gallery of G items for each of Q queries. The first K items are the candidates.
 
     ``ranks`` float64 ``(Q,)``: the rank of the first right item (see ``metrics.recall.expected_ranks``).
     ``candidates`` int ``(Q, K)``: rows of the gallery, best first. ``cosines`` float64 ``(Q, K)``: their cosines.
@@ -58,7 +58,7 @@ class Ranking(NamedTuple):
 def cosines(queries: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """The cosines of ``queries (Q, J)`` with ``gallery (G, J)``, both float32 unit vectors, in blocks of queries.
 
-    Yields which queries a block is of, and their cosines float32 ``(some, G)``. So memory does not grow with Q times G.
+    Yields the queries of a block, and their cosines float32 ``(some, G)``. So memory does not grow with Q times G.
     """
     step = max(1, _BLOCK // max(1, len(gallery)))
     for start in range(0, len(queries), step):
@@ -69,8 +69,8 @@ def cosines(queries: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[slice, n
 def neighbours(queries: np.ndarray, gallery: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The ``count`` items of ``gallery (G, J)`` that are nearest to each of ``queries (Q, J)``, best first.
 
-    Both are float32 unit vectors. Returns rows of the gallery, int ``(Q, K)``, and their cosines, float32 ``(Q, K)``. K is
-    ``count``, or G if that is less.
+    Both are float32 unit vectors. Returns rows of the gallery, int ``(Q, K)``, and their cosines, float32 ``(Q, K)``. K
+    is ``count``, or G if that is less.
     """
     count = min(count, len(gallery))
     found, values = np.empty((len(queries), count), dtype=np.intp), np.empty((len(queries), count), dtype=np.float32)
@@ -97,7 +97,7 @@ def nearest(similarities: np.ndarray, count: int) -> np.ndarray:
 def rank(
     queries: np.ndarray, gallery: np.ndarray, image_of_query: np.ndarray, image_of_item: np.ndarray, count: int
 ) -> Ranking:
-    """The ranking of ``gallery (G, J)`` for ``queries (Q, J)``, both float32 unit vectors, with ``count`` candidates.
+    """How ``gallery (G, J)`` ranks for ``queries (Q, J)``, both float32 unit vectors, with ``count`` candidates.
 
     An item is right if it belongs to the image of the query: ``image_of_query`` int ``(Q,)``, ``image_of_item`` int
     ``(G,)``.
@@ -123,9 +123,10 @@ def rank(
 def reranked_ranks(
     ranking: Ranking, judged: np.ndarray, image_of_query: np.ndarray, image_of_item: np.ndarray
 ) -> np.ndarray:
-    """The rank of the first right item, float64 ``(Q,)``, after the candidates are ordered by ``judged (Q, K)``.
+    """The rank of the first right item, float64 ``(Q,)``, after ``judged`` float ``(Q, K)`` has ordered the candidates.
 
-    The candidates stay before all other items, which keep their order.
+    The highest candidate comes first. The candidates stay before all other items, which keep their order.
+    ``image_of_query`` and ``image_of_item``: see ``rank``.
     """
     images = image_of_item[ranking.candidates]
     is_candidate = (images == image_of_query[:, None]).any(axis=1)
@@ -135,7 +136,7 @@ def reranked_ranks(
 
 
 def score(images: np.ndarray, captions: np.ndarray, image_of: np.ndarray) -> dict[str, Any]:
-    """How well the towers retrieve in both directions, as ``metrics.recall.retrieval`` tells.
+    """How well the towers retrieve in both directions, as ``metrics.recall.retrieval`` reports it.
 
     ``images (I, J)`` and ``captions (N, J)`` are float32 unit vectors. ``image_of`` int ``(N,)`` is the number of each
     caption's image.
@@ -147,5 +148,5 @@ def score(images: np.ndarray, captions: np.ndarray, image_of: np.ndarray) -> dic
 
 
 def background(images: int) -> np.ndarray:
-    """The numbers of at most ``BACKGROUND`` images out of ``images``, evenly spread: int ``(at most BACKGROUND,)``."""
+    """The numbers of at most ``BACKGROUND`` of ``images`` images, evenly spread: int ``(at most BACKGROUND,)``."""
     return np.unique(np.linspace(0, images - 1, BACKGROUND).astype(int))

@@ -1,4 +1,4 @@
-"""Scores of retrieval: how high the right items rank, by the towers alone and in a captioner's order.
+"""Scores of retrieval: how high the right items rank with the towers alone, and in a captioner's order.
 
 Legend: I images, N captions, K candidates, J size of the joint space, R regions, D feature size.
 """
@@ -30,7 +30,7 @@ from captioning.retrieval.ranking import (
 
 @dataclass(frozen=True)
 class CaptionerOrder:
-    """By which order of a captioner a row was scored (see ``ranking.Reranking``)."""
+    """The captioner's order with which a row was scored (see ``ranking.Reranking``)."""
 
     captioner: str
     candidates: int
@@ -42,7 +42,7 @@ class CaptionerOrder:
 class RetrievalScores:
     """The scores of one way to rank: a row of the table, and an entry of the file of scores.
 
-    ``ranking``: the way, in words. ``image_to_text`` and ``text_to_image``: see ``metrics.recall.summary``. ``recall``:
+    ``ranking``: the way in words. ``image_to_text`` and ``text_to_image``: see ``metrics.recall.summary``. ``recall``:
     the sum of their six recalls, at most 600. ``reranking``: None for the towers alone.
     """
 
@@ -73,9 +73,9 @@ def score_records(
 ) -> list[RetrievalScores]:
     """Score retrieval among the images and captions of ``records``.
 
-    The first row is that of the towers alone. ``store`` has the images' features, which are read in batches of
-    ``batch_size`` by ``workers`` threads. With ``reranking`` more rows follow (see ``score_reranked``). Then
-    ``captioner_store`` has the features of the same images for the captioner.
+    The first row is for the towers alone. ``store`` has the images' features. ``workers`` threads read them in batches
+    of ``batch_size``. With ``reranking`` more rows follow (see ``score_reranked``). They need ``captioner_store``,
+    which has the features of the same images for the captioner.
     """
     names = [record.file_name for record in records]
     texts = [text for record in records for text in record.captions]
@@ -106,11 +106,11 @@ def score_reranked(
 ) -> list[RetrievalScores]:
     """The scores when the captioner orders the first candidates of the towers.
 
-    The first rows are those of each kind of opinion without the cosine. The last row is that of ``reranking``. With
-    ``choose`` the last rows are instead those of each kind with the best of ``TRIED_COSINE_WEIGHTS``.
+    The first rows are for each kind of opinion without the cosine. The last row is for ``reranking``. With ``choose``
+    the last rows are instead for each kind with the best of ``TRIED_COSINE_WEIGHTS``.
 
-    ``images (I, J)``, ``captions (N, J)`` and ``image_of (N,)``: see ``ranking.score``. ``texts``: the captions in words.
-    ``read`` takes numbers of images and gives the captioner's features ``(some, R, D)``.
+    ``images (I, J)``, ``captions (N, J)`` and ``image_of (N,)``: see ``ranking.score``. ``texts`` are the N captions.
+    ``read`` takes numbers of images, int ``(some,)``, and gives the captioner's float features ``(some, R, D)``.
     """
     began = time.perf_counter()
     numbers = np.arange(len(images))
@@ -142,7 +142,7 @@ def score_reranked(
 
 
 def best_order(rows: Sequence[RetrievalScores]) -> CaptionerOrder:
-    """The order with the largest sum of recalls among the rows that ``choose`` adds, one of each kind."""
+    """The order with the largest sum of recalls. ``rows`` end with those that ``choose`` adds, one for each kind."""
     chosen = [(row.recall, row.reranking) for row in rows[-len(KINDS) :] if row.reranking]
     return max(chosen, key=lambda pair: pair[0])[1]
 
@@ -150,7 +150,7 @@ def best_order(rows: Sequence[RetrievalScores]) -> CaptionerOrder:
 def table(aligner: str, split: str, rows: Sequence[RetrievalScores]) -> str:
     """The scores as a Markdown table.
 
-    i2t is image to text: its gallery is the captions. t2i is text to image: its gallery is the images.
+    i2t is image to text, whose gallery is the captions. t2i is text to image, whose gallery is the images.
     """
     lines = []
     for row in rows:

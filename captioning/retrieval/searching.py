@@ -1,6 +1,6 @@
 """Searches: images for captions, and captions for images.
 
-The towers find the nearest ones. A captioner may put the first of them, the candidates, into another order.
+The towers find the nearest items. The first of them are the candidates. A captioner may put these into another order.
 Legend: Q queries, K results or candidates, S pixels per side, B images, R regions, D feature size.
 """
 
@@ -27,8 +27,8 @@ from model import Captioner
 class Match:
     """One result of a query.
 
-    ``found``: the path of an image, or a caption. ``cosine``: that of the towers. ``log_prob``: log p(caption | image) in
-    nats, or None if no captioner has read the pair.
+    ``found``: the path of an image, or a caption. ``cosine``: of the towers' vectors. ``log_prob``: log p(caption |
+    image) in nats, or None if no captioner has read the pair.
     """
 
     kind: Literal["image", "caption"]
@@ -37,7 +37,7 @@ class Match:
     log_prob: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """``{"image" or "caption": ..., "cosine": ..., "log_prob": ...}``; without ``log_prob`` if it is None."""
+        """``{"image" or "caption": ..., "cosine": ..., "log_prob": ...}``. A ``log_prob`` of None is left out."""
         log_prob = {} if self.log_prob is None else {"log_prob": self.log_prob}
         return {self.kind: self.found, "cosine": self.cosine, **log_prob}
 
@@ -62,8 +62,8 @@ def search_images(
 ) -> list[list[Match]]:
     """The ``best`` images of the index for each query, best first.
 
-    ``paths`` says where the images of the index lie. Images that have vanished since, or that a captioner cannot read, are
-    left out, and ``report`` gets the error of each.
+    ``paths`` has the path of each image of the index. An image is left out if it has vanished, or if a captioner cannot
+    read it. ``report`` gets the error of each.
     """
     count = max(best, reranking.candidates if reranking else 0)
     vectors, pixels, gone = aligner.embed_texts(queries), {}, set[int]()
@@ -104,8 +104,8 @@ def search_captions(
 ) -> list[list[Match]]:
     """The ``best`` of the captions ``texts`` for each of ``photos``, best first.
 
-    ``pixels``: those of the photos, uint8 RGB ``(Q, S, S, 3)``, which are encoded ``batch_size`` at a time. The gain is
-    taken over the average of the photos. Raises UnreadableImage if a captioner cannot read a photo.
+    ``pixels``: RGB pixels of the photos, uint8 ``(Q, S, S, 3)``. They are encoded ``batch_size`` at a time. The gain
+    compares a photo with the average of the photos. Raises UnreadableImage if a captioner cannot read a photo.
     """
     count = max(best, reranking.candidates if reranking else 0)
     rows, cosines = neighbours(aligner.embed_pixels(pixels, batch_size), aligner.embed_texts(texts), count)
@@ -124,7 +124,7 @@ def search_captions(
 class _Found(NamedTuple):
     """What was found for each of Q queries, best first.
 
-    ``rows`` int ``(Q, K)``: rows of the gallery. ``cosines`` float32 ``(Q, K)``. ``log_probs`` float64 ``(Q, K)``: NaN
+    ``rows`` int ``(Q, K)``: rows of the gallery. ``cosines`` float32 ``(Q, K)``. ``log_probs`` float64 ``(Q, K)``, NaN
     where no captioner has read the pair.
     """
 
@@ -147,7 +147,7 @@ def _reordered(found: _Found, reranking: Reranking, opinions: Mapping[str, np.nd
 def _matches(
     kind: Literal["image", "caption"], found: _Found, name: Callable[[int], str], best: int
 ) -> list[list[Match]]:
-    """The first ``best`` results of each query. ``name`` gives what a row stands for."""
+    """The first ``best`` results of each query. ``name`` gives the path or caption of a row."""
     return [
         [
             Match(kind, name(row), float(cosine), None if np.isnan(log_prob) else float(log_prob))
@@ -158,9 +158,9 @@ def _matches(
 
 
 def _without(gone: set[int], rows: np.ndarray, cosines: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first ``count`` of ``rows`` int ``(Q, K)`` that are not ``gone``, and their cosines ``(Q, K)``.
+    """The first ``count`` of ``rows`` int ``(Q, K)`` that are not ``gone``, and their ``cosines`` float32 ``(Q, K)``.
 
-    Where fewer are left for some query, all queries get as few.
+    All queries get equally many. If one query has fewer rows left, all get that number.
     """
     if not gone:
         return rows, cosines

@@ -1,7 +1,7 @@
-"""The two towers: image features and captions become unit vectors of one joint space, where near means alike.
+"""The two towers turn image features and captions into unit vectors of one joint space. Near vectors go together.
 
-The design is that of Faghri et al. (2018), "VSE++", https://arxiv.org/abs/1707.05612: a linear map of image features, and a
-GRU over learned word vectors. There are two departures: heads choose among regions, and a GRU may read both ways.
+The design follows Faghri et al. (2018), "VSE++", https://arxiv.org/abs/1707.05612: a linear map of image features, and
+a GRU over learned word vectors. Two things differ. Heads choose among regions, and a second GRU may read backwards.
 Legend: B images, R regions, D feature size, N captions, T tokens, E embedding, H hidden, J joint size, K heads.
 """
 
@@ -16,16 +16,17 @@ HEADS = 8
 
 @keras.saving.register_keras_serializable(package="captioning")
 class ImageTower(keras.Model):
-    """Float features ``(B, R, D)`` to unit vectors float32 ``(B, J)``.
+    """Float features ``(B, R, D)`` to unit vectors float32 ``(B, J)``. K = ``HEADS`` must divide J.
 
-    Each of K heads takes a weighted average of the regions. Dropout follows, and a linear map of each average from D to
-    J / K. All weights of the average are equal at first. With a single region they stay so.
+    Each of K heads takes a weighted average of the regions. Then come dropout and a linear map of each average from D
+    to J / K. Training starts with equal weights. With a single region they stay equal.
     """
 
     def __init__(self, feature_size: int, joint_size: int, dropout: float, **kwargs):
         super().__init__(**kwargs)
         self.sizes = {"feature_size": feature_size, "joint_size": joint_size, "dropout": dropout}
-        # The next layer scales and shifts anyway. Weights here would need gradients as large as the features.
+        # No weights here, because the next layers scale and shift anyway. Their gradients would be as large as the
+        # features.
         self.norm = layers.LayerNormalization(center=False, scale=False, name="norm")
         self.scores = layers.Dense(HEADS, kernel_initializer="zeros", use_bias=False, name="scores")
         self.dropout = layers.Dropout(dropout)
@@ -54,9 +55,9 @@ class ImageTower(keras.Model):
 class RecurrentTower(keras.Model):
     """Token ids int ``(N, T)`` to unit vectors float32 ``(N, J)``.
 
-    Word vectors (E) and dropout, a GRU (H) forwards and perhaps one backwards, the last state of each, dropout, and a
-    linear map to J. No layer needs a mask. Padding comes last, so the forward GRU has read the caption before it. The
-    backward GRU reads the caption reversed within its own length.
+    The steps are word vectors (E), dropout, a GRU (H) forwards and perhaps one backwards, their last states, dropout,
+    and a linear map to J. No layer needs a mask. Padding comes after the caption, so the forward GRU reads the caption
+    first. The backward GRU reads the caption reversed within its own length.
     """
 
     def __init__(
@@ -109,14 +110,14 @@ class RecurrentTower(keras.Model):
 
 
 def unit(vectors):
-    """``vectors`` float ``(..., J)`` divided by their length, float32. Zeros stay zeros."""
+    """``vectors`` float ``(..., J)`` divided by their lengths, float32 ``(..., J)``. Zeros stay zeros."""
     vectors = ops.cast(vectors, "float32")
     # Not ops.normalize: its gradient is NaN at zeros, and dropout may leave zeros in a small tower.
     return vectors * ops.rsqrt(ops.maximum(ops.sum(vectors**2, axis=-1, keepdims=True), 1e-14))
 
 
 class Towers(keras.Model):
-    """Both towers as one model, ``image`` and ``text``, which is trained and saved as one."""
+    """The towers ``image`` and ``text`` as one model, which is trained and saved as one."""
 
     def __init__(self, image: keras.Model, text: keras.Model):
         super().__init__()
@@ -127,8 +128,8 @@ class Towers(keras.Model):
 def build_towers(config: AlignmentSettings, vocabulary_size: int, feature_size: int) -> Towers:
     """The towers that ``config`` describes, for features ``(B, any, feature_size)``.
 
-    To add a kind of text tower, add a branch here and a name to the setting text_encoder. A text tower takes ids of the
-    vocabulary, ``<start>`` and ``<end>`` included, and gives unit vectors.
+    A new kind of text tower needs a branch here and a name in the setting text_encoder. A text tower takes token ids
+    int ``(N, T)``, ``<start>`` and ``<end>`` included. It gives unit vectors float32 ``(N, J)``.
     """
     text = RecurrentTower(
         vocabulary_size,

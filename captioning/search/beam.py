@@ -70,8 +70,8 @@ def beam_search(
     """The ``beam_size`` best captions that beam search finds for each image.
 
     ``state``: the decoder's state before the first word, of ``batch`` images. ``max_length``: words of the longest
-    caption. ``length_penalty`` may be a scalar tensor. ``keep_trace``: also give the ``Trace`` of each caption. There is
-    always a caption: hypotheses that were cut at ``max_length`` words rank below all that ended.
+    caption. ``length_penalty`` may be a scalar tensor. ``keep_trace``: also give the ``Trace`` of each caption. There
+    is always a caption: hypotheses that were cut at ``max_length`` words rank below all that ended.
     """
     length = max_length + 1
     image, decoder = split_image(repeat_rows(state, beam_size))  # (B, ...) -> (B * K, ...)

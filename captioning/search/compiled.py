@@ -28,10 +28,11 @@ class Judge(Protocol):
 
 
 class Search(keras.Model):
-    """Features ``(B, R, D)`` -> tokens, log_probs and scores of ``Hypotheses``: greedy or beam search, consensus if wanted.
+    """Greedy or beam search, with consensus if wanted.
 
-    With a ``judge`` there is a fourth part: what it says. An ensemble takes a tuple of such features. ``length_penalty``
-    is a variable, so a new value needs no compilation.
+    Features ``(B, R, D)`` -> tokens, log_probs and scores of ``Hypotheses``. With a ``judge`` there is a fourth part:
+    what it says. An ensemble takes a tuple of such features. ``length_penalty`` is a variable, so a new value needs no
+    compilation.
     """
 
     def __init__(self, decoder: Stepper, settings: DecodingSettings, judge: Judge | None = None):

@@ -1,12 +1,12 @@
-"""The web page and the HTTP API over an ``Engine``: what callers may ask, and how they are refused.
+"""The web page and the HTTP API of an ``Engine``: its addresses, its limits and its errors.
 
     GET  /                 the page; /api.html documents the API, /openapi.json describes it to programs
     GET  /api/models       the captioners to choose from, with limits and defaults
-    POST /api/captions     one picture, as the body or in a form, gives its captions
-    GET  /api/search       photos of a folder, found by a sentence; see captioning/serving/search_api.py
+    POST /api/captions     captions of one picture, which is the body or in a form
+    GET  /api/search       photos of a folder that fit a sentence; see captioning/serving/search_api.py
 
-Every error is ``{"error": {"code": ..., "message": ...}}``. The server fetches nothing for a client. The pages load nothing
-from another place, and the Content-Security-Policy forbids it.
+Every error is ``{"error": {"code": ..., "message": ...}}``. The server fetches nothing for a client. The pages load
+nothing from another place, and the Content-Security-Policy forbids it.
 """
 
 import asyncio
@@ -81,8 +81,8 @@ class CaptionAnswer(BaseModel):
     caption: str
     log_prob: float = Field(description="natural logarithm of its probability")
     score: float = Field(
-        description="log_prob / length^length_penalty; the length counts <end>. With consensus: how much the caption is like "
-        "all captions that ended, from 0 to 1"
+        description="log_prob / length^length_penalty; the length counts <end>. With consensus: how much the caption "
+        "is like all captions that ended, from 0 to 1"
     )
     confidence: float | None = Field(
         None, description="the probability that it is right, from 0 to 1; only from captioners with a confidence"
@@ -94,7 +94,7 @@ class CaptionAnswer(BaseModel):
 class Answer(BaseModel):
     """The captions of a picture."""
 
-    image: str = Field(description="the name under which it was sent")
+    image: str = Field(description="the file name that was sent with the picture")
     model: str
     beam_size: int
     length_penalty: float
@@ -104,7 +104,7 @@ class Answer(BaseModel):
 
 
 class ModelAnswer(BaseModel):
-    """A captioner to choose, with its own decoding, which a request may change."""
+    """A captioner to choose, with its default decoding. A request may ask for another decoding."""
 
     name: str
     encoder: str
@@ -116,6 +116,8 @@ class ModelAnswer(BaseModel):
 
 
 class Limits(BaseModel):
+    """What the server accepts: the largest picture in bytes and pixels, the largest beam size, the formats."""
+
     bytes: int
     pixels: int
     beam_size: int
@@ -131,16 +133,20 @@ class Models(BaseModel):
 
 
 class Problem(BaseModel):
-    code: str = Field(description="for programs: it stays the same if the message changes")
+    """What went wrong."""
+
+    code: str = Field(description="for programs: it stays the same even if the message changes")
     message: str = Field(description="what is wrong and what to do")
 
 
 class ErrorAnswer(BaseModel):
+    """The answer to a request that failed."""
+
     error: Problem
 
 
 class Refused(Exception):
-    """A request that gets an error: its HTTP status, code and message."""
+    """A request that is answered with an error: an HTTP status, a code and a message."""
 
     def __init__(self, status: int, code: str, message: str):
         super().__init__(message)
@@ -151,13 +157,15 @@ class Refused(Exception):
 _ERRORS = {
     400: "bad_request: not one picture, or a form that cannot be read",
     403: "wrong_host: photos are not shown under this name of the server",
-    404: "unknown_model: no captioner of this name; not_found: no such page; no_photos: no folder to search; gone: no such photo",
+    404: "unknown_model: no captioner of this name; not_found: no such page; no_photos: no folder to search; gone: no "
+    "such photo",
     408: "too_slow: the picture did not arrive within a minute",
     413: "too_large: too many bytes, or too many pixels",
     415: "wrong_type: not a picture, or a format that is not read",
-    422: "unreadable: a damaged picture; bad_setting: a setting that is unknown or out of bounds; bad_query: no known words",
-    500: "model: the captioner cannot be loaded or run; search: the towers or the index cannot be used; internal: another "
-    "failure of the server",
+    422: "unreadable: a damaged picture; bad_setting: a setting that is unknown or out of bounds; bad_query: no known "
+    "words",
+    500: "model: the captioner cannot be loaded or run; search: the towers or the index cannot be used; internal: "
+    "another failure of the server",
     503: "busy: all places are taken, and Retry-After says when to try again; closing: the server is being stopped",
 }
 # The status and code of each exception of the engine.
@@ -196,17 +204,17 @@ _BODY = {
 def create_app(engine: Engine, photos: Photos | None = None, hosts: Collection[str] | None = None) -> FastAPI:
     """The ASGI application. The caller starts and stops ``engine`` and ``photos``.
 
-    ``hosts``: the names by which the server may be asked for photos; None: any.
+    ``hosts``: the names of the server under which it shows photos; None: any name.
     """
     app = FastAPI(
         title="Image captions",
         version="1",
         description="POST a picture, get captions. One picture per request; parallel requests are captioned together.",
-        docs_url=None,  # these pages load scripts from elsewhere
+        docs_url=None,  # FastAPI's own pages load scripts from other servers
         redoc_url=None,
     )
     app.add_middleware(_Headers)
-    # One thread, because decoding a picture of MAX_PIXELS takes up to 15 bytes per pixel.
+    # One thread saves memory: decoding a picture of MAX_PIXELS takes up to 15 bytes per pixel.
     reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
     about = _models(engine, photos)
     errors: dict[int | str, dict[str, Any]] = {
@@ -278,9 +286,9 @@ def _choice(
     """The model and decoding that a request asks for. Raises Refused."""
     for name in request.query_params:
         if name not in _SETTINGS:
-            raise Refused(422, "bad_setting", f"{name}: there is no such setting; there are {', '.join(_SETTINGS)}")
+            raise Refused(422, "bad_setting", f"{name}: there is no such setting; choose from {', '.join(_SETTINGS)}")
     if model is not None and model not in engine.models:
-        raise Refused(404, "unknown_model", f"model: there is no {model!r}; there are {', '.join(engine.models)}")
+        raise Refused(404, "unknown_model", f"model: there is no {model!r}; choose from {', '.join(engine.models)}")
     chosen = engine.default if model is None else engine.models[model]
     try:
         return chosen, chosen.decoding(beam_size, length_penalty)
@@ -305,7 +313,7 @@ def _answer(name: str, model: Model, decoding: Decoding, result: Result) -> Answ
 
 
 def _answer_errors(app: FastAPI) -> None:
-    """Let every exception become an answer with a code and a message."""
+    """Turn every exception into an answer with a code and a message."""
 
     def answer(status: int, code: str, message: str, **headers: str) -> JSONResponse:
         return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
@@ -340,7 +348,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def internal(_, error: Exception) -> Response:  # the server has logged the error
-        return answer(500, "internal", "the server failed on this picture; its log says why")
+        return answer(500, "internal", "the server failed on this request; its log says why")
 
 
 def _caption_answer(caption: "Caption", attention: Attention | None) -> CaptionAnswer:
@@ -358,7 +366,7 @@ def _caption_answer(caption: "Caption", attention: Attention | None) -> CaptionA
 
 
 async def _receive(request: Request) -> tuple[str, BinaryIO]:
-    """The name of a request's one picture, and an open file with its bytes. Raises Refused."""
+    """The name of the one picture in a request, and an open file with its bytes. Raises Refused."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     request = Request(request.scope, _limited(request.receive))
     try:
@@ -411,7 +419,7 @@ async def _from_body(request: Request) -> tuple[str, BinaryIO]:
 
 
 def _limited(receive: Any) -> Any:
-    """The function ``receive``, which now raises Refused after ``MAX_BYTES``."""
+    """``receive``, changed so that it raises Refused after ``MAX_BYTES``."""
     total = 0
 
     async def counted() -> dict[str, Any]:

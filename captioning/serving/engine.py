@@ -1,12 +1,14 @@
-"""The engine of the server: many callers, and one thread that captions. Pictures that come together are captioned together.
+"""The engine of the server: one thread captions for many callers. It captions pictures together that arrive together.
 
-    place --> read_upload --> submit --queue--> worker: encode, greedy and beam search, once per batch --> Future[Result]
+    place --> read_upload --> submit --queue--> worker: encode, greedy and beam search, once per batch -->
+    Future[Result]
 
-Only the worker touches the captioners. It waits ``WINDOW`` seconds for more pictures of the same model and decoding. Every
-batch is filled up to one of the sizes in ``BATCHES``, so nothing is compiled under load. A caller takes a place first. When
-all places are taken, the caller gets Busy at once, so neither the queue nor memory grows with the number of callers.
+Only the worker touches the captioners. It waits ``WINDOW`` seconds for more pictures of the same model and decoding.
+Every batch is filled up to one of the sizes in ``BATCHES``, so nothing is compiled under load. A caller takes a place
+first. When all places are taken, the caller gets Busy at once, so neither the queue nor memory grows with the number of
+callers.
 
-This module needs no Keras and knows nothing of the web: each model says how it is loaded.
+This module needs no Keras, because each model says how it is loaded. It knows nothing about the web.
 Legend: S pixels per side, T words.
 """
 
@@ -33,10 +35,10 @@ if TYPE_CHECKING:
 
 BATCHES = (1, 2, 4, 8, 16)  # the only sizes of batches that encoder and search see
 WINDOW = 0.01  # seconds that a picture waits for others
-PLACES = 64  # pictures that are received, decoded, waiting or captioned at a time
-KEPT = 2  # captioners that stay in memory: those that were used last
+PLACES = 64  # pictures in work at a time: received, decoded, waiting or captioned
+KEPT = 2  # captioners that stay in memory, the last used
 MAX_BEAM = 10  # largest beam size; each size is compiled at its first use
-# A PNG of half a kilobyte can hold any number of equal pixels. The largest phones take pictures of 50 megapixels.
+# A PNG of a few kilobytes can hold very many equal pixels. Phones take pictures of up to 50 megapixels.
 MAX_PIXELS = 50_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
@@ -77,7 +79,7 @@ class Model:
     load: Callable[[], "Captioner"]
 
     def decoding(self, beam_size: int | None = None, length_penalty: float | None = None) -> Decoding:
-        """The decoding that a caller asks for. What is None is the model's own. Raises UserError."""
+        """The decoding that a caller asks for. None takes the model's own value. Raises UserError for a bad value."""
         chosen = Decoding(
             min(self.config.beam_size, MAX_BEAM) if beam_size is None else beam_size,
             self.config.length_penalty if length_penalty is None else length_penalty,
@@ -88,7 +90,7 @@ class Model:
         return chosen
 
     def search(self, decoding: Decoding) -> Config:
-        """The model's settings with this decoding."""
+        """The model's settings, changed to this decoding."""
         return self.config.with_overrides(decoding._asdict())
 
 
@@ -96,8 +98,9 @@ class Model:
 class Attention:
     """Where the decoder looked for each of T words.
 
-    ``weights`` float32 ``(T, side * side)``: shares of the attention, row by row of the grid that covers the picture.
-    ``sentinel`` float32 ``(T,)``: the share that went to no region. None for decoders without a sentinel.
+    ``weights`` float32 ``(T, side * side)``: shares of the attention. The columns go through the grid row by row, and the
+    grid covers the whole picture. ``sentinel`` float32 ``(T,)``: the share that went to no region. It is None for
+    decoders without a sentinel.
     """
 
     side: int
@@ -107,9 +110,9 @@ class Attention:
 
 @dataclass(frozen=True)
 class Result:
-    """The captions of a picture: the greedy one, and those of the beam, best first.
+    """The captions of a picture: the greedy caption, and the captions of the beam, best first.
 
-    ``attention`` belongs to the captions of the beam, in the same order. It is empty if it was not asked for.
+    ``attention`` is for the captions of the beam, in the same order. It is empty if the caller did not ask for it.
     """
 
     greedy: "Caption"
@@ -130,10 +133,10 @@ class _Job:
 
 
 class Engine(Worker[_Job]):
-    """Captions pictures for any number of threads. A context manager: the worker runs as long as the block."""
+    """Captions pictures for any number of threads. It is a context manager, and the worker runs inside its block."""
 
     def __init__(self, models: Sequence[Model], places: int = PLACES, window: float = WINDOW):
-        """``models``: what callers can choose from, the default first."""
+        """``models``: the captioners to choose from, the default first."""
         super().__init__("captioner")
         self.models = {model.name: model for model in models}
         self.default = models[0]
@@ -155,12 +158,15 @@ class Engine(Worker[_Job]):
                 self._taken -= 1
 
     def submit(self, model: Model, pixels: np.ndarray, decoding: Decoding, attention: bool = False) -> "Future[Result]":
-        """Queue one picture, uint8 RGB ``(S, S, 3)`` with S the model's image size. The future may hold any error."""
+        """Queue one picture, RGB uint8 ``(S, S, 3)``. S is the model's image size. The future may hold any error."""
         (future,) = self._submit(model, [pixels], decoding, attention)
         return future
 
     def warm_up(self) -> None:
-        """Load the default model and compile its own decoding for every size of batch. Raises UserError."""
+        """Load the default model and compile its own decoding for every size of batch.
+
+        Raises UserError if the model cannot be loaded.
+        """
         model = self.default
         black = np.zeros((model.config.image_size, model.config.image_size, 3), np.uint8)
         for size in BATCHES:
@@ -191,7 +197,7 @@ class Engine(Worker[_Job]):
                 job.future.set_result(result)
 
     def _next_batch(self) -> list[_Job]:
-        """The oldest job, and others with the same model and decoding. Empty after the engine is closed."""
+        """The oldest job, and others with the same model and decoding. Empty once the engine is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closed)
             if self._closed:
@@ -242,7 +248,7 @@ class Engine(Worker[_Job]):
             results[i] = Result(results[i].greedy, results[i].captions, first, others)
 
     def _captioner(self, model: Model) -> "Captioner":
-        """The captioner of ``model``. If it must be loaded, the one that was used longest ago may leave memory."""
+        """The captioner of ``model``. Loading it may remove the least recently used captioner from memory."""
         if model.name not in self._captioners:
             while len(self._captioners) >= KEPT:
                 self._captioners.popitem(last=False)
@@ -252,16 +258,16 @@ class Engine(Worker[_Job]):
 
 
 def _attention(weights: np.ndarray, side: int) -> Attention:
-    """``weights`` float32 ``(T, side * side)``, or with a further column for the sentinel."""
+    """``weights`` float32 ``(T, side * side)``, perhaps with one more column for the sentinel, as ``Attention``."""
     regions = side * side
     return Attention(side, weights[:, :regions], weights[:, regions] if weights.shape[1] > regions else None)
 
 
 def read_upload(file: BinaryIO, name: str, size: int) -> np.ndarray:
-    """The pixels of an uploaded picture, uint8 RGB ``(size, size, 3)``, made as in training. ``name`` is for messages.
+    """The RGB pixels of an uploaded picture, uint8 ``(size, size, 3)``, made as in training. ``name`` is for messages.
 
-    Raises WrongType if it is in none of ``FORMATS``, TooLarge above ``MAX_PIXELS`` (before the pixels are decoded) and
-    UnreadableImage if it is damaged.
+    Raises WrongType if it is in none of ``FORMATS``, and UnreadableImage if it is damaged. Raises TooLarge above
+    ``MAX_PIXELS``, before the pixels are decoded.
     """
     try:
         with Image.open(file, formats=FORMATS) as picture:
@@ -285,4 +291,7 @@ def read_upload(file: BinaryIO, name: str, size: int) -> np.ndarray:
 
 
 def _too_large(name: str) -> str:
-    return f"{name}: more than {MAX_PIXELS // 10**6} megapixels; send a smaller copy (one megapixel is enough for captions)"
+    return (
+        f"{name}: more than {MAX_PIXELS // 10**6} megapixels; send a smaller copy (one megapixel is enough for "
+        "captions)"
+    )

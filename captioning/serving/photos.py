@@ -1,13 +1,13 @@
-"""The photos of one folder: an index that is made in the background, searches by words, and small copies for the page.
+"""The photos of one folder: an index that is made in the background, searches by words, and copies for the page.
 
     search --queue--> worker: load the towers, bring the index up to date, answer searches --> Future[Found]
 
-Only the worker touches the towers. While it makes the index, it answers the searches that wait after every batch, from the
-photos that are embedded so far. When a search comes ``LOOK_AGAIN`` seconds or more after the last look at the folder, the
-worker answers it and then looks for new, changed and vanished photos.
+Only the worker touches the towers. While it makes the index, it answers the searches that wait after every batch, from
+the photos that are embedded so far. When a search comes ``LOOK_AGAIN`` seconds or more after the last look at the
+folder, the worker answers it and then looks for new, changed and vanished photos.
 
-Callers name a photo by its id, which only leads to files of the index. Links that leave the folder are never followed.
-This module needs no Keras and knows nothing of the web.
+Callers name a photo by its id. Ids lead only to files of the index. Links that leave the folder are never followed.
+This module needs no Keras and knows nothing about the web.
 Legend: B photos, J size of the joint space.
 """
 
@@ -56,7 +56,7 @@ class NoPhotos(UserError):
 
 
 class Gone(UserError):
-    """There is no such photo, or not any more."""
+    """There is no such photo, or it has vanished."""
 
 
 class BadQuery(UserError):
@@ -71,7 +71,8 @@ class SearchFailed(UserError):
 class Progress:
     """How far the index is.
 
-    ``indexed`` of ``total`` photos are done, and ``unreadable`` of them cannot be read. ``message``: what went wrong.
+    ``indexed`` of ``total`` photos are done. ``unreadable`` of the done ones cannot be read. ``message``: what went
+    wrong, or None.
     """
 
     state: Literal["loading", "indexing", "ready", "failed"] = "loading"
@@ -83,7 +84,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Hit:
-    """A photo that was found. ``name``: its path in the folder, printable. ``cosine``: how well it goes with the query."""
+    """A photo that was found.
+
+    ``photo``: its id. ``name``: its path in the folder, printable. ``cosine``: how well it goes with the query.
+    """
 
     photo: str
     name: str
@@ -92,7 +96,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Found:
-    """The photos for a query, best first, out of ``searched`` ones. ``unknown``: words that the model does not know."""
+    """The photos for a query, best first. ``searched``: how many were compared. ``unknown``: unknown words."""
 
     hits: list[Hit]
     unknown: list[str]
@@ -100,7 +104,7 @@ class Found:
 
 
 class Recent(Generic[T]):
-    """Values by key, of which those that were used last stay: as many as weigh at most ``limit`` together."""
+    """A cache of values by key. It keeps the last used values, as long as they weigh at most ``limit`` together."""
 
     def __init__(self, limit: int, weight: Callable[[T], int]):
         self._limit, self._weight, self._total = limit, weight, 0
@@ -125,7 +129,7 @@ class Recent(Generic[T]):
 
 
 class _Part(NamedTuple):
-    """Photos that can be searched: their names, and at least as many unit vectors, float32 ``(B, J)``."""
+    """Photos that can be searched: their names, and unit vectors float32 ``(B, J)``. Spare rows may follow."""
 
     names: Sequence[str]
     vectors: np.ndarray
@@ -141,7 +145,10 @@ class _Query:
 
 
 class Photos(Worker[_Query]):
-    """Searches the photos below a folder, for any number of threads. A context manager: the worker runs as long as the block."""
+    """Searches the photos below a folder, for any number of threads.
+
+    It is a context manager, and the worker runs inside its block.
+    """
 
     def __init__(
         self,
@@ -150,7 +157,10 @@ class Photos(Worker[_Query]):
         place: Callable[[str], Path],
         look_again: float = LOOK_AGAIN,
     ):
-        """``load``: how to load the towers. ``place``: where the index lies, given the fingerprint of the towers."""
+        """``load`` loads the towers. ``place`` gives the folder of the index for the fingerprint of the towers.
+
+        ``look_again``: seconds from one look at the folder to the next.
+        """
         super().__init__("searcher", patience=30)  # it may wait for another process that writes the same index
         self.folder, self.name = folder, printable(folder.resolve().name or str(folder.resolve()))
         self.progress = Progress()
@@ -163,13 +173,16 @@ class Photos(Worker[_Query]):
         self._copies: Recent[bytes] = Recent(COPIES, len)
 
     def search(self, text: str, limit: int) -> "Future[Found]":
-        """Queue a search for the ``limit`` photos that go best with ``text``. The future may hold BadQuery or SearchFailed."""
+        """Queue a search for the ``limit`` photos that go best with ``text``. The future may hold a UserError.
+
+        That is BadQuery or SearchFailed.
+        """
         query = _Query(text, limit, Future())
         self._put([query])
         return query.future
 
     def key(self, photo: str) -> tuple[str, int, int]:
-        """A key for what is known of a photo as it is now: its id, size in bytes and time of change. Raises Gone."""
+        """A key of a photo in its present state: its id, size in bytes and time of change. Raises Gone."""
         try:
             found = self._path(photo).stat()
         except OSError:
@@ -177,11 +190,17 @@ class Photos(Worker[_Query]):
         return photo, found.st_size, found.st_mtime_ns
 
     def pixels(self, photo: str, size: int) -> np.ndarray:
-        """The pixels of a photo for a captioner, uint8 RGB ``(size, size, 3)``. Raises Gone, TooLarge or UnreadableImage."""
+        """The RGB pixels of a photo for a captioner, uint8 ``(size, size, 3)``.
+
+        Raises Gone, TooLarge or UnreadableImage.
+        """
         return self._read(photo, size, lambda path: load_image(path, size))
 
     def copy(self, photo: str, size: str) -> bytes:
-        """A photo as JPEG, upright, without its metadata, of a size in ``SIDES``. Raises Gone, TooLarge or UnreadableImage."""
+        """A copy of a photo as JPEG, upright and without metadata. ``size`` is a name in ``SIDES``.
+
+        Raises Gone, TooLarge or UnreadableImage.
+        """
         key = (size, *self.key(photo))
         data = self._copies.get(key)
         if data is None:
@@ -193,7 +212,7 @@ class Photos(Worker[_Query]):
         return data
 
     def _read(self, photo: str, side: int, read: Callable[[Path], T]) -> T:
-        """What ``read`` makes of the file of a photo. It decodes it to about ``side`` pixels."""
+        """The result of ``read`` on the file of a photo. ``read`` decodes the photo to about ``side`` pixels."""
         path = self._path(photo)
         name = printable(self._names[photo])
         try:
@@ -211,10 +230,10 @@ class Photos(Worker[_Query]):
         return path
 
     def _gone(self, photo: str) -> str:
-        return f"{printable(self._names.get(photo, photo))}: there is no such photo, or not any more; search again"
+        return f"{printable(self._names.get(photo, photo))}: there is no such photo, or it has vanished; search again"
 
     def _inside(self, name: str) -> Path | None:
-        """The path of a file in the folder. None if it is not there, or if it is a link that leaves the folder."""
+        """The path of a file in the folder. None if it is missing, or if it is a link that leaves the folder."""
         path = self.folder / name
         try:
             real = path.resolve(strict=True)
@@ -252,7 +271,7 @@ class Photos(Worker[_Query]):
 
         paths = {name: self.folder / name for name in sorted(image_names(self.folder, report))}
         paths = {name: path for name, path in paths.items() if not path.is_symlink() or self._inside(name)}
-        if not paths:  # the index stays as it is: the disk of the folder may be back later
+        if not paths:  # the index stays as it is, because the disk of the folder may come back
             raise no_pictures(self.folder)
         return paths
 
@@ -275,7 +294,10 @@ class Photos(Worker[_Query]):
         self.progress = Progress("ready", done, done, len(index.unreadable))
 
     def _embed(self, aligner: "Aligner", todo: Sequence[str], paths: Mapping[str, Path]) -> "Iterator[Embedded]":
-        """Embed the photos ``todo``, and let searches find each as soon as it is embedded. Ends early when the block is left."""
+        """Embed the photos ``todo``. Searches find each photo as soon as it is embedded.
+
+        Ends early when the context manager is left.
+        """
         left = set(paths) - set(todo)
         kept = [_of_these(part, left) for part in self._parts]
         names: list[str] = []
@@ -297,12 +319,12 @@ class Photos(Worker[_Query]):
                 return
 
     def _show(self, parts: list[_Part]) -> None:
-        """Let searches find the photos of ``parts``."""
+        """Make the photos of ``parts`` the ones that searches find."""
         self._names |= {_id_of(name): name for part in parts for name in part.names}
         self._parts = parts
 
     def _answer_until_a_look_is_due(self) -> None:
-        """Answer searches until one comes ``look_again`` seconds or more after now, or the block is left."""
+        """Answer searches until one comes ``look_again`` seconds or more after now, or until the worker is closed."""
         begun = time.monotonic()
         while not self._closed:
             with self._changed:
@@ -346,7 +368,7 @@ class Photos(Worker[_Query]):
 
 
 def _id_of(name: str) -> str:
-    """The id of a photo: 16 hex digits that follow from its name."""
+    """The id of a photo: 16 hex digits of a hash of its name."""
     return hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
 
 
@@ -359,7 +381,7 @@ def _of_these(part: _Part, names: set[str]) -> _Part:
 
 
 def _refuse_large(path: Path, name: str, side: int) -> None:
-    """Raise TooLarge if more than ``MAX_PIXELS`` would be decoded for a copy of ``side`` pixels. Leaves damage to the reader."""
+    """Raise TooLarge if a copy of ``side`` pixels needs more than ``MAX_PIXELS`` decoded pixels. Ignores damage."""
     try:
         with Image.open(path) as image:
             image.draft(None, (2 * side, 2 * side))  # a JPEG may be decoded smaller

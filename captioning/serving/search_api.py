@@ -3,9 +3,9 @@
     GET  /api/search                    the photos that go best with a sentence
     GET  /api/photos                    how far the index is
     GET  /api/photos/ID                 a copy of a photo, as JPEG
-    GET  /api/photos/ID/caption         its caption, by the default captioner
+    GET  /api/photos/ID/caption         the caption of a photo, by the default captioner
 
-Without a folder, all of them say how to name one.
+If the server has no folder, all of them answer with an error that says how to name one.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from captioning.serving.photos import NoPhotos, Photos, Progress, SearchFailed
 
 MAX_FOUND = 100  # photos in one answer
 MAX_QUERY = 300  # characters
-SECONDS = 60  # in which a search is answered; loading the towers takes some
+SECONDS = 60  # in which a search must be answered; loading the towers takes a part of them
 
 
 class WrongHost(UserError):
-    """The server was asked by a name that is not its own, as a foreign page does that means to look at the photos."""
+    """The request names another host than this server. A foreign page that wants to read the photos does that."""
 
 
 class SearchSettings(BaseModel):
@@ -40,7 +40,7 @@ class SearchSettings(BaseModel):
 
 
 class CopySettings(BaseModel):
-    """Which copy of a photo is wanted."""
+    """Which copy of a photo a request wants."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -87,17 +87,17 @@ class PhotoCaptionAnswer(BaseModel):
 def search_routes(
     engine: Engine, photos: Photos | None, hosts: Collection[str] | None, errors: dict[int | str, dict[str, Any]]
 ) -> APIRouter:
-    """The addresses above. ``errors`` documents them.
+    """The addresses above. ``errors`` documents their errors.
 
-    ``hosts``: the names by which the server may be asked for photos; None: any.
+    ``hosts``: the names of the server under which it shows photos; None: any name.
     """
 
     def opened(request: Request) -> Photos:
-        """The photos, if there are some. Raises NoPhotos or WrongHost."""
+        """The photos. Raises NoPhotos if the server has no folder, and WrongHost."""
         if hosts is not None and request.url.hostname not in hosts:
             raise WrongHost(
-                f"photos are not shown at the address {request.url.hostname}; ask at {min(hosts)}, or start the server with "
-                "--host 0.0.0.0, which shows them to the network"
+                f"photos are not shown at the address {request.url.hostname}; ask at {min(hosts)}, or start the server "
+                "with --host 0.0.0.0, which shows them to the network"
             )
         if photos is None:
             raise NoPhotos
@@ -116,7 +116,8 @@ def search_routes(
                 found = await asyncio.wait_for(searching, SECONDS)
             except TimeoutError:
                 raise SearchFailed(
-                    f"the search was not answered within {SECONDS} s; another program may be writing the index; try again"
+                    f"the search was not answered within {SECONDS} s; another program may be writing the index; try "
+                    "again"
                 ) from None
         return SearchAnswer(
             query=settings.query,

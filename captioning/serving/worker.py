@@ -1,4 +1,4 @@
-"""A thread that does what other threads queue: the frame that the captioner and the photo search share."""
+"""A thread that does the jobs that other threads queue. The engine and the photo search are made from it."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ class Closed(Exception):
 
 
 class Job(Protocol):
-    """What is queued. Its future gets the result."""
+    """A job in the queue. Its future gets the result."""
 
     @property
     def future(self) -> "Future": ...
@@ -23,10 +23,13 @@ J = TypeVar("J", bound=Job)
 
 
 class Worker(ABC, Generic[J]):
-    """A context manager: the thread runs as long as the block. At its end it refuses the jobs that wait."""
+    """A context manager whose thread runs inside the block. At the end of the block, the jobs that wait are refused."""
 
     def __init__(self, name: str, patience: float | None = None):
-        """``name``: of the thread. ``patience``: seconds to wait for its end before it is left behind; None: for ever."""
+        """``name``: the name of the thread. ``patience``: seconds to wait for its end; None: as long as it takes.
+
+        A thread that takes longer is left behind. It ends with the program.
+        """
         self._jobs: deque[J] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -38,14 +41,14 @@ class Worker(ABC, Generic[J]):
         return self
 
     def __exit__(self, *_) -> None:
-        """Finish what is being done, and refuse the jobs that wait."""
+        """Finish the job in work, and refuse the jobs that wait."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         self._worker.join(self._patience)
 
     def _put(self, jobs: Iterable[J]) -> None:
-        """Queue ``jobs``. Raises Closed."""
+        """Queue ``jobs``. Raises Closed if the block has been left."""
         with self._changed:
             if self._closed:
                 raise Closed("the server is stopping")

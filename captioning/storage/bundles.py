@@ -7,9 +7,9 @@
     encoder.weights.h5      Keras weights of an encoder that ``build_encoder`` can build by its name, or
     encoder.keras           the saved Keras model that the run had as its encoder
 
-A captioner adds decoder.weights.h5, the Keras weights of its decoder. If its word embedding is not learned, it also adds
-embedding.npz: the arrays that the embedding had before training (see captioning/embeddings/arrays.py). An aligner adds
-towers.weights.h5, the Keras weights of its towers.
+A captioner adds decoder.weights.h5, the Keras weights of its decoder. If its word embedding is not learned, it also
+adds embedding.npz: the arrays that the embedding had before training (see captioning/embeddings/arrays.py). An aligner
+adds towers.weights.h5, the Keras weights of its towers.
 
 An aligner of format 2 has no encoder. Another file lends it one: the bundle of a captioner, or the Keras weights of a
 backbone. "file" is the path of that file from the folder of the bundle. "digest" is that of the encoder
@@ -61,9 +61,9 @@ def writing(
 ) -> Iterator[Path]:
     """Gives a folder that becomes the bundle ``path`` at the end. The caller adds the weights of the ``kind``.
 
-    The folder already holds what both kinds have. With ``half`` kernels are stored as float16, except those of an encoder
-    that is a saved Keras model. With ``lender``, a bundle of a captioner or a weights file, the encoder stays in that file.
-    ``path`` is written whole or not at all. Raises UserError when the lender has another encoder.
+    The folder already holds what both kinds have. With ``half`` kernels are stored as float16, except those of an
+    encoder that is a saved Keras model. With ``lender``, a bundle of a captioner or a weights file, the encoder stays
+    in that file. ``path`` is written whole or not at all. Raises UserError when the lender has another encoder.
     """
     path = Path(path)
     lent = _lent_by(lender, path.parent, config, encoder) if lender else None
@@ -174,7 +174,7 @@ def _lent_by(lender: Path, folder: Path, config: Config, encoder: keras.Model) -
 
 
 def _borrowed(path: Path, config: Config, lent: Mapping[str, str]) -> keras.Model:
-    """The encoder that another file lends to the bundle ``path``. Raises UserError when it is missing or another one."""
+    """The encoder that another file lends to the bundle ``path``. Raises UserError if it is missing or another one."""
     lender = Path(os.path.normpath(path.parent / lent["file"]))
     if not lender.is_file():
         raise UserError(
@@ -182,8 +182,8 @@ def _borrowed(path: Path, config: Config, lent: Mapping[str, str]) -> keras.Mode
             "where the repository has them, or copy both"
         )
     other = UserError(
-        f"{path}: uses the encoder of {lender}, and that file holds another encoder than the one these towers were trained "
-        "with; put the file of the same release there"
+        f"{path}: uses the encoder of {lender}, and that file holds another encoder than the one these towers were "
+        "trained with; put the file of the same release there"
     )
     try:
         encoder = _encoder_in(lender, config)
@@ -199,8 +199,8 @@ def _borrowed(path: Path, config: Config, lent: Mapping[str, str]) -> keras.Mode
 def _encoder_in(lender: Path, config: Config) -> keras.Model:
     """The encoder that ``config`` describes, with the weights of a captioner's bundle or of a weights file.
 
-    Raises UserError when the file is missing, damaged or not of such an encoder; ValueError when a bundle holds the weights
-    of another one.
+    Raises UserError when the file is missing, damaged or not of such an encoder; ValueError when a bundle holds the
+    weights of another one.
     """
     if lender.suffix != ".zip":
         return build_encoder(config.with_overrides({"encoder_weights": str(lender)}))

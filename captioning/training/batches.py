@@ -1,7 +1,7 @@
 """Batches for training with one caption per row. Features are read from the store as they are needed.
 
-Two bytes per caption word stay in memory, or four where the vocabulary has more than 65,535 words, and about thirty bytes
-per caption. Features, shifted inputs and targets exist for one batch at a time.
+Two bytes per caption word stay in memory, or four where the vocabulary has more than 65,535 words, and about thirty
+bytes per caption. Features, shifted inputs and targets exist for one batch at a time.
 Legend: B captions, R regions, D feature size, T tokens.
 """
 
@@ -38,11 +38,11 @@ def round_width(tokens: int, coarseness: int = 1) -> int:
 class CaptionBatches(keras.utils.PyDataset):
     """Shuffled batches ``((features, inputs), targets)`` for teacher forcing.
 
-    ``features`` ``(B, R, D)`` have the dtype of the store. ``inputs`` int32 ``(B, T)`` begin with ``<start>``. ``targets``
-    int32 ``(B, T)`` are the same shifted by one. Rows end in ``<pad>`` (0).
+    ``features`` ``(B, R, D)`` have the dtype of the store. ``inputs`` int32 ``(B, T)`` begin with ``<start>``.
+    ``targets`` int32 ``(B, T)`` are the same shifted by one. Rows end in ``<pad>`` (0).
 
-    Each caption comes once per epoch, unless ``weights`` say otherwise. Which captions come, and in which order, depends
-    on ``seed`` and ``epoch`` alone, so a resumed run gets the same batches.
+    Each caption comes once per epoch, unless ``weights`` say otherwise. Which captions come, and in which order,
+    depends on ``seed`` and ``epoch`` alone, so a resumed run gets the same batches.
     """
 
     def __init__(
@@ -57,8 +57,9 @@ class CaptionBatches(keras.utils.PyDataset):
     ):
         """``captions`` are pairs (file name, caption). Captions of images that the store lacks are left out.
 
-        Each epoch shows a caption its image as it is or in one of the ``views``, all with equal probability. Captions that
-        say left or right get no mirrored view. Every view has the same training images in the same rows as the others.
+        Each epoch shows a caption its image as it is or in one of the ``views``, all with equal probability. Captions
+        that say left or right get no mirrored view. Every view has the same training images in the same rows as the
+        others.
 
         ``weights``: how often the captions of each data set in ``store`` come per epoch; none: once. With 2.5 they come
         twice, and a random half of them, drawn anew in each epoch, comes a third time.
@@ -94,8 +95,8 @@ class CaptionBatches(keras.utils.PyDataset):
     def _repeat(self, weights: Sequence[float]) -> None:
         """Lay out as many copies of each caption as an epoch may need. Copies share their tokens.
 
-        copy: the number of each copy, from 0. lottery: the data set, from 1, of a copy that not every epoch holds; 0 for
-        others. shares: how many of the copies an epoch holds, by these numbers.
+        copy: the number of each copy, from 0. lottery: the data set, from 1, of a copy that not every epoch holds; 0
+        for others. shares: how many of the copies an epoch holds, by these numbers.
         """
         self.copy = np.zeros(len(self.rows), np.uint8)
         self.lottery = np.zeros(len(self.rows), np.uint8)
@@ -207,8 +208,8 @@ class CaptionBatches(keras.utils.PyDataset):
 class PairBatches(CaptionBatches):
     """Shuffled batches ``((features (B, R, D), tokens (B, T), images int32 (B,)),)`` of captions and their images.
 
-    ``tokens`` begin with ``<start>``. ``images`` are the images' rows in the store. Captions of one batch are about equally
-    long. So little is padded, and length does not tell the right caption from the others.
+    ``tokens`` begin with ``<start>``. ``images`` are the images' rows in the store. Captions of one batch are about
+    equally long. So little is padded, and length does not tell the right caption from the others.
     """
 
     def __getitem__(self, index: int):

@@ -31,7 +31,10 @@ class Checkpoints:
                     raise UserError(f"{path}: missing. Without it the run cannot go on; start a new run")
 
     def load_last(self, trainer: keras.Model) -> None:
-        """Give ``trainer``, whose optimiser is built, the weights and the optimiser's state after the last epoch, if any."""
+        """Give ``trainer`` the weights and the optimiser's state after the last epoch, if any.
+
+        The optimiser must be built.
+        """
         if self.run.state()["epochs"]:
             _load(trainer, self.run.checkpoint("last"))
 

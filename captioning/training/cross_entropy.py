@@ -15,17 +15,17 @@ from captioning.words.vocabulary import PAD
 class CaptionTrainer(keras.Model):
     """A decoder as a Keras model for ``fit`` and ``evaluate``.
 
-    Inputs are ``(features (B, R, D), token_ids (N, T))`` or ``(features, token_ids, image_of (N,))``, where ``image_of``
-    is the image of each caption, as its row in ``features``. The output is logits ``(N, T, V)``. With an
+    Inputs are ``(features (B, R, D), token_ids (N, T))`` or ``(features, token_ids, image_of (N,))``, where
+    ``image_of`` is the image of each caption, as its row in ``features``. The output is logits ``(N, T, V)``. With an
     ``attention_penalty`` it is the pair of logits and attention weights ``(N, T, R)``.
 
     label_smoothing: The share of the probability that the training loss spreads over the whole vocabulary.
     word_dropout: The share of the input words that training drops (see ``drop_words``).
     attention_penalty: The weight in the loss of the doubly stochastic penalty of Xu et al. (2015, equation 14).
 
-    The metric ``loss`` is what the optimiser minimises: a mean over the words of a batch. The metric ``nll`` is the exact
-    mean negative log-likelihood since the epoch began, in nats per word. ``<end>`` counts as a word. Padding counts in
-    neither.
+    The metric ``loss`` is what the optimiser minimises: a mean over the words of a batch. The metric ``nll`` is the
+    exact mean negative log-likelihood since the epoch began, in nats per word. ``<end>`` counts as a word. Padding
+    counts in neither.
     """
 
     def __init__(
@@ -58,7 +58,8 @@ class CaptionTrainer(keras.Model):
         logits = ops.cast(logits, "float32")
         mask = ops.cast(ops.not_equal(y, PAD), "float32")
         nll, log_total = word_nll(logits, y)
-        # Flat, because Keras averages over all axes but the first before it weighs. Long captions would count too little.
+        # Flat, because Keras averages over all axes but the first before it weighs. Long captions would count too
+        # little.
         self.nll.update_state(ops.reshape(nll, (-1,)), sample_weight=ops.reshape(mask, (-1,)))
         loss = nll
         if self.label_smoothing and training:

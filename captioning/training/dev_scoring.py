@@ -128,7 +128,7 @@ class JointScores(DevScores):
     """
 
     def __init__(self, parts: Mapping[str, DevScores], shown: int):
-        """``parts``: the scores on each data set, by its name. ``shown``: of how many images of each texts are shown."""
+        """``parts``: the scores on each data set, by its name. ``shown``: how many images of each are shown."""
         self.parts, self.shown = parts, shown
 
     def __call__(self, trainer):

@@ -14,8 +14,9 @@ def show_epoch(
 ) -> None:
     """Print what happened in an epoch, and add its samples to samples.txt in the run ``folder``.
 
-    ``line`` is the epoch's line of history.csv. ``epochs`` is how many there will be. ``summary`` is what the stage says of
-    the epoch, and ``each`` what it says of each of several data sets. ``samples`` are pairs (file name, text) of dev.
+    ``line`` is the epoch's line of history.csv. ``epochs`` is how many there will be. ``summary`` is what the stage
+    says of the epoch, and ``each`` what it says of each of several data sets. ``samples`` are pairs (file name, text)
+    of dev.
     """
     shown = "".join(f"    {name}: {sample}\n" for name, sample in samples)
     text = (

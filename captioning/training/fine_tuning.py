@@ -16,7 +16,8 @@ from captioning.training.cross_entropy import CaptionTrainer
 class PixelTrainer(CaptionTrainer):
     """A CaptionTrainer whose training batches hold pixels: ``(pixels (B, S, S, 3), inputs (N, T), image_of (N,))``.
 
-    The encoder computes in Keras' global dtype policy. Validation batches are those of CaptionTrainer: they hold features.
+    The encoder computes in Keras' global dtype policy. Validation batches are those of CaptionTrainer: they hold
+    features.
     """
 
     def __init__(self, encoder: keras.Model, decoder: Decoder, *args: float):

@@ -26,8 +26,8 @@ def batches_for(decoder: Decoder | type[Decoder]) -> type[CaptionBatches]:
 class ImageBatches(CaptionBatches):
     """Shuffled batches ``(features (B, R, D), tokens (N, T + 1), image_of (N,), rows (B,))`` of whole images.
 
-    ``tokens`` int32 are all captions of the images and begin with ``<start>``. ``rows`` are the images' rows in the store.
-    An image looks the same for all its captions.
+    ``tokens`` int32 are all captions of the images and begin with ``<start>``. ``rows`` are the images' rows in the
+    store. An image looks the same for all its captions.
     """
 
     def __getitem__(self, index: int):
@@ -87,8 +87,8 @@ class ImageBatches(CaptionBatches):
 class ReferenceBatches(ImageBatches):
     """ImageBatches with one caption of each image. Every epoch draws it anew.
 
-    All batches are as wide as the longest caption. With other widths TensorFlow would trace another graph in a resumed run,
-    whose results differ in their last bits.
+    All batches are as wide as the longest caption. With other widths TensorFlow would trace another graph in a resumed
+    run, whose results differ in their last bits.
     """
 
     def _width(self, batch):
@@ -102,8 +102,8 @@ class GroupedBatches(ImageBatches):
     """Batches ``((features (B, R, D), inputs, image_of), targets)`` of whole images with all their captions.
 
     They suit decoders whose main work depends on the image alone. That work is done once for all captions of an image,
-    which saves more than the padding costs. ``inputs`` and ``targets`` are int32 ``(N, T)``, and N is about ``batch_size``. On JAX rows of
-    ``<pad>`` alone may follow.
+    which saves more than the padding costs. ``inputs`` and ``targets`` are int32 ``(N, T)``, and N is about
+    ``batch_size``. On JAX rows of ``<pad>`` alone may follow.
     """
 
     @property

@@ -13,9 +13,9 @@ _OPTIMIZERS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "
 
 @keras.saving.register_keras_serializable(package="captioning")
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly from zero over ``warmup_steps`` batches. Then it is constant, or a cosine that ends at 1% of ``peak``.
+    """A learning rate that rises linearly from zero over ``warmup_steps`` batches. Then it is constant or a cosine.
 
-    The cosine ends after ``total_steps`` batches. Later batches get 1% of ``peak`` too.
+    The cosine ends at 1% of ``peak`` after ``total_steps`` batches. Later batches get 1% of ``peak`` too.
     """
 
     def __init__(self, peak: float, total_steps: int, warmup_steps: int, cosine: bool):

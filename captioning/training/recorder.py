@@ -1,4 +1,4 @@
-"""What happens around the epochs of every stage: seeds before, then scores on dev, checkpoints, the log and stopping."""
+"""What happens around the epochs of every stage: seeds, then scores on dev, checkpoints, the log and stopping."""
 
 import time
 from typing import Any
@@ -19,8 +19,9 @@ from captioning.training.stopping import out_of_patience, refuse_broken
 class Recorder(keras.callbacks.Callback):
     """After each epoch it scores dev, writes history, checkpoints and curves, and stops training when it should.
 
-    An epoch depends on the weights and the optimiser before it, and on ``(seed, epoch)``. It depends on nothing else: the
-    order of the captions and all dropout are drawn anew from these two. So a resumed run repeats an undisturbed one.
+    An epoch depends on the weights and the optimiser before it, and on ``(seed, epoch)``. It depends on nothing else:
+    the order of the captions and all dropout are drawn anew from these two. So a resumed run repeats an undisturbed
+    one.
     """
 
     def __init__(self, stage: Stage, run: Run):

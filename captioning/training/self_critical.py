@@ -1,7 +1,7 @@
 """Self-critical training: the model draws captions, and each is rewarded for agreeing with the references.
 
-Rennie et al. (2017), https://arxiv.org/abs/1612.00563. The reward is CIDEr-D, less a baseline. The baseline is the greedy
-caption's reward (as in that paper), or the mean reward of the image's other drawn captions (Luo, 2020,
+Rennie et al. (2017), https://arxiv.org/abs/1612.00563. The reward is CIDEr-D, less a baseline. The baseline is the
+greedy caption's reward (as in that paper), or the mean reward of the image's other drawn captions (Luo, 2020,
 https://arxiv.org/abs/2003.09971).
 
 With ``distinct_weight`` a caption loses reward where it suits similar images too (Wang et al., 2020, CIDErBtw,
@@ -9,8 +9,8 @@ https://arxiv.org/abs/2007.06877).
 
 Two things keep sentences whole. ``<end>`` is a word of the n-grams on both sides, so a caption without it loses reward.
 And a share of the loss is cross-entropy with a reference of each image. Without these, captions end in "on a".
-Legend: B images, S captions drawn per image, N reference captions, T and U tokens, L maximum length, R regions, D feature
-size, V vocabulary size.
+Legend: B images, S captions drawn per image, N reference captions, T and U tokens, L maximum length, R regions, D
+feature size, V vocabulary size.
 """
 
 import time
@@ -59,9 +59,9 @@ class Sampler(keras.Model):
 class SelfCriticalTrainer(CaptionTrainer):
     """A CaptionTrainer whose training batches also hold drawn captions and their advantages.
 
-    Inputs are ``(features (B, R, D), inputs (N, T), image_of (N,), drawn inputs (B * S, U))``. ``image_of`` is the image
-    of each reference. Targets are ``(targets (N, T), drawn targets (B * S, U), advantages (B * S,))``. Drawn captions
-    run without dropout, because they were drawn without it.
+    Inputs are ``(features (B, R, D), inputs (N, T), image_of (N,), drawn inputs (B * S, U))``. ``image_of`` is the
+    image of each reference. Targets are ``(targets (N, T), drawn targets (B * S, U), advantages (B * S,))``. Drawn
+    captions run without dropout, because they were drawn without it.
 
     The metric ``loss`` is ``(1 - xe_share) * policy + xe_share * cross-entropy``. Both parts are means per word.
     """
@@ -154,8 +154,8 @@ class SelfCritic:
         """Train on each image once, in the ``epoch`` with this number (from 0).
 
         Returns by name: ``loss`` and ``reward`` are means of the epoch. ``nll`` is the references' mean per word.
-        ``reward_share`` is the share of the time that the rewards took. ``words`` counts the words learned from, drawn ones
-        and those of references.
+        ``reward_share`` is the share of the time that the rewards took. ``words`` counts the words learned from, drawn
+        ones and those of references.
         """
         batches, steps, reward_seconds = self.batches, [], 0.0
         words = batches.words

@@ -11,7 +11,8 @@ from config import TrainingSettings
 def epochs_left(settings: TrainingSettings, run: Run, bundle: Path) -> range:
     """The epochs (from 0) that ``run`` still has to train; none if it is complete.
 
-    Raises UserError when there is nothing left to do: the run is complete, and its ``bundle`` is as new as its best epoch.
+    Raises UserError when there is nothing left to do: the run is complete, and its ``bundle`` is as new as its best
+    epoch.
     """
     state = run.state()
     impatient = out_of_patience(settings.patience, state["epochs"], state["best_epoch"])
@@ -36,7 +37,7 @@ def refuse_broken(loss: float, settings: TrainingSettings, run: Run, whole_epoch
         return
     clip = f"a clip_norm below {settings.clip_norm:g}" if settings.clip_norm else "a clip_norm, say 5"
     raise UserError(
-        f"{run.folder}: in epoch {whole_epochs + 1} the loss became {loss}; whole epochs that are kept: {whole_epochs}. "
-        f"Train anew with a lower learning_rate, a longer warmup_steps or {clip}"
+        f"{run.folder}: in epoch {whole_epochs + 1} the loss became {loss}; whole epochs that are kept: "
+        f"{whole_epochs}. Train anew with a lower learning_rate, a longer warmup_steps or {clip}"
         + ("" if settings.precision == "float32" else ", or with precision float32")
     )

@@ -141,13 +141,13 @@ def test_attention_word_by_word(client):
 
 
 def test_wrong_settings_are_named(client):
-    refused(post(client, beam=3), 422, "bad_setting", "^beam: there is no such setting; there are model, beam_size")
+    refused(post(client, beam=3), 422, "bad_setting", "^beam: there is no such setting; choose from model, beam_size")
     refused(post(client, beam_size=0), 422, "bad_setting", "^beam_size: .*greater than or equal to 1, got '0'")
     refused(post(client, beam_size=MAX_BEAM + 1), 422, "bad_setting", "^beam_size: .*less than or equal to 10")
     refused(post(client, beam_size="three"), 422, "bad_setting", "^beam_size: .*integer.* got 'three'")
     refused(post(client, length_penalty=5.1), 422, "bad_setting", "^length_penalty: .*less than or equal to 5")
     refused(post(client, length_penalty="nan"), 422, "bad_setting", "^length_penalty: ")
-    refused(post(client, model="absent"), 404, "unknown_model", "^model: there is no 'absent'; there are first, plain")
+    refused(post(client, model="absent"), 404, "unknown_model", "^model: there is no 'absent'; choose from first, plain")
 
 
 def test_what_is_no_picture(client):

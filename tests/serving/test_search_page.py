@@ -108,7 +108,7 @@ def test_the_page_searches_while_the_index_is_made(opened, held):
     until(lambda: "8 of 10 photos can be searched so far." in one("#index-note", opened).text)
     assert one("#index-bar", opened).is_displayed()
     assert len(search(opened, "a red ball")) == 8
-    assert "Of 10 photos, 8 were searched. Search again for the others." in one("#search-note", opened).text
+    assert "8 of 10 photos were searched. Search again for the others." in one("#search-note", opened).text
     held.set()
     until(lambda: one("#index-note", opened).text.startswith("10 photos, searched on the machine"))
     assert not one("#index-bar", opened).is_displayed()

@@ -1,8 +1,8 @@
-// The page: pictures in, captions out. Plain JavaScript, without libraries. Nothing is loaded from another place.
+// The page: pictures in, captions out. Plain JavaScript, without libraries. It loads nothing from other servers.
 
 import { startSearch } from "./search.js";
 
-const AT_ONCE = 4;         // uploads at a time; the server captions pictures together that arrive together
+const AT_ONCE = 4;         // uploads at a time; the server captions them together
 const TRIES = 6;           // tries when the server is busy
 const STEP = 700;          // milliseconds for each word when the words are shown one after another
 
@@ -22,8 +22,8 @@ async function start() {
     return;
   }
   $("files").accept = $("capture").accept = about.limits.formats.map((name) => `image/${name.toLowerCase()}`).join(",");
-  $("limits").textContent = `Up to ${about.limits.bytes >> 20} MiB each, any number at once. They are captioned on the machine that `
-    + "runs this page. They are not stored.";
+  $("limits").textContent = `Up to ${about.limits.bytes >> 20} MiB each, any number at once. They are captioned on the `
+    + "machine that runs this page. They are not stored.";
   $("beam").max = about.limits.beam_size;
   $("model").append(...about.models.map(({ name }) => new Option(name, name)));
   $("model-row").hidden = about.models.length < 2;
@@ -128,7 +128,8 @@ async function photograph() {
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1280 } } });
   } catch (error) {
-    $("status").textContent = error.name === "NotAllowedError" ? "The browser may not use the camera. Allow it, or choose a picture."
+    $("status").textContent = error.name === "NotAllowedError"
+      ? "The browser may not use the camera. Allow it, or choose a picture."
       : "No camera was found. Choose a picture instead.";
     return;
   }
@@ -184,7 +185,8 @@ async function ask(entry, signal) {
       const response = await fetch(`api/captions?${settings}`, { method: "POST", body: form, signal });
       const answer = await response.json();
       if (response.ok) return show(entry, answer);
-      entry.refused = ["too_large", "wrong_type", "unreadable"].includes(answer.error?.code);  // with any settings
+      // Other settings do not help with these errors.
+      entry.refused = ["too_large", "wrong_type", "unreadable"].includes(answer.error?.code);
       if (response.status !== 503 || tries === TRIES) throw new Error(answer.error.message);
       state(entry, "the server is busy; waiting …");
       await new Promise((resolve) => {
@@ -267,7 +269,7 @@ function row(entry, found, best, tag) {
   return line;
 }
 
-function inPercent(found) {  // how sure the captioner is; nothing from captioners without a confidence
+function inPercent(found) {  // how sure the captioner is; empty if it has no confidence
   if (found.confidence === undefined) return "";
   return `${Math.round(100 * found.confidence)} %${found.unsure ? " (unsure)" : ""}`;
 }
@@ -277,7 +279,7 @@ function inPercent(found) {  // how sure the captioner is; nothing from captione
 function wordButton(entry, found, word, i) {
   const button = element("button", { type: "button", textContent: word, tabIndex: i ? -1 : 0, ariaPressed: "false" });
   button.look = { attention: found.attention, i, button };
-  let before;  // a press gives focus first; a second press removes the shade
+  let before;  // what was shown before the press, because a press gives focus first; a second press removes the shade
   button.addEventListener("pointerdown", () => { before = entry.look; });
   button.addEventListener("focus", () => { stop(entry); look(entry, button.look); });
   button.addEventListener("click", (event) => {
@@ -331,7 +333,7 @@ function draw(entry, what) {
   fit(entry);
 }
 
-function fit(entry) {  // lays the shade exactly over the picture; a high picture has bars beside it
+function fit(entry) {  // lays the shade exactly over the picture, without the bars beside a high picture
   const image = entry.card.querySelector("img");
   const scale = Math.min(image.clientWidth / image.naturalWidth, image.clientHeight / image.naturalHeight);
   const [width, height] = [image.naturalWidth * scale, image.naturalHeight * scale];
@@ -412,7 +414,7 @@ async function toClipboard(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
-  } catch {  // the browser has no clipboard without https, on another machine
+  } catch {  // on another machine the browser has no clipboard without https
     const field = element("textarea", { value: text, className: "unseen" });
     document.body.append(field);
     const before = document.activeElement;

@@ -6,9 +6,9 @@ const POLL = 1000;         // milliseconds between two looks at the index while 
 
 const $ = (id) => document.getElementById(id);
 let found = [];            // {photo, name, caption, button, image}, in the order on the page
-let shown = -1;            // the place of the photo in the dialog
-let query = "";            // what the photos on the page were found for
-let search = new AbortController();  // ends when another search begins
+let shown = -1;            // the index in found of the photo in the dialog
+let query = "";            // the query that found the photos on the page
+let search = new AbortController();  // aborted when another search begins
 let polling = false;
 
 export function startSearch(folder) {
@@ -74,7 +74,9 @@ function note(id, text, problem = false) {
   $(id).classList.toggle("problem", problem);
 }
 
-const inWords = (error) => (error instanceof TypeError ? "The server does not answer. Is it still running?" : error.message);
+const inWords = (error) => (
+  error instanceof TypeError ? "The server does not answer. Is it still running?" : error.message
+);
 
 // A search
 
@@ -113,7 +115,8 @@ function summary({ results, unknown_words: unknown, searched, photos }) {
   const parts = [results.length ? `${count} for “${query}”.` : "No photos were found."];
   if (unknown.length) parts.push(`Unknown words were left out: ${unknown.join(", ")}.`);
   if (photos.state === "indexing") {
-    parts.push(`Of ${photos.total.toLocaleString("en")} photos, ${searched.toLocaleString("en")} were searched. Search again for the others.`);
+    const [total, done] = [photos.total, searched].map((count) => count.toLocaleString("en"));
+    parts.push(`${done} of ${total} photos were searched. Search again for the others.`);
   }
   return parts.join(" ");
 }
@@ -145,7 +148,7 @@ function makePhoto({ photo, name }, i) {
   return entry;
 }
 
-async function describe(photos, signal) {  // captions become the texts of the pictures, one after another, best first
+async function describe(photos, signal) {  // captions become the alternative texts of the pictures, best first
   for (const entry of photos) {
     try {
       entry.caption = (await get(`api/photos/${entry.photo}/caption`, signal)).caption;
@@ -183,7 +186,7 @@ function show(place) {
   shown = place;
   const viewer = $("viewer");
   const image = viewer.querySelector("img");
-  image.removeAttribute("src");  // not the photo before, while this one loads
+  image.removeAttribute("src");  // hides the last photo while this one loads
   image.src = `api/photos/${entry.photo}?size=large`;
   $("viewer-name").textContent = entry.name;
   viewer.querySelector(".place").textContent = `${place + 1} of ${found.length} for “${query}”`;

@@ -1,7 +1,7 @@
 """The seam between the stages of training and the loop that runs them.
 
-A stage says what is read, what is minimised, how dev is scored and what is kept. ``loop.fit`` and ``recorder.Recorder`` do
-the rest. They use nothing of a stage but what stands here.
+A stage says what is read, what is minimised, how dev is scored and what is kept. ``loop.fit`` and ``recorder.Recorder``
+do the rest. They use nothing of a stage but what stands here.
 
 ``fit`` makes one object of the stage, after it has set the random seed. The object then has:
 
@@ -48,8 +48,8 @@ class Stage(ABC):
 
     # The kind of bundle that training leaves (see ``storage.bundles``).
     bundle: ClassVar[str]
-    # What the best epoch consists of: the name of each checkpoint, and the attribute of ``model`` whose weights it holds.
-    # The first one must be called "best".
+    # What the best epoch consists of: the name of each checkpoint, and the attribute of ``model`` whose weights it
+    # holds. The first one must be called "best".
     best_weights: ClassVar[Mapping[str, str]]
     # The scores in history.csv, in this order. They come from the training of an epoch and from ``dev``.
     columns: ClassVar[Sequence[str]]
@@ -98,7 +98,7 @@ class Stage(ABC):
         return make_optimizer(self.config, len(self.batches))
 
     def drive(self, epochs: range, callbacks: Sequence[keras.callbacks.Callback]) -> None:
-        """Train ``epochs`` (from 0) and call ``callbacks`` as Keras does. Ends early where they set ``stop_training``."""
+        """Train ``epochs`` (from 0) and call ``callbacks`` as Keras does. Ends early if they set ``stop_training``."""
         self.trainer.fit(
             self.batches,
             initial_epoch=epochs.start,
@@ -124,11 +124,11 @@ class Stage(ABC):
 
     @abstractmethod
     def dev_summary(self, scores: dict[str, float]) -> str:
-        """What is printed of these ``scores`` on dev: those of a line of history.csv, or of one of several data sets."""
+        """What is printed of these ``scores`` on dev. They are a line of history.csv, or those of one data set."""
 
     @classmethod
     def looks(cls, config: Config) -> list[Look]:
-        """The looks of the training images in addition to the images as they are. Each look has its own feature store."""
+        """The further looks of the training images, besides the images as they are. Each has its own feature store."""
         return training_looks(config)
 
     @classmethod

@@ -16,7 +16,7 @@ from model import Captioner
 
 
 class SelfCriticalStage(CaptionerStage):
-    """Every step draws captions with the weights as they are, so the loop of epochs is its own and not Keras' ``fit``."""
+    """Every step draws captions with the current weights. So the stage has its own loop instead of Keras' ``fit``."""
 
     columns = (*CaptionerStage.columns, "reward", "reward_share")
     batches: ReferenceBatches
