@@ -185,7 +185,7 @@ def test_scores_settings_and_diagnostics(records, tmp_path):
     assert "after epoch 2: train.py --z (today, commit def456)" in text
     assert ["packages", "keras", "3.15"] in rows
     assert ["distinct", "captions", "8.3%", "100.0%"] in rows
-    assert "entropy 3.21 bits per word" in text
+    assert "entropy is 3.21 bits per word" in text
     assert "73% of the attention goes to the image" in text
 
 
