@@ -8,8 +8,8 @@
     curl -F image=@photo.jpg 'http://127.0.0.1:8000/api/captions?beam_size=5'
 
 With --photos, the pictures of the folder and its subfolders can be searched and seen on the page. Their index is made
-in the background; later starts go on with it. Works without internet. Ctrl-C stops it. The page /api.html explains the
-API.
+in the background, and later starts go on with it. The server needs no internet. Ctrl-C stops it. The page /api.html
+explains the API.
 """
 
 import logging
@@ -34,8 +34,8 @@ from captioning.serving.engine import Engine, Model
 from captioning.serving.photos import Photos
 from config import PRETRAINED, SEARCH, Config
 
-# The names of this machine for itself. A server that listens there shows photos under no other name, so that no foreign
-# page can look at them through a name of its own that leads here.
+# The names of this machine for itself. A server that listens there shows photos under these names only. Otherwise a
+# foreign page could read the photos through a name of its own that leads to this machine.
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 if TYPE_CHECKING:
@@ -85,26 +85,28 @@ def app_parser() -> ArgumentParser:
         "--model",
         metavar="RUN",
         action="append",
-        help="a run folder or a captioner.zip. For several to choose from, give --model several times [default: all in pretrained/ and run_dir]",
+        help="a run folder or a captioner.zip. Give --model several times to offer several captioners [default: all in "
+        "pretrained/ and run_dir]",
     )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="the address to listen at; 0.0.0.0: all addresses of this machine [default: %(default)s]",
+        help="the address at which the server listens; 0.0.0.0: all addresses of this machine [default: %(default)s]",
     )
-    parser.add_argument("--port", type=int, default=8000, help="0: any free port [default: %(default)s]")
+    parser.add_argument("--port", type=int, default=8000, help="the port; 0: any free one [default: %(default)s]")
     parser.add_argument(
         "--photos", metavar="DIR", help="let the page search the pictures below this folder, and show them"
     )
     parser.add_argument(
         "--aligner",
         metavar="RUN",
-        help="the towers that search --photos: a run folder of stage=align, or an aligner.zip [default: pretrained/search.zip]",
+        help="the towers that search --photos: a run folder of stage=align, or an aligner.zip [default: "
+        "pretrained/search.zip]",
     )
     parser.add_argument(
         "--index",
         metavar="DIR",
-        help="folder of the index of --photos [default: as for retrieve.py, which shares it]",
+        help="folder of the index of --photos [default: the one of retrieve.py, which shares it]",
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
     return parser
@@ -118,9 +120,10 @@ def bundles_found(run_dir: str) -> list[Path]:
 
 
 def models_of(paths: Sequence[Path], args: Namespace, named: bool) -> list[Model]:
-    """The captioners to choose from, with the settings that were typed. Raises UserError.
+    """The captioners to choose from, with the typed settings. Raises UserError if none can be used.
 
-    ``named``: whether the user named the ``paths``. Otherwise captioners that cannot be used are reported and left out.
+    ``named``: whether the user named the ``paths``. Then each must be usable. Otherwise captioners that cannot be used
+    are reported and left out.
     """
     models: dict[str, Model] = {}
     for path in paths:
@@ -135,7 +138,7 @@ def models_of(paths: Sequence[Path], args: Namespace, named: bool) -> list[Model
         model = replace(model, name=f"{model.name} ({same + 1})" if same else model.name)
         models[model.name] = model
     if not models:
-        raise UserError("--model: none of the captioners that were found can be used; name another")
+        raise UserError("--model: none of the captioners found can be used; name another")
     return list(models.values())
 
 
@@ -149,7 +152,7 @@ def _model(path: Path, args: Namespace) -> Model:
 
 
 def photos_of(args: Namespace) -> Photos | None:
-    """The photos of --photos, not yet started; None without that option. Raises UserError before any work."""
+    """The photos of --photos, not yet started, or None without that option. Raises UserError before any work."""
     if not args.photos:
         for name in ("aligner", "index"):
             if getattr(args, name):
@@ -176,7 +179,7 @@ def _load(path: Path) -> "Captioner":
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens at this address. Raises UserError."""
-    if not 0 <= port <= 65535:  # create_server would leave its socket open
+    if not 0 <= port <= 65535:  # checked here, because create_server would leave its socket open
         raise UserError(f"--port: cannot listen at {host}, port {port}: ports go from 0 to 65535; choose another")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

@@ -47,13 +47,13 @@ SEARCH = PRETRAINED / "search.zip"
 #         only={"decoder": ("merge", "inject")},  # read only with these choices; elsewhere it must be at its default
 #         never={"stage": ("align",)},            # not read with these choices; there it must be at its default
 #         tolerated=True,                         # where nothing reads it, it may have any value
-#         fixed="decoder",                        # until when it stays: "training", "decoder" or "model"
+#         fixed="decoder",                        # what fixes it: "training", "decoder" or "model"
 #         resumable=True,                         # train.py --resume may change it
 #         ge=1,                                   # bounds: ge, gt, le, lt
 #     )
 
-# The decoders, each the name of a file in captioning/decoders. A new one is named here, by what it derives from there:
-# OneVectorDecoder reads the image as one vector, RegionDecoder looks at regions of it.
+# The decoders. Each name is that of a file in captioning/decoders. A new decoder is added here, to the list of its base
+# class: OneVectorDecoder reads the image as one vector, and RegionDecoder looks at regions of it.
 OneVectorDecoders = Literal["merge", "inject"]
 RegionDecoders = Literal["attention", "adaptive", "transformer"]
 
@@ -68,8 +68,8 @@ class DataSettings(BaseModel):
     dataset: Layout = setting(
         "flickr8k",
         "flickr8k, flickr30k or coco: in the layout of their publishers; karpathy: a Karpathy split file with the "
-        "images of one of these; demo: generated scenes; folder: your own images with a captions file. Several: they "
-        "are trained on together, and stay apart otherwise",
+        "images of one of these; demo: generated scenes; folder: your own images with a captions file. Several data "
+        "sets are trained on together. Otherwise they stay apart",
     )
     data_dir: str = setting(
         "",
@@ -152,7 +152,8 @@ class DataSettings(BaseModel):
     def _check_data_weight(self) -> Self:
         if not self.data_weight > 0:
             raise ValueError(
-                f"data_weight: {self.data_weight:g} is not above 0; to train without a data set, leave it out of dataset"
+                f"data_weight: {self.data_weight:g} is not above 0; to train without a data set, leave it out of "
+                "dataset"
             )
         return self
 
@@ -180,8 +181,8 @@ class DataSettings(BaseModel):
 class MixtureSettings(BaseModel):
     """Data"""
 
-    # Each of these is a setting of DataSettings, and says there what it means. A tuple holds one value for each data
-    # set that reads the setting, in their order. A single value is that of a single data set.
+    # DataSettings says what each of these settings means. A tuple holds one value for each data set that reads the
+    # setting, in their order. A single value belongs to a single data set.
     dataset: OneOrMore[Layout] = of_each(DataSettings, "dataset")
     data_dir: OneOrMore[str] = of_each(DataSettings, "data_dir")
     data_weight: OneOrMore[float] = of_each(DataSettings, "data_weight")
@@ -191,7 +192,7 @@ class MixtureSettings(BaseModel):
     test_fraction: OneOrMore[float] = of_each(DataSettings, "test_fraction")
     split_seed: OneOrMore[int] = of_each(DataSettings, "split_seed")
     demo_images: OneOrMore[int] = of_each(DataSettings, "demo_images")
-    # Of a single data set only: lists already.
+    # These are lists already, so they belong to a single data set.
     download_urls: tuple[str, ...] = of_each(DataSettings, "download_urls")
     download_checksums: tuple[str, ...] = of_each(DataSettings, "download_checksums")
 
@@ -218,10 +219,10 @@ class MixtureSettings(BaseModel):
         return [each.model_copy(update={"data_dir": each.data_dir or f"data/{each.dataset}"}) for each in data_sets]
 
     def data_names(self) -> tuple[str, ...]:
-        """What each data set is called in tables and files: letters, digits and ``_ . -``. No two are called alike.
+        """The name of each data set in tables and files: letters, digits and ``_ . -``. All names differ.
 
-        That is the layout. A folder, and data sets of the same layout, are named after their folder. Where its name is
-        taken, or only says that it holds images, they are named after their captions file.
+        The name is usually the layout. A folder, and data sets of the same layout, are named after their folder. If its
+        name is taken, or only says that it holds images, they are named after their captions file.
         """
         data_sets = self.data_sets()
         layouts = [each.dataset for each in data_sets]
@@ -380,7 +381,7 @@ class DecoderSettings(CaptionSettings):
         "inject",
         "merge: an LSTM reads the words, and one vector per image joins its output; inject: the LSTM reads this "
         "vector at every step; attention: an LSTM that looks at regions (Show, Attend and Tell); adaptive: attention "
-        "with a visual sentinel; transformer: one that looks at regions",
+        "with a visual sentinel; transformer: a transformer that looks at regions",
         never={"stage": ("align",)},
         fixed="decoder",
     )
@@ -745,7 +746,7 @@ class DecodingSettings(CaptionSettings):
 
     @property
     def votes(self) -> bool:
-        """Whether consensus decides: two captions cannot outvote one another."""
+        """Whether consensus decides. It needs three captions, because two cannot outvote one another."""
         return self.consensus and self.beam_size > 2
 
     def decoding(self) -> dict[str, Any]:
@@ -989,8 +990,8 @@ PRESETS = {
     ),
 }
 
-# A stage starts from the settings of a run (init) or of a preset. Here is what it then changes by itself, if anything.
-# The command line overrides it. Settings that the stage does not read go back to their defaults.
+# A stage starts from the settings of a run (init) or of a preset. Then it makes these changes by itself, which the
+# command line overrides. Settings that the stage does not read go back to their defaults.
 STAGE_CHANGES: dict[str, dict[str, Any]] = {
     # Chosen on dev with ResNet50 and attention. All layers of the encoder learn. The decoder learns as fast as in
     # its own training.

@@ -2,25 +2,26 @@
 
     python evaluate.py --model runs/NAME --split test --beam-sizes 1,3,5
     python evaluate.py --model runs/NAME --split test --report             # and a page to look at, report.html
-    python evaluate.py --model runs/NAME --split dev --protocol seed       # the one historical comparison
+    python evaluate.py --model runs/NAME --split dev --protocol seed       # for one historical comparison only
     python evaluate.py --model runs/A --model runs/B --output both         # an ensemble
-    python evaluate.py --model runs/NAME --dataset coco    # of a run on several data sets this one
+    python evaluate.py --model runs/NAME --dataset coco                    # one of the several data sets of a run
     python evaluate.py --model runs/NAME --views 4 --output four-views     # an average of four looks at each image
     python evaluate.py --model runs/NAME --beam-sizes 20 --consensus       # the caption most like all of its beam
     python evaluate.py --predictions FILE --split test                     # score captions from elsewhere
-    python evaluate.py --compare FILE FILE --split test                    # do two captioners differ, or is it chance?
+    python evaluate.py --compare FILE FILE --split test                    # do two captioners differ beyond chance?
     python evaluate.py --compare "runs/a-*/FILE" "runs/b-*/FILE"           # several seeds of each
-    python evaluate.py --model runs/NAME --fit-confidence                  # teach it how sure it is, on dev
+    python evaluate.py --model runs/NAME --fit-confidence                  # fit its confidence, on dev
 
 The captioner reads its own words and never a reference. Each image is encoded once.
 
-For each beam size it writes the captions in COCO's format, with the CIDEr-D of each. It writes all scores as JSON and
-prints them as a Markdown table. With several data sets there is a row for each, and one for their mean. For MS-COCO it
-also writes captions_val2014_NAME_results.json, as COCO's own evaluation takes it. captioning/metrics/protocols.py
+For each beam size the script writes the captions in COCO's format, with the CIDEr-D of each. It writes all scores as
+JSON and prints them as a Markdown table. With several data sets there is a row for each, and one for their mean. For
+MS-COCO it also writes captions_val2014_NAME_results.json for COCO's own evaluation. captioning/metrics/protocols.py
 explains the protocols, and captioning/reports/rows.py the scores.
 
---fit-confidence writes into the captioner's bundle how probable it is that a caption is right. Its weights stay as they
-are. After that all scripts give each caption its confidence, and this one says and draws what the confidence is worth.
+--fit-confidence fits how probable it is that a caption is right, and writes this confidence into the captioner's
+bundle. The weights stay as they are. After that all scripts give each caption a confidence. This script also reports
+and draws how good the confidence is.
 """
 
 import sys
@@ -94,7 +95,8 @@ def parse() -> Namespace:
         "--compare",
         nargs=2,
         metavar="FILE",
-        help="test whether the captions of two files differ in their scores; a quoted pattern names the files of several seeds",
+        help="test whether the captions of two files differ in their scores; a quoted pattern names the files of "
+        "several seeds",
     )
     add_views(parser)
     parser.add_argument("--split", default="dev", help="train, dev or test [default: dev]")
@@ -109,7 +111,7 @@ def parse() -> Namespace:
         "--java",
         metavar="TOOLS",
         default="",
-        help=f"also use these Java programs, comma-separated: {', '.join(java.TOOLS)} (Stanford's, instead of ours)",
+        help=f"also use these Java programs, comma-separated: {', '.join(java.TOOLS)} (Stanford's instead of ours)",
     )
     parser.add_argument("--report", action="store_true", help="also write report.html, a page that explains the scores")
     parser.add_argument(
@@ -127,20 +129,21 @@ def add_confidence(parser: ArgumentParser) -> None:
     group.add_argument(
         "--fit-confidence",
         action="store_true",
-        help="fit on dev how probable it is that a caption is right, and write this confidence into the captioner's bundle",
+        help="fit on dev how probable it is that a caption is right, and write this confidence into the captioner's "
+        "bundle",
     )
     group.add_argument(
         "--right-cider",
         type=float,
         metavar="X",
-        help="a caption can be right if its CIDEr, times 100, is above this; it must also name no object that no reference "
-        "names [default: what three of four captions by people reach on dev]",
+        help="a caption is right if its CIDEr, times 100, is above this and if a reference names each of its objects "
+        "[default: what three of four captions by people reach on dev]",
     )
     group.add_argument(
         "--confidence-inputs",
         choices=list(INPUTS),
-        help="of what the confidence is made; see captioning/confidence/inputs.py [default: the simplest set that is as "
-        "good as the best by cross-validation]",
+        help="the signals that the confidence is made of; see captioning/confidence/inputs.py [default: the simplest "
+        "set that is as good as the best by cross-validation]",
     )
     group.add_argument(
         "--unsure-below",
@@ -151,7 +154,7 @@ def add_confidence(parser: ArgumentParser) -> None:
 
 
 def java_tools(args: Namespace) -> list[str]:
-    """The Java programs of ``--java``. Raises UserError for an unknown one, and where something for it is missing."""
+    """The Java programs of ``--java``. Raises UserError if one is unknown, or if it cannot run here."""
     tools = [tool for tool in args.java.split(",") if tool]
     for tool in tools:
         if tool not in java.TOOLS:
@@ -194,12 +197,14 @@ def refuse_beside_fit(args: Namespace, tools: Sequence[str]) -> None:
         raise UserError("--fit-confidence: takes one captioner; give one --model, and leave out --views")
     if SPLIT_NAMES.get(args.split) != "dev":
         raise UserError(
-            f"--fit-confidence: is fitted on dev, and --split is {args.split}; leave --split out, so that test stays unseen"
+            f"--fit-confidence: is fitted on dev, and --split is {args.split}; leave --split out, so that test stays "
+            "unseen"
         )
     for option in ("beam_sizes", "report", "output"):
         if getattr(args, option):
             raise UserError(
-                f"--{option.replace('_', '-')}: --fit-confidence writes into the bundle and nothing else; leave this out"
+                f"--{option.replace('_', '-')}: --fit-confidence writes into the bundle and nothing else; leave this "
+                "out"
             )
     if tools or args.protocol != "coco":
         raise UserError(
@@ -219,7 +224,7 @@ def load_single(typed: dict[str, Any], option: str) -> tuple[Config, CaptionData
 
 
 def compare_files(args: Namespace, typed: dict[str, Any]) -> None:
-    """Print whether the captions of two sides differ."""
+    """Print whether the captions of the two sides differ."""
     sides = find_sides(args.compare)
     records = load_single(typed, "--compare")[1].split(args.split)
     first, second = ([read_predictions(path, records) for path in side] for side in sides)
@@ -255,7 +260,7 @@ def fit_model(args: Namespace, typed: dict[str, Any]) -> None:
     config = resolve_trained(args, captioner.config)
     refuse_idle_consensus([config])
     dataset = load_dataset(config)
-    training = dataset.split("train")  # a data set without one is refused before the long work
+    training = dataset.split("train")  # a data set without this split is refused before the long work
     parts = find_parts(captioner, config, dataset, args, typed)
     references = [[record.captions for record in part.records] for part in parts]
     bound = args.right_cider if args.right_cider is not None else bound_of_people(references)
@@ -282,25 +287,26 @@ def fit_model(args: Namespace, typed: dict[str, Any]) -> None:
 
 
 def bound_of_people(references: Sequence[Sequence[Sequence[str]]]) -> float:
-    """The CIDEr that three of four captions by people reach, of the images of each data set.
+    """The CIDEr, times 100, that three of four captions by people reach. ``references``: by data set and image.
 
-    Raises UserError when all images have one reference only.
+    Raises UserError if all images have one reference only.
     """
     reached = np.concatenate([cider_of_people(of_part) for of_part in references])
     if not len(reached):
         raise UserError(
-            "--right-cider: each image has one caption by people, so what people reach cannot be found out; give a number, "
-            "such as 50"
+            "--right-cider: each image has only one caption by people, so the CIDEr that people reach is unknown; give "
+            "a number, such as 50"
         )
     return round(float(np.percentile(reached, 25)), 1)
 
 
 @dataclass(frozen=True)
 class Part:
-    """What is scored of one data set.
+    """The scored part of one data set.
 
-    name: what the data set is called; empty for a captioner of a single one. stores: the features, one store for each
-    member and view. records: the images that all of them hold. subset: that of MS-COCO which they are, if any.
+    ``name``: of the data set; empty for a captioner of a single one. ``stores``: the features, one store for each
+    member and view. ``records``: the images that all stores hold. ``subset``: the subset of MS-COCO that they belong
+    to, if any.
     """
 
     name: str
@@ -312,9 +318,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Captioned:
-    """The captions of one decoding for the records of a part, their scores, and the CIDEr-D of each.
+    """The captions of one decoding for the N records of a part, and their scores.
 
-    sure: the confidence of each caption and whether it is right, where the captioner has a confidence.
+    ``cider``: the CIDEr-D of each caption, float64 ``(N,)``. ``sure``: the confidence of each caption and whether it is
+    right, or None if the captioner has no confidence.
     """
 
     part: Part
@@ -325,7 +332,7 @@ class Captioned:
 
 
 def score_models(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -> None:
-    """Caption a split with each beam size, score the captions, and write what came out."""
+    """Caption a split with each beam size, score the captions, and write all results."""
     from captioning.storage.bundles import name_of
     from model import load_captioners
 
@@ -394,7 +401,7 @@ def caption_part(
         attention=looks,
         confidence=sure and sure.scores(),
         decoding_seconds=seconds,
-        settings=search.model_dump() | {"consensus": search.votes},  # no beam size of 1 or 2 lets captions vote
+        settings=search.model_dump() | {"consensus": search.votes},  # captions vote only with a beam size above 2
         environment=describe(search.seed),
     )
     return Captioned(part, captions, cider, sure, row)
@@ -403,7 +410,7 @@ def caption_part(
 def row_of_all(
     found: Sequence[Captioned], sure: Sure | None, training: Sequence[list[str]], tools: Sequence[str]
 ) -> ScoreRow:
-    """The scores of one decoding of several data sets together. ``sure``: that of all their captions."""
+    """The scores of one decoding on several data sets together. ``sure``: the confidence in all their captions."""
     scored = [(each.captions, each.part.records, each.row.scores) for each in found]
     seconds = sum(each.row.decoding_seconds or 0 for each in found)
     scores = together(scored, training, tools)
@@ -418,14 +425,14 @@ def row_of_all(
 
 
 def label_of(row: ScoreRow, search: Config) -> str:
-    """What is in the names of the files of one decoding of one data set, or of several together."""
+    """The label in the names of the files of one decoding. They belong to one data set, or to several together."""
     return "-".join(
         filter(None, (row.split, row.dataset, f"beam{search.beam_size}", "consensus" if search.votes else ""))
     )
 
 
 def write_captions(captioned: Captioned, search: Config, output: Path) -> None:
-    """Write the captions of one data set into ``output``: as predictions, and for COCO as its server takes them."""
+    """Write the captions of one data set into ``output``: as predictions, and for MS-COCO also for its server."""
     part, row, sure = captioned.part, captioned.row, captioned.sure
     label = label_of(row, search)
     confidences = sure.confidence.tolist() if sure else [None] * len(captioned.captions)
@@ -436,7 +443,7 @@ def write_captions(captioned: Captioned, search: Config, output: Path) -> None:
 
 
 def draw_confidence(sure: Sure | None, label: str, output: Path) -> None:
-    """Draw what a confidence is worth as confidence-LABEL.png in ``output``, if there is one. Raises UserError."""
+    """Draw how good a confidence is as confidence-LABEL.png in ``output``, if there is one. Raises UserError."""
     if sure is None:
         return
     path = output / f"confidence-{label}.png"
@@ -451,7 +458,7 @@ def draw_confidence(sure: Sure | None, label: str, output: Path) -> None:
 def write_reports(
     found: Sequence[Sequence[Captioned]], captioner: "Captioner", config: Config, folder: Path, output: Path
 ) -> None:
-    """Write the page of each data set into ``output``. ``found``: for each decoding what came out of each data set."""
+    """Write the page of each data set into ``output``. ``found``: for each decoding the captions of each data set."""
     from captioning.reports.page import report
     from captioning.storage.runs import Run
 
@@ -478,9 +485,9 @@ def find_parts(
     args: Namespace,
     typed: dict[str, Any],
 ) -> list[Part]:
-    """What is scored of each data set: the images of the split that can be read, and their features.
+    """The parts to score: for each data set the readable images of the split, and their features.
 
-    Raises UserError when no data set has the split, or none of its images can be read.
+    Raises UserError if no data set has the split, or if none of its images can be read.
     """
     dataset.split(args.split)  # a wrong name shows before features are extracted
     looks = further_views(args.views)
@@ -509,9 +516,9 @@ def find_parts(
 def caption_split(
     captioner: "Captioner", stores: Sequence["FeatureStore"], records: Sequence[ImageRecord], config: Config
 ) -> tuple[list["Caption"], float]:
-    """The best caption of each record, and the seconds that decoding took, with compilation.
+    """The best caption of each record, and the seconds of decoding, with compilation.
 
-    ``stores``: that of the captioner, or one for each member and view of an ensemble.
+    ``stores``: the store of the captioner, or one for each member and view of an ensemble.
     """
     from captioning.features.batches import EnsembleBatches
 
@@ -529,7 +536,7 @@ def find_attention(
     captions: Sequence[str],
     config: Config,
 ) -> AttentionStatistics:
-    """How the captioner looks at the images while it says ``captions``."""
+    """How the captioner looks at the images while it predicts ``captions``."""
     batches = feature_batches(store, records, config)
     return attention_statistics(captioner, (batches[n][0] for n in range(len(batches))), captions)
 
@@ -546,7 +553,7 @@ def write_scores(rows: Sequence[ScoreRow], output: Path) -> None:
     text = score_table(rows)
     print(text, end="")
     data_sets = {row.dataset for row in rows if row.dataset}
-    alone = data_sets if len(data_sets) == 1 else set()  # one of the several of a run
+    alone = data_sets if len(data_sets) == 1 else set()  # only one of the several data sets of a run was scored
     name = "-".join(["scores", rows[0].split, *alone, rows[0].protocol])
     write(output / f"{name}.json", rows_text(rows))
     write(output / f"{name}.md", text)

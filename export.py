@@ -1,17 +1,17 @@
-"""Write a trained captioner for the place where it will run: TensorFlow, ONNX Runtime or LiteRT. Encoder and search are one graph.
+"""Export a trained captioner to TensorFlow, ONNX Runtime or LiteRT, with encoder and search in one graph.
 
     pip install -e ".[export]"
     python export.py --output exported/                       # the captioner that comes with this repository
     python export.py --model runs/NAME --output exported/
     python export.py --model runs/NAME --output exported/ --format onnx --beam-size 1 --int8
-    python export.py --model runs/NAME --output exported/ --check photos/     # the same captions? how fast?
+    python export.py --model runs/NAME --output exported/ --check photos/     # compare captions and speed
 
-Leaves exported/savedmodel, exported/onnx and exported/litert; with --int8 also onnx-int8 and litert-int8.
+The exports are exported/savedmodel, exported/onnx and exported/litert, with --int8 also onnx-int8 and litert-int8.
 docs/exports.md shows how to call each from Python without Keras.
 
---check captions pictures with the original and with each export, one picture at a time. If best captions differ in an
-export that is not int8, the exit status is 1. The captions of each export are in its predictions.json, by the file
-names of the pictures. With all pictures of a split, evaluate.py --predictions scores them.
+--check captions pictures with the original and with each export, one picture at a time. The exit status is 1 if best
+captions differ in an export that is not int8. Each export keeps these captions in predictions.json, by the file names
+of the pictures. If they are all pictures of a split, evaluate.py --predictions scores the file.
 """
 
 import importlib.util
@@ -44,7 +44,7 @@ INT8_KINDS = ("onnx", "litert")
 
 
 class Wanted(NamedTuple):
-    """An export that is to be written."""
+    """An export to write."""
 
     kind: str
     int8: bool
@@ -104,7 +104,7 @@ def wanted_exports(args: Namespace) -> list[Wanted]:
     if args.int8:
         kinds += [(kind, True) for kind in formats if kind in INT8_KINDS]
         if len(kinds) == len(formats):
-            raise UserError("--int8: only the formats onnx and litert have it; add one of them, or leave this out")
+            raise UserError("--int8: only the formats onnx and litert can do this; add one of them, or leave this out")
     return [Wanted(kind, int8, Path(args.output, f"{kind}-int8" if int8 else kind)) for kind, int8 in kinds]
 
 
@@ -112,12 +112,12 @@ def refuse_backend(args: Namespace) -> None:
     """Raise UserError if --backend asks for another backend than TensorFlow."""
     if typed_settings(args).get("backend", "tensorflow") != "tensorflow":
         raise UserError(
-            "--backend: exports are made under TensorFlow, where a captioner of any backend is the same; leave it out"
+            "--backend: exports are made under TensorFlow, which reads captioners of every backend; leave this out"
         )
 
 
 def refuse(kinds: Iterable[str], folders: Sequence[Path], overwrite: bool) -> None:
-    """Raise UserError if a library for ``kinds`` is missing, or if a folder exists that must not be replaced."""
+    """Raise UserError if a library for ``kinds`` is missing, or if one of ``folders`` exists and must stay."""
     needed = [name for kind in dict.fromkeys(kinds) for name in KINDS[kind].libraries]
     missing = [name for name in needed if not importlib.util.find_spec(name)]
     if missing:
@@ -130,7 +130,7 @@ def refuse(kinds: Iterable[str], folders: Sequence[Path], overwrite: bool) -> No
 
 
 def check(captioner: "Captioner", config: Config, exports: Sequence[Exported], listed: Sequence[str]) -> int:
-    """Compare the exports with the captioner on the pictures ``listed``. Print the table, and write what was found.
+    """Compare the exports with the captioner on the pictures ``listed``, and print a table.
 
     Each export gets a check.json and a predictions.json. Returns the exit status.
     """
@@ -168,7 +168,7 @@ def write_comparison(exported: Exported, comparison: Comparison, original: Origi
 
 
 def table(exports: Sequence[Exported], comparisons: Sequence[Comparison], original: Original) -> str:
-    """Sizes, times and how many captions are the same, as a Markdown table."""
+    """A Markdown table of sizes, times and how many captions are the same."""
     rows = [
         {"format": "original", "MB": "", "same captions": "", "same beams": "", "seconds": f"{original.seconds:.3f}"}
     ]

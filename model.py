@@ -1,4 +1,4 @@
-"""The captioner: encoder, decoder and vocabulary, which together turn pictures into captions. The ensemble of several.
+"""The captioner (encoder, decoder and vocabulary) turns pictures into captions. The ensemble joins several captioners.
 
     pixels (B, S, S, 3)
       --encoder-->        features (B, R, D)      captioning/features/encoder.py
@@ -41,7 +41,7 @@ from captioning.words.padding import pad
 from captioning.words.vocabulary import Vocabulary
 from config import Config, DecodingSettings
 
-# What is searched at once: an array (B, R, D), or for an ensemble a tuple of such arrays.
+# The features of one search: a float array (B, R, D), or for an ensemble a tuple of such arrays.
 Features = np.ndarray | tuple[np.ndarray, ...]
 
 
@@ -51,7 +51,7 @@ class Caption:
 
     text: str
     log_prob: float  # natural log of its probability
-    score: float  # what it was ranked by
+    score: float  # the score that ranks it
     confidence: float | None = None  # the probability that it is right; None if the captioner gives none
     unsure: bool = False  # whether its confidence is below the threshold of the captioner
 
@@ -89,20 +89,20 @@ class Captioner:
         return cls(config, vocabulary, encoder, decoder)
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """Features ``(B, R, D)`` in the type ``feature_dtype``, of RGB pixels ``(B, S, S, 3)`` from 0 to 255.
+        """Features ``(B, R, D)`` of the dtype ``feature_dtype``, from RGB pixels ``(B, S, S, 3)``.
 
-        The encoder's weights must not change after the first call.
+        The pixels are uint8, or float from 0 to 255. The encoder's weights must not change after the first call.
         """
         return self._encode(pixels).astype(self.config.feature_dtype)
 
     def caption(
         self, features: Features | FeatureBatches | EnsembleBatches, decoding: DecodingSettings | None = None
     ) -> list[list[Caption]]:
-        """The captions of each image, best first: ``beam_size`` of them, or fewer if there are not so many sentences.
+        """The captions of each image, best first: ``beam_size`` of them, or fewer if fewer sentences are possible.
 
-        ``features``: an array ``(B, R, D)`` that is searched at once, or batches from a store. The last batch may be
-        filled up with copies of its last image; they are captioned too. ``decoding``: how to search; None: as the run's
-        settings say.
+        ``features``: a float array ``(B, R, D)`` that is searched at once, or batches from a store. The last batch may
+        be filled up with copies of its last image, which get captions too. ``decoding``: the settings of the search;
+        None: those of the run.
         """
         if not len(features):
             return []
@@ -113,9 +113,10 @@ class Captioner:
     def observe(
         self, features: FeatureBatches, subspace: Subspace, decoding: DecodingSettings | None = None
     ) -> tuple[list[Caption], np.ndarray]:
-        """The best caption of each image, and its signals float32 ``(B, S)``, of which a confidence is made.
+        """The best caption of each image, and its signals, from which a confidence is made.
 
-        ``features`` and ``decoding`` are as in ``caption``. ``subspace``: where training pictures lie.
+        The signals are float32 ``(images, len(SIGNALS))`` (see ``captioning/confidence/inputs.py``). ``features`` and
+        ``decoding`` are as in ``caption``. ``subspace``: where the training pictures lie.
         """
         decoding = decoding or self.config
         search = Search(self.decoder, decoding, Signals(subspace))
@@ -126,7 +127,7 @@ class Captioner:
     def _spelled(
         self, tokens: np.ndarray, log_probs: np.ndarray, scores: np.ndarray, confidences: np.ndarray | None = None
     ) -> list[Caption]:
-        """The captions of one image, from ``tokens (K, L)``, ``log_probs``, ``scores`` and ``confidences``, all ``(K,)``."""
+        """The captions of one image, from ``tokens (K, L)``. ``log_probs``, ``scores``, ``confidences``: ``(K,)``."""
         captions = [
             Caption(self.vocabulary.decode(ids), float(log_prob), float(score))
             for ids, log_prob, score in zip(tokens, log_probs, scores, strict=True)
@@ -137,11 +138,11 @@ class Captioner:
                 replace(caption, confidence=float(confidence), unsure=bool(confidence < threshold))
                 for caption, confidence in zip(captions, confidences, strict=True)
             ]
-        # A search fills up what it does not find with impossible captions. The first one always counts.
+        # If a search finds fewer than K captions, impossible ones fill the rest. The first one always counts.
         return captions[:1] + [caption for caption in captions[1:] if caption.log_prob > IMPOSSIBLE]
 
     def _search(self, decoding: DecodingSettings) -> Search:
-        """The compiled search with these settings. The length penalty needs no search of its own: it is a variable."""
+        """The compiled search with these settings. The length penalty is a variable, so no value needs a new search."""
         key = (id(self.confidence), *(decoding.decoding() | {"length_penalty": None}).values())
         if key not in self._searches:
             search = Search(self.decoder, decoding, self.confidence)
@@ -171,7 +172,7 @@ class Captioner:
         ]
 
     def save(self, path: Path, half: bool = False) -> None:
-        """Write the bundle ``path``, as a whole or not at all. ``half``: weights as float16, for half the size."""
+        """Write the bundle ``path`` as a whole or not at all. ``half``: kernels as float16, which halves the file."""
         with bundles.writing(path, "captioner", self.config, self.vocabulary, self.encoder, half) as folder:
             self.decoder.save_weights(folder / "decoder.weights.h5")
             if self.config.embedding != "learned":
@@ -183,7 +184,7 @@ class Captioner:
     def load(cls, path: Path, with_confidence: bool = True) -> "Captioner":
         """The captioner in the bundle ``path``, or in the bundle of the run folder ``path``.
 
-        ``with_confidence``: also its confidence, if there is one.
+        ``with_confidence``: also load its confidence, if there is one.
         Raises UserError if the bundle is missing, damaged or not of a captioner.
         """
         with bundles.reading(path, "captioner") as (folder, config, vocabulary, encoder):
@@ -197,9 +198,9 @@ class Captioner:
 class Ensemble(Captioner):
     """Captioners that choose each word together: the probabilities of the next word are averaged.
 
-    Each captioner may see several views of an image (``captioning.pictures.loading.view``). Features are a tuple: for
-    each captioner, one array per view. Settings and vocabulary are those of the first captioner. An ensemble has no
-    confidence: those of its members were fitted on their own probabilities, and the ensemble has others.
+    Each captioner may see several views of an image (``captioning.pictures.loading.view``). The features are a tuple of
+    arrays: for each captioner one array per view. Settings and vocabulary are those of the first captioner. An ensemble
+    has no confidence. The confidences of its members were fitted on their own probabilities, not on the averaged ones.
     """
 
     def __init__(self, captioners: Sequence[Captioner], views: int = 1):
@@ -225,7 +226,7 @@ class Ensemble(Captioner):
         ]
 
     def encode(self, pixels: np.ndarray) -> tuple[np.ndarray, ...]:  # type: ignore[override]  # for ``caption`` alone
-        """The features ``(B, R, D)`` of each view, for each captioner, of RGB pixels uint8 ``(B, S, S, 3)``.
+        """The float features ``(B, R, D)`` of each view for each captioner, from RGB pixels uint8 ``(B, S, S, 3)``.
 
         Captioners with the same encoder share its features.
         """
@@ -255,7 +256,7 @@ class Ensemble(Captioner):
 def _run(
     search: Search, features: Features | FeatureBatches | EnsembleBatches, decoding: DecodingSettings
 ) -> list[np.ndarray]:
-    """What ``search`` gives for ``features``, part by part."""
+    """The parts that ``search`` gives for ``features``: tokens, log_probs, scores and perhaps what its judge says."""
     search.length_penalty.assign(decoding.length_penalty)
     if isinstance(features, keras.utils.PyDataset):
         return [np.asarray(part) for part in search.predict(features, verbose=0)]
@@ -266,7 +267,7 @@ def _run(
 def load_captioners(paths: Sequence[Path], views: int = 1) -> Captioner:
     """The captioner of one bundle or run folder. Several paths or several ``views`` give an ensemble.
 
-    Raises UserError.
+    Raises UserError as ``Captioner.load`` and ``Ensemble`` do.
     """
     captioners = [Captioner.load(path) for path in paths]
     return Ensemble(captioners, views) if len(captioners) * views > 1 else captioners[0]

@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 
 def load_dataset(settings: MixtureSettings) -> CaptionDataset | MixedDataset:
-    """The data set that ``settings`` name, or several as one. Warnings are printed on stderr. Raises UserError."""
+    """The data set that ``settings`` name, or several as one. Prints warnings on stderr.
+
+    Raises UserError for data that cannot be used.
+    """
     data_sets, names = settings.data_sets(), settings.data_names()
     parts = {name: datasets.load(each) for name, each in zip(names, data_sets, strict=True)}
     for name, dataset in parts.items():
@@ -47,7 +50,7 @@ def load_dataset(settings: MixtureSettings) -> CaptionDataset | MixedDataset:
 def fit_vocabulary(settings: DecoderSettings, dataset: CaptionDataset | MixedDataset) -> Vocabulary:
     """The vocabulary of the training captions. With vocabulary=wordpieces it holds WordPieces of the setting bert.
 
-    Raises UserError: no training captions, no word that is frequent enough, or no such BERT.
+    Raises UserError if there are no training captions, if no word is frequent enough, or if there is no such BERT.
     """
     wordpieces = read_wordpieces(settings.bert) if settings.vocabulary == "wordpieces" else ()
     captions = (caption for _, caption in dataset.split("train").captions())
@@ -61,17 +64,17 @@ def prepare(
     split: str = "",
     looks: Sequence[Look] = (),
 ) -> "Prepared":
-    """Open the feature store of ``dataset``. Features that are missing are extracted first.
+    """Open the feature store of ``dataset``. Missing features are extracted first.
 
-    dataset: several have stores of their own, the same as each would have alone. They are read as one.
-    encoder: the one of a trained captioner, if there is one. Otherwise it is built as ``settings`` say.
-    split: the only split whose features are needed. It gets a store of its own, unless there is a store of all images.
+    dataset: each of several data sets has its own store, the same store as alone. The stores are read as one.
+    encoder: the encoder of a trained captioner, if there is one. Otherwise it is built from ``settings``.
+    split: the only split whose features are needed. It gets its own store, unless there is a store of all images.
     looks: further looks of the images of ``split``, or of the training images if ``split`` is empty. Each gets a store,
         which becomes one of the ``views``.
 
-    Raises UserError.
+    Raises UserError if the encoder cannot be built or a store cannot be made.
     """
-    # Keras is imported here and not above. So errors in data or settings show before Keras has loaded.
+    # Keras is imported here and not above, so that errors in data or settings show before Keras loads.
     from captioning.features.encoder import build_encoder
     from captioning.features.folding import FoldedEncoder
     from captioning.features.prepared import Prepared
@@ -87,7 +90,7 @@ def prepare(
         found = _prepare_one(settings, part, encoder, encode, split, looks)
         shared = [dataset.parts[other] for other in parts if parts[other].store.folder == found.store.folder]
         if any(_other_files(part, other) for other in shared):
-            # Stores know files by their names and sizes.
+            # Stores know files by their names and sizes, so two different files could be taken for one.
             apart = replace(part, name=f"{part.name}-{name}")
             found = _prepare_one(settings, apart, encoder, encode, split, looks)
         parts[name] = found
@@ -95,7 +98,7 @@ def prepare(
 
 
 def _other_files(one: CaptionDataset, other: CaptionDataset) -> bool:
-    """Whether two data sets with the same file names have these names for different files."""
+    """Whether two data sets use a file name for different files."""
     places = {record.file_name: record.path for record in other.records}
     return any(places.get(record.file_name, record.path) != record.path for record in one.records)
 
@@ -108,7 +111,7 @@ def _prepare_one(
     split: str,
     looks: Sequence[Look],
 ) -> "Prepared":
-    """``prepare`` for one data set. ``encode`` is ``encoder`` folded."""
+    """``prepare`` for one data set. ``encode`` is the folded ``encoder``."""
     from captioning.features.extraction import extract_features, store_location
     from captioning.features.prepared import Prepared
     from captioning.features.store import FeatureStore, View
@@ -131,7 +134,7 @@ def _prepare_one(
         ):
             if sorted(readable) != list(found.rows):
                 raise UserError(
-                    f"{found.folder}: when it was made, other images could be read than for {store.folder}; "
+                    f"{found.folder}: holds other images than {store.folder}, because some could be read only once; "
                     "delete both and run the same command"
                 )
             views.append(View(found, look.mirrored))
@@ -160,7 +163,7 @@ def main() -> None:
             download.fetch_archives(each)
     dataset = load_dataset(config)
     vocabulary = fit_vocabulary(config, dataset)
-    # Only now, because this imports Keras.
+    # Imported here, because this imports Keras.
     from captioning.training.stages.base import stage_named
 
     prepared = prepare(config, dataset, looks=stage_named(config.stage).looks(config))
@@ -186,8 +189,8 @@ def _print_vocabulary(config: Config, sets: Iterable[CaptionDataset], vocabulary
     words = [word for record in dev for caption in record.captions for word in tokenize(caption)]
     unknown = sum(not vocabulary.knows(word) for word in words) / max(1, len(words))
     print(
-        f"vocabulary: {len(vocabulary)} {config.vocabulary} and special tokens (seen {config.vocab_threshold}+ times in "
-        f"training); of dev's words {unknown:.1%} are unknown"
+        f"vocabulary: {len(vocabulary)} {config.vocabulary} and special tokens (seen {config.vocab_threshold}+ times "
+        f"in training); of dev's words {unknown:.1%} are unknown"
     )
 
 

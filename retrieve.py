@@ -1,18 +1,18 @@
-"""Find images by captions and captions by images, with the two towers that train.py --stage align leaves.
+"""Find images by captions and captions by images, with two towers that train.py --stage align has trained.
 
-    python retrieve.py --images photos/ "two dogs in the snow"                      # with the towers
-    pretrained/search.zip python retrieve.py --model runs/ALIGN --split test                              # score a
-    split in both directions python retrieve.py --model runs/ALIGN --split test --rerank runs/CAPTIONER      # the same
-    with a captioner as judge python retrieve.py --model runs/ALIGN --images photos/ "a dog in the snow"      # search a
-    folder python retrieve.py --model runs/ALIGN --split test "two children" --pictures found/
-    python retrieve.py --model runs/ALIGN --captions captions.txt photo.jpg         # one caption per line
-    python retrieve.py --model runs/ALIGN --captions train photo.jpg                # the captions of a split
+    python retrieve.py --images photos/ "two dogs in the snow"                    # with pretrained/search.zip
+    python retrieve.py --model runs/ALIGN --split test                            # score a split in both directions
+    python retrieve.py --model runs/ALIGN --split test --rerank runs/CAPTIONER    # the same with a captioner as judge
+    python retrieve.py --model runs/ALIGN --images photos/ "a dog in the snow"    # search a folder
+    python retrieve.py --model runs/ALIGN --split test "two children" --pictures found/
+    python retrieve.py --model runs/ALIGN --captions captions.txt photo.jpg       # one caption per line
+    python retrieve.py --model runs/ALIGN --captions train photo.jpg              # the captions of a split
 
-Without a query, a split is scored. The scores are written as JSON and as a Markdown table. Images that are searched are
-embedded once, into an index (see captioning/retrieval/index.py). Later searches read the index and bring it up to date.
+Without a query, a split is scored. The scores are written as JSON and as a Markdown table. Images are embedded once,
+into an index (see captioning/retrieval/index.py). Later searches read the index and bring it up to date.
 
-A picture that cannot be read, or that vanishes during a search, is reported, and the others go on. If it was a query,
-the exit status is 1.
+A picture that cannot be read, or that vanishes during a search, is reported and left out. If a query picture cannot be
+read, the exit status is 1.
 """
 
 import argparse
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from captioning.retrieval.aligner import Aligner
     from captioning.retrieval.searching import Match
 
-# The gain is taken over the average of the query photos, and needs at least this many.
+# The gain compares a photo with the average of the query photos, and needs at least this many.
 LEAST_PHOTOS = 5
 
 
@@ -83,7 +83,7 @@ def retrieval_parser() -> argparse.ArgumentParser:
         "queries",
         nargs="*",
         metavar="QUERY",
-        help="words to find images by; with --captions, photos (files, folders or web addresses)",
+        help="a sentence that describes the images to find; with --captions: a photo (a file, folder or web address)",
     )
     parser.add_argument(
         "--model",
@@ -92,7 +92,7 @@ def retrieval_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--split",
-        help="train, dev or test: the images to search, or, without a query, the split to score [default: dev]",
+        help="train, dev or test: the split to search; without a query: the split to score [default: dev]",
     )
     parser.add_argument(
         "--images", metavar="DIR", help="search the pictures below this folder; without a query, only index them"
@@ -105,21 +105,23 @@ def retrieval_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--index",
         metavar="DIR",
-        help="folder of the index [default: one in index/ in the run folder; without --model: one in the user's cache]",
+        help="folder of the index [default: in index/ of the run folder; without --model: in the user's cache]",
     )
     parser.add_argument("--best", type=int, metavar="K", help="results per query [default: 5]")
-    parser.add_argument("--rerank", metavar="RUN", help="a captioner that puts the first candidates into a new order")
+    parser.add_argument("--rerank", metavar="RUN", help="a captioner that puts the candidates into a new order")
     parser.add_argument("--candidates", type=int, metavar="N", help="candidates per query for --rerank [default: 20]")
     parser.add_argument(
         "--rerank-by",
         choices=KINDS,
-        help="the captioner's opinion. likelihood: log p(caption | image); per-word: the likelihood divided by the number of words; gain: the likelihood less its average over other images [default: gain; per-word for fewer than 5 photos]",
+        help="the captioner's opinion. likelihood: log p(caption | image); per-word: the likelihood divided by the "
+        "number of words; gain: the likelihood minus its average over other images [default: gain; per-word for fewer "
+        "than 5 photos]",
     )
     parser.add_argument(
         "--cosine-weight",
         type=float,
         metavar="W",
-        help="factor of the towers' cosine, which is added to the captioner's opinion [default: 20; 2 with per-word]",
+        help="weight of the towers' cosine, which is added to the captioner's opinion [default: 20; 2 with per-word]",
     )
     parser.add_argument(
         "--choose", action="store_true", help="try all kinds and many weights on dev, and say which are best"
@@ -277,7 +279,7 @@ def find_captions(aligner: "Aligner", config: Config, args: argparse.Namespace) 
     reranking = load_reranking(args, "gain" if len(photos) >= LEAST_PHOTOS else "per-word")
     if reranking and reranking.kind == "gain" and len(photos) < LEAST_PHOTOS:
         raise UserError(
-            f"--rerank-by: gain is over the average of the photos, and {len(photos)} are too few; "
+            f"--rerank-by: gain compares with the average of the photos, and {len(photos)} are too few; "
             f"name {LEAST_PHOTOS} or more, or take per-word"
         )
     if photos:
@@ -303,9 +305,9 @@ def read_captions(args: argparse.Namespace, config: Config) -> list[str]:
 
 
 def load_photos(args: argparse.Namespace, size: int) -> tuple[list[str], np.ndarray, bool]:
-    """The query photos that can be read, their pixels uint8 ``(Q, S, S, 3)``, and whether others cannot be read.
+    """The readable query photos, their RGB pixels uint8 ``(Q, S, S, 3)``, and whether there are unreadable ones.
 
-    Photos that cannot be read are reported.
+    Unreadable photos are reported.
     """
     photos, pixels, failed = [], [], False
     for source in sources(args.queries):
@@ -320,7 +322,7 @@ def load_photos(args: argparse.Namespace, size: int) -> tuple[list[str], np.ndar
     return photos, np.asarray(pixels), failed
 
 
-# What all of them share
+# Shared by all of these
 
 
 def show(query: str, matches: "list[Match]", args: argparse.Namespace) -> None:
@@ -351,7 +353,7 @@ def show(query: str, matches: "list[Match]", args: argparse.Namespace) -> None:
 
 
 def read_found(matches: "list[Match]") -> "tuple[list[Image], list[str]]":
-    """The pictures that were found, small, and a label for each. Those that cannot be read any more are reported."""
+    """The found pictures, small, and a label for each. Pictures that can no longer be read are reported."""
     pictures, labels = [], []
     for match in matches:
         try:
@@ -368,7 +370,7 @@ def report_missing(error: UnreadableImage) -> None:
 
 
 def load_reranking(args: argparse.Namespace, kind: str) -> Reranking | None:
-    """The captioner of --rerank and its options; ``kind`` unless --rerank-by names another. Raises UserError."""
+    """The captioner of --rerank and its options. ``kind`` counts if --rerank-by names none. Raises UserError."""
     if not args.rerank:
         return None
     from model import Captioner

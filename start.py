@@ -1,4 +1,4 @@
-"""Set up a virtual environment in .venv and run the main job or the tests in it. Needs Python 3.11+ and nothing else.
+"""Set up a virtual environment in .venv, and run the demo or the tests in it. Needs only Python 3.11 or newer.
 
 python3 start.py demo       # train, evaluate and caption on generated scenes: no data set, no download of weights
 python3 start.py test       # the tests
@@ -19,10 +19,10 @@ LOCK = "requirements.lock"
 
 
 def set_up(extras: str) -> None:
-    """Make .venv and install this project into it, in the versions of the lock file, unless that has been done.
+    """Make .venv and install this project into it, with the versions of the lock file, unless that has been done.
 
     ``extras`` are names from ``pyproject.toml`` in square brackets, or an empty string. A file in .venv holds a digest
-    of the lists of dependencies, so a change of them installs anew.
+    of the lists of dependencies. If they change, everything is installed again.
     """
     if not PYTHON.exists():
         print(f"making {VENV}", flush=True)
@@ -32,14 +32,14 @@ def set_up(extras: str) -> None:
     stamp = VENV / f"installed{extras}"
     if not stamp.exists() or stamp.read_text() != digest:
         print("installing the dependencies (TensorFlow is large; this takes a few minutes once)", flush=True)
-        # --no-compile saves time: only a part of TensorFlow is ever imported, and Python compiles that then.
+        # --no-compile saves time. Python later compiles only the part of TensorFlow that is imported.
         options = ["--quiet", "--disable-pip-version-check", "--no-compile"]
         run("-m", "pip", "install", *options, "-e", f".{extras}", "-c", LOCK)
         stamp.write_text(digest)
 
 
 def run(*arguments: str) -> None:
-    """Run Python of .venv in the repository; leave with its status when it fails."""
+    """Run Python of .venv in the repository. If it fails, exit with its status."""
     status = subprocess.run([PYTHON, *arguments], cwd=ROOT).returncode
     if status:
         sys.exit(status)

@@ -1,18 +1,18 @@
 """Caption pictures with a trained captioner: files, folders and web addresses.
 
     python test.py photo.jpg                                # with the captioner that comes with this repository
-    python test.py photo.jpg --model runs/NAME              # with one of your own
+    python test.py photo.jpg --model runs/NAME              # with a captioner of your own
     python test.py holiday/ https://example.org/cat.jpg --beam-size 5 --best 3
     python test.py photo.jpg --json --pictures captioned/
     python test.py photo.jpg --views 4                      # an average of four looks at the picture
-    python test.py photo.jpg --model runs/NAME --beam-size 20 --consensus    # of 20 captions the one most like all
+    python test.py photo.jpg --model runs/NAME --beam-size 20 --consensus    # of 20 captions the one most like the rest
     python test.py photo.jpg --attention maps/              # where the decoder looked for each word
     python test.py holiday/ --output captions.jsonl         # a whole folder; the same command goes on with it
-    python test.py holiday/ --min-confidence 0.5            # only captions that are more probably right than wrong
+    python test.py holiday/ --min-confidence 0.5            # only captions that are probably right
 
-A captioner with a confidence also says how probable it is that a caption is right, such as [82%]. Captions that it does
-not trust itself are marked (unsure). evaluate.py --fit-confidence gives a captioner its confidence.
-A picture that cannot be read is reported, and the rest go on. The exit status is 1 then.
+A captioner with a confidence also says how probable it is that a caption is right, such as [82%]. Captions below the
+captioner's own threshold are marked (unsure). evaluate.py --fit-confidence gives a captioner its confidence.
+A picture that cannot be read is reported, and the others go on. The exit status is then 1.
 """
 
 import json
@@ -49,7 +49,7 @@ def main() -> int:
     args = parse()
     refuse_conflicts(args)
     settle_backend(typed_settings(args).get("backend"))
-    # Listed before the model loads: a folder without pictures stops nothing midway.
+    # The pictures are listed before the model loads, so that a folder without pictures is refused at once.
     names = list_pictures(Path(args.images[0])) if args.output else list(sources(args.images))
     if args.coco_results:
         coco_ids(names)
@@ -74,7 +74,8 @@ def parse() -> Namespace:
         "--model",
         metavar="RUN",
         action="append",
-        help="a run folder or a captioner.zip; give --model several times to decode with an ensemble [default: pretrained/pocket.zip]",
+        help="a run folder or a captioner.zip; give --model several times to decode with an ensemble [default: "
+        "pretrained/pocket.zip]",
     )
     add_views(parser)
     parser.add_argument("--best", type=int, default=1, metavar="K", help="captions per picture, at most beam_size")
@@ -82,30 +83,32 @@ def parse() -> Namespace:
         "--min-confidence",
         type=float,
         metavar="P",
-        help="leave out captions that are right with a lower probability than this. With --output the file keeps them, with "
-        "their confidence, and --write-metadata leaves them out",
+        help="leave out captions with a lower confidence than this. With --output the file keeps them, and only "
+        "--write-metadata leaves them out",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per picture")
     parser.add_argument("--pictures", metavar="DIR", help="write each picture with its captions into this folder")
     parser.add_argument(
         "--attention",
         metavar="DIR",
-        help="draw where the decoder looked for each word of the best caption, one figure per picture, into this folder",
+        help="draw into this folder where the decoder looked for each word of the best caption, one figure per picture",
     )
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="caption the folder IMAGE into this file of JSON lines; the same command goes on with what is missing",
+        help="caption the folder IMAGE into this file of JSON lines; the same command later adds what is missing",
     )
     parser.add_argument(
         "--coco-results",
         metavar="FILE",
-        help="with --output, for a folder of MS-COCO's images: also write the captions as COCO's evaluation server takes them",
+        help="with --output, for a folder of MS-COCO's images: also write the captions in the format of COCO's "
+        "evaluation server",
     )
     parser.add_argument(
         "--write-metadata",
         choices=["sidecar", "embed"],
-        help="with --output: write the captions as XMP into files beside the pictures (photo.jpg.xmp), or into the JPEG and PNG pictures themselves",
+        help="with --output: write the captions as XMP into files beside the pictures (photo.jpg.xmp), or into the "
+        "JPEG and PNG pictures themselves",
     )
     parser.add_argument(
         "--overwrite-descriptions",
@@ -138,7 +141,7 @@ def refuse_conflicts(args: Namespace) -> None:
 
 
 def refuse_impossible(args: Namespace, captioner: "Captioner", config: Config) -> None:
-    """Raise UserError for what this captioner cannot do."""
+    """Raise UserError for options that this captioner cannot follow."""
     refuse_idle_consensus([config])
     if not 1 <= args.best <= config.beam_size:
         raise UserError(f"--best: {args.best} captions need a --beam-size of at least that; it is {config.beam_size}")
@@ -161,14 +164,14 @@ def no_confidence(captioner: "Captioner") -> str:
 
 
 class Found(NamedTuple):
-    """What came out for one picture."""
+    """The captions of one picture, and where the decoder looked."""
 
     captions: "list[Caption]"  # best first
     weights: np.ndarray | None  # (T + 1, R): the attention for each word of the best caption, then for the end token
 
 
 def caption_pictures(args: Namespace, names: Sequence[str], captioner: "Captioner", config: Config) -> int:
-    """Print the captions of each picture, and draw what was asked for. Returns the exit status."""
+    """Print the captions of each picture, and draw the figures that the user wants. Returns the exit status."""
     failed = unsaid = 0
     for source, found in find_captions(names, captioner, config, attend=bool(args.attention)):
         if isinstance(found, UnreadableImage):
@@ -200,7 +203,7 @@ def is_wanted(caption: "Caption", least: float | None) -> bool:
 def find_captions(
     names: Sequence[str], captioner: "Captioner", config: Config, attend: bool
 ) -> Iterator[tuple[str, Found | UnreadableImage]]:
-    """Caption pictures in batches. Gives each name with what was found, or with the reason why it cannot be read."""
+    """Caption pictures in batches. Yields each name with its captions, or with the reason why it cannot be read."""
 
     def load(source: str) -> np.ndarray | UnreadableImage:
         try:
@@ -241,7 +244,7 @@ def report_captions(source: str, captions: "Sequence[Caption]", as_json: bool) -
 
 
 def sureness(caption: "Caption") -> str:
-    """What stands behind a caption: its confidence, and whether the captioner is unsure. Empty without a confidence."""
+    """The text behind a caption: its confidence, and whether the captioner is unsure. Empty without a confidence."""
     if caption.confidence is None:
         return ""
     return f" [{caption.confidence:.0%}]" + (" (unsure)" if caption.unsure else "")
@@ -269,7 +272,7 @@ def draw(option: str, folder: str, source: str, make: Callable[..., "Figure"], s
 
 
 def caption_folder(args: Namespace, names: Sequence[str], captioner: "Captioner", config: Config) -> int:
-    """Caption a folder into a file, and the pictures' metadata if asked to. Returns the exit status."""
+    """Caption a folder into a file, and into the pictures' metadata if the user wants that. Returns the exit status."""
     folder, output = Path(args.images[0]), Path(args.output)
     models = [Path(path) for path in args.model]
     settings = made_with(folder, models, config, args.best, args.views)

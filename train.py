@@ -1,14 +1,14 @@
-"""Train a captioner or an aligner: read the data, extract features once, train, keep the best epoch on dev.
+"""Train a captioner or an aligner: read the data, extract features once, train, and keep the best epoch on dev.
 
     python train.py --preset demo                       # generated scenes, no download, minutes on two CPU cores
     python train.py --preset flickr8k-merge             # Flickr8k in data/flickr8k (python preprocessing.py --download)
-    python train.py --resume runs/NAME                  # go on after the last whole epoch, exactly as if never stopped
+    python train.py --resume runs/NAME                  # go on after the last whole epoch, as if never interrupted
     python train.py --stage finetune --init runs/NAME   # let the encoder learn too, from pixels
     python train.py --stage scst --init runs/NAME       # improve a trained captioner by its own captions' CIDEr-D
-    python train.py --preset flickr8k-align             # images and captions into one space, for retrieval
+    python train.py --preset flickr8k-align             # map images and captions into one space, for retrieval
 
-It leaves a run folder (see captioning/storage/runs.py). test.py and evaluate.py read the captioner.zip in it, and
-retrieve.py reads the aligner.zip that --stage align leaves.
+The result is a run folder (see captioning/storage/runs.py). test.py and evaluate.py read its captioner.zip. A run of
+--stage align has an aligner.zip instead, which retrieve.py reads.
 """
 
 import sys
@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument(
         "--resume",
         metavar="RUN",
-        help=f"go on with this run folder; only these settings can change then: {', '.join(resumable_settings())}",
+        help=f"go on with this run folder; only these settings may change: {', '.join(resumable_settings())}",
     )
     args = parser.parse_args()
     if args.resume and (args.preset or args.config or args.name):
@@ -47,11 +47,11 @@ def main() -> int:
     source = run or (Run.open(config.init) if config.init else None)
     vocabulary = source.vocabulary() if source else fit_vocabulary(config, dataset)
     if not run:
-        # What can fail is done before the features are extracted, which takes long.
+        # The extraction of features takes long, so what can fail comes before it.
         Run.check(config, args.name)
         inherited = source and config.embedding != "learned"
         pretrained = source.pretrained() if inherited else load_pretrained(config, vocabulary.words, config.seed)
-    # Only now, because these import Keras, which reads KERAS_BACKEND when it is imported.
+    # Imported here, because these import Keras, which reads KERAS_BACKEND when it is imported.
     from captioning.training.loop import fit
     from captioning.training.stages.base import stage_named
     from model import Captioner
@@ -67,19 +67,19 @@ def main() -> int:
         return fit(config, prepared, vocabulary, run, initial)
     except OSError as error:
         raise UserError(
-            f"{run.folder}: cannot be written: {error.strerror or error}. Whole epochs are kept. Mend that, then go on "
-            f"with: python train.py --resume {run.folder}"
+            f"{run.folder}: cannot be written: {error.strerror or error}. Whole epochs are kept. Remove the cause, "
+            f"then go on with: python train.py --resume {run.folder}"
         ) from None
 
 
 def download_missing(config: MixtureSettings) -> None:
-    """Download Flickr8k if it is wanted in its usual folder and is not there, or not all of it."""
+    """Download Flickr8k if its usual folder is a data set of the run and is missing or incomplete."""
     usual = Config().data_sets()[0]
     for data_set in config.data_sets():
         folder = Path(data_set.data_dir)
         if (data_set.dataset, data_set.data_dir) != (usual.dataset, usual.data_dir):
             continue
-        if not folder.exists() or any(folder.glob("*.part")):  # never begun, or interrupted
+        if not folder.exists() or any(folder.glob("*.part")):  # the download never began, or was interrupted
             from captioning.data import download
 
             print(f"{folder}: Flickr8k is not there yet; downloading it", file=sys.stderr)
@@ -87,7 +87,7 @@ def download_missing(config: MixtureSettings) -> None:
 
 
 def check_splits(dataset: CaptionDataset | MixedDataset) -> None:
-    """Say which data sets are not scored. Raises UserError where one has no split train, or none has dev."""
+    """Report the data sets that are not scored. Raises UserError if one has no split train, or if none has dev."""
     for split in ("train", "dev"):
         dataset.split(split)
     if isinstance(dataset, MixedDataset):

@@ -240,5 +240,5 @@ def forget_bias(shape, dtype=None):
 
 
 def zero_state(cell, features) -> list:
-    """The first state of a recurrent Keras ``cell``: a list of zeros, float ``(B, units)``, for ``features (B, R, D)``."""
+    """The first state of a Keras ``cell`` for ``features (B, R, D)``: a list of float zeros ``(B, units)``."""
     return cell.get_initial_state(batch_size=ops.shape(features)[0])

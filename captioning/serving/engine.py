@@ -98,8 +98,8 @@ class Model:
 class Attention:
     """Where the decoder looked for each of T words.
 
-    ``weights`` float32 ``(T, side * side)``: shares of the attention. The columns go through the grid row by row, and the
-    grid covers the whole picture. ``sentinel`` float32 ``(T,)``: the share that went to no region. It is None for
+    ``weights`` float32 ``(T, side * side)``: shares of the attention. The columns go through the grid row by row, and
+    the grid covers the whole picture. ``sentinel`` float32 ``(T,)``: the share that went to no region. It is None for
     decoders without a sentinel.
     """
 

@@ -313,7 +313,7 @@ def test_the_script_refuses_what_cannot_be(merged, tmp_path):
     refused(
         "export", *options, "--backend", "jax", mentions="--backend: exports are made under TensorFlow.*leave it out"
     )
-    refused("export", *options, "--int8", mentions="--int8: only the formats onnx and litert have it")
+    refused("export", *options, "--int8", mentions="--int8: only the formats onnx and litert can do this")
     refused("export", *options, "--check", tmp_path / "gone.jpg", mentions=r"--check: .*gone\.jpg: there is no such")
     assert not (tmp_path / "out").exists()
     refused("export", *options, "--hidden-size", "9", mentions="hidden_size: the model was trained with 8")

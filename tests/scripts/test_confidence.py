@@ -239,7 +239,10 @@ def test_what_fitting_refuses(untrained, tmp_path):
     lines = (untrained / "captions.csv").read_text().splitlines()
     (tmp_path / "single.csv").write_text("\n".join(lines[:1] + lines[1::2]))
     refused(
-        *fit, "--captions-file", tmp_path / "single.csv", mentions="--right-cider: each image has one caption by people"
+        *fit,
+        "--captions-file",
+        tmp_path / "single.csv",
+        mentions="--right-cider: each image has only one caption by people",
     )
     (tmp_path / "dev.csv").write_text("\n".join(line for line in lines if not line.endswith("train")))
     refused(*fit, "--captions-file", tmp_path / "dev.csv", mentions="has no images in split 'train'")

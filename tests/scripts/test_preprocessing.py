@@ -91,7 +91,7 @@ def test_views_of_other_images_are_refused(toy):
     folder = for_training(config, dataset).views[0].store.folder
     index = folder / "index.json"
     index.write_text('{"rows": {"0.png": 0}, "unreadable": {"1.png": "was broken then"}}')
-    with pytest.raises(UserError, match=f"{folder.name}: when it was made, other images could be read .* delete both"):
+    with pytest.raises(UserError, match=f"{folder.name}: holds other images than .* delete both"):
         for_training(config, dataset)
 
 

@@ -147,7 +147,9 @@ def test_wrong_settings_are_named(client):
     refused(post(client, beam_size="three"), 422, "bad_setting", "^beam_size: .*integer.* got 'three'")
     refused(post(client, length_penalty=5.1), 422, "bad_setting", "^length_penalty: .*less than or equal to 5")
     refused(post(client, length_penalty="nan"), 422, "bad_setting", "^length_penalty: ")
-    refused(post(client, model="absent"), 404, "unknown_model", "^model: there is no 'absent'; choose from first, plain")
+    refused(
+        post(client, model="absent"), 404, "unknown_model", "^model: there is no 'absent'; choose from first, plain"
+    )
 
 
 def test_what_is_no_picture(client):

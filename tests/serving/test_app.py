@@ -85,7 +85,7 @@ def test_what_can_be_chosen(run_dir, tmp_path, capsys):
         app.models_of(paths, arguments(), named=True)
     with pytest.raises(UserError, match="hidden_size: the model was trained with 8"):
         app.models_of(paths[:1], arguments("--hidden-size", "9"), named=True)
-    with pytest.raises(UserError, match="none of the captioners that were found can be used"):
+    with pytest.raises(UserError, match="none of the captioners found can be used"):
         app.models_of(paths[1:2], arguments(), named=False)
 
 
