@@ -12,8 +12,9 @@ vectors:
     init_state(batch) -> state
     step(token_ids (B,), state) -> (vectors (B, E), next state)
 
-A state is a nest of tensors. Their first axis is the batch, and their shapes stay the same from step to step. So a
-search can reorder a state, and can be compiled. Vectors have about unit variance, which the kernels behind them expect.
+Token ids are int, and vectors are float in the compute type. A state is a nest of tensors. Their first axis is the
+batch, and their shapes stay the same from step to step. So a search can reorder a state, and can be compiled. Vectors
+have about unit variance, which the kernels behind them expect.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,11 +28,11 @@ class WordEmbedding(layers.Layer):
     """Base of all word embeddings. An embedding without a state writes ``call`` only."""
 
     def init_state(self, batch):
-        """The state before the first word, of ``batch`` rows."""
+        """The state before the first word, for ``batch`` rows."""
         return {}
 
     def step(self, token_ids, state):
-        """``(vectors (B, E), next state)`` of one more token int ``(B,)``."""
+        """``(vectors (B, E), next state)`` after one more token, int ``(B,)``."""
         return self(token_ids), state
 
 
@@ -65,7 +66,7 @@ class PretrainedEmbedding(WordEmbedding):
         self.built = True
 
     def fill(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Set the arrays to the values of ``arrays``."""
+        """Set the arrays to ``arrays``, which have the shapes and dtypes given to ``__init__``."""
         for name, weight in self.arrays.items():
             weight.assign(arrays[name])
 

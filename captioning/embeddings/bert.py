@@ -44,7 +44,8 @@ def read_wordpieces(name: str) -> list[str]:
 def read_bert(name: str, words: Sequence[str]) -> tuple[list[list[int]], dict[str, np.ndarray]]:
     """The ids of the WordPieces of each of ``words``, at least one per word; and the weights of the BERT ``name``.
 
-    The weights are named by their paths in KerasHub's BertBackbone. Raises UserError.
+    The weights are float32 arrays, named by their paths in KerasHub's BertBackbone. Raises UserError if the BERT cannot
+    be fetched or read.
     """
     hub = _keras_hub(name)
     from keras import ops

@@ -65,9 +65,9 @@ def _family(encoder: str) -> Any:
 
 
 def adaptive_average_pool(grid: Any, size: int) -> Any:
-    """Average ``(B, H, W, D)`` to ``(B, size, size, D)`` over the windows of torch's AdaptiveAvgPool2d.
+    """Average ``grid`` float ``(B, H, W, D)`` to ``(B, size, size, D)`` over the windows of torch's AdaptiveAvgPool2d.
 
-    Of n windows over a length L, window i covers the cells from floor(i*L/n) to ceil((i+1)*L/n). So every cell is
+    With n windows over a length L, window i covers the cells from floor(i*L/n) to ceil((i+1)*L/n). So every cell is
     covered, and neighbours may share one.
     """
 

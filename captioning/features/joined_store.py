@@ -47,7 +47,7 @@ class JoinedStore(FeatureStore):
         }
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Features ``(len(rows), R, D)`` of the given rows, in the stored dtype."""
+        """Features ``(N, R, D)`` of ``rows`` int ``(N,)``, in the stored dtype."""
         rows = np.asarray(rows)
         features = np.empty((len(rows), self.regions, self.feature_size), self.dtype)
         parts = self.part_of(rows)

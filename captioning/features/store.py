@@ -134,7 +134,7 @@ class FeatureStore:
         self._offset = features.offset
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Features ``(len(rows), R, D)`` of the given rows, in the stored dtype.
+        """Features ``(N, R, D)`` of ``rows`` int ``(N,)``, in the stored dtype. Raises UserError for a damaged file.
 
         Reads from the file and not from a mapping of it. Mapped pages would count as memory of this process. With large
         pages they are many times what was asked for, and they would grow with the store.

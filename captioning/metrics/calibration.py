@@ -85,5 +85,5 @@ def risks(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def error_at(confidence: np.ndarray, right: np.ndarray, coverage: float = COVERAGE) -> float:
-    """The share of wrong captions among the surest, which are ``coverage`` of all."""
+    """The share of wrong captions among the surest. ``coverage``: the share of all captions that these are."""
     return float(risks(confidence, right)[max(1, round(coverage * len(right))) - 1])

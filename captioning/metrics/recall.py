@@ -14,11 +14,11 @@ SIDES = ("image_to_text", "text_to_image")
 
 
 def expected_ranks(scores: np.ndarray, queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """The expected rank, from 1, of the first right item for each query: float64 (Q,).
+    """The expected rank, from 1, of the first right item for each query: float64 ``(Q,)``.
 
-    ``scores`` (Q, G): higher is better. Item g is right for query q where ``gallery[g] == queries[q]``. With a gallery
-    of its own for each query, (Q, G), it is right where ``gallery[q, g] == queries[q]``. Raises ValueError for a query
-    without a right item.
+    ``scores`` float ``(Q, G)``: higher is better. ``queries`` int ``(Q,)`` and ``gallery`` int ``(G,)``: item g is
+    right for query q if ``gallery[g] == queries[q]``. Each query may have a gallery of its own, int ``(Q, G)``. Then
+    item g is right if ``gallery[q, g] == queries[q]``. Raises ValueError for a query without a right item.
     """
     ranks = np.empty(len(queries))
     galleries = np.broadcast_to(gallery, np.shape(scores))
@@ -35,7 +35,7 @@ def expected_ranks(scores: np.ndarray, queries: np.ndarray, gallery: np.ndarray)
 
 
 def summary(ranks: np.ndarray, gallery: int) -> dict[str, float]:
-    """One direction of retrieval, from ``ranks`` (Q,) in a gallery of ``gallery`` items.
+    """One direction of retrieval, from ``ranks`` float ``(Q,)`` in a gallery of ``gallery`` items.
 
     ``r1``, ``r5`` and ``r10``: per cent of the queries whose rank is at most 1, 5 and 10. ``mrr``: mean reciprocal
     rank, times 100. ``median_rank``, and the numbers of ``queries`` and of items in the ``gallery``.
@@ -50,10 +50,11 @@ def summary(ranks: np.ndarray, gallery: int) -> dict[str, float]:
 
 
 def retrieval(image_ranks: np.ndarray, caption_ranks: np.ndarray) -> dict[str, Any]:
-    """Both directions, from the ranks of each image's first right caption (I,) and of each caption's image (N,).
+    """Both directions of retrieval.
 
-    ``image_to_text`` and ``text_to_image`` are those of ``summary``. ``recall`` is the sum of their six recalls, at
-    most 600.
+    ``image_ranks`` float ``(I,)``: the rank of each image's first right caption. ``caption_ranks`` float ``(N,)``: the
+    rank of each caption's image. The result has ``image_to_text`` and ``text_to_image`` as ``summary`` gives them.
+    ``recall`` is the sum of their six recalls, at most 600.
     """
     found: dict[str, Any] = {
         "image_to_text": summary(image_ranks, gallery=len(caption_ranks)),

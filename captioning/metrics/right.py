@@ -25,9 +25,10 @@ def is_right(
 
 
 def cider_of_people(references: Sequence[Sequence[Caption]]) -> np.ndarray:
-    """The CIDEr-D of each reference against the others of its image, times 100. Images with one reference give nothing.
+    """The CIDEr-D, times 100, of each reference against the others of its image: float64 ``(M,)``.
 
-    Document frequencies are counted over all ``references``, as when captions are scored.
+    M counts the references of all images with more than one. Document frequencies are counted over all ``references``,
+    as when captions are scored.
     """
     groups = [[words(reference) for reference in group] for group in references]
     found = [np.zeros(0)]

@@ -80,9 +80,9 @@ PLAIN = Rules()
 
 
 def score(log_probs, length, length_penalty):
-    """What captions are ranked by: log p / length^a, with a the ``length_penalty``, of the shape of ``log_probs``.
+    """The score that ranks captions: log p / length^a, with a the ``length_penalty``. Float32, shaped as ``log_probs``.
 
-    ``length`` counts the tokens of a caption, ``<end>`` included. Wu et al. (2016) use ((5 + length) / 6)^a; we use the
-    plain power, as most captioners do.
+    ``length`` int, a scalar or shaped as ``log_probs``, counts the tokens of a caption, ``<end>`` included. Wu et al.
+    (2016, section 7) use ((5 + length) / 6)^a. We use the plain power, as most captioners do.
     """
     return log_probs / ops.power(ops.cast(length, "float32"), length_penalty)

@@ -311,7 +311,7 @@ def test_the_script_writes_checks_and_tells(merged, tmp_path, monkeypatch):
 def test_the_script_refuses_what_cannot_be(merged, tmp_path):
     options = ["--model", merged[1], "--output", tmp_path / "out", "--format", "savedmodel"]
     refused(
-        "export", *options, "--backend", "jax", mentions="--backend: exports are made under TensorFlow.*leave it out"
+        "export", *options, "--backend", "jax", mentions="--backend: exports are made under TensorFlow.*leave this out"
     )
     refused("export", *options, "--int8", mentions="--int8: only the formats onnx and litert can do this")
     refused("export", *options, "--check", tmp_path / "gone.jpg", mentions=r"--check: .*gone\.jpg: there is no such")
