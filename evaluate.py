@@ -167,10 +167,11 @@ def refuse_conflicts(args: Namespace, tools: Sequence[str]) -> None:
     """Raise UserError for options that do not go together."""
     if sum(map(bool, (args.model, args.predictions, args.compare))) != 1:
         raise UserError(
-            "give either --model RUN, or --predictions FILE or --compare FILE FILE with the settings of their data set"
+            "give one of --model RUN, --predictions FILE and --compare FILE FILE; the last two also need the settings "
+            "of their data set"
         )
     if args.protocol == "seed" and (tools or args.compare):
-        raise UserError("--protocol: seed knows BLEU by our words only; leave out --java and --compare, or take coco")
+        raise UserError("--protocol: seed has only BLEU on our own words; leave out --java and --compare, or take coco")
     if args.fit_confidence:
         refuse_beside_fit(args, tools)
     for option in ("right_cider", "confidence_inputs", "unsure_below"):

@@ -156,7 +156,7 @@ def refuse_impossible(args: Namespace, captioner: "Captioner", config: Config) -
 def no_confidence(captioner: "Captioner") -> str:
     """Why the captioner has no confidence."""
     if captioner.members != [captioner]:
-        return "an ensemble and --views have none, since a confidence is that of one captioner and one look"
+        return "an ensemble and --views have none, because a confidence belongs to one captioner and one look"
     return "this captioner has none; evaluate.py --fit-confidence gives it one"
 
 
@@ -297,7 +297,7 @@ def describe_pictures(args: Namespace, folder: Path, names: Sequence[str], outpu
     if found["unsure"]:
         print(f"unsure: {found['unsure']:,} captions below --min-confidence were not written")
     if embed and found["sidecar"]:
-        print("beside: pictures that are neither JPEG nor PNG, are signed, or would break when they grow")
+        print("beside: the captions of pictures that are neither JPEG nor PNG, are signed, or would break if they grew")
     return found["failed"]
 
 

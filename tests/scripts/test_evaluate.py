@@ -104,9 +104,9 @@ def test_comparison_of_several_seeds(tmp_path, run):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--model", "run", "--compare", "a", "b"], "give either"),
+        (["--model", "run", "--compare", "a", "b"], "give one of"),
         (["--compare", "a", "b", "--output", "there"], "--compare: .*writes nothing"),
-        (["--compare", "a", "b", "--protocol", "seed"], "--protocol: seed knows BLEU"),
+        (["--compare", "a", "b", "--protocol", "seed"], "--protocol: seed has only BLEU"),
         (
             ["--predictions", "a", "--java", "meter"],
             "--java: there is no 'meter'; choose from meteor, spice, tokenizer",

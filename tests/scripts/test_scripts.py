@@ -602,8 +602,8 @@ def test_train_names_what_is_wrong(data, tiny, trained, tmp_path):
 
 def test_evaluate_names_what_is_wrong(data, trained, tmp_path):
     model = ["--model", trained[0]]
-    refused("evaluate", mentions="give either --model RUN, or --predictions FILE")
-    refused("evaluate", *model, "--predictions", "p.json", mentions="give either --model")
+    refused("evaluate", mentions="give one of --model RUN, --predictions FILE")
+    refused("evaluate", *model, "--predictions", "p.json", mentions="give one of --model")
     refused("evaluate", *model, "--split", "tset", mentions="split: .*'tset'; it has train")
     refused("evaluate", *model, "--beam-sizes", "1,0", mentions="--beam-sizes:\n  beam_size: ")
     refused("evaluate", *model, "--hidden-size", "9", mentions="hidden_size: the model was trained with 8")
