@@ -351,7 +351,7 @@ def test_evaluate_measures_the_attention(attentive):
     assert "attention" not in beam
     assert 0 < greedy["attention"]["entropy"] <= greedy["attention"]["maximum_entropy"] == 2
     assert 0 < greedy["attention"]["image_share"] < 1
-    assert "Attention (greedy): entropy" in (attentive / "evaluation" / "report.html").read_text()
+    assert "Attention (greedy): its entropy is" in (attentive / "evaluation" / "report.html").read_text()
 
 
 def test_evaluate_refuses_predictions_for_other_images(data, trained, tmp_path):
