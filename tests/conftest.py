@@ -38,6 +38,13 @@ def pytest_configure(config):
     }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _graphs_as_they_are():
+    """TensorFlow runs its graphs as they were traced. Optimising one takes longer than a test runs it."""
+    if tensorflow := sys.modules.get("tensorflow"):
+        tensorflow.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
 @pytest.fixture(autouse=True)
 def _same_environment(monkeypatch):
     """Whatever a test does to ``KERAS_BACKEND`` and ``sys.argv`` is undone after it."""

@@ -62,9 +62,14 @@ def assert_asks_itself_only(browser, page: str) -> None:
     assert all(address.startswith((page, "blob:", "data:")) for address in asked), asked
 
 
-def compile_built(trainer, optimizer) -> None:
-    """Compile ``trainer`` with an optimiser that has its variables, as training does, so that steps are traced once."""
-    trainer.compile(optimizer=optimizer)
+def compile_built(trainer, optimizer, steps: int | None = None) -> None:
+    """Compile ``trainer`` with an optimiser that has its variables, as training does, so that steps are traced once.
+
+    For a single one of ``steps`` TensorFlow traces nothing, which would take longer than the step.
+    """
+    import keras
+
+    trainer.compile(optimizer=optimizer, run_eagerly=steps == 1 and keras.backend.backend() == "tensorflow")
     trainer.optimizer.build(trainer.trainable_variables)
 
 

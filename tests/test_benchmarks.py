@@ -11,8 +11,11 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 # The light ones run in CI, all of them once a week. Each starts processes of its own, so together they take minutes.
-LIGHT = ("throughput", "captioning", "beams", "products", "search", "folding")
+LIGHT = ("captioning", "search", "folding")
 HEAVY = (
+    "throughput",
+    "beams",
+    "products",
     "memory",
     "backends",
     "word_embeddings",

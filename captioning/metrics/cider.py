@@ -79,7 +79,7 @@ class Cider:
             order = np.argsort(key)
             self._postings.append(_Postings(key[order], weight[order], reference[order], norm))
 
-    def score(self, images: Sequence[int], candidates: Sequence[Sentence]) -> np.ndarray:
+    def score(self, images: Sequence[int] | np.ndarray, candidates: Sequence[Sentence]) -> np.ndarray:
         """The score of each candidate against the references of its image, float64 (N,).
 
         Candidate ``n`` is scored against the references of image ``images[n]``.

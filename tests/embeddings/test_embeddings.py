@@ -195,9 +195,10 @@ def log_probability(decoder, features, tokens) -> np.ndarray:
 @pytest.mark.parametrize(
     ("beam_size", "decoder"),
     [
-        *((4, name) for name in ("merge", "attention", "transformer")),
-        (1, "transformer"),
-        *(pytest.param(1, name, marks=pytest.mark.slow) for name in ("merge", "attention")),
+        (4, "merge"),
+        (4, "transformer"),
+        pytest.param(4, "attention", marks=pytest.mark.slow),
+        pytest.param(1, "transformer", marks=pytest.mark.slow),
     ],
 )
 def test_the_state_of_a_search_follows_its_captions(decoder, beam_size):
@@ -252,7 +253,7 @@ def test_what_is_frozen_stays_and_is_no_part_of_checkpoints(kind, tuned, tmp_pat
     made = make("attention", embedding)
     before = made.get_weights()
     trainer = CaptionTrainer(made)
-    compile_built(trainer, keras.optimizers.SGD(1.0))
+    compile_built(trainer, keras.optimizers.SGD(1.0), steps=1)
     features, tokens = batch(rows=32)
     trainer.train_on_batch((features, tokens[:, :-1]), tokens[:, 1:])
     arrays = {id(weight) for weight in embedding.arrays.values()}
@@ -313,7 +314,7 @@ def test_half_precision(kind, precision):
         made = make("attention", embed(kind))
         features, tokens = batch()
         trainer = CaptionTrainer(made, word_dropout=0.2)
-        compile_built(trainer, keras.optimizers.Adam(1e-3))
+        compile_built(trainer, keras.optimizers.Adam(1e-3), steps=1)
         loss = trainer.train_on_batch((features, tokens[:, :-1]), tokens[:, 1:])
         search = Search(made, Config(beam_size=2, max_caption_length=5))
         search.compile()

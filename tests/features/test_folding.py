@@ -72,7 +72,15 @@ def test_layers_that_two_models_share_stay():
         np.testing.assert_allclose(mine, theirs, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite2", "mobilenet_v2", "resnet50", "efficientnetb0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "efficientnet_lite2",
+        "mobilenet_v2",
+        pytest.param("resnet50", marks=pytest.mark.slow),
+        pytest.param("efficientnetb0", marks=pytest.mark.slow),
+    ],
+)
 def test_no_batch_norm_is_left_in_known_encoders(name):
     encoder = build_encoder(Config(encoder=name, encoder_weights="none", image_size=32, feature_grid=1))
     random = np.random.default_rng(0)

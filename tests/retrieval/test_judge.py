@@ -41,10 +41,7 @@ def teacher_forced(made: Captioner, image: np.ndarray, text: str) -> float:
 @pytest.mark.parametrize(
     "decoder",
     # The judge treats all decoders alike, so two are enough for the fast tests.
-    [
-        pytest.param(name, marks=() if name in ("merge", "transformer") else pytest.mark.slow)
-        for name in decoder_names()
-    ],
+    [pytest.param(name, marks=() if name == "merge" else pytest.mark.slow) for name in decoder_names()],
 )
 def test_likelihoods_are_those_of_training(decoder):
     made = captioner(decoder)
