@@ -1,6 +1,7 @@
 """Captioning a folder of photographs, from files to lines on the disk, against the encoder alone.
 
     python benchmarks/folder.py
+    python benchmarks/folder.py --beside pretrained/flickr8k.zip     # with another captioner, and the ratio of both
 
 Makes JPEGs of the size of Flickr8k's (500 x 375 pixels, about 130 kB). Captions them as ``test.py FOLDER --output`` does,
 with the pocket captioner and a beam of 3, and syncs the lines to the disk. Each of the three parts is also measured alone, on
@@ -90,7 +91,11 @@ def ways(captioner: "Captioner", folder: Path, outputs: Path, batches: int) -> d
 
 
 def main() -> None:
-    args = make_parser(__doc__).parse_args()
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        "--beside", metavar="FILE", type=Path, help="a captioner whose folder is timed in turn with ours"
+    )
+    args = parser.parse_args()
     batches, rounds = (2, 1) if args.quick else (16, 5)
 
     from model import Captioner
@@ -101,6 +106,10 @@ def main() -> None:
         folder = Path(temporary, "photographs")
         mean_bytes = make_photographs(folder, count)
         work = ways(captioner, folder, Path(temporary), batches)
+        if args.beside:
+            (Path(temporary) / "beside").mkdir()
+            beside = ways(Captioner.load(args.beside), folder, Path(temporary) / "beside", batches)
+            work[f"folder, {args.beside.name}"] = beside["folder"]
         seconds: dict[str, list[float]] = {name: [] for name in work}
         for _ in range(rounds):
             for name, way in work.items():
@@ -118,12 +127,16 @@ def main() -> None:
     print(
         f"folder: {share:.0%} of the bare encoder's speed, {of_folded:.0%} of the folded one's; {verdict(args, share >= BAR)}"
     )
+    ratio = rates["folder"] / rates[f"folder, {args.beside.name}"] if args.beside else None
+    if ratio:
+        print(f"folder: {ratio:.2f} times the pictures/s of {args.beside.name}")
     results = {
         "bar": BAR,
         "pictures_per_second": rates,
         "seconds": seconds,
         "share": share,
         "share_of_folded": of_folded,
+        "ratio_beside": ratio,
     }
     write_results(args, "folder", results | {"pass": share >= BAR})
 
