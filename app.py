@@ -55,8 +55,7 @@ def main() -> int:
     paths = list(map(Path, args.model or bundles_found(typed.get("run_dir", Config().run_dir))))
     photos = photos_of(args)
     with listen(args.host, args.port) as listening, Engine(models_of(paths, args, bool(args.model))) as engine:
-        print(f"loading {engine.default.name}", flush=True)
-        engine.warm_up()
+        warm_up(engine, bool(args.model))
         page = address(args.host, listening.getsockname()[1])
         print(f"captions at {page}  (Ctrl-C stops)", flush=True)
         if not (args.no_browser or hide_progress()):
@@ -111,9 +110,17 @@ def app_parser() -> ArgumentParser:
 
 def bundles_found(run_dir: str) -> list[Path]:
     """The captioners that come with this repository, then those of ``run_dir``, newest first."""
-    runs = sorted(Path(run_dir).glob("*/captioner.zip"), key=lambda path: -path.stat().st_mtime)
+    runs = sorted((path for path in Path(run_dir).glob("*/captioner.zip") if path.is_file()), key=_age)
     shipped = sorted(path for path in PRETRAINED.glob("*.zip") if path.name != SEARCH.name)
     return [*shipped, *(path.parent for path in runs)]
+
+
+def _age(path: Path) -> float:
+    """A number that is smaller for newer files."""
+    try:
+        return -path.stat().st_mtime
+    except OSError:  # it was removed just now
+        return 0
 
 
 def models_of(paths: Sequence[Path], args: Namespace, named: bool) -> list[Model]:
@@ -136,6 +143,23 @@ def models_of(paths: Sequence[Path], args: Namespace, named: bool) -> list[Model
     if not models:
         raise UserError("--model: none of the captioners that were found can be used; name another")
     return list(models.values())
+
+
+def warm_up(engine: Engine, named: bool) -> None:
+    """Load the default captioner, and compile its search. Raises UserError.
+
+    ``named``: whether the user named the captioners. Otherwise one that cannot be loaded is reported and left out, and the
+    next one becomes the default.
+    """
+    while True:
+        print(f"loading {engine.default.name}", flush=True)
+        try:
+            return engine.warm_up()
+        except UserError as error:
+            if named or len(engine.models) == 1:
+                raise
+            print(f"left out: {error}", file=sys.stderr)
+            engine.leave_out(engine.default)
 
 
 def _model(path: Path, args: Namespace) -> Model:

@@ -3,14 +3,15 @@
 import os
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from captioning.base.errors import UserError
+from captioning.base.archives import refuse_bombs
+from captioning.base.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -115,15 +116,35 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read what ``save_arrays`` wrote. Raises UserError when it is missing or damaged."""
+    """Read what ``save_arrays`` wrote. Raises UserError when it is missing or damaged, or larger than it says."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            refuse_bombs(archive)
         # Opened here, because NumPy leaves a damaged file open.
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             return dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile and NumPy raise errors of many kinds on damaged files
         raise UserError(
             f"{path}: not the pretrained embedding of a run, or damaged ({error}); start a new run"
         ) from None
+
+
+def map_array(path: Path, dtypes: Sequence[str], ndim: int) -> np.memmap:
+    """An ``.npy`` file as a read-only mapping: an array of one of ``dtypes`` with ``ndim`` axes.
+
+    Raises FileNotFoundError if it is missing, and ValueError if it is damaged, cut short or another array.
+    """
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # NumPy raises errors of many kinds on a damaged header
+        raise ValueError(f"{path.name}: {first_line(error)}") from None
+    if not isinstance(found, np.memmap) or found.dtype.str[1:] not in dtypes or found.ndim != ndim:
+        raise ValueError(f"{path.name}: holds {getattr(found, 'dtype', '?')} {getattr(found, 'shape', '?')}")
+    if not found.flags.c_contiguous:
+        raise ValueError(f"{path.name}: its rows are not in order")
+    return found
 
 
 def allocate(path: Path, dtype: str, shape: tuple[int, ...]) -> int:

@@ -4,7 +4,9 @@ A Keras ``.weights.h5`` file of half the size holds kernels as float16 (see ``di
 float32 weights, rounded to what was stored.
 """
 
+import os
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 import keras
@@ -21,6 +23,8 @@ def load_weights(backbone: keras.Model, path: str | Path, encoder: str) -> None:
             f"encoder_weights: there is no file {path} with weights for encoder {encoder}; name another file"
         )
     try:
+        if str(path).endswith((".weights.h5", ".h5")):
+            refuse_oversized(path)
         if str(path).endswith(".weights.h5"):
             _refuse_other_layers(backbone, path)
         backbone.load_weights(path)
@@ -29,6 +33,35 @@ def load_weights(backbone: keras.Model, path: str | Path, encoder: str) -> None:
             f"encoder_weights: {path} does not fit encoder {encoder} (needed: weights without the classifier, as "
             f"saved by Keras): {first_line(error)}"
         ) from None
+
+
+def refuse_oversized(file: str | Path | BinaryIO) -> int:
+    """The number of elements of all arrays in a weights file (HDF5), if they are no larger than the file itself.
+
+    Raises ValueError or OSError otherwise, and for a file that refers to other files. HDF5 can declare an array of any
+    size, which is zeros where nothing is stored. Keras would make it.
+    """
+    held = os.path.getsize(file) if isinstance(file, str | Path) else file.seek(0, os.SEEK_END)
+    arrays: list[h5py.Dataset] = []
+    with h5py.File(file, "r") as opened:
+        opened.visititems(lambda name, item: arrays.append(item) if isinstance(item, h5py.Dataset) else None)
+        opened.visititems_links(_refuse_link)
+        for array in arrays:
+            if array.external or array.is_virtual or array.dtype.hasobject:
+                raise ValueError(f"{array.name[:50]} is not stored in the file itself")
+        declared = sum(array.nbytes for array in arrays)
+        if declared > _PACKED * held + _OVERHEAD:
+            raise ValueError(f"its arrays would take {declared:,} bytes, and it has {held:,}")
+        return sum(array.size for array in arrays)
+
+
+_PACKED = 4  # arrays may be so many times smaller in a file than in memory
+_OVERHEAD = 1 << 20
+
+
+def _refuse_link(name: str, link: object) -> None:
+    if not isinstance(link, h5py.HardLink):
+        raise ValueError(f"{name[:50]} leads to another place")
 
 
 def _refuse_other_layers(backbone: keras.Model, path: str | Path) -> None:
