@@ -94,10 +94,15 @@ def is_unfinished(path: Path) -> bool:
     return path.name.startswith(_UNFINISHED)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all. Raises OSError."""
+    with replacing(path) as new:
+        new.write_bytes(content)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all. Raises OSError."""
-    with replacing(path) as new:
-        new.write_bytes(text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write(path: Path, text: str) -> None:
