@@ -22,10 +22,17 @@ _LARGE_POWER = re.compile(r"\d[eE]\+?\d{2}")
 
 
 def read_json(path: Path, advice: str, kind: type[T], max_bytes: int = MAX_BYTES) -> T:
+    """``load_json``, and UserError in place of ValueError. The error names ``path`` and ends in ``advice``."""
+    try:
+        return load_json(path, kind, max_bytes)
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); {advice}") from None
+
+
+def load_json(path: Path, kind: type[T], max_bytes: int = MAX_BYTES) -> T:
     """The JSON value in the file ``path``, which is of type ``kind``: dict or list.
 
-    Raises FileNotFoundError if there is no such file. Raises UserError, which ends in ``advice``, if it is damaged, too
-    large or cannot be read.
+    Raises FileNotFoundError if there is no such file. Raises ValueError if it is damaged, too large or cannot be read.
     """
     try:
         with open(path, "rb") as file:
@@ -33,26 +40,32 @@ def read_json(path: Path, advice: str, kind: type[T], max_bytes: int = MAX_BYTES
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a path with NUL
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); {advice}") from None
+        raise ValueError(f"it cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > max_bytes:
-        raise UserError(f"{path}: larger than the {max_bytes >> 20} MiB that such a file may have; {advice}")
-    return parse_json(data, str(path), advice, kind)
+        raise ValueError(f"it is larger than the {max_bytes >> 20} MiB that such a file may have")
+    return from_json(data, kind)
 
 
 def parse_json(text: str | bytes, source: str, advice: str, kind: type[T]) -> T:
+    """``from_json``, and UserError in place of ValueError. The error begins with ``source`` and ends in ``advice``."""
+    try:
+        return from_json(text, kind)
+    except ValueError as error:
+        raise UserError(f"{source}: damaged ({error}); {advice}") from None
+
+
+def from_json(text: str | bytes, kind: type[T]) -> T:
     """The JSON value ``text``, which is of type ``kind``: dict or list. ``bytes`` are UTF-8.
 
-    Raises UserError, which begins with ``source`` and ends in ``advice``. Refused are text that is no JSON, more than
-    ``MAX_DEPTH`` levels, whole numbers that int64 does not hold, and numbers that are not finite.
+    Raises ValueError for text that is no JSON, more than ``MAX_DEPTH`` levels, whole numbers that int64 does not hold, and
+    numbers that are not finite.
     """
     try:
         value = _parse(text.decode("utf-8") if isinstance(text, bytes) else text)
-        if not isinstance(value, kind):
-            raise ValueError(f"expected a JSON {_NAMES[kind]}, found {_NAMES.get(type(value), type(value).__name__)}")
     except RecursionError:
-        raise UserError(f"{source}: damaged (nested too deeply); {advice}") from None
-    except ValueError as error:  # also what is not UTF-8, and no JSON
-        raise UserError(f"{source}: damaged ({error}); {advice}") from None
+        raise ValueError("nested too deeply") from None
+    if not isinstance(value, kind):
+        raise ValueError(f"expected a JSON {_NAMES[kind]}, found {_NAMES.get(type(value), type(value).__name__)}")
     return value
 
 

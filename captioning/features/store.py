@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from captioning.base.errors import UserError
 from captioning.base.files import allocate, alone_with, map_array, write_atomically
-from captioning.base.json_files import parse_json, read_json, take
+from captioning.base.json_files import from_json, load_json, take
 from captioning.base.script import hide_progress
 from captioning.base.texts import Texts
 from captioning.features.batch_marks import Marks
@@ -114,7 +114,7 @@ class FeatureStore:
         """Open the store in ``folder``. Raises UserError when it is unfinished, damaged or not that of ``key``."""
         self.folder = folder
         try:
-            found, index = _read(folder / "key.json"), _read(folder / "index.json")
+            found, index = load_json(folder / "key.json", dict), load_json(folder / "index.json", dict)
             features = map_array(folder / "features.npy", ("f2", "f4"), 3)
             rows, self.unreadable = _checked(index)
             if len(rows) + len(self.unreadable) != len(features):
@@ -172,14 +172,6 @@ class View:
 
     store: FeatureStore
     mirrored: bool
-
-
-def _read(path: Path) -> dict:
-    """The JSON object in ``path``. Raises FileNotFoundError, and ValueError if it is damaged."""
-    try:
-        return read_json(path, "", dict)
-    except UserError as error:
-        raise ValueError(str(error).removeprefix(f"{path.parent}{os.sep}").removesuffix("; ")) from None
 
 
 def _checked(index: dict) -> tuple[dict[str, int], dict[str, str]]:
@@ -257,7 +249,7 @@ def extract(
 def _begin(folder: Path, key: StoreKey, batch_size: int, shape: tuple[int, int, int], names: Sequence[str]) -> Marks:
     """Lay out the files of a new store, or find those of a begun one. Raises ValueError when it is damaged."""
     if (folder / "key.json").exists():
-        begun = _read(folder / "key.json")
+        begun = load_json(folder / "key.json", dict)
         other = ", ".join(name for name, value in asdict(key).items() if begun.get(name) != value)
         if other:
             raise UserError(f"{folder}: begun with other settings ({other}); delete it or choose another --feature-dir")
@@ -340,7 +332,7 @@ def _verify(store: FeatureStore, names: Sequence[str]) -> None:
     if not (folder / "checksums.bin").exists():
         print(f"note: {folder}: made by a release without checksums, so it cannot be verified", file=sys.stderr)
         return
-    size = take(_read(folder / "key.json"), "batch_size", int, lambda size: 0 < size <= _LARGEST_BATCH)
+    size = take(load_json(folder / "key.json", dict), "batch_size", int, lambda size: 0 < size <= _LARGEST_BATCH)
     marks = Marks(folder, names, size)
     damaged = marks.damaged(store.unreadable)
     if damaged:
@@ -359,8 +351,8 @@ def _write_unreadable(folder: Path, reasons: Mapping[str, str]) -> None:
 def _reason(line: bytes) -> dict[str, str]:
     """The name and the reason in a line of unreadable.jsonl. Nothing if a crash cut it short, or if it is damaged."""
     try:
-        found = parse_json(line, "unreadable.jsonl", "", dict)
-    except UserError:
+        found = from_json(line, dict)
+    except ValueError:
         return {}
     return found if all(isinstance(reason, str) for reason in found.values()) else {}
 
