@@ -1,6 +1,8 @@
 """Files written whole or not at all, and locks that keep other processes away. No Keras."""
 
+import errno
 import os
+import shutil
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,10 +34,11 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def alone_with(path: Path) -> Iterator[None]:
+def alone_with(path: Path, refusal: str = "") -> Iterator[None]:
     """Keep other processes away from a file or folder that they would write too.
 
-    Waits while another process has it, and says so on stderr. The lock is an empty file: ``.lock`` in a folder, or
+    Waits while another process has it, and says so on stderr. With a ``refusal`` it does not wait, and raises UserError with
+    these words. The lock is an empty file: ``.lock`` in a folder, or
     ``.NAME.lock`` beside a file. It is removed afterwards. The operating system drops the lock of a killed process, and
     the empty file that such a process leaves is no obstacle. Where the file system has no locks, or the lock cannot be
     written, the work goes on without one.
@@ -45,7 +48,7 @@ def alone_with(path: Path) -> Iterator[None]:
     target = path.resolve()  # so that all links to it share one lock
     place = target / ".lock" if target.is_dir() else target.with_name(f".{target.name}.lock")
     lock = FileLock(place, fallback_to_soft=False)
-    is_locked = _acquire(lock, path)
+    is_locked = _acquire(lock, path, refusal)
     try:
         yield
     finally:
@@ -55,14 +58,16 @@ def alone_with(path: Path) -> Iterator[None]:
             lock.release()
 
 
-def _acquire(lock: "FileLock", path: Path) -> bool:
-    """Wait for the lock on ``path``. Returns False where it cannot be locked."""
+def _acquire(lock: "FileLock", path: Path, refusal: str) -> bool:
+    """Get the lock on ``path``, as ``alone_with`` says. Returns False where it cannot be locked."""
     from filelock import Timeout
 
     try:
         try:
             lock.acquire(blocking=False)
         except Timeout:
+            if refusal:
+                raise UserError(f"{path}: {refusal}") from None
             print(f"{path}: waiting for another process that is writing it", file=sys.stderr)
             lock.acquire()
     except OSError:
@@ -150,6 +155,22 @@ def map_array(path: Path, dtypes: Sequence[str], ndim: int) -> np.memmap:
     if not found.flags.c_contiguous:
         raise ValueError(f"{path.name}: its rows are not in order")
     return found
+
+
+def require_room(path: Path, size: int) -> None:
+    """Raise OSError where a file ``path`` of ``size`` bytes would find no room. Nothing stays on the disk.
+
+    For libraries that cannot cope with a full disk: HDF5 ends the process with a segmentation fault then.
+    """
+    probe = path.with_name(f"{_UNFINISHED}room-{path.name}")
+    try:
+        with open(probe, "wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            elif shutil.disk_usage(path.parent).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def allocate(path: Path, dtype: str, shape: tuple[int, ...]) -> int:

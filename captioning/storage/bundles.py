@@ -39,7 +39,7 @@ from captioning.base.scratch import no_room, scratch_folder, temporary_folder
 from captioning.command_line.reading import read_settings
 from captioning.features.digests import backbone_of, encoder_digest
 from captioning.features.encoder import build_encoder
-from captioning.features.weight_files import halve_weights, refuse_oversized
+from captioning.features.weight_files import halve_weights, refuse_oversized, save_weights, written_by_hdf5
 from captioning.words.vocabulary import Vocabulary
 from config import Config
 
@@ -50,6 +50,7 @@ KINDS = {
     "captioner": ("decoder.weights.h5", "train.py"),
     "aligner": ("towers.weights.h5", "train.py --stage align"),
 }
+UNFINISHED = ".bundle-"  # begins the names of folders in which bundles are made
 # What the name of a member may be, so that it is a file in the folder that the bundle is unpacked into.
 _NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
 _MOST_MEMBERS = 32
@@ -75,7 +76,7 @@ def writing(
     """
     path = Path(path)
     lent = _lent_by(lender, path.parent, config, encoder) if lender else None
-    with scratch_folder(path.parent, ".bundle-") as folder:
+    with scratch_folder(path.parent, UNFINISHED) as folder:
         (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
         (folder / "vocabulary.json").write_text(vocabulary.to_json(), encoding="utf-8")
         if not lent:
@@ -98,7 +99,7 @@ def changing(path: Path, kind: str) -> Iterator[Path]:
     """
     bundle = _opened(path, kind)
     try:
-        with scratch_folder(bundle.path.parent, ".bundle-") as folder:
+        with scratch_folder(bundle.path.parent, UNFINISHED) as folder:
             for name, content in bundle.members.items():
                 (folder / name).write_bytes(content)
             yield folder
@@ -123,9 +124,10 @@ def _write_encoder(folder: Path, config: Config, encoder: keras.Model) -> None:
     """Write the member that holds the encoder into ``folder``."""
     if config.encoder.endswith(".keras"):
         # The model in memory is saved. The file that it came from may have changed or gone since.
-        backbone_of(encoder).save(folder / "encoder.keras")
+        with written_by_hdf5(encoder, folder / "encoder.keras"):
+            backbone_of(encoder).save(folder / "encoder.keras")
     else:
-        encoder.save_weights(folder / "encoder.weights.h5")
+        save_weights(encoder, folder / "encoder.weights.h5")
 
 
 @contextmanager
