@@ -5,12 +5,14 @@
     python app.py --model runs/A --model runs/B
     python app.py --photos photos/             # with a search box over this folder
     python app.py --host 0.0.0.0 --port 8080   # for others on the network too, without password or encryption
+    python app.py --allowed-host pictures.example.org      # behind a proxy of this name
     curl -F image=@photo.jpg 'http://127.0.0.1:8000/api/captions?beam_size=5'
 
 With --photos, the pictures of the folder and its subfolders can be searched and seen on the page. Their index is made in
 the background; later starts go on with it. Works without internet. Ctrl-C stops it. The page /api.html explains the API.
 """
 
+import asyncio
 import logging
 import socket
 import sys
@@ -33,10 +35,6 @@ from captioning.serving.engine import Engine, Model
 from captioning.serving.photos import Photos
 from config import PRETRAINED, SEARCH, Config
 
-# The names of this machine for itself. A server that listens there shows photos under no other name, so that no foreign
-# page can look at them through a name of its own that leads here.
-LOCAL = ("127.0.0.1", "localhost", "::1")
-
 if TYPE_CHECKING:
     from model import Captioner
 
@@ -47,9 +45,9 @@ def main() -> int:
     settle_backend(typed.get("backend"))
     logging.getLogger("tensorflow").setLevel("ERROR")  # it warns that each size of batch is compiled
     try:
-        import uvicorn
-
         from captioning.serving.api import create_app
+        from captioning.serving.guard import Hosts
+        from captioning.serving.server import Server
     except ImportError as error:
         raise UserError(f'app.py: {error.name} is not installed; pip install -e ".[app]"') from None
     paths = list(map(Path, args.model or bundles_found(typed.get("run_dir", Config().run_dir))))
@@ -60,15 +58,8 @@ def main() -> int:
         print(f"captions at {page}  (Ctrl-C stops)", flush=True)
         if not (args.no_browser or hide_progress()):
             webbrowser.open(page)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(engine, photos, LOCAL if args.host in LOCAL else None),
-                log_level="warning",
-                lifespan="off",
-                ws="none",
-                timeout_graceful_shutdown=5,
-            )
-        )
+        stopping, hosts = asyncio.Event(), Hosts(args.host, args.allowed_host or ())
+        server = Server(create_app(engine, photos, hosts, stopping), stopping)
         try:
             with photos or nullcontext():
                 server.run(sockets=[listening])
@@ -89,6 +80,13 @@ def app_parser() -> ArgumentParser:
         "--host",
         default="127.0.0.1",
         help="the address to listen at; 0.0.0.0: all addresses of this machine [default: %(default)s]",
+    )
+    parser.add_argument(
+        "--allowed-host",
+        metavar="NAME",
+        action="append",
+        help="a further name by which browsers may ask this server, such as that of a proxy before it. For several, give it "
+        "several times [default: this machine's own names, and with --host 0.0.0.0 its numbers]",
     )
     parser.add_argument("--port", type=int, default=8000, help="0: any free port [default: %(default)s]")
     parser.add_argument(

@@ -9,25 +9,19 @@ Without a folder, all of them say how to name one.
 """
 
 import asyncio
-from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from captioning.base.errors import UserError
 from captioning.serving.engine import Engine
 from captioning.serving.photos import NoPhotos, Photos, Progress, SearchFailed
 
 MAX_FOUND = 100  # photos in one answer
 MAX_QUERY = 300  # characters
 SECONDS = 60  # in which a search is answered; loading the towers takes some
-
-
-class WrongHost(UserError):
-    """The server was asked by a name that is not its own, as a foreign page does that means to look at the photos."""
 
 
 class SearchSettings(BaseModel):
@@ -84,21 +78,11 @@ class PhotoCaptionAnswer(BaseModel):
     caption: str
 
 
-def search_routes(
-    engine: Engine, photos: Photos | None, hosts: Collection[str] | None, errors: dict[int | str, dict[str, Any]]
-) -> APIRouter:
-    """The addresses above. ``errors`` documents them.
+def search_routes(engine: Engine, photos: Photos | None, errors: dict[int | str, dict[str, Any]]) -> APIRouter:
+    """The addresses above. ``errors`` documents them."""
 
-    ``hosts``: the names by which the server may be asked for photos; None: any.
-    """
-
-    def opened(request: Request) -> Photos:
-        """The photos, if there are some. Raises NoPhotos or WrongHost."""
-        if hosts is not None and request.url.hostname not in hosts:
-            raise WrongHost(
-                f"photos are not shown at the address {request.url.hostname}; ask at {min(hosts)}, or start the server with "
-                "--host 0.0.0.0, which shows them to the network"
-            )
+    def opened() -> Photos:
+        """The photos, if there are some. Raises NoPhotos."""
         if photos is None:
             raise NoPhotos
         return photos
