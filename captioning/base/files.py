@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # The name of our folder among the caches of other programs.
 _CACHE = "keras-image-captioning"
+LOCK = ".lock"  # the name of the lock of a folder
 _UNFINISHED = ".new-"  # begins the names of files that are being written
 
 
@@ -46,7 +47,7 @@ def alone_with(path: Path, refusal: str = "") -> Iterator[None]:
     from filelock import FileLock  # here, since most scripts need no lock
 
     target = path.resolve()  # so that all links to it share one lock
-    place = target / ".lock" if target.is_dir() else target.with_name(f".{target.name}.lock")
+    place = target / LOCK if target.is_dir() else target.with_name(f".{target.name}.lock")
     lock = FileLock(place, fallback_to_soft=False)
     is_locked = _acquire(lock, path, refusal)
     try:
