@@ -5,6 +5,7 @@
     python app.py --model runs/A --model runs/B
     python app.py --photos photos/             # with a search box over this folder
     python app.py --host 0.0.0.0 --port 8080   # for others on the network too, without password or encryption
+    python app.py --allowed-host pictures.example.org      # behind a proxy of this name
     curl -F image=@photo.jpg 'http://127.0.0.1:8000/api/captions?beam_size=5'
 
 With --photos, the pictures of the folder and its subfolders can be searched and seen on the page. Their index is made
@@ -12,6 +13,7 @@ in the background, and later starts go on with it. The server needs no internet.
 explains the API.
 """
 
+import asyncio
 import logging
 import socket
 import sys
@@ -34,10 +36,6 @@ from captioning.serving.engine import Engine, Model
 from captioning.serving.photos import Photos
 from config import PRETRAINED, SEARCH, Config
 
-# The names of this machine for itself. A server that listens there shows photos under these names only. Otherwise a
-# foreign page could read the photos through a name of its own that leads to this machine.
-LOCAL = ("127.0.0.1", "localhost", "::1")
-
 if TYPE_CHECKING:
     from model import Captioner
 
@@ -48,29 +46,21 @@ def main() -> int:
     settle_backend(typed.get("backend"))
     logging.getLogger("tensorflow").setLevel("ERROR")  # it warns that each size of batch is compiled
     try:
-        import uvicorn
-
         from captioning.serving.api import create_app
+        from captioning.serving.guard import Hosts
+        from captioning.serving.server import Server
     except ImportError as error:
         raise UserError(f'app.py: {error.name} is not installed; pip install -e ".[app]"') from None
     paths = list(map(Path, args.model or bundles_found(typed.get("run_dir", Config().run_dir))))
     photos = photos_of(args)
     with listen(args.host, args.port) as listening, Engine(models_of(paths, args, bool(args.model))) as engine:
-        print(f"loading {engine.default.name}", flush=True)
-        engine.warm_up()
+        warm_up(engine, bool(args.model))
         page = address(args.host, listening.getsockname()[1])
         print(f"captions at {page}  (Ctrl-C stops)", flush=True)
         if not (args.no_browser or hide_progress()):
             webbrowser.open(page)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(engine, photos, LOCAL if args.host in LOCAL else None),
-                log_level="warning",
-                lifespan="off",
-                ws="none",
-                timeout_graceful_shutdown=5,
-            )
-        )
+        stopping, hosts = asyncio.Event(), Hosts(args.host, args.allowed_host or ())
+        server = Server(create_app(engine, photos, hosts, stopping), stopping)
         try:
             with photos or nullcontext():
                 server.run(sockets=[listening])
@@ -93,7 +83,14 @@ def app_parser() -> ArgumentParser:
         default="127.0.0.1",
         help="the address at which the server listens; 0.0.0.0: all addresses of this machine [default: %(default)s]",
     )
-    parser.add_argument("--port", type=int, default=8000, help="the port; 0: any free one [default: %(default)s]")
+    parser.add_argument(
+        "--allowed-host",
+        metavar="NAME",
+        action="append",
+        help="a further name by which browsers may ask this server, such as that of a proxy before it. For several, give it "
+        "several times [default: this machine's own names, and with --host 0.0.0.0 its numbers]",
+    )
+    parser.add_argument("--port", type=int, default=8000, help="0: any free port [default: %(default)s]")
     parser.add_argument(
         "--photos", metavar="DIR", help="let the page search the pictures below this folder, and show them"
     )
@@ -114,9 +111,17 @@ def app_parser() -> ArgumentParser:
 
 def bundles_found(run_dir: str) -> list[Path]:
     """The captioners that come with this repository, then those of ``run_dir``, newest first."""
-    runs = sorted(Path(run_dir).glob("*/captioner.zip"), key=lambda path: -path.stat().st_mtime)
+    runs = sorted((path for path in Path(run_dir).glob("*/captioner.zip") if path.is_file()), key=_age)
     shipped = sorted(path for path in PRETRAINED.glob("*.zip") if path.name != SEARCH.name)
     return [*shipped, *(path.parent for path in runs)]
+
+
+def _age(path: Path) -> float:
+    """A number that is smaller for newer files."""
+    try:
+        return -path.stat().st_mtime
+    except OSError:  # it was removed just now
+        return 0
 
 
 def models_of(paths: Sequence[Path], args: Namespace, named: bool) -> list[Model]:
@@ -140,6 +145,23 @@ def models_of(paths: Sequence[Path], args: Namespace, named: bool) -> list[Model
     if not models:
         raise UserError("--model: none of the captioners found can be used; name another")
     return list(models.values())
+
+
+def warm_up(engine: Engine, named: bool) -> None:
+    """Load the default captioner, and compile its search. Raises UserError.
+
+    ``named``: whether the user named the captioners. Otherwise one that cannot be loaded is reported and left out, and the
+    next one becomes the default.
+    """
+    while True:
+        print(f"loading {engine.default.name}", flush=True)
+        try:
+            return engine.warm_up()
+        except UserError as error:
+            if named or len(engine.models) == 1:
+                raise
+            print(f"left out: {error}", file=sys.stderr)
+            engine.leave_out(engine.default)
 
 
 def _model(path: Path, args: Namespace) -> Model:

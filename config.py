@@ -117,6 +117,7 @@ class DataSettings(BaseModel):
         only={"dataset": ("folder", "flickr30k")},
         tolerated=True,
         ge=0,
+        le=2**32 - 1,
     )
     demo_images: int = setting(
         1200,
@@ -124,6 +125,7 @@ class DataSettings(BaseModel):
         only={"dataset": ("demo",)},
         tolerated=True,
         ge=20,
+        le=1_000_000,
     )
     download_urls: tuple[str, ...] = setting(
         (),
@@ -304,7 +306,7 @@ def _one_data_set(values: dict[str, Any]) -> DataSettings:
 class MachineSettings(BaseModel):
     """Machine and folders"""
 
-    workers: int = setting(2, "threads that read batches", resumable=True, ge=1)
+    workers: int = setting(2, "threads that read batches", resumable=True, ge=1, le=256)
     run_dir: str = setting("runs", "folder that holds the run folders")
     backend: Literal["", "tensorflow", "jax", "torch"] = setting(
         "",
@@ -348,7 +350,7 @@ class EncoderSettings(MachineSettings):
         "float16", "number format of the stored features", fixed="model"
     )
     feature_dir: str = setting("features", "folder of the feature stores", resumable=True)
-    extract_batch_size: int = setting(32, "images per batch of the encoder", ge=1)
+    extract_batch_size: int = setting(32, "images per batch of the encoder", ge=1, le=4096)
 
     @model_validator(mode="after")
     def _check_encoder_weights(self) -> Self:
@@ -361,7 +363,7 @@ class CaptionSettings(BaseModel):
     """Captions"""
 
     max_caption_length: int = setting(
-        30, "most words of a caption. Training cuts longer captions, and decoding stops there", ge=1
+        30, "most words of a caption. Training cuts longer captions, and decoding stops there", ge=1, le=1000
     )
     vocabulary: Literal["words", "wordpieces"] = setting(
         "words",
@@ -370,7 +372,11 @@ class CaptionSettings(BaseModel):
         fixed="model",
     )
     vocab_threshold: int = setting(
-        5, "a word enters the vocabulary if it occurs this often in the training captions", fixed="model", ge=1
+        5,
+        "a word enters the vocabulary if it occurs this often in the training captions",
+        fixed="model",
+        ge=1,
+        le=10**9,
     )
 
 
@@ -393,7 +399,7 @@ class DecoderSettings(CaptionSettings):
         fixed="decoder",
     )
     embedding_size: int = setting(
-        300, "units of the word embedding. Pretrained vectors are projected to it", fixed="decoder", ge=1
+        300, "units of the word embedding. Pretrained vectors are projected to it", fixed="decoder", ge=1, le=8192
     )
     embedding_file: str = setting(
         "",
@@ -421,7 +427,9 @@ class DecoderSettings(CaptionSettings):
         only={"decoder": get_args(RegionDecoders), "embedding": ("learned",)},
         fixed="decoder",
     )
-    hidden_size: int = setting(256, "units of the recurrent layers, or width of the transformer", fixed="decoder", ge=1)
+    hidden_size: int = setting(
+        256, "units of the recurrent layers, or width of the transformer", fixed="decoder", ge=1, le=8192
+    )
     dropout: float = setting(0.3, "share of units that dropout sets to zero", fixed="training", ge=0, lt=1)
     image_scale: float = setting(
         1.0,
@@ -430,6 +438,7 @@ class DecoderSettings(CaptionSettings):
         only={"decoder": get_args(OneVectorDecoders)},
         fixed="decoder",
         gt=0,
+        le=1000,
     )
     attention_size: int = setting(
         256,
@@ -437,6 +446,7 @@ class DecoderSettings(CaptionSettings):
         only={"decoder": ("attention", "adaptive")},
         fixed="decoder",
         ge=1,
+        le=8192,
     )
     layers: int = setting(
         2,
@@ -444,6 +454,7 @@ class DecoderSettings(CaptionSettings):
         only={"decoder": ("transformer",)},
         fixed="decoder",
         ge=1,
+        le=100,
     )
     heads: int = setting(
         8,
@@ -451,6 +462,7 @@ class DecoderSettings(CaptionSettings):
         only={"decoder": ("transformer",)},
         fixed="decoder",
         ge=1,
+        le=1024,
     )
 
     @model_validator(mode="after")
@@ -483,6 +495,7 @@ class AlignmentSettings(DecoderSettings):
         only={"stage": ("align",)},
         fixed="training",
         ge=8,
+        le=8192,
         multiple_of=8,
     )
     alignment_loss: Literal["infonce", "triplet"] = setting(
@@ -519,6 +532,7 @@ class BatchSettings(CaptionSettings, MachineSettings):
         "the transformer hold whole images, with about as many captions",
         fixed="training",
         ge=1,
+        le=100_000,
     )
     mirror: bool = setting(
         False,
@@ -554,7 +568,7 @@ class BatchSettings(CaptionSettings, MachineSettings):
         ge=0,
         lt=1,
     )
-    seed: int = setting(0, "seed of initial weights, shuffling and dropout", fixed="training", ge=0)
+    seed: int = setting(0, "seed of initial weights, shuffling and dropout", fixed="training", ge=0, le=2**32 - 1)
 
 
 class OptimizerSettings(BaseModel):
@@ -563,13 +577,17 @@ class OptimizerSettings(BaseModel):
     optimizer: Literal["adam", "adamw", "sgd"] = setting(
         "adam", "adam, adamw (Adam with weight decay) or sgd", fixed="training"
     )
-    learning_rate: float = setting(1e-3, "peak learning rate", fixed="training", gt=0)
+    learning_rate: float = setting(1e-3, "peak learning rate", fixed="training", gt=0, le=1000)
     schedule: Literal["constant", "cosine"] = setting(
         "constant", "constant, or cosine decay to 1% of the peak over all epochs", fixed="training"
     )
-    warmup_steps: int = setting(0, "batches of linear warm-up from zero", fixed="training", ge=0)
-    weight_decay: float = setting(0.0, "decoupled weight decay", only={"optimizer": ("adamw",)}, fixed="training", ge=0)
-    clip_norm: float = setting(5.0, "largest global norm of a gradient; 0: no clipping", fixed="training", ge=0)
+    warmup_steps: int = setting(0, "batches of linear warm-up from zero", fixed="training", ge=0, le=10**9)
+    weight_decay: float = setting(
+        0.0, "decoupled weight decay", only={"optimizer": ("adamw",)}, fixed="training", ge=0, le=1000
+    )
+    clip_norm: float = setting(
+        5.0, "largest global norm of a gradient; 0: no clipping", fixed="training", ge=0, le=10**9
+    )
     ema_decay: float = setting(
         0.0,
         "decay per batch of a moving average of the weights. This average captions dev and is kept. In the first "
@@ -579,9 +597,9 @@ class OptimizerSettings(BaseModel):
         lt=1,
     )
     accumulate: int = setting(
-        1, "batches whose gradients make one update", never={"stage": ("scst",)}, fixed="training", ge=1
+        1, "batches whose gradients make one update", never={"stage": ("scst",)}, fixed="training", ge=1, le=100_000
     )
-    epochs: int = setting(20, "passes over the training captions", fixed="training", resumable=True, ge=1)
+    epochs: int = setting(20, "passes over the training captions", fixed="training", resumable=True, ge=1, le=100_000)
 
 
 class TrainingSettings(OptimizerSettings, BatchSettings):
@@ -606,9 +624,10 @@ class TrainingSettings(OptimizerSettings, BatchSettings):
         only={"stage": ("finetune",)},
         fixed="training",
         ge=0,
+        le=10_000,
     )
     encoder_learning_rate: float = setting(
-        3e-4, "peak learning rate of the encoder", only={"stage": ("finetune",)}, fixed="training", gt=0
+        3e-4, "peak learning rate of the encoder", only={"stage": ("finetune",)}, fixed="training", gt=0, le=1000
     )
     samples: int = setting(5, "captions drawn per image", only={"stage": ("scst",)}, fixed="training", ge=2, le=100)
     baseline: Literal["others", "greedy"] = setting(
@@ -664,6 +683,7 @@ class TrainingSettings(OptimizerSettings, BatchSettings):
         never={"stage": ("scst", "align")},
         fixed="training",
         ge=0,
+        le=1000,
     )
     monitor: Literal["bleu4", "cider", "loss", "recall"] = setting(
         "bleu4",
@@ -680,9 +700,16 @@ class TrainingSettings(OptimizerSettings, BatchSettings):
         le=100,
     )
     patience: int = setting(
-        0, "training stops after this many epochs without improvement; 0: never", fixed="training", resumable=True, ge=0
+        0,
+        "training stops after this many epochs without improvement; 0: never",
+        fixed="training",
+        resumable=True,
+        ge=0,
+        le=100_000,
     )
-    sample_captions: int = setting(3, "dev captions printed after each epoch", fixed="training", resumable=True, ge=0)
+    sample_captions: int = setting(
+        3, "dev captions printed after each epoch", fixed="training", resumable=True, ge=0, le=10_000
+    )
     tensorboard: bool = setting(True, "write TensorBoard logs into the run folder", fixed="training", resumable=True)
     precision: Literal["float32", "bfloat16", "float16"] = setting(
         "float32",
@@ -728,13 +755,13 @@ class DecodingSettings(CaptionSettings):
         ge=0,
         le=10,
     )
-    min_length: int = setting(1, "fewest words of a caption", never={"stage": ("align",)}, ge=1)
+    min_length: int = setting(1, "fewest words of a caption", never={"stage": ("align",)}, ge=1, le=1000)
     consensus: bool = setting(
         False,
         "rank the captions of a beam by their likeness to all of them. Use it with a beam_size of 20",
         never={"stage": ("align",)},
     )
-    decode_batch_size: int = setting(100, "images captioned at once", ge=1)
+    decode_batch_size: int = setting(100, "images captioned at once", ge=1, le=10_000)
 
     @model_validator(mode="after")
     def _check_min_length(self) -> Self:

@@ -33,6 +33,7 @@ from captioning.decoders.ensemble import EnsembleDecoder
 from captioning.features.batches import EnsembleBatches, FeatureBatches
 from captioning.features.digests import encoder_digest
 from captioning.features.folding import FoldedEncoder
+from captioning.features.weight_files import save_weights
 from captioning.pictures.loading import view
 from captioning.search.compiled import Search
 from captioning.search.hypotheses import IMPOSSIBLE
@@ -174,7 +175,7 @@ class Captioner:
     def save(self, path: Path, half: bool = False) -> None:
         """Write the bundle ``path`` as a whole or not at all. ``half``: kernels as float16, which halves the file."""
         with bundles.writing(path, "captioner", self.config, self.vocabulary, self.encoder, half) as folder:
-            self.decoder.save_weights(folder / "decoder.weights.h5")
+            save_weights(self.decoder, folder / "decoder.weights.h5")
             if self.config.embedding != "learned":
                 save_arrays(folder / "embedding.npz", self.decoder.embedding.pretrained())
             if self.confidence is not None:

@@ -3,6 +3,7 @@
     python preprocessing.py --download                  # fetch Flickr8k into data/flickr8k, then prepare it
     python preprocessing.py --preset coco-attention --download     # MS-COCO, 20 GB
     python preprocessing.py --preset demo               # generate and prepare the demo scenes
+    python preprocessing.py --verify                    # compare the stored features with their checksums
 
 train.py and evaluate.py call the same functions, so nobody needs to run this script first. It prints a line for each
 kind of fault in the data. It can be interrupted at any moment and run again.
@@ -63,6 +64,7 @@ def prepare(
     encoder: "keras.Model | None" = None,
     split: str = "",
     looks: Sequence[Look] = (),
+    verify: bool = False,
 ) -> "Prepared":
     """Open the feature store of ``dataset``. Missing features are extracted first.
 
@@ -71,6 +73,7 @@ def prepare(
     split: the only split whose features are needed. It gets its own store, unless there is a store of all images.
     looks: further looks of the images of ``split``, or of the training images if ``split`` is empty. Each gets a store,
         which becomes one of the ``views``.
+    verify: stores that are there are compared with their checksums. What is damaged is extracted again.
 
     Raises UserError if the encoder cannot be built or a store cannot be made.
     """
@@ -82,17 +85,17 @@ def prepare(
     encoder = encoder or build_encoder(settings)
     encode = FoldedEncoder(encoder)
     if isinstance(dataset, CaptionDataset):
-        return _prepare_one(settings, dataset, encoder, encode, split, looks)
+        return _prepare_one(settings, dataset, encoder, encode, split, looks, verify)
     parts: dict[str, Prepared] = {}
     for name, part in dataset.parts.items():
         if split and not dataset.has(name, split):
             continue
-        found = _prepare_one(settings, part, encoder, encode, split, looks)
+        found = _prepare_one(settings, part, encoder, encode, split, looks, verify)
         shared = [dataset.parts[other] for other in parts if parts[other].store.folder == found.store.folder]
         if any(_other_files(part, other) for other in shared):
             # Stores know files by their names and sizes, so two different files could be taken for one.
             apart = replace(part, name=f"{part.name}-{name}")
-            found = _prepare_one(settings, apart, encoder, encode, split, looks)
+            found = _prepare_one(settings, apart, encoder, encode, split, looks, verify)
         parts[name] = found
     return Prepared.joined(dataset, parts)
 
@@ -110,6 +113,7 @@ def _prepare_one(
     encode: "FoldedEncoder",
     split: str,
     looks: Sequence[Look],
+    verify: bool,
 ) -> "Prepared":
     """``prepare`` for one data set. ``encode`` is the folded ``encoder``."""
     from captioning.features.extraction import extract_features, store_location
@@ -123,14 +127,14 @@ def _prepare_one(
             store = FeatureStore(whole, key)
     if store is None:
         records = dataset.split(split) if split else dataset.records
-        [store] = extract_features(settings, dataset.name, records, encoder, encode)
+        [store] = extract_features(settings, dataset.name, records, encoder, encode, verify=verify)
     _report_unreadable(store)
     views = []
     if looks:
         seen = dataset.split(split or "train")
         readable = list(seen.named(store.rows).file_names)
         for look, found in zip(
-            looks, extract_features(settings, dataset.name, seen, encoder, encode, looks), strict=True
+            looks, extract_features(settings, dataset.name, seen, encoder, encode, looks, verify), strict=True
         ):
             if sorted(readable) != list(found.rows):
                 raise UserError(
@@ -154,6 +158,11 @@ def main() -> None:
     parser.add_argument(
         "--download", action="store_true", help="fetch Flickr8k, MS-COCO or Karpathy's split files first"
     )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare stored features with the checksums from their extraction, and extract damaged ones again",
+    )
     args = parser.parse_args()
     config = resolve(args)
     if args.download:
@@ -166,7 +175,7 @@ def main() -> None:
     # Imported here, because this imports Keras.
     from captioning.training.stages.base import stage_named
 
-    prepared = prepare(config, dataset, looks=stage_named(config.stage).looks(config))
+    prepared = prepare(config, dataset, looks=stage_named(config.stage).looks(config), verify=args.verify)
     sets = dataset.parts if isinstance(dataset, MixedDataset) else {"": dataset}
     for name, part in sets.items():
         print(f"{name}:\n" * bool(name), end="")

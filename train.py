@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from captioning.base.errors import UserError
-from captioning.base.script import run_script
+from captioning.base.script import listen_to_ctrl_c, run_script
 from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import resolve, resolve_resumed, resumable_settings
 from captioning.data.mixture import MixedDataset
@@ -35,6 +35,7 @@ def main() -> int:
         help=f"go on with this run folder; only these settings may change: {', '.join(resumable_settings())}",
     )
     args = parser.parse_args()
+    listen_to_ctrl_c()
     if args.resume and (args.preset or args.config or args.name):
         raise UserError("--resume: the run brings its own settings; leave out --preset, --config and --name")
 
@@ -65,6 +66,8 @@ def main() -> int:
     print(f"run folder: {run.folder}", flush=True)
     try:
         return fit(config, prepared, vocabulary, run, initial)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise UserError(
             f"{run.folder}: cannot be written: {error.strerror or error}. Whole epochs are kept. Remove the cause, "

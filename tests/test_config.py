@@ -10,7 +10,7 @@ from helpers import ROOT
 from captioning.base.errors import UserError
 from captioning.base.settings import ON, choices, read_by_choice, rules_of
 from captioning.command_line.resolving import preset
-from config import PRESETS, Config, DecoderSettings, main
+from config import PRESETS, Config, DataSettings, DecoderSettings, main
 
 
 def test_unknown_setting_suggests_the_nearest():
@@ -168,3 +168,13 @@ def test_light_modules_leave_keras_alone():
     check = f"import sys, {modules}; print([m for m in ('keras', 'tensorflow', 'jax', 'torch') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+def test_every_number_has_an_upper_limit():
+    """A stranger's bundle brings its own settings. None of them may ask for any amount of memory or time."""
+    for name, field in [*Config.model_fields.items(), *DataSettings.model_fields.items()]:
+        if field.annotation in (int, float):
+            assert any(hasattr(bound, "le") or hasattr(bound, "lt") for bound in field.metadata), name
+    for value in ("inf", "nan", "1e308", "9" * 5000):
+        with pytest.raises(UserError, match="learning_rate"):
+            Config().with_overrides({"learning_rate": value})

@@ -1,22 +1,26 @@
 """Files written whole or not at all, and locks that keep other processes away. No Keras."""
 
+import errno
 import os
+import shutil
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from captioning.base.errors import UserError
+from captioning.base.archives import refuse_bombs
+from captioning.base.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from filelock import FileLock
 
 # The name of our folder among the caches of other programs.
 _CACHE = "keras-image-captioning"
+LOCK = ".lock"  # the name of the lock of a folder
 _UNFINISHED = ".new-"  # begins the names of files that are being written
 
 
@@ -31,10 +35,11 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def alone_with(path: Path) -> Iterator[None]:
+def alone_with(path: Path, refusal: str = "") -> Iterator[None]:
     """Keep other processes away from a file or folder that they would write too.
 
-    Waits while another process has it, and says so on stderr. The lock is an empty file: ``.lock`` in a folder, or
+    Waits while another process has it, and says so on stderr. With a ``refusal`` it does not wait, and raises UserError with
+    these words. The lock is an empty file: ``.lock`` in a folder, or
     ``.NAME.lock`` beside a file. It is removed afterwards. The operating system drops the lock of a killed process, and
     the empty file that such a process leaves is no obstacle. Where the file system has no locks, or the lock cannot be
     written, the work goes on without one.
@@ -42,9 +47,9 @@ def alone_with(path: Path) -> Iterator[None]:
     from filelock import FileLock  # here, since most scripts need no lock
 
     target = path.resolve()  # so that all links to it share one lock
-    place = target / ".lock" if target.is_dir() else target.with_name(f".{target.name}.lock")
+    place = target / LOCK if target.is_dir() else target.with_name(f".{target.name}.lock")
     lock = FileLock(place, fallback_to_soft=False)
-    is_locked = _acquire(lock, path)
+    is_locked = _acquire(lock, path, refusal)
     try:
         yield
     finally:
@@ -54,14 +59,16 @@ def alone_with(path: Path) -> Iterator[None]:
             lock.release()
 
 
-def _acquire(lock: "FileLock", path: Path) -> bool:
-    """Wait for the lock on ``path``. Returns False where it cannot be locked."""
+def _acquire(lock: "FileLock", path: Path, refusal: str) -> bool:
+    """Get the lock on ``path``, as ``alone_with`` says. Returns False where it cannot be locked."""
     from filelock import Timeout
 
     try:
         try:
             lock.acquire(blocking=False)
         except Timeout:
+            if refusal:
+                raise UserError(f"{path}: {refusal}") from None
             print(f"{path}: waiting for another process that is writing it", file=sys.stderr)
             lock.acquire()
     except OSError:
@@ -93,10 +100,15 @@ def is_unfinished(path: Path) -> bool:
     return path.name.startswith(_UNFINISHED)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all. Raises OSError."""
+    with replacing(path) as new:
+        new.write_bytes(content)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all. Raises OSError."""
-    with replacing(path) as new:
-        new.write_bytes(text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write(path: Path, text: str) -> None:
@@ -115,15 +127,51 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read what ``save_arrays`` wrote. Raises UserError when it is missing or damaged."""
+    """Read what ``save_arrays`` wrote. Raises UserError when it is missing or damaged, or larger than it says."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            refuse_bombs(archive)
         # Opened here, because NumPy leaves a damaged file open.
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             return dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile and NumPy raise errors of many kinds on damaged files
         raise UserError(
             f"{path}: not the pretrained embedding of a run, or damaged ({error}); start a new run"
         ) from None
+
+
+def map_array(path: Path, dtypes: Sequence[str], ndim: int) -> np.memmap:
+    """An ``.npy`` file as a read-only mapping: an array of one of ``dtypes`` with ``ndim`` axes.
+
+    Raises FileNotFoundError if it is missing, and ValueError if it is damaged, cut short or another array.
+    """
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # NumPy raises errors of many kinds on a damaged header
+        raise ValueError(f"{path.name}: {first_line(error)}") from None
+    if not isinstance(found, np.memmap) or found.dtype.str[1:] not in dtypes or found.ndim != ndim:
+        raise ValueError(f"{path.name}: holds {getattr(found, 'dtype', '?')} {getattr(found, 'shape', '?')}")
+    if not found.flags.c_contiguous:
+        raise ValueError(f"{path.name}: its rows are not in order")
+    return found
+
+
+def require_room(path: Path, size: int) -> None:
+    """Raise OSError where a file ``path`` of ``size`` bytes would find no room. Nothing stays on the disk.
+
+    For libraries that cannot cope with a full disk: HDF5 ends the process with a segmentation fault then.
+    """
+    probe = path.with_name(f"{_UNFINISHED}room-{path.name}")
+    try:
+        with open(probe, "wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            elif shutil.disk_usage(path.parent).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def allocate(path: Path, dtype: str, shape: tuple[int, ...]) -> int:

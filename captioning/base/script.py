@@ -1,11 +1,18 @@
-"""The frame of every script: progress bars, TensorFlow's environment, and errors as one message. No Keras."""
+"""The frame of every script: progress bars, TensorFlow's environment, errors and signals as one message. No Keras."""
 
+import contextlib
+import errno
 import os
 import platform
+import signal
 import sys
+import threading
 from typing import Any
 
-from captioning.base.errors import UserError
+from captioning.base.errors import Terminated, UserError, user_error_in
+
+# The numbers of the errors of a disk, or of a user's share of it, that has no room left.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def hide_progress() -> bool:
@@ -23,21 +30,81 @@ def set_up_tensorflow() -> None:
 
 
 def run_script(main: Any) -> None:
-    """Call ``main()`` and exit with its status. A UserError or Ctrl-C gives one message on stderr and status 2 or 130.
+    """Call ``main()`` and exit with its status.
 
-    Where the reader of stdout leaves early, as ``head`` does, the script ends in silence with status 141.
+    A UserError, and a disk that is full, give one message on stderr and status 2. Ctrl-C and SIGTERM give one message, and
+    130 or 143. Where the reader of stdout leaves early, as ``head`` does, the script ends in silence with status 141.
     """
     set_up_tensorflow()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        if _may_listen() and before[signal.SIGTERM] == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _terminate)
+        status = _status(main)
+        _finish_stdout()
+        sys.exit(status)
+    finally:
+        if _may_listen():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def listen_to_ctrl_c() -> None:
+    """Let ``kill -INT`` end this process like Ctrl-C, also where a shell started it in the background (``&``)."""
+    if _may_listen() and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _may_listen() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+def _status(main: Any) -> int:
+    """The exit status of ``main()``. What ends it is said on stderr."""
     try:
         status = main()
         sys.stdout.flush()  # here, because an error of Python's own flush at the end cannot be caught
-        sys.exit(status)
+        return status
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return _refused(error)
+    except Terminated:
+        _say("\nterminated")
+        return 143
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+        _say("\ninterrupted")
+        return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more at the end
-        sys.exit(141)
+        return 141
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        return _refused(
+            f"{error.filename or 'the output'}: cannot be written ({error.strerror}); make room there, then run the same "
+            "command again"
+        )
+    except Exception as error:
+        if not (found := user_error_in(error)):
+            raise
+        return _refused(found)
+
+
+def _refused(error: UserError | str) -> int:
+    _say(f"error: {error}")
+    return 2
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # the disk that stderr goes to may be full, too
+        print(text, file=sys.stderr, flush=True)
+
+
+def _finish_stdout() -> None:
+    """Flush stdout. Where that is impossible, what is left goes nowhere: Python flushes once more at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

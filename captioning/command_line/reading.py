@@ -1,10 +1,11 @@
 """Settings read from JSON text: of a file, a run folder or a bundle, also of earlier releases."""
 
-import json
 from typing import Any
 
-from captioning.base.errors import UserError
+from captioning.base.json_files import parse_json
 from config import Config, validated
+
+_ADVICE = "write a JSON object of settings, as python config.py prints it"
 
 
 def read_settings(text: str, source: str, over: Config | None = None) -> Config:
@@ -13,17 +14,7 @@ def read_settings(text: str, source: str, over: Config | None = None) -> Config:
     Missing settings are those of ``over``, or else the defaults. Raises UserError that names ``source``.
     """
     start = over.model_dump() if over else {}
-    return validated(start | _settings_of_today(_json_object(text, source)), source, strict=True)
-
-
-def _json_object(text: str, source: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{source}: not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{source}: expected a JSON object of settings, found {type(values).__name__}")
-    return values
+    return validated(start | _settings_of_today(parse_json(text, source, _ADVICE, dict)), source, strict=True)
 
 
 # Settings that only one stage reads, with that stage and the default that an earlier release had. Runs of other stages

@@ -24,6 +24,7 @@ from keras import ops
 
 from captioning.base.errors import UserError
 from captioning.base.files import load_arrays, save_arrays
+from captioning.base.json_files import load_json, take
 from captioning.confidence.inputs import INPUTS, places
 from captioning.confidence.logistic import Regression
 from captioning.confidence.signals import Signals, Subspace
@@ -95,18 +96,23 @@ class Confidence:
         if not (folder / MEMBERS[0]).exists():
             return None
         try:
-            about = json.loads((folder / MEMBERS[0]).read_text(encoding="utf-8"))
-            if about["format"] > FORMAT or list(INPUTS[about["inputs"]]) != about["signals"]:
-                raise ValueError("a newer release wrote it")
-            means, deviations, weights = (np.asarray(about[name]) for name in ("means", "deviations", "weights"))
-            return cls(
-                inputs=about["inputs"],
-                regression=Regression(means, deviations, weights, float(about["bias"])),
-                subspace=Subspace(**load_arrays(folder / MEMBERS[1])),
-                fitted=dict(about["fitted"]),
-                **{name: float(about[name]) for name in ("near", "far", "unsure_below", "right_cider")},
+            about = load_json(folder / MEMBERS[0], dict)
+            inputs = take(about, "inputs", str)
+            if take(about, "format", int) > FORMAT or list(INPUTS.get(inputs, ())) != about.get("signals"):
+                raise ValueError("it is of a newer release")
+            means, deviations, weights = (
+                np.asarray(take(about, name, list), float) for name in ("means", "deviations", "weights")
             )
-        except (ValueError, KeyError, TypeError) as error:
+            if any(part.shape != (len(INPUTS[inputs]),) for part in (means, deviations, weights)):
+                raise ValueError("means, deviations and weights are not one number for each signal")
+            return cls(
+                inputs=inputs,
+                regression=Regression(means, deviations, weights, take(about, "bias", float)),
+                subspace=Subspace(**load_arrays(folder / MEMBERS[1])),
+                fitted=take(about, "fitted", dict),
+                **{name: take(about, name, float) for name in ("near", "far", "unsure_below", "right_cider")},
+            )
+        except (OSError, ValueError, TypeError) as error:
             raise UserError(
                 f"{bundle}: its confidence cannot be read ({error!r}); update this software, or fit a new one with "
                 "evaluate.py --fit-confidence"

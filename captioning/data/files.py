@@ -4,7 +4,6 @@ import codecs
 import os
 import reprlib
 import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
@@ -18,6 +17,7 @@ from pydantic_core.core_schema import CoreConfig
 from tqdm import tqdm
 
 from captioning.base.errors import UserError
+from captioning.base.scratch import scratch_folder
 from captioning.base.script import hide_progress
 from captioning.data.records import Warts
 from captioning.pictures.loading import SUFFIXES
@@ -104,15 +104,15 @@ def unzip(archive: Path, folder: Path, choose: Callable[[PurePosixPath], str | N
             if not members:
                 return False
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".unzip-") as scratch:
+            with scratch_folder(folder, ".unzip-") as scratch:
                 for member, name in tqdm(
                     members.items(), f"unpacking {archive.name}", unit="file", disable=hide_progress()
                 ):
-                    copied = Path(scratch, name)
+                    copied = scratch / name
                     copied.parent.mkdir(parents=True, exist_ok=True)
                     with opened.open(member) as source, copied.open("wb") as copy:
                         shutil.copyfileobj(source, copy)
-                for whole in Path(scratch).iterdir():
+                for whole in scratch.iterdir():
                     if not (folder / whole.name).exists():  # another process may have been faster
                         whole.rename(folder / whole.name)
             return True

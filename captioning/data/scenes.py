@@ -30,7 +30,8 @@ from PIL import Image, ImageFilter
 from tqdm import tqdm
 
 from captioning.base.errors import UserError
-from captioning.base.files import is_unfinished, replacing
+from captioning.base.files import LOCK, alone_with, is_unfinished, replacing
+from captioning.base.json_files import load_json, take
 from captioning.base.script import hide_progress, run_script
 
 FORMAT = 2  # raised when the same seed gives other scenes than before, so that older sets are made anew
@@ -463,11 +464,11 @@ def _write(path: Path, content: bytes) -> None:
 
 def _parameters_found(folder: Path) -> dict | None:
     """The parameters of the set in ``folder``; None for a missing or empty folder. Raises UserError for other files."""
-    if not folder.exists() or all(is_unfinished(path) for path in folder.iterdir()):
+    if not folder.exists() or all(is_unfinished(path) or path.name == LOCK for path in folder.iterdir()):
         return None
     try:
-        return json.loads((folder / "scenes.json").read_text(encoding="utf-8"))["parameters"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return take(load_json(folder / "scenes.json", dict), "parameters", dict)
+    except (FileNotFoundError, ValueError):
         raise UserError(
             f"data_dir: {folder} holds other files and no demo scenes (no usable scenes.json), so nothing is written "
             f"there; name an empty or a new folder, or remove this one"
@@ -481,8 +482,12 @@ def ensure(folder: Path, images: int, seed: int) -> None:
     are for training, 1/8 for dev and the rest for test. An interrupted set is completed. A set of other parameters is
     replaced. Raises UserError when the folder holds other files, cannot be written or the disk is full.
     """
+    folder = Path(folder)
     try:
-        _ensure(Path(folder), {"format": FORMAT, "images": images, "seed": seed})
+        _parameters_found(folder)  # before anything is written there
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone_with(folder):
+            _ensure(folder, {"format": FORMAT, "images": images, "seed": seed})
     except OSError as error:
         raise UserError(
             f"data_dir: cannot make the demo scenes in {folder}: {error.strerror}; make room or name another folder"
@@ -537,7 +542,7 @@ def load_scenes(folder: Path) -> dict[str, Scene]:
     """The ground truth of a set that ``ensure`` made: file name -> Scene. Raises UserError when it cannot be read."""
     path = Path(folder) / "scenes.json"
     try:
-        scenes = json.loads(path.read_text(encoding="utf-8"))["scenes"]
+        scenes = take(load_json(path, dict), "scenes", dict)
         return {
             name: Scene(**{**scene, "first": Thing(**scene["first"]), "second": Thing(**scene["second"])})
             for name, scene in scenes.items()

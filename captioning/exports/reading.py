@@ -14,7 +14,6 @@ An export is a folder, which ``writing`` makes:
 Legend: B images, S pixels per side, K captions per image, L longest caption in tokens.
 """
 
-import json
 import os
 from collections.abc import Callable
 from functools import cached_property
@@ -24,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from captioning.base.errors import UserError
+from captioning.base.json_files import load_json, take
 from captioning.search.hypotheses import IMPOSSIBLE
 from captioning.words.vocabulary import Vocabulary
 
@@ -63,10 +63,12 @@ class Exported:
         """
         self.folder = folder
         try:
-            self.about = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+            self.about = load_json(folder / "export.json", dict)
             words = (folder / "vocabulary.json").read_text(encoding="utf-8")
-            self._start, self._model = _RUNTIMES[self.about["kind"]], folder / self.about["model"]
-        except (OSError, ValueError, KeyError) as error:
+            kind = take(self.about, "kind", str, _RUNTIMES.__contains__)
+            self._start, self._model = _RUNTIMES[kind], folder / take(self.about, "model", str)
+            take(self.about, "sha256", dict)
+        except (OSError, ValueError) as error:
             raise UserError(f"{folder}: not a whole export ({error!r}); write it with export.py") from None
         self.vocabulary = Vocabulary.from_json(words, f"{folder}/vocabulary.json")
 

@@ -50,10 +50,12 @@ def extract_features(
     encoder: "keras.Model",
     encode: "FoldedEncoder",
     looks: Sequence[Look] = (Look(),),
+    verify: bool = False,
 ) -> list[FeatureStore]:
     """The stores of the features of ``records``' images, one for each of ``looks``. Missing stores are made.
 
     They lie in feature_dir. ``name`` is the data set's. ``encode`` is ``encoder`` folded, which computes the features.
+    ``verify``: finished stores are compared with their checksums (see ``store.extract``).
     """
     _, whole = store_location(settings, name, records, encoder)
 
@@ -77,6 +79,7 @@ def extract_features(
             batch_size=settings.extract_batch_size,
             workers=settings.workers,
             label=look.label,
+            verify=verify,
         )
         stores.append(store)
     return stores

@@ -6,16 +6,20 @@ images.
     key.json        the fields of the StoreKey, and batch_size: images per batch of the extraction
     features.npy    float16 or float32 (N, R, D), one row for each image in the order of the sorted file names
     progress.bin    N / batch_size bytes, rounded up: 0 for a batch that is still to do, 1 for one that is done
+    checksums.bin   uint32 (little-endian) for each of these batches, see batch_marks.py. Stores of earlier releases have
+                    none
     index.json      written last: {"rows": {file_name: row from 0}, "unreadable": {file_name: reason}}
 
 Extraction can be killed at any moment. A batch is marked as done only after its rows have reached the disk, and a batch
-always holds the same images. So the result of a resumed extraction is byte for byte that of an undisturbed one.
+always holds the same images. So the result of a resumed extraction is byte for byte that of an undisturbed one. All
+batches are read back and compared with their checksums before index.json is written.
 """
 
 import errno
 import hashlib
 import json
 import os
+import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,9 +30,11 @@ import numpy as np
 from tqdm import tqdm
 
 from captioning.base.errors import UserError
-from captioning.base.files import allocate, alone_with, write_atomically
+from captioning.base.files import allocate, alone_with, map_array, write_atomically
+from captioning.base.json_files import from_json, load_json, take
 from captioning.base.script import hide_progress
 from captioning.base.texts import Texts
+from captioning.features.batch_marks import Marks
 from captioning.pictures.loading import UnreachableImage, UnreadableImage, load_ahead
 
 
@@ -109,20 +115,19 @@ class FeatureStore:
         """Open the store in ``folder``. Raises UserError when it is unfinished, damaged or not that of ``key``."""
         self.folder = folder
         try:
-            found = json.loads((folder / "key.json").read_text())
-            index = json.loads((folder / "index.json").read_text())
-            features = _map_features(folder)
-            self.rows = Rows(index["rows"])
-            self.unreadable: dict[str, str] = index["unreadable"]
-            if len(self.rows) + len(self.unreadable) != len(features):
+            found, index = load_json(folder / "key.json", dict), load_json(folder / "index.json", dict)
+            features = map_array(folder / "features.npy", ("f2", "f4"), 3)
+            rows, self.unreadable = _checked(index)
+            if len(rows) + len(self.unreadable) != len(features):
                 raise ValueError("features.npy and index.json hold different numbers of images")
+            self.rows = Rows(rows)
             self.size, self.regions, self.feature_size = features.shape
         except FileNotFoundError as error:
             raise UserError(
                 f"{folder}: not a finished feature store ({Path(error.filename).name} is missing); run preprocessing.py"
             ) from None
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise UserError(f"{folder}: damaged feature store ({error}); delete it and run preprocessing.py") from None
+        except (ValueError, OSError) as error:
+            raise _damaged(folder, error) from None
         if key is not None:
             for name, value in asdict(key).items():
                 if found.get(name) != value:
@@ -142,13 +147,19 @@ class FeatureStore:
         # In the order of the file a disk reads forwards. An image often occurs twice in a batch; it is read once.
         unique, inverse = np.unique(rows, return_inverse=True)
         features = np.empty((len(unique), self.regions, self.feature_size), self.dtype)
-        with open(self.folder / "features.npy", "rb") as file:
-            for row, target in zip(unique.tolist(), features, strict=True):
-                file.seek(self._offset + row * target.nbytes)
-                if file.readinto(target) != target.nbytes:
-                    raise UserError(
-                        f"{self.folder}: features.npy ends early; delete the store and run preprocessing.py"
-                    )
+        try:
+            with open(self.folder / "features.npy", "rb") as file:
+                for row, target in zip(unique.tolist(), features, strict=True):
+                    file.seek(self._offset + row * target.nbytes)
+                    if file.readinto(target) != target.nbytes:
+                        raise UserError(
+                            f"{self.folder}: features.npy ends early; delete the store and run preprocessing.py"
+                        )
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: features.npy cannot be read any more ({error.strerror}); bring it back, or delete the "
+                "store and run preprocessing.py"
+            ) from None
         return features[inverse]
 
     def part_of(self, rows: np.ndarray) -> np.ndarray:
@@ -164,12 +175,25 @@ class View:
     mirrored: bool
 
 
-def _map_features(folder: Path) -> np.memmap:
-    """``features.npy`` as a read-only mapping. Raises OSError: cannot be opened; ValueError: damaged."""
-    try:
-        return np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
-    except EOFError as error:
-        raise ValueError(f"features.npy: {error}") from None
+def _checked(index: dict) -> tuple[dict[str, int], dict[str, str]]:
+    """The rows and the unreadable images in ``index``. Raises ValueError when they are not those of a store."""
+    rows, unreadable = take(index, "rows", dict), take(index, "unreadable", dict)
+    for name in unreadable:
+        take(unreadable, name, str)
+    # Each image has the row of its place among all names.
+    names = sorted([*rows, *unreadable])
+    if len(names) != len({*rows, *unreadable}):
+        raise ValueError("index.json: an image is both readable and unreadable")
+    for row, name in enumerate(names):
+        if name in rows and (type(rows[name]) is not int or rows[name] != row):
+            raise ValueError(
+                f"index.json: the row of {name[:50]!r} is {str(rows[name])[:50]!r}, and {row} is its place"
+            )
+    return rows, unreadable
+
+
+def _damaged(folder: Path, error: Exception) -> UserError:
+    return UserError(f"{folder}: damaged feature store ({error}); delete it and run preprocessing.py")
 
 
 def extract(
@@ -182,30 +206,34 @@ def extract(
     batch_size: int,
     workers: int = 2,
     label: str = "features",
+    verify: bool = False,
 ) -> FeatureStore:
     """Make or finish the store in ``folder`` and open it.
 
     ``load(file_name)`` gives uint8 pixels ``(S, S, 3)`` or raises UnreadableImage. ``encode`` maps ``(B, S, S, 3)`` to
     features ``(B, R, D)`` with ``(R, D) = shape``. ``workers`` threads decode images while the encoder computes. An
     unreadable image gets a row of zeros and a line in ``index.json``. A resumed extraction keeps its batch size.
-    ``label`` stands beside the progress bar.
+    ``label`` stands beside the progress bar. ``verify``: compare a finished store with its checksums, say so on stderr, and
+    extract damaged batches again.
 
     Raises UserError when the disk is full, the folder cannot be written or an image's file cannot be opened. What is
     done stays.
     """
-    if (folder / "index.json").exists():
+    if (folder / "index.json").exists() and not verify:
         return FeatureStore(folder, key)
     names = sorted(file_names)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with alone_with(folder):
+            if verify and (folder / "index.json").exists():
+                _verify(FeatureStore(folder, key), names)
             if not (folder / "index.json").exists():
-                batch_size = _begin(folder, key, batch_size, (len(names), *shape))
-                _run(folder, names, load, encode, key.image_size, batch_size, workers, label)
-                unreadable = _read_unreadable(folder)
-                rows = {name: row for row, name in enumerate(names) if name not in unreadable}
-                write_atomically(folder / "index.json", json.dumps({"rows": rows, "unreadable": unreadable}, indent=0))
+                marks = _begin(folder, key, batch_size, (len(names), *shape), names)
+                _run(folder, marks, load, encode, key.image_size, workers, label)
+                _finish(folder, marks, names)
             (folder / "unreadable.jsonl").unlink(missing_ok=True)
+    except ValueError as error:
+        raise _damaged(folder, error) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             size = np.dtype(key.dtype).itemsize * len(names) * shape[0] * shape[1]
@@ -219,78 +247,115 @@ def extract(
     return FeatureStore(folder, key)
 
 
-def _begin(folder: Path, key: StoreKey, batch_size: int, shape: tuple[int, int, int]) -> int:
-    """Lay out the files of a new store, or find those of a begun one. Returns the store's batch size."""
+def _begin(folder: Path, key: StoreKey, batch_size: int, shape: tuple[int, int, int], names: Sequence[str]) -> Marks:
+    """Lay out the files of a new store, or find those of a begun one. Raises ValueError when it is damaged."""
     if (folder / "key.json").exists():
-        begun = json.loads((folder / "key.json").read_text())
+        begun = load_json(folder / "key.json", dict)
         other = ", ".join(name for name, value in asdict(key).items() if begun.get(name) != value)
         if other:
             raise UserError(f"{folder}: begun with other settings ({other}); delete it or choose another --feature-dir")
-        return begun["batch_size"]
+        features = map_array(folder / "features.npy", ("f2", "f4"), 3)
+        if (features.shape, features.dtype) != (shape, np.dtype(key.dtype)):
+            raise ValueError(f"features.npy holds {features.dtype} {features.shape}, and {key.dtype} {shape} is wanted")
+        return Marks(folder, names, take(begun, "batch_size", int, lambda size: 0 < size <= _LARGEST_BATCH))
+    marks = Marks(folder, names, batch_size)
     allocate(folder / "features.npy", key.dtype, shape)
-    with open(folder / "progress.bin", "wb") as file:
-        file.write(bytes(-(-shape[0] // batch_size)))
-        os.fsync(file.fileno())
+    marks.begin()
     # Last: a folder with key.json holds all that resuming needs.
     write_atomically(folder / "key.json", json.dumps({**asdict(key), "batch_size": batch_size}, indent=2))
-    return batch_size
+    return marks
+
+
+_LARGEST_BATCH = 1 << 16
 
 
 def _run(
     folder: Path,
-    names: Sequence[str],
+    marks: Marks,
     load: Callable[[str], np.ndarray],
     encode: Callable[[np.ndarray], np.ndarray],
     image_size: int,
-    batch_size: int,
     workers: int,
     label: str,
 ) -> None:
     """Extract the batches that are not done. unreadable.jsonl gets a line for each unreadable image."""
-    offset, row_bytes, dtype = _layout(folder)
-    done = (folder / "progress.bin").read_bytes()
-    batches = {i: names[i * batch_size : (i + 1) * batch_size] for i in range(len(done))}
-    todo = [i for i in batches if not done[i]]
-    _drop_cut_line(folder / "unreadable.jsonl")
+    layout = map_array(folder / "features.npy", ("f2", "f4"), 3)
+    offset, row_bytes, dtype = layout.offset, layout.nbytes // max(1, len(layout)), layout.dtype
+    known = _read_unreadable(folder)
+    done = marks.done(known)
+    kept = {name for number in range(len(marks)) if done[number] for name in marks.batch(number)}
+    _write_unreadable(folder, {name: reason for name, reason in known.items() if name in kept})
+    todo = [number for number in range(len(marks)) if not done[number]]
     with (
         ThreadPoolExecutor(workers) as pool,
         open(folder / "features.npy", "r+b") as features,
-        open(folder / "progress.bin", "r+b") as progress,
         open(folder / "unreadable.jsonl", "a", encoding="utf-8") as unreadable,
-        tqdm(total=len(names), desc=label, unit="image", disable=hide_progress()) as bar,
+        tqdm(total=marks.images, desc=label, unit="image", disable=hide_progress()) as bar,
     ):
-        bar.update(sum(len(batch) for i, batch in batches.items() if done[i]))
-        ahead = load_ahead(pool, [batches[i] for i in todo], load, image_size, batch_size)
-        for i, (pixels, reasons) in zip(todo, ahead, strict=True):
+        bar.update(sum(len(marks.batch(number)) for number in range(len(marks)) if done[number]))
+        ahead = load_ahead(pool, [marks.batch(number) for number in todo], load, image_size, marks.batch_size)
+        for number, (pixels, reasons) in zip(todo, ahead, strict=True):
             _refuse_unreachable(reasons)
+            batch = marks.batch(number)
             encoded = np.asarray(encode(pixels), dtype=dtype)
             encoded[list(reasons)] = 0
-            features.seek(offset + i * batch_size * row_bytes)
-            features.write(encoded[: len(batches[i])].tobytes())
-            for position, reason in reasons.items():
-                unreadable.write(json.dumps({batches[i][position]: str(reason)}) + "\n")
+            rows = encoded[: len(batch)].tobytes()
+            named = {batch[position]: str(reason) for position, reason in reasons.items()}
+            features.seek(offset + number * marks.batch_size * row_bytes)
+            features.write(rows)
+            for name, reason in named.items():
+                unreadable.write(json.dumps({name: reason}) + "\n")
             for file in (features, unreadable):
                 file.flush()
                 os.fsync(file.fileno())
-            progress.seek(i)
-            progress.write(b"\1")
-            progress.flush()
-            bar.update(len(batches[i]))
+            marks.mark(number, marks.checksum(number, rows, named))
+            bar.update(len(batch))
 
 
-def _layout(folder: Path) -> tuple[int, int, np.dtype]:
-    """Where the first row of ``features.npy`` begins, the size of a row in bytes, and its type. Raises UserError."""
+def _finish(folder: Path, marks: Marks, names: Sequence[str]) -> None:
+    """Read all batches back, and write index.json. Raises UserError when one is not as it was written."""
+    unreadable = _read_unreadable(folder)
+    if marks.damaged(unreadable):
+        raise UserError(
+            f"{folder}: the disk gives back other bytes than were written; check the disk, then run the same command to "
+            "extract the damaged batches again"
+        )
+    rows = {name: row for row, name in enumerate(names) if name not in unreadable}
+    write_atomically(folder / "index.json", json.dumps({"rows": rows, "unreadable": unreadable}, indent=0))
+
+
+def _verify(store: FeatureStore, names: Sequence[str]) -> None:
+    """Compare a finished store with its checksums, and say so on stderr. A damaged one becomes a begun one again.
+
+    Raises ValueError when it is damaged as a whole.
+    """
+    folder = store.folder
+    if not (folder / "checksums.bin").exists():
+        print(f"note: {folder}: made by a release without checksums, so it cannot be verified", file=sys.stderr)
+        return
+    size = take(load_json(folder / "key.json", dict), "batch_size", int, lambda size: 0 < size <= _LARGEST_BATCH)
+    marks = Marks(folder, names, size)
+    damaged = marks.damaged(store.unreadable)
+    if damaged:
+        _write_unreadable(folder, store.unreadable)
+        (folder / "index.json").unlink()
+    else:
+        print(f"{folder}: verified, all {len(marks)} batches are as they were written", file=sys.stderr)
+
+
+def _write_unreadable(folder: Path, reasons: Mapping[str, str]) -> None:
+    """Write unreadable.jsonl anew, without lines that a crash cut short and those of batches that are still to do."""
+    lines = (json.dumps({name: reason}) + "\n" for name, reason in reasons.items())
+    write_atomically(folder / "unreadable.jsonl", "".join(lines))
+
+
+def _reason(line: bytes) -> dict[str, str]:
+    """The name and the reason in a line of unreadable.jsonl. Nothing if a crash cut it short, or if it is damaged."""
     try:
-        features = _map_features(folder)
-    except ValueError as error:
-        raise UserError(f"{folder}: damaged feature store ({error}); delete it and run the same command") from None
-    return features.offset, features.nbytes // max(1, len(features)), features.dtype
-
-
-def _drop_cut_line(path: Path) -> None:
-    """Remove the last line of a file if a crash cut it short. Its batch is not done, so the line is written again."""
-    if path.exists():
-        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+        found = from_json(line, dict)
+    except ValueError:
+        return {}
+    return found if all(isinstance(reason, str) for reason in found.values()) else {}
 
 
 def _refuse_unreachable(reasons: Mapping[int, UnreadableImage]) -> None:
@@ -305,6 +370,7 @@ def _refuse_unreachable(reasons: Mapping[int, UnreadableImage]) -> None:
 
 def _read_unreadable(folder: Path) -> dict[str, str]:
     """File name -> reason for each unreadable image, sorted by name."""
-    lines = (folder / "unreadable.jsonl").read_text(encoding="utf-8").splitlines()
-    found = {name: reason for line in lines for name, reason in json.loads(line).items()}
+    path = folder / "unreadable.jsonl"
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    found = {name: reason for line in lines for name, reason in _reason(line).items()}
     return dict(sorted(found.items()))

@@ -8,7 +8,6 @@ images. If there are more, the shown ones are evenly spaced by CIDEr.
 
 import base64
 import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from captioning.base.json_files import load_json
 from captioning.base.settings import shown
 from captioning.data.records import ImageRecord
 from captioning.reports.cards import examples, make_cards
@@ -201,7 +201,7 @@ def settings_tables(rows: Sequence[ScoreRow], config: Config, run: Run) -> list[
 def _about(run: Run) -> dict[str, Any]:
     """The contents of about.json of a run. Empty if the file is missing or damaged."""
     try:
-        about = dict(json.loads((run.folder / "about.json").read_text(encoding="utf-8")))
+        about = load_json(run.folder / "about.json", dict)
         if "resumed" in about:
             about["resumed"] = [
                 f"after epoch {each['after_epochs']}: {each['command']} ({each['started']}, commit "

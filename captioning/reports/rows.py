@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter
 
 from captioning.base.errors import UserError
+from captioning.base.json_files import load_json
 from captioning.metrics.calibration import ConfidenceScores
 from captioning.metrics.diagnostics import Diagnostics, LengthGroup
 from captioning.metrics.significance import Intervals
@@ -106,11 +107,9 @@ def rows_text(rows: Sequence[ScoreRow]) -> str:
 def read_rows(path: Path) -> list[ScoreRow]:
     """The rows in a file. Raises UserError if it is missing or damaged."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(entries, list):
-            raise TypeError("not a list")
+        entries = load_json(path, list)
         return [_ROW.validate_python(_nested(entry)) for entry in entries]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path}: expected a JSON list of scores as evaluate.py writes it ({error}); let evaluate.py write it again"
         ) from None

@@ -22,6 +22,7 @@ from captioning.features.batches import FeatureBatches
 from captioning.features.digests import encoder_digest, weights_digest
 from captioning.features.folding import FoldedEncoder
 from captioning.features.store import FeatureStore
+from captioning.features.weight_files import save_weights
 from captioning.pictures.loading import PREPROCESSING, UnreadableImage, load_ahead, load_image
 from captioning.retrieval.towers import build_towers
 from captioning.storage import bundles
@@ -124,7 +125,7 @@ class Aligner:
         if the lender has another encoder.
         """
         with bundles.writing(path, "aligner", self.config, self.vocabulary, self.encoder, half, lender) as folder:
-            self.towers.save_weights(folder / "towers.weights.h5")
+            save_weights(self.towers, folder / "towers.weights.h5")
 
     @classmethod
     def load(cls, path: Path) -> "Aligner":

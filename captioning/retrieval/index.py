@@ -21,12 +21,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from captioning.base.errors import UserError
-from captioning.base.files import allocate, alone_with, cache_folder, write_atomically
+from captioning.base.files import allocate, alone_with, cache_folder, map_array, write_atomically
+from captioning.base.json_files import load_json, take
 from captioning.base.script import hide_progress
 from captioning.pictures.loading import UnreachableImage, UnreadableImage
 from captioning.retrieval.ranking import neighbours
@@ -49,25 +51,30 @@ class ImageIndex:
         """Open the index in ``folder``. Raises UserError if it is missing or damaged."""
         self.folder = folder
         try:
-            about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-            if about["format"] > FORMAT:
+            about = load_json(folder / "index.json", dict)
+            if take(about, "format", int) > FORMAT:
                 raise UserError(f"{folder}: written by a newer release; update this software, or delete the folder")
-            self.model, self.source, self.version = str(about["model"]), str(about["source"]), int(about["version"])
-            self.images = [str(name) for name, *_ in about["images"]]
-            self.stamps: list[Stamp] = [(int(size), int(changed)) for _, size, changed in about["images"]]
-            self.unreadable = {
-                str(name): (int(size), int(changed), str(reason))
-                for name, (size, changed, reason) in about["unreadable"].items()
-            }
-            vectors = np.load(_vectors(folder, self.version), mmap_mode="r", allow_pickle=False)
-            if vectors.ndim != 2 or vectors.dtype != np.float32 or len(vectors) < len(self.images):
+            self.model, self.source = take(about, "model", str), take(about, "source", str)
+            self.version = take(about, "version", int, lambda version: version > 0)
+            images, unreadable = take(about, "images", list), take(about, "unreadable", dict)
+            if not all(_is_line(line, str, int, int) for line in images):
+                raise ValueError("a line of images is not a name, a size and a time")
+            if not all(_is_line(line, int, int, str) for line in unreadable.values()):
+                raise ValueError("a line of unreadable images is not a size, a time and a reason")
+            self.images = [name for name, _, _ in images]
+            if len({*self.images, *unreadable}) != len(self.images) + len(unreadable):
+                raise ValueError("a picture is named twice")
+            self.stamps: list[Stamp] = [(size, changed) for _, size, changed in images]
+            self.unreadable: dict[str, tuple[int, int, str]] = {name: tuple(line) for name, line in unreadable.items()}
+            vectors = map_array(_vectors(folder, self.version), ("f4",), 2)
+            if len(vectors) < len(self.images) or not vectors.shape[1]:
                 raise ValueError("index.json and the vectors do not belong together")
             self.vectors = vectors[: len(self.images)]
         except FileNotFoundError as error:
             raise UserError(
                 f"{folder}: not an index ({Path(error.filename).name} is missing); name another --index"
             ) from None
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"{folder}: damaged index ({error}); delete it, and the next search builds it again"
             ) from None
@@ -79,6 +86,10 @@ class ImageIndex:
         the number of pictures if that is less.
         """
         return neighbours(np.asarray(queries, dtype=np.float32), self.vectors, count)
+
+
+def _is_line(line: Any, *kinds: type) -> bool:
+    return isinstance(line, list) and [type(part) for part in line] == list(kinds)
 
 
 def shipped_towers(option: str) -> Path:
@@ -153,6 +164,11 @@ def _update(
     old = ImageIndex(folder) if (folder / "index.json").exists() else None
     if old:
         _refuse_other(old, model, source)
+        if old.vectors.shape[1] != dimension:
+            raise UserError(
+                f"{folder}: damaged index (its vectors have {old.vectors.shape[1]} numbers, and {dimension} are wanted); "
+                "delete it, and the next search builds it again"
+            )
         kept = [
             row
             for row, (name, stamp) in enumerate(zip(old.images, old.stamps, strict=True))

@@ -11,7 +11,6 @@ nothing from another place, and the Content-Security-Policy forbids it.
 
 import asyncio
 import tempfile
-from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
@@ -41,8 +40,9 @@ from captioning.serving.engine import (
     WrongType,
     read_upload,
 )
+from captioning.serving.guard import Guard, Hosts
 from captioning.serving.photos import BadQuery, Gone, NoPhotos, Photos, SearchFailed
-from captioning.serving.search_api import WrongHost, search_routes
+from captioning.serving.search_api import search_routes
 from captioning.serving.worker import Closed
 from captioning.words.tokenizer import tokenize
 from config import DecodingSettings
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent / "page"
 MAX_BYTES = 20 << 20
 RECEIVE_SECONDS = 60  # in which a whole picture must arrive
+STALL_SECONDS = 10  # in which the next part of it must arrive
 IN_MEMORY = 1 << 20  # bytes of an upload above which it waits on disk
 
 HEADERS = {
@@ -156,16 +157,15 @@ class Refused(Exception):
 # For the documentation: the codes of each HTTP status, and when they are sent.
 _ERRORS = {
     400: "bad_request: not one picture, or a form that cannot be read",
-    403: "wrong_host: photos are not shown under this name of the server",
-    404: "unknown_model: no captioner of this name; not_found: no such page; no_photos: no folder to search; gone: no "
-    "such photo",
-    408: "too_slow: the picture did not arrive within a minute",
+    403: "wrong_host: the server does not answer to this name; see --allowed-host",
+    404: "unknown_model: no captioner of this name; not_found: no such page; no_photos: no folder to search; gone: no such photo",
+    408: "too_slow: the picture did not arrive within a minute, or nothing of it for ten seconds",
     413: "too_large: too many bytes, or too many pixels",
     415: "wrong_type: not a picture, or a format that is not read",
-    422: "unreadable: a damaged picture; bad_setting: a setting that is unknown or out of bounds; bad_query: no known "
-    "words",
-    500: "model: the captioner cannot be loaded or run; search: the towers or the index cannot be used; internal: "
-    "another failure of the server",
+    422: "unreadable: a damaged picture; bad_setting: a setting that is unknown or out of bounds; bad_query: no known words",
+    500: "model: the captioner cannot be loaded or run; search: the towers or the index cannot be used; internal: another "
+    "failure of the server",
+    507: "no_room: the server has no room for the upload on its disk",
     503: "busy: all places are taken, and Retry-After says when to try again; closing: the server is being stopped",
 }
 # The status and code of each exception of the engine.
@@ -173,7 +173,6 @@ _RAISED = (
     (TooLarge, 413, "too_large"),
     (WrongType, 415, "wrong_type"),
     (UnreadableImage, 422, "unreadable"),
-    (WrongHost, 403, "wrong_host"),
     (NoPhotos, 404, "no_photos"),
     (Gone, 404, "gone"),
     (BadQuery, 422, "bad_query"),
@@ -201,10 +200,12 @@ _BODY = {
 }
 
 
-def create_app(engine: Engine, photos: Photos | None = None, hosts: Collection[str] | None = None) -> FastAPI:
+def create_app(
+    engine: Engine, photos: Photos | None = None, hosts: Hosts | None = None, stopping: asyncio.Event | None = None
+) -> FastAPI:
     """The ASGI application. The caller starts and stops ``engine`` and ``photos``.
 
-    ``hosts``: the names of the server under which it shows photos; None: any name.
+    ``hosts``: the names by which the server may be asked; None: any. ``stopping``: set when the server begins to stop.
     """
     app = FastAPI(
         title="Image captions",
@@ -213,6 +214,7 @@ def create_app(engine: Engine, photos: Photos | None = None, hosts: Collection[s
         docs_url=None,  # FastAPI's own pages load scripts from other servers
         redoc_url=None,
     )
+    app.add_middleware(Guard, hosts=hosts, stopping=stopping or asyncio.Event())
     app.add_middleware(_Headers)
     # One thread saves memory: decoding a picture of MAX_PIXELS takes up to 15 bytes per pixel.
     reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
@@ -255,7 +257,7 @@ def create_app(engine: Engine, photos: Photos | None = None, hosts: Collection[s
                 raise Refused(500, "model", str(error)) from None
         return _answer(name, chosen, decoding, result)
 
-    app.include_router(search_routes(engine, photos, hosts, errors))
+    app.include_router(search_routes(engine, photos, errors))
     _answer_errors(app)
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     return app
@@ -377,7 +379,14 @@ async def _receive(request: Request) -> tuple[str, BinaryIO]:
                 return await _from_body(request)
     except TimeoutError:
         raise Refused(
-            408, "too_slow", f"the picture did not arrive within {RECEIVE_SECONDS} s; send a smaller copy"
+            408,
+            "too_slow",
+            f"the picture did not arrive within {RECEIVE_SECONDS} s, or nothing of it for {STALL_SECONDS} s; send a smaller "
+            "copy",
+        ) from None
+    except OSError as error:  # an upload above IN_MEMORY is written to the folder for temporary files
+        raise Refused(
+            507, "no_room", f"the server has no room for the picture ({error.strerror or error}); try again later"
         ) from None
     raise Refused(
         415,
@@ -419,12 +428,13 @@ async def _from_body(request: Request) -> tuple[str, BinaryIO]:
 
 
 def _limited(receive: Any) -> Any:
-    """``receive``, changed so that it raises Refused after ``MAX_BYTES``."""
+    """The function ``receive``, which now raises Refused after ``MAX_BYTES``, and TimeoutError after ``STALL_SECONDS``."""
     total = 0
 
     async def counted() -> dict[str, Any]:
         nonlocal total
-        message = await receive()
+        async with asyncio.timeout(STALL_SECONDS):
+            message = await receive()
         total += len(message.get("body", b""))
         if total > MAX_BYTES:
             raise Refused(413, "too_large", f"more than {MAX_BYTES >> 20} MiB; send a smaller copy of the picture")

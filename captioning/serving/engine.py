@@ -173,6 +173,11 @@ class Engine(Worker[_Job]):
             for future in self._submit(model, [black] * size, model.decoding(), model.attends):
                 future.result()
 
+    def leave_out(self, model: Model) -> None:
+        """Offer ``model`` no more. If it was the default, the next one is. There must be another one."""
+        del self.models[model.name]
+        self.default = next(iter(self.models.values()))
+
     def _submit(
         self, model: Model, pictures: Sequence[np.ndarray], decoding: Decoding, attention: bool
     ) -> "list[Future[Result]]":

@@ -9,25 +9,19 @@ If the server has no folder, all of them answer with an error that says how to n
 """
 
 import asyncio
-from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from captioning.base.errors import UserError
 from captioning.serving.engine import Engine
 from captioning.serving.photos import NoPhotos, Photos, Progress, SearchFailed
 
 MAX_FOUND = 100  # photos in one answer
 MAX_QUERY = 300  # characters
 SECONDS = 60  # in which a search must be answered; loading the towers takes a part of them
-
-
-class WrongHost(UserError):
-    """The request names another host than this server. A foreign page that wants to read the photos does that."""
 
 
 class SearchSettings(BaseModel):
@@ -84,21 +78,11 @@ class PhotoCaptionAnswer(BaseModel):
     caption: str
 
 
-def search_routes(
-    engine: Engine, photos: Photos | None, hosts: Collection[str] | None, errors: dict[int | str, dict[str, Any]]
-) -> APIRouter:
-    """The addresses above. ``errors`` documents their errors.
+def search_routes(engine: Engine, photos: Photos | None, errors: dict[int | str, dict[str, Any]]) -> APIRouter:
+    """The addresses above. ``errors`` documents them."""
 
-    ``hosts``: the names of the server under which it shows photos; None: any name.
-    """
-
-    def opened(request: Request) -> Photos:
-        """The photos. Raises NoPhotos if the server has no folder, and WrongHost."""
-        if hosts is not None and request.url.hostname not in hosts:
-            raise WrongHost(
-                f"photos are not shown at the address {request.url.hostname}; ask at {min(hosts)}, or start the server "
-                "with --host 0.0.0.0, which shows them to the network"
-            )
+    def opened() -> Photos:
+        """The photos, if there are some. Raises NoPhotos."""
         if photos is None:
             raise NoPhotos
         return photos

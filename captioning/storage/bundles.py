@@ -22,21 +22,24 @@ bundle of a captioner.
 import hashlib
 import json
 import os
-import tempfile
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
-from captioning.base.errors import UserError
+from captioning.base.archives import refuse_bombs
+from captioning.base.errors import UserError, first_line
 from captioning.base.files import replacing
+from captioning.base.json_files import parse_json, take
+from captioning.base.scratch import no_room, scratch_folder, temporary_folder
 from captioning.command_line.reading import read_settings
 from captioning.features.digests import backbone_of, encoder_digest
 from captioning.features.encoder import build_encoder
-from captioning.features.weight_files import halve_weights
+from captioning.features.weight_files import halve_weights, refuse_oversized, save_weights, written_by_hdf5
 from captioning.words.vocabulary import Vocabulary
 from config import Config
 
@@ -47,6 +50,12 @@ KINDS = {
     "captioner": ("decoder.weights.h5", "train.py"),
     "aligner": ("towers.weights.h5", "train.py --stage align"),
 }
+UNFINISHED = ".bundle-"  # begins the names of folders in which bundles are made
+# What the name of a member may be, so that it is a file in the folder that the bundle is unpacked into.
+_NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
+_MOST_MEMBERS = 32
+_MOST_TEXT = 64 << 20  # bytes of a member that is JSON
+_ADVICE = "copy or train it anew"
 
 
 @contextmanager
@@ -67,8 +76,7 @@ def writing(
     """
     path = Path(path)
     lent = _lent_by(lender, path.parent, config, encoder) if lender else None
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bundle-") as temporary:
-        folder = Path(temporary)
+    with scratch_folder(path.parent, UNFINISHED) as folder:
         (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
         (folder / "vocabulary.json").write_text(vocabulary.to_json(), encoding="utf-8")
         if not lent:
@@ -89,18 +97,17 @@ def changing(path: Path, kind: str) -> Iterator[Path]:
     bundle is written whole or not at all. Raises UserError when it is missing, damaged, of another kind or cannot be
     written.
     """
-    path, members, _ = _members(path, kind)
-    with zipfile.ZipFile(path) as bundle:
-        about = json.loads(bundle.read("bundle.json"))
+    bundle = _opened(path, kind)
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bundle-") as temporary:
-            folder = Path(temporary)
-            for name, content in members.items():
-                (folder / Path(name).name).write_bytes(content)
+        with scratch_folder(bundle.path.parent, UNFINISHED) as folder:
+            for name, content in bundle.members.items():
+                (folder / name).write_bytes(content)
             yield folder
-            _zip(folder, path, about)
+            _zip(folder, bundle.path, bundle.about)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); copy it to another place") from None
+        raise UserError(
+            f"{bundle.path}: cannot be written ({error.strerror or error}); copy it to another place"
+        ) from None
 
 
 def _zip(folder: Path, path: Path, about: dict[str, Any]) -> None:
@@ -117,9 +124,10 @@ def _write_encoder(folder: Path, config: Config, encoder: keras.Model) -> None:
     """Write the member that holds the encoder into ``folder``."""
     if config.encoder.endswith(".keras"):
         # The model in memory is saved. The file that it came from may have changed or gone since.
-        backbone_of(encoder).save(folder / "encoder.keras")
+        with written_by_hdf5(encoder, folder / "encoder.keras"):
+            backbone_of(encoder).save(folder / "encoder.keras")
     else:
-        encoder.save_weights(folder / "encoder.weights.h5")
+        save_weights(encoder, folder / "encoder.weights.h5")
 
 
 @contextmanager
@@ -129,21 +137,69 @@ def reading(path: Path, kind: str) -> Iterator[tuple[Path, Config, Vocabulary, k
     ``path`` is a bundle, or a run folder that holds one. No code in it is run. Raises UserError when it is missing,
     damaged, of another kind or of a newer format.
     """
-    path, members, lent = _members(path, kind)
-    config = read_settings(members["config.json"].decode(), f"{path}:config.json")
-    vocabulary = Vocabulary.from_json(members["vocabulary.json"].decode(), f"{path}:vocabulary.json")
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        for name, content in members.items():
-            (folder / Path(name).name).write_bytes(content)
-        encoder = _borrowed(path, config, lent) if lent else _read_encoder(folder, config)
+    bundle = _opened(path, kind)
+    config, vocabulary = _settings(bundle), _vocabulary(bundle)
+    with temporary_folder(f"the parts of {bundle.path}") as folder:
+        _unpack(bundle, folder)
+        try:
+            _refuse_oversized(config, vocabulary, folder / KINDS[kind][0])
+            encoder = _borrowed(bundle.path, config, bundle.lent) if bundle.lent else _read_encoder(folder, config)
+        except UserError as error:
+            if bundle.lent:
+                raise
+            raise UserError(f"{bundle.path}: {str(error).replace(f'{folder}{os.sep}', '')}") from None
+        except Exception as error:  # h5py and Keras raise errors of many kinds on other files
+            raise UserError(
+                f"{bundle.path}: damaged, or not made by this software ({first_line(error)}); {_ADVICE}"
+            ) from None
         yield folder, config, vocabulary, encoder
+
+
+def _settings(bundle: "_Bundle") -> Config:
+    return read_settings(bundle.text("config.json"), f"{bundle.path}:config.json")
+
+
+def _vocabulary(bundle: "_Bundle") -> Vocabulary:
+    return Vocabulary.from_json(bundle.text("vocabulary.json"), f"{bundle.path}:vocabulary.json")
+
+
+def _unpack(bundle: "_Bundle", folder: Path) -> None:
+    """Write the members of ``bundle`` into ``folder``, a temporary one. Raises UserError if there is no room."""
+    try:
+        for name, content in bundle.members.items():
+            (folder / name).write_bytes(content)
+    except OSError as error:
+        raise no_room(f"the parts of {bundle.path}", error) from None
+
+
+def _refuse_oversized(config: Config, vocabulary: Vocabulary, weights: Path) -> None:
+    """Raise ValueError if the file of ``weights`` cannot hold those of a decoder, or of towers, with these settings.
+
+    So memory is bounded by the size of the file, whatever its settings say.
+    """
+    least = config.hidden_size * (config.hidden_size + config.embedding_size)
+    if config.stage == "align":
+        least += config.hidden_size * config.joint_size
+    elif config.decoder == "transformer":
+        least += config.hidden_size**2 * (config.layers - 1)
+    elif config.decoder in ("attention", "adaptive"):
+        least += config.hidden_size * config.attention_size
+    if config.embedding == "learned":
+        least += len(vocabulary) * config.embedding_size
+    held = refuse_oversized(weights)
+    if held < least:
+        raise ValueError(
+            f"{weights.name} holds {held:,} numbers, and the settings in config.json need more than {least:,}"
+        )
 
 
 def _read_encoder(folder: Path, config: Config) -> keras.Model:
     """The encoder that ``config`` describes, with the weights of the member in ``folder``."""
     if (folder / "encoder.keras").exists():
         return build_encoder(config.with_overrides({"encoder": str(folder / "encoder.keras")}))
+    if config.encoder.endswith(".keras"):
+        raise ValueError("encoder.keras is missing")
+    refuse_oversized(folder / "encoder.weights.h5")
     encoder = build_encoder(config, blank=True)
     encoder.load_weights(folder / "encoder.weights.h5")
     return encoder
@@ -208,19 +264,19 @@ def _encoder_in(lender: Path, config: Config) -> keras.Model:
     if settings_of(lender, "captioner").encoder.endswith(".keras") != saved:
         raise ValueError("one of the two encoders is a saved Keras model, and the other is not")
     name = "encoder.keras" if saved else "encoder.weights.h5"
-    _, members, _ = _members(lender, "captioner", (name,))
-    with tempfile.TemporaryDirectory() as temporary:
-        (Path(temporary) / name).write_bytes(members[name])
-        return _read_encoder(Path(temporary), config)
+    bundle = _opened(lender, "captioner", (name,))
+    with temporary_folder(f"the encoder of {lender}") as folder:
+        _unpack(bundle, folder)
+        return _read_encoder(folder, config)
 
 
 def load_weights(model: keras.Model, path: Path, bundle: Path) -> None:
     """Give ``model`` the weights in ``path``, a member of ``bundle``. Raises UserError when they do not fit it."""
     try:
         model.load_weights(path)
-    except (ValueError, KeyError) as error:
+    except Exception as error:  # h5py and Keras raise errors of many kinds on other files
         raise UserError(
-            f"{bundle}: its weights do not fit the model of this release ({error}); train it anew, or use the release "
+            f"{bundle}: its weights do not fit the model of this release ({first_line(error)}); train it anew, or use the release "
             "that wrote it"
         ) from None
 
@@ -243,21 +299,37 @@ def kind_of(path: Path) -> str:
                 f"{path}: holds no trained model ({', '.join(f'{kind}.zip' for kind in KINDS)}); name another"
             )
         return found[0]
-    try:
-        with zipfile.ZipFile(path) as bundle:
-            return str(json.loads(bundle.read("bundle.json")).get("kind", "captioner"))
-    except Exception as error:  # zipfile raises errors of many kinds on damaged archives
-        raise UserError(f"{path}: not a bundle, or a damaged one ({error}); name another") from None
+    if not path.exists():
+        raise UserError(f"{path}: there is no such model; name another")
+    return _about(path)[1]
 
 
 def settings_of(path: Path, kind: str) -> Config:
     """The settings of a bundle, or of the bundle in a run folder. Does not read its weights. Raises UserError."""
-    path, members, _ = _members(path, kind, ("config.json",))
-    return read_settings(members["config.json"].decode(), f"{path}:config.json")
+    return _settings(_opened(path, kind, ("config.json",)))
 
 
-def _members(path: Path, kind: str, names: Sequence[str] = ()) -> tuple[Path, dict[str, bytes], dict[str, str] | None]:
-    """The bundle's file, the content of its members ``names`` (no names: of all members), and who lends it its encoder.
+class _Bundle(NamedTuple):
+    """A bundle that was read: its file, its members, and what its bundle.json says besides digests.
+
+    ``members``: the content of each member that was asked for, by name. ``lent``: who lends it its encoder, if it has none.
+    """
+
+    path: Path
+    members: dict[str, bytes]
+    about: dict[str, Any]
+    lent: dict[str, str] | None
+
+    def text(self, name: str) -> str:
+        """A member that is UTF-8 text. Raises UserError."""
+        try:
+            return self.members[name].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.path}: damaged: {name} is not UTF-8 ({error.reason}); {_ADVICE}") from None
+
+
+def _opened(path: Path, kind: str, names: Sequence[str] = ()) -> _Bundle:
+    """The bundle ``path``, or that of the run folder ``path``, with its members ``names`` (no names: with all).
 
     Raises UserError, also when a member is not what was written.
     """
@@ -266,27 +338,63 @@ def _members(path: Path, kind: str, names: Sequence[str] = ()) -> tuple[Path, di
         path = _in_run(path, kind)
     if not path.exists():
         raise UserError(f"{path}: there is no such {kind}; train one with {KINDS[kind][1]}, or name another")
+    about, found, digests, lent = _about(path)
+    if found != kind:
+        raise UserError(f"{path}: {_other_kind(found, kind)}")
+    members = _read(path, names or tuple(digests))
+    for name in names or ("config.json", "vocabulary.json", KINDS[kind][0], *digests):
+        if hashlib.sha256(members.get(name, b"")).hexdigest() != digests.get(name):
+            raise UserError(f"{path}: damaged: {name} is not what was written; {_ADVICE}")
+    del about["sha256"]
+    return _Bundle(path, members, about, lent)
+
+
+def _about(path: Path) -> tuple[dict[str, Any], str, dict[str, str], dict[str, str] | None]:
+    """What the bundle.json of ``path`` says: all of it, the kind, the digest of each member, who lends the encoder.
+
+    Raises UserError.
+    """
+    content = _read(path, ("bundle.json",)).get("bundle.json")
+    if content is None:
+        raise UserError(f"{path}: not a bundle, or a damaged one (it has no bundle.json); {_ADVICE}")
+    about = parse_json(content, f"{path}: not a bundle, or a damaged one: bundle.json", _ADVICE, dict)
     try:
-        with zipfile.ZipFile(path) as bundle:
-            about = json.loads(bundle.read("bundle.json"))
-            written_format, digests = int(about["format"]), dict(about["sha256"])
-            found = about.get("kind", "captioner")  # the first bundles named no kind
-            lent = about.get("encoder")
-            lent = lent and {key: str(lent[key]) for key in ("file", "digest")}
-            members = {name: bundle.read(name) for name in names or bundle.namelist() if name in digests}
-    except Exception as error:  # zipfile raises errors of many kinds on damaged archives
-        raise UserError(f"{path}: not a bundle, or a damaged one ({error}); copy or train it anew") from None
+        written_format, digests = take(about, "format", int), take(about, "sha256", dict)
+        found = take({"kind": "captioner"} | about, "kind", str, KINDS.__contains__)  # the first bundles named no kind
+        if len(digests) > _MOST_MEMBERS or not all(map(_NAME.fullmatch, digests)):
+            raise ValueError("its members have other names than those of a bundle")
+        for name in digests:
+            take(digests, name, str)
+        lent = about.get("encoder")
+        if lent is not None:
+            lent = {key: take(take(about, "encoder", dict), key, str) for key in ("file", "digest")}
+            if "\0" in lent["file"]:
+                raise ValueError("the file that lends the encoder has an impossible name")
+    except ValueError as error:
+        raise UserError(f"{path}: not a bundle, or a damaged one ({error}); {_ADVICE}") from None
     if written_format > FORMAT:
         raise UserError(
             f"{path}: written by a newer release (bundle format {written_format}, this one reads {FORMAT}); "
             "update this software"
         )
-    if found != kind:
-        raise UserError(f"{path}: {_other_kind(found, kind)}")
-    for name in names or ("config.json", "vocabulary.json", KINDS[kind][0], *digests):
-        if hashlib.sha256(members.get(name, b"")).hexdigest() != digests.get(name):
-            raise UserError(f"{path}: damaged: {name} is not what was written; copy or train it anew")
-    return path, members, lent
+    return about, found, digests, lent
+
+
+def _read(path: Path, names: Sequence[str]) -> dict[str, bytes]:
+    """The content of those members ``names`` that the zip file ``path`` has. Raises UserError.
+
+    No member takes more memory than a few times the size of the file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            refuse_bombs(archive)
+            there = {member.filename: member for member in archive.infolist()}
+            for name in names:
+                if name.endswith(".json") and name in there and there[name].file_size > _MOST_TEXT:
+                    raise ValueError(f"{name} has {there[name].file_size:,} bytes")
+            return {name: archive.read(there[name]) for name in names if name in there}
+    except Exception as error:  # zipfile raises errors of many kinds on damaged archives
+        raise UserError(f"{path}: not a bundle, or a damaged one ({first_line(error)}); {_ADVICE}") from None
 
 
 def _in_run(folder: Path, kind: str) -> Path:

@@ -33,6 +33,7 @@ import numpy as np
 from captioning.base.environment import describe
 from captioning.base.errors import UserError
 from captioning.base.files import load_arrays, save_arrays, write_atomically
+from captioning.base.json_files import read_json, take
 from captioning.command_line.reading import read_settings
 from captioning.words.vocabulary import Vocabulary
 from config import Config
@@ -51,6 +52,18 @@ def by_data_set(line: Mapping[str, float]) -> dict[str, dict[str, float]]:
         if slash:
             found.setdefault(dataset, {})[score] = value
     return found
+
+
+_MOST_EPOCHS = 10**6
+_ADVICE = "mend it, or start the run anew"
+
+
+def _text(path: Path) -> str:
+    """The UTF-8 text of a file of a run. Raises UserError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: missing or damaged ({error}); {_ADVICE}") from None
 
 
 class Run:
@@ -117,11 +130,11 @@ class Run:
         path = self.folder / "about.json"
         about = describe(config.seed)
         if path.exists():
-            try:
-                first = dict(json.loads(path.read_text(encoding="utf-8")))
-            except (ValueError, TypeError) as error:
-                raise UserError(f"{path}: damaged ({error}); mend it, or start the run anew") from None
-            resumed = [*first.get("resumed", []), {"after_epochs": self.state()["epochs"], **about}]
+            first = read_json(path, _ADVICE, dict)
+            earlier = first.get("resumed", [])
+            if not isinstance(earlier, list):
+                raise UserError(f"{path}: damaged (resumed is no list); {_ADVICE}")
+            resumed = [*earlier, {"after_epochs": self.state()["epochs"], **about}]
             about = first | {"resumed": resumed}
         write_atomically(self.folder / "config.json", config.to_json())
         write_atomically(path, json.dumps(about, indent=2) + "\n")
@@ -129,12 +142,12 @@ class Run:
     def config(self) -> Config:
         """The settings in config.json. Raises UserError."""
         path = self.folder / "config.json"
-        return read_settings(path.read_text(encoding="utf-8"), str(path))
+        return read_settings(_text(path), str(path))
 
     def vocabulary(self) -> Vocabulary:
         """The words in vocabulary.json. Raises UserError."""
         path = self.folder / "vocabulary.json"
-        return Vocabulary.from_json(path.read_text(encoding="utf-8"), str(path))
+        return Vocabulary.from_json(_text(path), str(path))
 
     def pretrained(self) -> dict[str, np.ndarray]:
         """The arrays of the word embedding in embedding.npz. A learned embedding has none.
@@ -148,11 +161,14 @@ class Run:
         path = self.folder / "state.json"
         if not path.exists():
             return {"epochs": 0, "best_epoch": 0, "best_score": None}
+        found = read_json(path, "start the run anew", dict)
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            return {name: found[name] for name in ("epochs", "best_epoch", "best_score")}
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: damaged ({error!r}); start the run anew") from None
+            epochs = take(found, "epochs", int, lambda epochs: 0 <= epochs < _MOST_EPOCHS)
+            best = take(found, "best_epoch", int, lambda best: 0 <= best <= epochs)
+            score = None if epochs == 0 and found.get("best_score") is None else take(found, "best_score", float)
+        except ValueError as error:
+            raise UserError(f"{path}: damaged ({error}); start the run anew") from None
+        return {"epochs": epochs, "best_epoch": best, "best_score": score}
 
     def checkpoint(self, which: str) -> Path:
         """The weights file of the "last" or "best" epoch that state.json names, or the "encoder" of the best epoch."""
@@ -175,7 +191,7 @@ class Run:
                 raise ValueError("its lines are not of the epochs 1, 2, 3, ...")
             if len(lines) < (epochs := self.state()["epochs"]):
                 raise ValueError(f"it has {len(lines)} epochs, state.json has {epochs}")
-        except (ValueError, TypeError, KeyError, csv.Error) as error:
+        except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
             raise UserError(f"{path}: missing or damaged ({error}); mend it, or start the run anew") from None
         return lines
 

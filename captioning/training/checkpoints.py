@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from captioning.base.errors import UserError
+from captioning.features.weight_files import save_weights
 from captioning.storage.runs import Run
 
 
@@ -46,11 +47,11 @@ class Checkpoints:
     def save_best(self, model: Any, epoch: int) -> None:
         """Write the parts of ``model`` as those of the best epoch, which is ``epoch`` (from 1)."""
         for name, part in self.best_weights.items():
-            getattr(model, part).save_weights(self._path(name, epoch))
+            save_weights(getattr(model, part), self._path(name, epoch))
 
     def save_last(self, trainer: keras.Model, epoch: int) -> None:
         """Write the weights of ``trainer`` and of its optimiser after ``epoch`` (from 1)."""
-        trainer.save_weights(self._path("last", epoch))
+        save_weights(trainer, self._path("last", epoch))
 
     def remove_others(self) -> None:
         """Remove the files of epochs that state.json does not name any more."""

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import keras
 
+from captioning.base.errors import Terminated
+from captioning.base.files import alone_with
+from captioning.base.scratch import sweep
 from captioning.features.prepared import Prepared
+from captioning.storage.bundles import UNFINISHED as UNFINISHED_BUNDLE
 from captioning.storage.runs import Run
 from captioning.training.checkpoints import Checkpoints
 from captioning.training.recorder import Recorder
@@ -21,9 +25,16 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
     """Train ``run`` to its last epoch and write its bundle from the best one. Returns the exit status.
 
     Training starts from the weights of ``initial``, if any. Its encoder is that of ``prepared``. A run that has whole
-    epochs already goes on after the last of them. Ctrl-C keeps all whole epochs and returns 130. If a run has all its
-    epochs, only its bundle is written, if that is missing or older than the best epoch. Raises UserError.
+    epochs already goes on after the last of them. Ctrl-C keeps all whole epochs and returns 130, and SIGTERM 143. If a run
+    has all its epochs, only its bundle is written, if that is missing or older than the best epoch. Raises UserError, also
+    while another process trains the run.
     """
+    with alone_with(run.folder, "another process is training this run; wait for its end, or stop it"):
+        return _fit(config, prepared, vocabulary, run, initial)
+
+
+def _fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, initial: Captioner | None) -> int:
+    sweep(run.folder, UNFINISHED_BUNDLE)
     kind = stage_named(config.stage)
     checkpoints = Checkpoints(run, kind.best_weights)
     checkpoints.refuse_missing()
@@ -43,10 +54,14 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
     status = 0
     try:
         stage.drive(epochs, callbacks)
-    except KeyboardInterrupt:
-        whole = run.state()["epochs"]
-        print(f"\ninterrupted; {whole} whole epochs are saved. Go on with: python train.py --resume {run.folder}")
-        status = 130
+    except KeyboardInterrupt as stop:
+        whole, told = run.state()["epochs"], isinstance(stop, Terminated)
+        print(
+            f"\n{'terminated' if told else 'interrupted'}; {whole} whole epochs are saved. Go on with: python train.py "
+            f"--resume {run.folder}",
+            flush=True,
+        )
+        status = 143 if told else 130
     if best := run.state()["best_epoch"]:
         checkpoints.load_best(stage.model)
         stage.model.save(run.bundle(stage.bundle))

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from captioning.base.errors import UserError
+from captioning.base.json_files import parse_json, take
 from captioning.words.tokenizer import detokenize, tokenize
 
 # The ids of the special words, which are the same in every vocabulary. No other file defines them.
@@ -125,15 +126,15 @@ class Vocabulary:
     @classmethod
     def from_json(cls, text: str, source: str) -> "Vocabulary":
         """The vocabulary that ``to_json`` wrote. Raises UserError, naming ``source``, if ``text`` is no vocabulary."""
+        advice = "copy the file again, or train anew"
         try:
-            found = json.loads(text)
-            words, wordpieces = found["words"], bool(found.get("wordpieces"))
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            problem = repr(error)
-        else:
-            problem = _problem(words)
-        if problem:
-            raise UserError(f"{source}: not a vocabulary: {problem}; copy the file again, or train anew")
+            found = parse_json(text, source, advice, dict)
+            words = take(found, "words", list)
+            if problem := _problem(words):
+                raise ValueError(problem)
+        except ValueError as error:
+            raise UserError(f"{source}: not a vocabulary: {error}; {advice}") from None
+        wordpieces = bool(found.get("wordpieces"))
         return cls(words[len(SPECIALS) :], wordpieces)
 
 

@@ -1,7 +1,9 @@
 """The frame of the scripts: how errors and Ctrl-C end them, and what TensorFlow is told."""
 
+import errno
 import os
 import platform
+import signal
 import subprocess
 import sys
 
@@ -57,3 +59,81 @@ def test_what_the_user_says_of_these_kernels_stays(monkeypatch):
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
     set_up_tensorflow()
     assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0"
+
+
+SCRIPT = """
+import os, signal, sys, time
+from captioning.base.script import listen_to_ctrl_c, run_script
+def main():
+    listen_to_ctrl_c()
+    try:
+        print("there", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaned up", flush=True)
+run_script(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "said"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_signals_end_a_script_like_ctrl_c(sent, status, said):
+    """Also a script that was started in the background by a shell without job control, which ignores SIGINT."""
+    started = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    assert started.stdout.readline() == "there\n"
+    started.send_signal(sent)
+    out, err = started.communicate(timeout=30)
+    assert (started.returncode, out, err.strip()) == (status, "cleaned up\n", said)
+
+
+def test_the_handlers_of_signals_are_put_back():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit):
+        run_script(lambda: 0)
+    assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a device that is always full")
+def test_a_full_disk_behind_stdout_is_one_message():
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, ROOT / "config.py", "--presets"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: the output: cannot be written (No space left on device); make room")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_full_disk_is_one_message_and_other_errors_of_the_system_are_not_hidden(capsys):
+    def main(number):
+        raise OSError(number, os.strerror(number), "runs/x/curves.png")
+
+    with pytest.raises(SystemExit) as left:
+        run_script(lambda: main(errno.ENOSPC))
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith("error: runs/x/curves.png: cannot be written (No space left on device)")
+    with pytest.raises(IsADirectoryError):
+        run_script(lambda: main(errno.EISDIR))
+
+
+def test_a_user_error_that_another_library_wrapped_is_shown_as_itself(capsys):
+    def main():
+        try:
+            raise UserError("features.npy: is gone; bring it back")
+        except UserError as error:
+            raise RuntimeError(f"UnknownError: {error}\n[[node PyFunc]] a graph") from None
+
+    with pytest.raises(SystemExit) as left:
+        run_script(main)
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "error: features.npy: is gone; bring it back\n"
+    with pytest.raises(RuntimeError):
+        run_script(lambda: (_ for _ in ()).throw(RuntimeError("a bug")))

@@ -1,5 +1,7 @@
 """MS-COCO in its official layout: ids and splits as published or by a fixed rule, archives unpacked, warts reported."""
 
+import os
+
 import pytest
 from layouts import TRAIN, VAL, captions_file, coco_files, pack, warning, write_files
 
@@ -46,7 +48,10 @@ def test_published_archives_are_unpacked_into_the_official_layout(tmp_path):
     pack(tmp_path / "val2017.zip", {name: text for name, text in files.items() if name.startswith("val2017/")})
     notes = {name: text for name, text in files.items() if name.startswith("annotations/")}
     pack(tmp_path / "annotations_trainval2017.zip", notes | {"annotations/instances_train2017.json": "large"})
+    (tmp_path / ".unzip-killed" / "train2017").mkdir(parents=True)
+    os.utime(tmp_path / ".unzip-killed", (1e9, 1e9))
     assert len(read(tmp_path).records) == 8
+    assert not (tmp_path / ".unzip-killed").exists(), "what a killed process left"
     unpacked = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert {name for name in unpacked if not name.endswith(".zip")} == set(files)
     for archive in tmp_path.glob("*.zip"):

@@ -241,3 +241,26 @@ def test_problems_of_the_disk_are_told(tmp_path, monkeypatch):
     (tmp_path / "scenes.json").write_text('{"scenes": {"a": {}}}')
     with pytest.raises(UserError, match=r"scenes\.json"):
         scenes.load_scenes(tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_draw_one_set_together(tmp_path):
+    """The second waits, and finds the set complete."""
+    command = [sys.executable, "-m", "captioning.data.scenes", str(tmp_path / "set"), "--images", "20", "--seed", "3"]
+    both = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=60)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert len(captions_of(tmp_path / "set")) == 20
+    assert not list((tmp_path / "set").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"[" * 100_000, b'{"parameters": 3, "scenes": []}', b'{"scenes": {"a": 7}}']
+)
+def test_a_damaged_list_of_scenes_is_named(tmp_path, content):
+    (tmp_path / "scenes.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"not the ground truth of demo scenes"):
+        scenes.load_scenes(tmp_path)
+    with pytest.raises(UserError, match=r"no usable scenes\.json"):
+        scenes.ensure(tmp_path, 20, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["scenes.json"]

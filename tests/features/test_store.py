@@ -17,6 +17,7 @@ import pytest
 from helpers import OPTIONS, ROOT, fake_encoder, fake_pixels
 
 from captioning.base.errors import UserError
+from captioning.features.batch_marks import Marks
 from captioning.features.store import FeatureStore, StoreKey, digest_images, extract
 from captioning.pictures.loading import UnreachableImage, UnreadableImage
 
@@ -214,11 +215,45 @@ def _flat(data: bytes) -> bytes:
     return data.replace(b"(22, 2, 3)", b"(132,)    ")
 
 
+def _cut_header(data: bytes) -> bytes:
+    return data.replace(b"}", b" ", 1)
+
+
+def _version(data: bytes) -> bytes:
+    return data[:6] + b"\x03" + data[7:]
+
+
+def _long_header(data: bytes) -> bytes:
+    return data[:8] + b"\xff\xff" + data[10:]
+
+
+def _objects(data: bytes) -> bytes:
+    return data.replace(b"'<f2'", b"'|O' ")
+
+
+def _columns_first(data: bytes) -> bytes:
+    return data.replace(b"False", b"True ", 1)
+
+
+def _latin(data: bytes) -> bytes:
+    return data.replace(b"e", b"\xe9", 1)
+
+
+def _deep(data: bytes) -> bytes:
+    return b"[" * 100_000
+
+
+WRONG_ROWS = (b"1", b"-1", b"22", b'"0"', b"0.0", b"null", b"true", b"Infinity", b"9" * 5000)
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [("features.npy", damage) for damage in (_truncate, _header_only, _empty, _text, _pickle, _other_rows, _flat)]
-    + [("index.json", damage) for damage in (_truncate, _empty, lambda data: b"{}", lambda data: b"[]")]
-    + [("key.json", damage) for damage in (_truncate, _empty)],
+    + [("features.npy", damage) for damage in (_cut_header, _version, _long_header, _objects, _columns_first)]
+    + [("index.json", damage) for damage in (_truncate, _empty, _latin, _deep, lambda data: b"{}", lambda data: b"[]")]
+    + [("index.json", lambda data, row=row: data.replace(b'"000.jpg": 0', b'"000.jpg": ' + row)) for row in WRONG_ROWS]
+    + [("index.json", lambda data: data.replace(b'"001.jpg": "001', b'"001.jpg": 7, "x": "001'))]
+    + [("key.json", damage) for damage in (_truncate, _empty, _latin, _deep)],
 )
 def test_a_damaged_store_is_named(tmp_path, name, damage):
     folder = tmp_path / "store"
@@ -228,12 +263,20 @@ def test_a_damaged_store_is_named(tmp_path, name, damage):
         make(folder)
 
 
-@pytest.mark.parametrize("damage", [_truncate, _empty, _text])
-def test_a_begun_store_that_is_damaged_is_named(tmp_path, damage):
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("features.npy", damage) for damage in (_truncate, _empty, _text, _cut_header, _other_rows, _flat)]
+    + [("key.json", damage) for damage in (_truncate, _empty, _latin, _deep)]
+    + [
+        ("key.json", lambda data, size=size: data.replace(b'"batch_size": 4', b'"batch_size": ' + size))
+        for size in (b"0", b"-4", b"1000000000", b'"4"', b"null", b"4.5", b"true", b"NaN")
+    ],
+)
+def test_a_begun_store_that_is_damaged_is_named(tmp_path, name, damage):
     folder = tmp_path / "store"
     with pytest.raises(Killed):
         make(folder, encode=_killing(3))
-    (folder / "features.npy").write_bytes(damage((folder / "features.npy").read_bytes()))
+    (folder / name).write_bytes(damage((folder / name).read_bytes()))
     with pytest.raises(UserError, match=f"^{folder}: damaged feature store .* delete it"):
         make(folder)
 
@@ -251,6 +294,118 @@ def test_a_folder_without_write_permission_is_named(tmp_path):
     tmp_path.chmod(0o555)
     with pytest.raises(UserError, match="store: cannot write the feature store: Permission denied"):
         make(tmp_path / "store")
+
+
+# Checksums ------------------------------------------------------------------------------------------------------------
+
+
+def _change(path: Path, place: int, bits: int = 1) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= bits
+    path.write_bytes(data)
+
+
+def _add(path: Path, data: bytes) -> None:
+    path.write_bytes(path.read_bytes() + data)
+
+
+def _shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:2])
+
+
+HARM = {
+    "a mark that was added": lambda folder: _change(folder / "progress.bin", 4),
+    "a mark that was removed": lambda folder: _change(folder / "progress.bin", 0),
+    "a short progress.bin": lambda folder: _shorten(folder / "progress.bin"),
+    "no progress.bin": lambda folder: (folder / "progress.bin").unlink(),
+    "a long progress.bin": lambda folder: (folder / "progress.bin").write_bytes(bytes(1000)),
+    "another number": lambda folder: _change(folder / "features.npy", 128 + 17),
+    "another checksum": lambda folder: _change(folder / "checksums.bin", 5),
+    "short checksums": lambda folder: _shorten(folder / "checksums.bin"),
+    "no reasons": lambda folder: (folder / "unreadable.jsonl").unlink(),
+    "a reason that is no text": lambda folder: (folder / "unreadable.jsonl").write_text('{"001.jpg": 7}\n[]\n{}\n'),
+    "a reason for an image that is readable": lambda folder: _add(
+        folder / "unreadable.jsonl", b'{"000.jpg": "why"}\n{"other.jpg": "why"}\n'
+    ),
+    "garbage for reasons": lambda folder: (folder / "unreadable.jsonl").write_bytes(b"\xff\n" + b"[" * 10**5 + b"\n"),
+}
+
+
+@pytest.mark.parametrize("harm", HARM.values(), ids=HARM)
+def test_a_begun_store_that_was_changed_ends_as_if_it_had_not_been(tmp_path, harm):
+    folder = tmp_path / "store"
+    make(tmp_path / "whole")
+    with pytest.raises(Killed):
+        make(folder, encode=_killing(3))
+    harm(folder)
+    make(folder)
+    assert contents(folder) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), [("features.npy", 130), ("features.npy", -1), ("checksums.bin", 0), ("checksums.bin", 13)]
+)
+def test_a_finished_store_that_was_changed_is_mended_when_it_is_verified(tmp_path, capsys, name, place):
+    folder, encoded = tmp_path / "store", []
+    make(folder)
+    before = contents(folder)
+    make(folder, verify=True, encode=lambda pixels: pytest.fail("nothing is damaged"))
+    assert "verified, all 6 batches are as they were written" in capsys.readouterr().err
+    _change(folder / name, place, 0x40)
+    make(folder, verify=True, encode=lambda pixels: encoded.append(1) or fake_encoder(SHAPE)(pixels))
+    assert "1 of 6 batches are damaged and are extracted again" in capsys.readouterr().err
+    assert len(encoded) == 1
+    assert contents(folder) == before
+
+
+def test_a_reason_that_was_changed_is_noticed(tmp_path):
+    folder = tmp_path / "store"
+    make(folder)
+    before = contents(folder)
+    text = (folder / "index.json").read_text()
+    (folder / "index.json").write_text(text.replace("no picture format", "no such format"))
+    make(folder, verify=True)
+    assert contents(folder) == before
+
+
+def test_a_store_is_read_back_before_it_counts_as_finished(tmp_path, monkeypatch):
+    folder = tmp_path / "store"
+    real = Marks.mark
+
+    def forgetful(marks, number, checksum):
+        real(marks, number, checksum)
+        if number == 2:
+            _change(folder / "features.npy", 128 + 2 * 4 * 12)
+
+    monkeypatch.setattr(Marks, "mark", forgetful)
+    with pytest.raises(UserError, match="the disk gives back other bytes than were written"):
+        make(folder)
+    assert not (folder / "index.json").exists()
+    monkeypatch.undo()
+    make(folder)
+    make(tmp_path / "whole")
+    assert contents(folder) == contents(tmp_path / "whole")
+
+
+def test_stores_of_releases_without_checksums(tmp_path, capsys):
+    folder = tmp_path / "store"
+    make(tmp_path / "whole")
+    with pytest.raises(Killed):
+        make(folder, encode=_killing(3))
+    (folder / "checksums.bin").unlink()
+    make(folder)
+    assert contents(folder) == contents(tmp_path / "whole"), "a begun one gets some"
+    (folder / "checksums.bin").unlink()
+    assert len(FeatureStore(folder, KEY).rows) == 19
+    make(folder, verify=True, encode=lambda pixels: pytest.fail("nothing is known to be damaged"))
+    assert "made by a release without checksums, so it cannot be verified" in capsys.readouterr().err
+
+
+def test_features_that_are_removed_while_they_are_read_are_named(make_store):
+    store = make_store(NAMES)
+    (store.folder / "features.npy").unlink()
+    with pytest.raises(UserError, match=r"features\.npy cannot be read any more \(No such file"):
+        store.read(np.array([0]))
 
 
 # Interruption ---------------------------------------------------------------------------------------------------------

@@ -178,9 +178,40 @@ def test_an_index_of_another_model_or_folder_is_refused(tmp_path, photos):
     assert build(tmp_path, photos)[1] == []
 
 
+def _replaced(old: str, new: str):
+    """Damage of index.json: ``new`` for ``old``."""
+
+    def damage(folder: Path) -> None:
+        path = folder / "index.json"
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new, 1))
+
+    return damage
+
+
+def _vectors(array: np.ndarray):
+    """Damage of the vectors: another array."""
+    return lambda folder: np.save(folder / "vectors-1.npy", array)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
+        *(_replaced('"version": 1', f'"version": {value}') for value in ('"../1"', "0", "-1", "1.0", "9" * 5000)),
+        *(_replaced('"format": 1', f'"format": {value}') for value in ('"1"', "null", "true", "Infinity")),
+        *(_replaced('"model": "m1"', f'"model": {value}') for value in ("7", "[]", "NaN")),
+        *(_replaced('"0.jpg",', f"{name},") for name in ("7", "[]", '"1.jpg"')),
+        _replaced('"unreadable": {}', '"unreadable": {"x": [1, 2]}'),
+        _replaced('"unreadable": {}', '"unreadable": []'),
+        _replaced('"unreadable": {}', '"unreadable": {"0.jpg": [1, 2, "why"]}'),
+        lambda folder: (folder / "index.json").write_bytes(b"\xff"),
+        lambda folder: (folder / "index.json").write_bytes(b"[" * 100_000),
+        _vectors(np.zeros((7, J + 1), "float32")),
+        _vectors(np.zeros((7, 0), "float32")),
+        _vectors(np.zeros((7, J), "float64")),
+        _vectors(np.asfortranarray(np.zeros((7, J), "float32"))),
+        _vectors(np.zeros(7, "float32")),
+        lambda folder: (folder / "vectors-1.npy").write_bytes((folder / "vectors-1.npy").read_bytes()[:60]),
         lambda folder: (folder / "index.json").write_text("{"),
         lambda folder: (folder / "index.json").write_text("[]"),
         lambda folder: (folder / "vectors-1.npy").write_bytes(b""),

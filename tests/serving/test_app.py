@@ -22,6 +22,7 @@ from sure import CONFIDENCE
 import app
 from captioning.base.errors import UserError
 from captioning.command_line.options import make_parser
+from captioning.serving.engine import Engine, Model
 from captioning.words.vocabulary import Vocabulary
 from config import Config
 
@@ -87,6 +88,33 @@ def test_what_can_be_chosen(run_dir, tmp_path, capsys):
         app.models_of(paths[:1], arguments("--hidden-size", "9"), named=True)
     with pytest.raises(UserError, match="none of the captioners found can be used"):
         app.models_of(paths[1:2], arguments(), named=False)
+
+
+def test_a_default_that_cannot_be_loaded_does_not_keep_the_page_from_starting(capsys, monkeypatch):
+    def warm_up(engine):
+        if engine.default.name != "whole":
+            raise UserError(f"{engine.default.name}: damaged")
+
+    monkeypatch.setattr(Engine, "warm_up", warm_up)
+
+    def offered(*names: str, named: bool) -> list[str]:
+        engine = Engine([Model(name, Config(), False, lambda: None) for name in names])
+        app.warm_up(engine, named)
+        assert engine.default.name == "whole"
+        return list(engine.models)
+
+    assert offered("torn", "also torn", "whole", "other", named=False) == ["whole", "other"]
+    assert "left out: torn: damaged\n" in capsys.readouterr().err
+    with pytest.raises(UserError, match="torn: damaged"):
+        offered("torn", "whole", named=True)
+    with pytest.raises(UserError, match="torn: damaged"):
+        offered("torn", named=False)
+
+
+def test_a_bundle_that_was_removed_is_not_found(tmp_path):
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "captioner.zip").symlink_to(tmp_path / "nowhere")
+    assert tmp_path / "gone" not in app.bundles_found(str(tmp_path))
 
 
 def test_what_photos_need(tmp_path, run_dir, monkeypatch):

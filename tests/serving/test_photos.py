@@ -18,6 +18,7 @@ from fastapi.testclient import TestClient
 from captioning.base.errors import UserError
 from captioning.serving import api, photos
 from captioning.serving.engine import Engine, Model
+from captioning.serving.guard import Hosts
 from captioning.serving.photos import Photos, Recent
 from captioning.serving.worker import Closed
 from config import Config
@@ -241,13 +242,13 @@ def test_all_places_can_be_taken(served):
 
 
 def test_photos_are_shown_under_the_servers_own_name_only(folder, tmp_path):
-    with serving(folder, tmp_path / "index", hosts=("127.0.0.1", "localhost", "::1")) as served:
+    with serving(folder, tmp_path / "index", hosts=Hosts("127.0.0.1")) as served:
         served.ready()
         for address in ("search?query=red", "photos"):
             for host in ("127.0.0.1:8000", "localhost:8000", "[::1]:8000"):
                 assert served.client.get(f"/api/{address}", headers={"host": host}).status_code == 200
             evil = served.client.get(f"/api/{address}", headers={"host": "evil.example:8000"})
-            refused(evil, 403, "wrong_host", "ask at 127.0.0.1")
+            refused(evil, 403, "wrong_host", "ask at 127.0.0.1, or start it with --allowed-host evil.example")
 
 
 # The index ------------------------------------------------------------------------------------------------------------

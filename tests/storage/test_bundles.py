@@ -52,7 +52,7 @@ def known(tmp_path_factory) -> tuple[Captioner, Path]:
 def no_keras(monkeypatch):
     """Raised once a bundle is accepted, which is before its encoder is built. Tests of damage need no more."""
 
-    class Accepted(Exception):
+    class Accepted(BaseException):
         pass
 
     def accept(config):

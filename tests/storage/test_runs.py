@@ -50,7 +50,7 @@ def test_about_says_when_the_run_was_resumed(tmp_path, monkeypatch):
     assert run.config().epochs == 4
 
 
-@pytest.mark.parametrize("text", ["{", "3"])
+@pytest.mark.parametrize("text", ["{", "3", "[" * 100_000, '{"resumed": 3}'])
 def test_a_damaged_about_is_named(tmp_path, text):
     run = create(tmp_path)
     (run.folder / "about.json").write_text(text)
@@ -96,12 +96,35 @@ def test_state_and_names_of_checkpoints(tmp_path):
     assert run.checkpoint("best") == run.folder / "checkpoints" / "best-0009.weights.h5"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"epochs": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", '{"epochs": 3}', "[" * 100_000),
+        *(
+            f'{{"epochs": {value}, "best_epoch": 1, "best_score": 1}}'
+            for value in ('"3"', "null", "-1", "3.0", "9" * 5000)
+        ),
+        *(f'{{"epochs": 3, "best_epoch": {value}, "best_score": 1}}' for value in ('"3"', "4", "true")),
+        *(f'{{"epochs": 3, "best_epoch": 3, "best_score": {value}}}' for value in ('"3"', "null", "NaN", "1e999")),
+    ],
+)
 def test_a_broken_state_is_named(tmp_path, text):
     run = create(tmp_path)
     (run.folder / "state.json").write_text(text)
     with pytest.raises(UserError, match=r"mine/state\.json: "):
         run.state()
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"", b"[" * 100_000, None])
+def test_damaged_files_of_a_run_are_named(tmp_path, content):
+    run = create(tmp_path)
+    for name, read in (("config.json", run.config), ("vocabulary.json", run.vocabulary)):
+        path = run.folder / name
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(UserError, match=name):
+            read()
 
 
 def lines(count: int) -> list[dict[str, float]]:

@@ -2,17 +2,21 @@
 
 import importlib.util
 import math
+import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from helpers import fake_arrays
+from helpers import ROOT, fake_arrays
 from keras import ops
 from toy_run import arrays, assert_same_run, interrupt_second_epoch, settings, start, train
 
-from captioning.base.errors import UserError
+from captioning.base.errors import Terminated, UserError
 from captioning.storage.runs import Run
 from captioning.training import loop
 from captioning.training.dev_scoring import CaptionScores
@@ -42,6 +46,42 @@ def test_a_run_leaves_what_it_promises(prepared, straight):
     best = arrays(straight.checkpoint("best"))
     weights = [ops.convert_to_numpy(weight) for weight in captioner.decoder.trainable_variables]
     assert all(any(np.array_equal(weight, array) for array in best.values()) for weight in weights)
+
+
+def test_two_processes_do_not_train_one_run(prepared):
+    config, run = start(prepared, "twice")
+    hold = "import sys; from pathlib import Path; from captioning.base.files import alone_with\n"
+    hold += "with alone_with(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    holding = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
+    with subprocess.Popen([sys.executable, "-c", hold, run.folder], **holding) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(
+            UserError, match="twice: another process is training this run; wait for its end, or stop it"
+        ):
+            train(prepared, config, run)
+        other.stdin.close()
+
+
+@pytest.mark.slow
+def test_a_training_that_is_told_to_end_leaves_its_bundle(prepared, straight, monkeypatch, capsys):
+    config, run = start(prepared, "told")
+
+    def tell(recorder, epoch, logs=None):
+        if epoch == 1:
+            raise Terminated
+
+    (run.folder / ".bundle-old").mkdir()
+    os.utime(run.folder / ".bundle-old", (1e9, 1e9))
+    monkeypatch.setattr(Recorder, "on_epoch_begin", tell)
+    monkeypatch.setattr(Recorder, "on_train_batch_end", lambda *_, **__: None)
+    monkeypatch.setattr(Recorder, "began", time.perf_counter(), raising=False)
+    assert train(prepared, config, run) == 143
+    assert (
+        f"terminated; 1 whole epochs are saved. Go on with: python train.py --resume {run.folder}"
+        in capsys.readouterr().out
+    )
+    assert run.bundle("captioner").exists()
+    assert not (run.folder / ".bundle-old").exists(), "what a killed process left"
 
 
 @pytest.mark.backends
