@@ -7,19 +7,22 @@ resumes the same file. A .part file without a ``NAME.part.json`` is fetched from
 
 import errno
 import hashlib
+import http.client
 import json
 import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
 import requests
+import urllib3
 from tqdm import tqdm
 
+from captioning.base.addresses import Lost, NoAddress, Unfetched, open_address, within
 from captioning.base.errors import UserError
 from captioning.base.script import hide_progress
 from captioning.data import datasets
@@ -27,7 +30,9 @@ from config import DataSettings
 
 _PAUSES = (1, 2, 4)  # seconds before each further try; after a try that gained bytes they start anew
 _TIMEOUTS = (10, 60)  # seconds to connect, and between two pieces of an answer
-_PIECE = 1 << 14  # bytes; when a connection breaks, the piece that requests was reading is lost
+_HEADER_SECONDS = 120  # in which an answer must begin, with all redirects
+_PACE, _WINDOW = 1000, 60  # bytes a second that must come at least, on average over so many seconds
+_PIECE = 1 << 14  # bytes that are read at most at a time
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses that are worth another try
 
 
@@ -164,10 +169,10 @@ def _try(url: str, part: Path) -> None:
         if note["validator"]:
             headers["If-Range"] = note["validator"]
     try:
-        answer = requests.get(url, headers=headers, stream=True, timeout=_TIMEOUTS)
-    except ValueError:  # what requests raises for malformed addresses
-        raise DownloadError(f"{url}: not an http:// or https:// address") from None
-    except requests.RequestException as error:
+        answer = within(_HEADER_SECONDS, lambda: open_address(url, headers, _TIMEOUTS))
+    except (Lost, NoAddress) as error:
+        raise DownloadError(f"{url}: {error}") from None
+    except Unfetched as error:
         reason = re.split(r"\] |: ", str(error))[-1].rstrip("\"')")  # the innermost of nested messages
         raise _Broken(f"no connection: {reason}") from None
     with answer:
@@ -190,13 +195,25 @@ def _try(url: str, part: Path) -> None:
         bar = tqdm(total=size, initial=have, desc=part.stem, unit="B", unit_scale=True, disable=hide_progress())
         try:
             with bar, part.open("ab") as file:
-                for piece in answer.iter_content(_PIECE):
+                for piece in _pieces(answer):
                     file.write(piece)
                     bar.update(len(piece))
-        except requests.RequestException:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, ConnectionError):
             raise _Broken(f"the connection broke off after {_size(part):,} bytes") from None
     if size is not None and _size(part) != size:
         raise _Broken(f"the connection broke off after {_size(part):,} of {size:,} bytes")
+
+
+def _pieces(answer: requests.Response) -> Iterator[bytes]:
+    """The body of an answer as it comes. Raises _Broken when less comes than ``_PACE`` for a minute."""
+    came, since = 0, time.monotonic()
+    while piece := answer.raw.read1(_PIECE):
+        yield piece
+        came += len(piece)
+        if (now := time.monotonic()) - since >= _WINDOW:
+            if came < _PACE * _WINDOW:
+                raise _Broken(f"the server sends fewer than {_PACE:,} bytes a second")
+            came, since = 0, now
 
 
 def _begin(part: Path, headers: Mapping[str, str]) -> int | None:

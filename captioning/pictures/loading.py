@@ -34,6 +34,7 @@ _FOUND = SUFFIXES | _UNREADABLE
 
 # A picture from the web may have this many bytes.
 _MAX_DOWNLOAD = 50 << 20
+_DOWNLOAD_SECONDS = 60  # in which it must arrive
 
 
 class UnreadableImage(UserError):
@@ -219,14 +220,11 @@ def open_source(source: str) -> str | io.BytesIO:
     """What Pillow can open: a path as it is, or the bytes behind a web address. Raises UnreadableImage."""
     if not is_address(source):
         return source
-    import requests
-    import urllib3
+    from captioning.base.addresses import Unfetched, fetch
 
     try:
-        with requests.get(source, timeout=30, stream=True) as response:
-            response.raise_for_status()
-            data = response.raw.read(_MAX_DOWNLOAD + 1, decode_content=True)
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        data = fetch(source, _MAX_DOWNLOAD, _DOWNLOAD_SECONDS)
+    except Unfetched as error:
         raise UnreadableImage(f"{source}: cannot be fetched: {error}") from None
     if len(data) > _MAX_DOWNLOAD:
         raise UnreadableImage(f"{source}: larger than {_MAX_DOWNLOAD >> 20} MiB")

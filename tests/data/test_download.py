@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from captioning.base import addresses
 from captioning.base.errors import UserError
 from captioning.data import download
 from config import Config
@@ -289,3 +290,37 @@ def test_of_several_data_sets_those_that_can_be_are_fetched():
     assert [each.dataset for each in found] == ["coco", "flickr8k"]
     alone = Config().with_overrides({"dataset": "flickr30k"}).data_sets()
     assert download.fetchable(alone) == alone, "so that fetching says why it cannot be"
+
+
+def test_a_server_that_sends_byte_after_byte_is_left(monkeypatch):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(download.time, "monotonic", lambda: next(clock))
+    slow, fast = (
+        SimpleNamespace(raw=SimpleNamespace(read1=lambda most, size=size: bytes(size))) for size in (1, 20_000)
+    )
+    with pytest.raises(download._Broken, match="fewer than 1,000 bytes a second"):
+        list(download._pieces(slow))
+    kept = download._pieces(fast)
+    assert sum(len(next(kept)) for _ in range(50)) == 10**6
+
+
+@pytest.mark.parametrize("place", ["http://169.254.169.254/latest/x.zip", "http://localhost:1/x.zip", "http://[::1"])
+def test_a_redirect_into_a_private_network_is_not_followed(dest, monkeypatch, place):
+    real = addresses._is_private
+    monkeypatch.setattr(addresses, "_is_private", lambda host: host != "127.0.0.1" and real(host))
+
+    class Redirecting(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(302)
+            self.send_header("Location", place)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Redirecting) as other:
+        threading.Thread(target=other.serve_forever, args=(0.02,), daemon=True).start()
+        with pytest.raises(download.DownloadError, match=r"private network|URL"):
+            download.fetch(f"http://127.0.0.1:{other.server_port}/file.zip", dest)
+        other.shutdown()
+    assert not dest.exists()

@@ -1,0 +1,117 @@
+"""Fetching an address: a total time, a bounded size, and no redirect into a private network."""
+
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from captioning.base import addresses
+from captioning.base.addresses import Unfetched, fetch
+
+
+@contextmanager
+def serving(*answers: bytes, pause: float = 0):
+    """A server on this machine that gives each client the next of ``answers``, one byte at a time if there is a ``pause``."""
+    left, stop = list(answers), threading.Event()
+
+    def serve() -> None:
+        while left:
+            client, _ = listening.accept()
+            with client:
+                client.recv(65536)
+                answer = left.pop(0)
+                for part in [answer[i : i + 1] for i in range(len(answer))] if pause else [answer]:
+                    try:
+                        client.sendall(part)
+                    except OSError:
+                        break
+                    if stop.wait(pause):
+                        return
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/a.jpg"
+        stop.set()
+
+
+def answer(body: bytes = b"", status: str = "200 OK", **headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def leads_to(place: str) -> bytes:
+    return answer(status="302 Found", Location=place)
+
+
+def test_what_the_user_typed_is_fetched_also_from_this_machine():
+    with serving(answer(b"pixels")) as address:
+        assert fetch(address, 100, 30) == b"pixels"
+    with serving(leads_to("/b.jpg"), answer(b"pixels")) as address:
+        assert fetch(address, 100, 30) == b"pixels"
+    with serving(answer(b"x" * 1000)) as address:
+        assert len(fetch(address, 10, 30)) == 11, "enough to see that it is too large"
+    with serving(answer(status="404 Not Found")) as address, pytest.raises(Unfetched, match="answers 404 Not Found"):
+        fetch(address, 100, 30)
+
+
+@pytest.mark.parametrize(
+    "slow", [answer(b"x" * 1000), b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 100], ids=["body", "headers"]
+)
+def test_a_server_that_sends_byte_after_byte_is_left(slow):
+    with serving(slow, pause=0.02) as address:
+        began = time.monotonic()
+        with pytest.raises(Unfetched, match=r"longer than 0\.2 s"):
+            fetch(address, 10_000, 0.2)
+        assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("http://localhost:1/", "http://127.1/", "http://[::1]/", "http://10.0.0.1/", "http://169.254.169.254/latest"),
+        *(
+            "http://[::ffff:127.0.0.1]/",
+            "http://0.0.0.0/",
+            "http://100.64.0.1/",
+            "//192.168.0.1/x",
+            "http://2130706433/",
+        ),
+    ],
+)
+def test_the_internet_does_not_lead_into_a_private_network(monkeypatch, place):
+    real = addresses._is_private
+    monkeypatch.setattr(addresses, "_is_private", lambda host: host != "127.0.0.1" and real(host))
+    with serving(leads_to(place)) as address, pytest.raises(Unfetched, match="in a private network; type that address"):
+        fetch(address, 100, 30)
+
+
+@pytest.mark.parametrize("place", ["http://[::1", "file:///etc/passwd", "ftp://example.org/", "http://a:b/"])
+def test_what_is_no_address_is_not_followed(place):
+    with serving(leads_to(place)) as address, pytest.raises(Unfetched, match=r"address|URL|port|adapters"):
+        fetch(address, 100, 30)
+    with pytest.raises(Unfetched, match="not an http"):
+        fetch(place, 100, 30)
+
+
+def test_a_name_that_led_to_the_internet_does_not_lead_home_later(monkeypatch):
+    led = iter([False, True])
+    monkeypatch.setattr(addresses, "_is_private", lambda host: next(led))
+    with serving(leads_to("/again")) as address, pytest.raises(Unfetched, match="private network"):
+        fetch(address, 100, 30)
+
+
+def test_redirects_in_a_circle_end():
+    with serving(*[leads_to("/a.jpg")] * 6) as address, pytest.raises(Unfetched, match="more than 5 times"):
+        fetch(address, 100, 30)
+
+
+def test_nobody_there():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    for address in (f"http://127.0.0.1:{port}/", "http://a\0b/", "http://", "http:///x"):
+        with pytest.raises(Unfetched):
+            fetch(address, 100, 30)
