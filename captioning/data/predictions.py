@@ -15,6 +15,7 @@ from pathlib import Path
 
 from captioning.base.errors import UserError
 from captioning.base.files import write
+from captioning.base.json_files import load_json
 from captioning.data.records import ImageRecord
 
 
@@ -24,10 +25,10 @@ def read_predictions(path: Path, records: Sequence[ImageRecord]) -> list[str]:
     Raises UserError when it is not such a file, and when its images are not exactly those of ``records``.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = load_json(path, list)
         found = {entry["image_id"]: entry["caption"] for entry in entries}
-        if not isinstance(entries, list) or not all(isinstance(caption, str) for caption in found.values()):
-            raise TypeError("not a list, or a caption that is not text")
+        if not all(isinstance(caption, str) for caption in found.values()):
+            raise TypeError("a caption is not text")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f'{path}: expected a JSON list of {{"image_id": ..., "caption": ...}} ({error!r}); mend the file'
