@@ -4,7 +4,8 @@
 
 Makes one picture of each kind, as large as may be read or nearly so. Reads each at 224 pixels in a process of its own.
 
-The bar: no picture takes more than 128 MiB above the rule, by which pictures are refused. The documentation allows 400 MiB.
+The bar: no picture takes more than 128 MiB above the rule, by which pictures are refused. The documentation allows 400
+MiB.
 """
 
 import argparse
@@ -36,7 +37,10 @@ PICTURES = {
 
 
 def make_picture(path: Path, size: tuple[int, int], mode: str, options: dict) -> None:
-    """Write a picture of one colour. A PNG is written row by row, since it may be larger than Pillow's memory for it."""
+    """Write a picture of one colour.
+
+    A PNG is written row by row, since it may be larger than Pillow's memory for it.
+    """
     if path.suffix != ".png":
         Image.new(mode, size, (120, 60, 20)).save(path, **options)
         return

@@ -113,9 +113,9 @@ def caption_album(
     """Write a line for each of the pictures ``names`` in ``folder`` into the file ``output``, unless it has one.
 
     A line has the ``best`` captions of its picture. Pictures that cannot be read get a line with the error, and are
-    reported on stderr. Files that cannot be opened are reported and get no line, so the next run tries them again. The line
-    of a damaged picture that was read all the same has ``notes``, which are printed too.
-    ``settings`` (see ``made_with``) must be the ones that the file was begun with.
+    reported on stderr. Files that cannot be opened are reported and get no line, so the next run tries them again. The
+    line of a damaged picture that was read all the same has ``notes``, which are printed too. ``settings`` (see
+    ``made_with``) must be the ones that the file was begun with.
 
     Returns how many of the pictures cannot be read. Raises UserError if the file cannot be written, for example because
     the disk is full. Finished lines stay.

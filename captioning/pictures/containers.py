@@ -57,7 +57,10 @@ def png_chunks(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
 
 
 def has_one_scan(file: BinaryIO) -> bool:
-    """Whether a JPEG is sequential, with one scan, so that it is decoded row by row. Otherwise the decoder holds the coefficients of all its pixels."""
+    """Whether a JPEG is sequential, with one scan, so that it is decoded row by row.
+
+    Otherwise the decoder holds the coefficients of all its pixels.
+    """
     try:
         frames = [content for _, _, marker, content in jpeg_segments(file) if marker in (0xC0, 0xC1)]
         _, in_scan = struct.unpack(">HB", file.read(3))

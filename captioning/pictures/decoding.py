@@ -75,9 +75,8 @@ def decode(
 ) -> Image.Image:
     """Decode a picture that will be resized to ``size`` pixels. It is upright, RGB and in its own proportions.
 
-    It takes at most ``memory`` bytes, besides at most 400 MiB for its conversion. ``orientation``: as EXIF has it, for a
-    picture that does not say it itself. Raises errors of many kinds, since
-    Pillow's decoders do on damaged files.
+    It takes at most ``memory`` bytes, besides at most 400 MiB for its conversion. ``orientation``: as EXIF has it, for
+    a picture that does not say it itself. Raises errors of many kinds, since Pillow's decoders do on damaged files.
     """
     source = _File(file, formats, size)
     image, full = source.open(tell)
@@ -99,7 +98,10 @@ def decode(
 
 
 def needed_for(file: BinaryIO, size: int, formats: Sequence[str], memory: int) -> tuple[int, tuple[int, int]]:
-    """About how many bytes ``decode`` would take, and the width and height. Raises what it would, but decodes nothing."""
+    """About how many bytes ``decode`` would take, and the width and height.
+
+    Raises what it would, but decodes nothing.
+    """
     image, full = _File(file, formats, size).open(lambda _: None)
     return _bounded(image, file, full, memory), full
 
@@ -224,10 +226,10 @@ def _rawmode(args: Any) -> str:
 
 
 def _with_all_bits(image: Image.Image, source: _File) -> Image.Image:
-    """A colour picture of 16 bits a channel, of which Pillow has read the high byte, scaled by the values that are there.
+    """A colour picture of 16 bits a channel, scaled by the values that are there. Pillow has read the high bytes.
 
-    Where they fill all 16 bits, the high byte is all. Otherwise the low byte is read too. Raises ValueError where Pillow
-    cannot read it.
+    Where they fill all 16 bits, the high byte is all. Otherwise the low byte is read too. Raises ValueError where
+    Pillow cannot read it.
     """
     highs = [band[1] for band in image.getextrema()]  # type: ignore[index]
     groups = [(0, 3), (3, 4)] if image.mode == "RGBA" else [(0, 3)]

@@ -67,7 +67,7 @@ def is_raw(name: str) -> bool:
 
 
 def raw_preview(file: BinaryIO) -> tuple[BinaryIO, int]:
-    """The preview that a camera has put into a RAW file, as a JPEG or BMP file, and the EXIF orientation of the RAW file.
+    """The preview that a camera has put into a RAW file, as a JPEG or BMP file, and the orientation as in EXIF.
 
     Raises ValueError and MissingLibraryError.
     """

@@ -36,7 +36,10 @@ class Finder:
     """Finds the picture files below folders, and remembers what it left out."""
 
     def __init__(self, exclude: Sequence[str] = (), follow_links: bool = False):
-        """``exclude``: patterns of names and of paths in the folder. ``follow_links``: whether links to folders are followed."""
+        """``exclude``: patterns of names and of paths in the folder.
+
+        ``follow_links``: whether links to folders are followed.
+        """
         self.exclude, self.follow_links = tuple(exclude), follow_links
         self._found = SUFFIXES | readable_suffixes()
         self._forget()
@@ -48,12 +51,12 @@ class Finder:
         self._excluded = self._hidden = 0
 
     def names(self, folder: str | Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[str]:
-        """The paths of all picture files below ``folder``, relative to it and with slashes. Suffixes tell what is a picture.
+        """The paths of all picture files below ``folder``, relative to it and with slashes. Suffixes decide.
 
         Hidden files and folders are left out, such as the waste bins of photo programs, and folders of machines such as
-        @eaDir. Links to folders are followed only if that is wanted, each folder once. Links that lead nowhere are included,
-        so that they are reported. ``on_error`` gets the error of each subfolder that cannot be listed. Raises UserError when
-        there is no such folder.
+        @eaDir. Links to folders are followed only if that is wanted, each folder once. Links that lead nowhere are
+        included, so that they are reported. ``on_error`` gets the error of each subfolder that cannot be listed. Raises
+        UserError when there is no such folder.
         """
         if not os.path.isdir(folder):
             raise UserError(f"{printable(str(folder))}: there is no such folder of images; name another")
@@ -158,7 +161,8 @@ def add_finding(parser: ArgumentParser) -> None:
         "--exclude",
         action="append",
         metavar="PATTERN",
-        help="leave out files and folders whose name, or path in the folder, matches this, such as 'drafts' or '2020/*.png'; may be given several times",
+        help="leave out files and folders whose name, or path in the folder, matches this, such as 'drafts' or "
+        "'2020/*.png'; may be given several times",
     )
     parser.add_argument(
         "--follow-links", action="store_true", help="also take the pictures behind links to folders, each folder once"
@@ -171,7 +175,10 @@ def finder_of(args: Namespace) -> Finder:
 
 
 def require_pictures(folder: str | Path, option: str, finder: Finder) -> None:
-    """Raise UserError, which names the ``option``, when ``folder`` is no folder or holds no pictures. Stops at the first."""
+    """Raise UserError, which names the ``option``, when ``folder`` is no folder or holds no pictures.
+
+    Stops at the first.
+    """
     if next(finder.names(folder), None) is None:
         raise no_pictures(f"{option}: {folder}", finder)
     finder.left_out()  # which is forgotten, since it is not all

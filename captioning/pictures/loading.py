@@ -20,8 +20,8 @@ from captioning.pictures.extra_formats import is_raw, raw_preview
 from captioning.pictures.finding import is_address
 from captioning.pictures.opening import FORMATS, MAX_MEMORY, Tell, TooLargeError, file_of
 
-# The name of what load_image and load_varied do, in the fingerprints of feature stores. Change the version whenever their
-# pixels change. Pictures that were refused or black before, such as damaged ones, do not count.
+# The name of what load_image and load_varied do, in the fingerprints of feature stores. Change the version whenever
+# their pixels change. Pictures that were refused or black before, such as damaged ones, do not count.
 PREPROCESSING = "exif-rgb-squash-bicubic-v1"
 
 # The ways in which ``view`` shows a picture.
@@ -53,7 +53,7 @@ class TooLargeImage(UnreadableImage):
 
 
 class UnreachableImage(UnreadableImage):
-    """A file that could not be opened or read (no permission, a failing disk, a missing file). Another time it may be."""
+    """A file that could not be opened or read (no permission, a failing disk, a missing file). It may work later."""
 
 
 def load_image(
@@ -65,8 +65,8 @@ def load_image(
 ) -> np.ndarray:
     """Decode a picture and resize it to ``size`` x ``size`` pixels, whatever its proportions.
 
-    ``source`` is a path or a binary file object. Resampling is Pillow's antialiased bicubic. A picture that has this size
-    is not resampled. ``tell``, ``formats`` and ``memory``: see ``open_picture``.
+    ``source`` is a path or a binary file object. Resampling is Pillow's antialiased bicubic. A picture that has this
+    size is not resampled. ``tell``, ``formats`` and ``memory``: see ``open_picture``.
 
     Returns uint8 ``(size, size, 3)``, RGB 0-255. Raises UnreadableImage.
     """
@@ -87,8 +87,8 @@ def load_varied(
     """For training: a random crop of a picture in randomly changed colours, resized to ``size`` x ``size`` pixels.
 
     The crop keeps a share of the area between ``crop`` and 1. It is up to a third wider or narrower than the picture
-    (Szegedy et al., 2015, https://arxiv.org/abs/1409.4842). Brightness, contrast and saturation are each multiplied by a
-    factor between ``1 - colour_jitter`` and ``1 + colour_jitter``. ``tell``: see ``open_picture``.
+    (Szegedy et al., 2015, https://arxiv.org/abs/1409.4842). Brightness, contrast and saturation are each multiplied by
+    a factor between ``1 - colour_jitter`` and ``1 + colour_jitter``. ``tell``: see ``open_picture``.
 
     Returns uint8 ``(size, size, 3)``, RGB 0-255. Raises UnreadableImage.
     """
@@ -108,8 +108,8 @@ def load_varied(
 def view(pixels: np.ndarray, number: int) -> np.ndarray:
     """One of four views of a picture. Training may use mirrored ones; captioning may average over all four.
 
-    ``pixels`` are uint8 ``(S, S, 3)``, and so is the view. ``number`` is the place of the view in ``VIEWS``. Mirrored: left
-    and right are swapped. Middle: 85% of both sides, enlarged to ``S``.
+    ``pixels`` are uint8 ``(S, S, 3)``, and so is the view. ``number`` is the place of the view in ``VIEWS``. Mirrored:
+    left and right are swapped. Middle: 85% of both sides, enlarged to ``S``.
     """
     if number >= 2:
         size = len(pixels)
@@ -128,10 +128,10 @@ def open_picture(
 ) -> Image.Image:
     """Decode a picture that will be resized to ``size`` pixels. It is upright, RGB and in its own proportions.
 
-    EXIF orientation is applied, and transparency is laid over white. Greyscale and colours of more than 8 bits are scaled by
-    the values that are there. An animation gives its first frame that shows something. A damaged picture gives what is
-    there of it, if that is a quarter at least, and damaged metadata is ignored. ``tell`` gets what a user should know of
-    such a picture, with its name. RAW files give the preview that the camera has put into them.
+    EXIF orientation is applied, and transparency is laid over white. Greyscale and colours of more than 8 bits are
+    scaled by the values that are there. An animation gives its first frame that shows something. A damaged picture
+    gives what is there of it, if that is a quarter at least, and damaged metadata is ignored. ``tell`` gets what a user
+    should know of such a picture, with its name. RAW files give the preview that the camera has put into them.
 
     Only ``formats`` are read, and only pictures that take at most ``memory`` bytes. Raises UnreadableImage.
     """
@@ -151,7 +151,10 @@ def open_picture(
 def measure(
     source: str | Path | BinaryIO, size: int, formats: Sequence[str] = FORMATS, memory: int = MAX_MEMORY
 ) -> tuple[int, tuple[int, int]]:
-    """About how many bytes ``open_picture`` would take, and the width and height. Decodes nothing, and raises what it would."""
+    """About how many bytes ``open_picture`` would take, and the width and height.
+
+    Decodes nothing, and raises what it would.
+    """
     with _unreadable_if_failing(_name(source)), file_of(source) as file:
         return needed_for(file, size, formats, memory)
 
@@ -180,8 +183,8 @@ def load_ahead(
     """The pixels of each batch of names, and the errors of unreadable pictures by their position in the batch.
 
     The threads of ``pool`` decode one batch ahead. ``load(name)`` gives uint8 pixels ``(S, S, 3)`` or raises
-    UnreadableImage. The pixels of a batch are uint8 ``(batch_size, S, S, 3)`` with ``S = image_size``. They are zeros where
-    there is no picture, so that an encoder sees one shape only.
+    UnreadableImage. The pixels of a batch are uint8 ``(batch_size, S, S, 3)`` with ``S = image_size``. They are zeros
+    where there is no picture, so that an encoder sees one shape only.
     """
 
     def attempt(name: str) -> np.ndarray | UnreadableImage:

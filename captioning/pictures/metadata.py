@@ -1,8 +1,8 @@
 """Captions in the metadata of pictures: XMP in a file beside the picture, or inside a JPEG or PNG file.
 
-The caption becomes the picture's description (``dc:description``). Photo programs show it as caption or description. The
-caption is also stored under a name of our own. A description that equals it was written by us, and nobody has edited it
-since.
+The caption becomes the picture's description (``dc:description``). Photo programs show it as caption or description.
+The caption is also stored under a name of our own. A description that equals it was written by us, and nobody has
+edited it since.
 
 The XMP of a picture is called its packet. Only the bytes of the description are changed in a packet; the rest of the
 packet stays as it was written. Every byte of a picture outside the packet is copied.
@@ -54,7 +54,8 @@ _EMPTY = (
 _JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _PNG_XMP = b"XML:com.adobe.xmp\0"
 
-# Longer packets, deeper elements and more descriptions are refused, so that no file of a stranger takes much time or memory.
+# Longer packets, deeper elements and more descriptions are refused, so that no file of a stranger takes much time or
+# memory.
 _MAX_PACKET = 16 << 20
 _MAX_DEPTH = 200
 _MAX_SPANS = 1000
@@ -72,13 +73,14 @@ def write_caption(
 ) -> Literal["embedded", "sidecar", "kept"]:
     """Make ``caption`` the description of ``picture``, in an XMP file beside it or, with ``embed``, inside it.
 
-    Some files cannot hold the caption, so that it goes beside them in spite of ``embed``: formats other than JPEG and PNG,
-    signed files (C2PA), and JPEGs that a longer packet would break. The file beside ``photo.jpg`` is ``photo.jpg.xmp``. Where
-    only ``photo.xmp`` is there, as Lightroom names it, that file is extended, unless it may be that of another picture.
+    Some files cannot hold the caption, so that it goes beside them in spite of ``embed``: formats other than JPEG and
+    PNG, signed files (C2PA), and JPEGs that a longer packet would break. The file beside ``photo.jpg`` is
+    ``photo.jpg.xmp``. Where only ``photo.xmp`` is there, as Lightroom names it, that file is extended, unless it may be
+    that of another picture.
 
     A description that we did not write is kept, unless ``overwrite`` is set. It may stand in XMP inside or beside the
-    picture, in IPTC or in PNG text. What cameras write there by themselves is no description. ``overwrite`` leaves IPTC and
-    PNG text as they are. A file is replaced whole or not at all, and a write-protected file never. A picture keeps
+    picture, in IPTC or in PNG text. What cameras write there by themselves is no description. ``overwrite`` leaves IPTC
+    and PNG text as they are. A file is replaced whole or not at all, and a write-protected file never. A picture keeps
     its modification time. Where the caption stands already, nothing is written, so this is safe to repeat.
 
     Returns where the caption is now, or "kept". Raises UnwritableMetadata. Raises UserError when the disk is full or
@@ -112,14 +114,15 @@ def write_caption(
     return "embedded" if path == picture else "sidecar"
 
 
-# What cameras write into descriptions by themselves. From reports of people who met them, and from the lists that gThumb,
-# PhotoPrism and iNaturalist keep for the same purpose.
+# What cameras write into descriptions by themselves. From reports of people who met them, and from the lists that
+# gThumb, PhotoPrism and iNaturalist keep for the same purpose.
 _MAKERS = "olympus|sony|konica minolta|minolta|samsung|kodak|nikon|pentax|fujifilm|sanyo|casio|ricoh|panasonic|moultrie"
 _CAMERA_TEXT = re.compile(
     rf"({_MAKERS}) digital (still |game )?camera|sony dsc|samsung( camera pictures)?|<[^<>]*(samsung|digimax)[^<>]*>"
     r"|exif_jpeg_picture|binary comment|created by imlib|default|x-default"
     # Modes of Huawei's phones.
-    r"|(f|r)bt|fbthdr|btf(hdr|mdn)?|btr|burst|cof|dav|edf|frem|frontbhdp|hdr|hdrpl|mde(_soft)?|mon|nor|oznor(wo)?|ptr|rhdr|rpt",
+    r"|(f|r)bt|fbthdr|btf(hdr|mdn)?|btr|burst|cof|dav|edf|frem|frontbhdp|hdr|hdrpl|mde(_soft)?|mon|nor|oznor(wo)?|ptr"
+    r"|rhdr|rpt",
     re.IGNORECASE,
 )
 
@@ -156,7 +159,10 @@ class _Packet:
     """What a packet says in the two properties that we write, and where it can be extended."""
 
     def __init__(self, packet: bytes):
-        """``packet`` may be empty. Otherwise ValueError is raised unless it is well-formed XML in UTF-8, within bounds."""
+        """``packet`` may be empty.
+
+        Otherwise ValueError is raised unless it is well-formed XML in UTF-8, within bounds.
+        """
         self.properties = {DESCRIPTION: _Texts(), OURS: _Texts()}
         self.about = ""  # the rdf:about of its parts, which must be the same in all of them
         self.end: int | None = None  # the byte where the closing tag of rdf:RDF begins
@@ -240,8 +246,8 @@ def _too_long() -> str:
 def with_description(packet: bytes, caption: str) -> bytes:
     """``packet`` with ``caption`` as its description in the default language. An empty packet gives a new one.
 
-    Descriptions in other languages stay, and so does everything else. Raises ValueError when the packet is not well-formed
-    XMP in UTF-8, or its description cannot be replaced.
+    Descriptions in other languages stay, and so does everything else. Raises ValueError when the packet is not
+    well-formed XMP in UTF-8, or its description cannot be replaced.
     """
     packet = packet or _EMPTY
     before = _Packet(packet)
@@ -279,7 +285,7 @@ def with_description(packet: bytes, caption: str) -> bytes:
 
 @dataclass(frozen=True)
 class _Slot:
-    """The place of the packet in a file: the bytes from ``start`` to ``end``. They are equal where there is no packet yet."""
+    """The place of the packet in a file: the bytes from ``start`` to ``end``. Without a packet both are equal."""
 
     start: int
     end: int
@@ -334,7 +340,7 @@ def _slot_inside(picture: Path) -> _Slot | None:
 
 
 def _slot_in_jpeg(file: BinaryIO) -> _Slot | None:
-    """The APP1 segment with XMP, or the place for one. None for signed files and where byte positions must not change."""
+    """The APP1 segment with XMP, or the place for one. None if the file is signed or byte positions must not change."""
     front, slot, counts_bytes = 2, None, False
     for start, end, marker, content in jpeg_segments(file):
         if marker == 0xEB and b"c2pa" in content:

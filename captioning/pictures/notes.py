@@ -1,4 +1,7 @@
-"""What a user should know of pictures that were read all the same, such as damaged ones: told on stderr. Needs no Keras."""
+"""What a user should know of pictures that were read all the same, such as damaged ones: told on stderr.
+
+Needs no Keras.
+"""
 
 import sys
 import threading
@@ -7,7 +10,10 @@ from tqdm import tqdm
 
 
 class Notes:
-    """Prints the first notes, and counts the others. Threads may share it. A context manager: it says the count at its end."""
+    """Prints the first notes, and counts the others. Threads may share it.
+
+    A context manager: it says the count at its end.
+    """
 
     def __init__(self, most: int = 5):
         """``most``: how many notes are printed."""

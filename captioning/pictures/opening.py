@@ -1,7 +1,7 @@
 """Files of strangers, opened with bounds: which files, which formats, and how much memory a picture may take. No Keras.
 
-Only regular files are opened, so neither a FIFO nor a device stops a folder. Pillow may use only the formats that are named
-here. Others, such as EPS, would start programs.
+Only regular files are opened, so neither a FIFO nor a device stops a folder. Pillow may use only the formats that are
+named here. Others, such as EPS, would start programs.
 """
 
 import os

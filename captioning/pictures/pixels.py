@@ -1,4 +1,7 @@
-"""Decoded pictures of any mode to RGB, in strips, so that a large picture takes little memory besides itself. No Keras."""
+"""Decoded pictures of any mode to RGB, in strips, so that a large picture takes little memory besides itself.
+
+No Keras.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -14,8 +17,9 @@ _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners give
 def to_rgb(image: Image.Image, least: int = 0) -> Image.Image:
     """A decoded picture of any mode as RGB. Transparency is laid over white.
 
-    Greyscale of more than 8 bits is scaled by the values that are there; see ``_scale``. A picture of more than 30 megapixels
-    may be made smaller by a whole factor, but no side below ``least`` pixels, if that is given. Raises ValueError.
+    Greyscale of more than 8 bits is scaled by the values that are there; see ``_scale``. A picture of more than 30
+    megapixels may be made smaller by a whole factor, but no side below ``least`` pixels, if that is given. Raises
+    ValueError.
     """
     factor = 1
     if least and image.width * image.height > _LARGE:
@@ -71,8 +75,8 @@ def depth_of(high: float) -> int | None:
 def _scale(low: float, high: float, whole_numbers: bool) -> Callable[[np.ndarray], np.ndarray]:
     """What brings values between ``low`` and ``high`` to 0-255.
 
-    Values from 0 to 1 are shares of white. Larger ones are taken for numbers of 8, 10, 12, 14 or 16 bits, the fewest that
-    hold them all. Where some are negative or larger, the lowest value becomes black and the highest white.
+    Values from 0 to 1 are shares of white. Larger ones are taken for numbers of 8, 10, 12, 14 or 16 bits, the fewest
+    that hold them all. Where some are negative or larger, the lowest value becomes black and the highest white.
     """
     bits = depth_of(high)
     if low < 0 or bits is None:

@@ -277,8 +277,9 @@ def _attention(weights: np.ndarray, side: int) -> Attention:
 def memory_for(file: BinaryIO, name: str, size: int) -> int:
     """About how many bytes it takes to read an uploaded picture for ``size`` pixels. Only its header is read.
 
-    ``name`` is for messages. Raises WrongType if it is in none of ``FORMATS``, TooLarge if it has more than ``MAX_PIXELS``
-    pixels, too long a side, or would take more than ``MAX_MEMORY``, and UnreadableImage if it is damaged.
+    ``name`` is for messages. Raises WrongType if it is in none of ``FORMATS``, TooLarge if it has more than
+    ``MAX_PIXELS`` pixels, too long a side, or would take more than ``MAX_MEMORY``, and UnreadableImage if it is
+    damaged.
     """
     with _named(name):
         needed, (width, height) = measure(file, size, FORMATS, _ANY)
@@ -292,8 +293,8 @@ def memory_for(file: BinaryIO, name: str, size: int) -> int:
 def read_upload(file: BinaryIO, name: str, size: int, tell: Tell | None = None) -> np.ndarray:
     """The RGB pixels of an uploaded picture, uint8 ``(size, size, 3)``, made as in training. ``name`` is for messages.
 
-    ``tell`` gets what the sender should know of a damaged picture that was read all the same. Raises what ``memory_for``
-    does, before the pixels are decoded.
+    ``tell`` gets what the sender should know of a damaged picture that was read all the same. Raises what
+    ``memory_for`` does, before the pixels are decoded.
     """
     memory_for(file, name, size)
 
