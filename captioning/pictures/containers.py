@@ -5,10 +5,12 @@ damaged files.
 """
 
 import io
+import re
 import struct
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from typing import BinaryIO
 
@@ -22,14 +24,16 @@ Span = tuple[int, int]  # first byte, last byte + 1
 _PNG_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT", b"eXIf"}
 _LENGTHS = {b"acTL": 8, b"fcTL": 26}
 _MOST_CHECKED = 1 << 20  # bytes of a chunk whose checksum is computed
+_WINDOW = 1 << 20  # bytes behind a wrong length that are searched
+_MOST_TRIED = 20  # places there that are tried
 
 
-def jpeg_segments(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
-    """First byte, last byte + 1, marker and content of each segment before the compressed pixels.
+def jpeg_segments(file: BinaryIO, start: int = len(JPEG_START)) -> Iterator[tuple[int, int, int, bytes]]:
+    """First byte, last byte + 1, marker and content of each segment from ``start`` to the compressed pixels.
 
     Afterwards ``file`` stands behind the marker that begins the first scan.
     """
-    start = file.seek(2)
+    file.seek(start)
     while True:
         head = file.read(2)
         while head == b"\xff\xff":  # any number of such bytes may come before a marker
@@ -45,12 +49,17 @@ def jpeg_segments(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
         start = file.tell()
 
 
-def png_chunks(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
-    """First byte, last byte + 1 and kind of each chunk. Meanwhile ``file`` stands where the chunk's content begins."""
-    start, kind = len(PNG_SIGNATURE), b""
+def png_chunks(file: BinaryIO, start: int = len(PNG_SIGNATURE)) -> Iterator[tuple[int, int, bytes]]:
+    """First byte, last byte + 1 and kind of each chunk from ``start``.
+
+    Meanwhile ``file`` stands where the chunk's content begins.
+    """
+    kind = b""
     while kind != b"IEND":
         file.seek(start)
         length, kind = struct.unpack(">I4s", file.read(8))
+        if not kind.isalpha():
+            raise ValueError(f"no chunk at byte {start}")
         end = start + 12 + length
         yield start, end, kind
         start = end
@@ -87,21 +96,45 @@ def without_metadata(file: BinaryIO) -> tuple[BinaryIO, bytes] | None:
 
 
 def _bare_jpeg(file: BinaryIO) -> tuple[BinaryIO, bytes]:
-    kept, exif = [(0, 2)], b""
-    for start, end, marker, content in jpeg_segments(file):
-        if marker == 0xE1 and content.startswith(b"Exif\0") and not exif:
-            exif = content
-        # JFIF and Adobe's segment say how colours are stored.
-        describes = marker == 0xE0 or (marker == 0xEE and len(content) >= 12)
-        if describes or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
-            kept.append((start, end))
-    kept.append((file.tell() - 2, file.seek(0, io.SEEK_END)))
+    kept, exif, at = [(0, 2)], b"", 2
+    try:
+        for at, end, marker, content in jpeg_segments(file):
+            exif = exif or (content if marker == 0xE1 and content.startswith(b"Exif\0") else b"")
+            # JFIF and Adobe's segment say how colours are stored.
+            describes = marker == 0xE0 or (marker == 0xEE and len(content) >= 12)
+            if describes or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+                kept.append((at, end))
+        at = file.tell() - 2
+    except (ValueError, struct.error):
+        at, lost = _tables(file, at)
+        exif = max(exif, lost, key=len)
+    kept.append((at, file.seek(0, io.SEEK_END)))
     return joined(file, kept), exif
+
+
+def _tables(file: BinaryIO, start: int) -> tuple[int, bytes]:
+    """Where the tables of a JPEG begin behind a segment with a wrong length, and the EXIF data between.
+
+    The preview in EXIF data is a JPEG too, so the tables of the largest picture are taken. Raises ValueError.
+    """
+    file.seek(start)
+    window = file.read(_WINDOW)
+    best, place = 0, 0
+    for found in list(re.finditer(rb"\xff\xdb\x00", window))[:_MOST_TRIED]:
+        with suppress(ValueError, struct.error, IndexError):
+            for _, _, marker, content in jpeg_segments(file, start + found.start()):
+                height, width = struct.unpack(">HH", content[1:5]) if 0xC0 <= marker <= 0xC2 else (0, 0)
+                if height * width > best:
+                    best, place = height * width, found.start()
+    if not best:
+        raise ValueError("no tables of a JPEG")
+    exif = window.find(b"Exif\0\0", 0, place)
+    return start + place, window[exif:place] if exif >= 0 else b""
 
 
 def _bare_png(file: BinaryIO) -> BinaryIO:
     kept = [(0, len(PNG_SIGNATURE))]
-    for start, end, kind in png_chunks(file):
+    for start, end, kind in _found_chunks(file):
         length = end - start - 12
         if kind not in _PNG_PIXELS or _LENGTHS.get(kind, length) != length:
             continue
@@ -112,6 +145,27 @@ def _bare_png(file: BinaryIO) -> BinaryIO:
         else:
             kept.append((start, end))
     return joined(file, kept)
+
+
+def _found_chunks(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+    """As ``png_chunks``. Behind a chunk with a wrong length it goes on at the next chunk that is needed for the pixels."""
+    last = 0
+    try:
+        for start, end, kind in png_chunks(file):
+            last = start
+            yield start, end, kind
+    except (ValueError, struct.error):
+        file.seek(last + 8)
+        window = file.read(_WINDOW)
+        for found in list(re.finditer(b"PLTE|IDAT|eXIf", window))[:_MOST_TRIED]:
+            start = last + 8 + found.start() - 4
+            file.seek(start)
+            (length,) = struct.unpack(">I", file.read(4))
+            file.seek(4, io.SEEK_CUR)
+            if length <= _MOST_CHECKED and _is_whole(file, length):
+                yield from png_chunks(file, start)
+                return
+        raise
 
 
 def _is_whole(file: BinaryIO, length: int) -> bool:

@@ -130,6 +130,26 @@ def test_damaged_segments_of_a_jpeg(segment):
     assert_upright(read(data[:2] + segment + data[2:])[0])
 
 
+@pytest.mark.parametrize("length", [0, 1, 9, 700, 65535])
+def test_a_segment_of_a_wrong_length(length):
+    preview = saved(Image.new("RGB", (16, 16), "green"), "JPEG")
+    data = saved(halves(160, 80), "JPEG", exif=exif() + preview, quality=95)
+    at = data.index(b"Exif") - 2
+    pixels, told = read(data[:at] + struct.pack(">H", length) + data[at + 2 :])
+    assert_upright(pixels)
+    assert "metadata is damaged and was ignored" in told[0]
+
+
+@pytest.mark.parametrize("length", [0, 3, 30, 1_000_000_000])
+@pytest.mark.parametrize("mode", ["RGB", "P"])
+def test_a_chunk_of_a_wrong_length(mode, length):
+    data = saved(halves(64, 32).convert(mode), "PNG", exif=exif())
+    damaged = struct.pack(">I", length) + chunk(b"tEXt", b"Comment\0words")[4:]
+    pixels, told = read(data[:33] + damaged + data[33:])
+    assert_upright(pixels)
+    assert "metadata is damaged and was ignored" in told[0]
+
+
 # Cut and damaged files ------------------------------------------------------------------------------------------------
 
 
