@@ -2,8 +2,6 @@
 
 import errno
 import io
-import logging
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -29,12 +27,6 @@ VIEWS = ("whole", "mirrored", "middle", "middle-mirrored")
 MIRRORED = VIEWS.index("mirrored")
 
 T = TypeVar("T")
-
-# Pillow refuses pictures with very many pixels, and warns at half that number. A user's own picture needs no warning.
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-# Pillow warns of odd metadata, without the name of the picture. What matters of it is told with the name.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # A picture from the web may have this many bytes.
 _MAX_DOWNLOAD = 50 << 20

@@ -4,9 +4,11 @@ Only regular files are opened, so neither a FIFO nor a device stops a folder. Pi
 named here. Others, such as EPS, would start programs.
 """
 
+import logging
 import os
 import stat
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -33,6 +35,12 @@ LARGE = 128 << 20
 _DECODER = {"WEBP": 12, "AVIF": 10, "HEIF": 8, "JPEG2000": 16}
 # Bytes per pixel in Pillow's memory; other modes take 4.
 _PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
+
+# Pillow refuses pictures with very many pixels, and warns at half that number. A user's own picture needs no warning.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+# Pillow warns of odd metadata, without the name of the picture. What matters of it is told with the name.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _one_large = threading.Lock()
 
