@@ -30,7 +30,7 @@ from captioning.base.errors import UserError
 from captioning.base.script import hide_progress, run_script
 from captioning.command_line.options import make_parser, typed_settings
 from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
-from captioning.pictures.loading import require_pictures
+from captioning.pictures.finding import add_finding, finder_of, require_pictures
 from captioning.retrieval.index import default_folder, shipped_towers
 from captioning.serving.engine import Engine, Model
 from captioning.serving.photos import Photos
@@ -94,6 +94,7 @@ def app_parser() -> ArgumentParser:
     parser.add_argument(
         "--photos", metavar="DIR", help="let the page search the pictures below this folder, and show them"
     )
+    add_finding(parser)
     parser.add_argument(
         "--aligner",
         metavar="RUN",
@@ -176,21 +177,24 @@ def _model(path: Path, args: Namespace) -> Model:
 def photos_of(args: Namespace) -> Photos | None:
     """The photos of --photos, not yet started, or None without that option. Raises UserError before any work."""
     if not args.photos:
-        for name in ("aligner", "index"):
+        for name in ("aligner", "index", "exclude", "follow_links"):
             if getattr(args, name):
-                raise UserError(f"--{name}: is read only with --photos DIR; add that, or leave this out")
+                raise UserError(
+                    f"--{name.replace('_', '-')}: is read only with --photos DIR; add that, or leave this out"
+                )
         return None
     from captioning.retrieval.aligner import Aligner
     from captioning.storage.bundles import settings_of
 
     folder, towers = Path(args.photos), Path(args.aligner or shipped_towers("--aligner"))
     settings_of(towers, "aligner")
-    require_pictures(folder, "--photos")
+    finder = finder_of(args)
+    require_pictures(folder, "--photos", finder)
 
     def place(model: str) -> Path:
         return Path(args.index or default_folder(towers, model, folder.resolve().name, str(folder.resolve())))
 
-    return Photos(folder, partial(Aligner.load, towers), place)
+    return Photos(folder, partial(Aligner.load, towers), place, finder=finder)
 
 
 def _load(path: Path) -> "Captioner":

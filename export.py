@@ -33,7 +33,8 @@ from captioning.command_line.options import make_parser, typed_settings
 from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
 from captioning.exports.checking import Comparison, Original, compare
 from captioning.exports.reading import KINDS, Exported
-from captioning.pictures.loading import UnreadableImage, is_address, load_image, open_source, sources
+from captioning.pictures.finding import Finder, is_address, sources
+from captioning.pictures.loading import UnreadableImage, load_image, open_source
 from captioning.reports.tables import markdown
 from config import POCKET, Config
 
@@ -59,7 +60,9 @@ def main() -> int:
     for source in args.check or []:
         if not is_address(source) and not Path(source).exists():
             raise UserError(f"--check: {source}: there is no such picture; name another, or a folder")
-    listed = list(sources(args.check or []))
+    finder = Finder()
+    listed = list(sources(args.check or [], finder))
+    finder.tell()
     refuse([wanted.kind for wanted in exports], [wanted.folder for wanted in exports], args.overwrite)
 
     from captioning.exports.writing import write_export

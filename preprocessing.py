@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from captioning.base.errors import UserError
 from captioning.base.script import run_script
+from captioning.base.texts import printable, printable_lines
 from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import resolve
 from captioning.data import datasets
@@ -44,7 +45,9 @@ def load_dataset(settings: MixtureSettings) -> CaptionDataset | MixedDataset:
     parts = {name: datasets.load(each) for name, each in zip(names, data_sets, strict=True)}
     for name, dataset in parts.items():
         for warning in dataset.warnings:
-            print(f"note: {warning}" if len(parts) == 1 else f"note: {name}: {warning}", file=sys.stderr)
+            print(
+                printable_lines(f"note: {warning}" if len(parts) == 1 else f"note: {name}: {warning}"), file=sys.stderr
+            )
     return MixedDataset(parts) if len(parts) > 1 else parts[names[0]]
 
 
@@ -148,7 +151,7 @@ def _prepare_one(
 def _report_unreadable(store: "FeatureStore") -> None:
     """Name the first five unreadable images on stderr, and say how many more there are."""
     for name, reason in list(store.unreadable.items())[:5]:
-        print(f"note: left out: {name}: {reason}", file=sys.stderr)
+        print(printable(f"note: left out: {name}: {reason}"), file=sys.stderr)
     if len(store.unreadable) > 5:
         print(f"note: ... and {len(store.unreadable) - 5} more, listed in {store.folder}/index.json", file=sys.stderr)
 

@@ -28,20 +28,20 @@ import numpy as np
 from captioning.base.errors import UserError
 from captioning.base.files import write
 from captioning.base.script import run_script
-from captioning.base.texts import printable
+from captioning.base.texts import json_line, printable
 from captioning.command_line.options import make_parser, typed_settings
 from captioning.command_line.resolving import resolve_trained, settle_backend, without_data
 from captioning.data.records import SPLIT_NAMES, ImageRecord
-from captioning.pictures.loading import (
-    UnreadableImage,
-    image_names,
-    load_image,
+from captioning.pictures.finding import (
+    Finder,
+    add_finding,
+    finder_of,
     no_pictures,
-    open_source,
     require_pictures,
     sources,
     unlisted,
 )
+from captioning.pictures.loading import UnreadableImage, load_image, open_source
 from captioning.reports.figures import captioned, ranked, read_picture, save
 from captioning.retrieval.index import Embed, ImageIndex, default_folder, shipped_towers, update
 from captioning.retrieval.ranking import DEFAULT_COSINE_WEIGHTS, KINDS, Reranking
@@ -97,6 +97,7 @@ def retrieval_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--images", metavar="DIR", help="search the pictures below this folder; without a query, only index them"
     )
+    add_finding(parser)
     parser.add_argument(
         "--captions",
         metavar="FILE",
@@ -152,6 +153,8 @@ def refuse_conflicts(args: argparse.Namespace) -> None:
         refuse(("captions", "split"), "--images searches a folder of your own; leave out one of the two")
         if not args.queries:
             refuse(("rerank", "best", "json", "pictures"), no_query)
+    if not (args.images or args.captions):
+        refuse(("exclude", "follow_links"), "is read only with a folder of pictures; add --images, or leave this out")
     if args.captions:
         refuse(("split", "index"), "with --captions, captions are searched; leave this out")
         if not args.queries:
@@ -173,7 +176,7 @@ def refuse_conflicts(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name}: must be at least 1")
     if args.images:
-        require_pictures(args.images, "--images")
+        require_pictures(args.images, "--images", finder_of(args))
 
 
 # A split, scored
@@ -245,7 +248,7 @@ def open_index(aligner: "Aligner", config: Config, args: argparse.Namespace) -> 
     """The index of a folder or split, brought up to date, and the paths of its pictures by name. Raises UserError."""
     embed: Embed
     if args.images:
-        paths = pictures_below(args.images)
+        paths = pictures_below(args.images, finder_of(args))
         place = Path(args.images).resolve()
         source, name = str(place), place.name
         embed = partial(aligner.embed_files, paths=paths, batch_size=config.extract_batch_size, workers=config.workers)
@@ -263,7 +266,7 @@ def open_index(aligner: "Aligner", config: Config, args: argparse.Namespace) -> 
         print(f"note: ... and {len(index.unreadable) - 5} more, listed in {folder}/index.json", file=sys.stderr)
     if not index.images:
         raise UserError(f"{args.images}: not one of its {len(paths)} pictures could be read")
-    print(f"index of {len(index.images):,} images: {folder}", file=sys.stderr)
+    print(printable(f"index of {len(index.images):,} images: {folder}"), file=sys.stderr)
     return index, paths
 
 
@@ -310,15 +313,17 @@ def load_photos(args: argparse.Namespace, size: int) -> tuple[list[str], np.ndar
     Unreadable photos are reported.
     """
     photos, pixels, failed = [], [], False
-    for source in sources(args.queries):
+    finder = finder_of(args)
+    for source in sources(args.queries, finder):
         try:
-            pixels.append(load_image(open_source(source), size))
+            pixels.append(load_image(open_source(source), size, report_note))
             photos.append(source)
         except UnreadableImage as error:
             failed = True
             if args.json:
-                print(json.dumps({"query": source, "error": str(error)}, ensure_ascii=False))
+                print(json_line({"query": source, "error": str(error)}))
             print(f"error: {error}", file=sys.stderr)
+    finder.tell()
     return photos, np.asarray(pixels), failed
 
 
@@ -329,7 +334,7 @@ def show(query: str, matches: "list[Match]", args: argparse.Namespace) -> None:
     """Print the results of a query, and draw them if the user wants pictures."""
     if args.json:
         results = [match.to_json() for match in matches]
-        print(printable(json.dumps({"query": query, "results": results}, ensure_ascii=False)), flush=True)
+        print(json_line({"query": query, "results": results}), flush=True)
     else:
         print(printable(query))
         for place, match in enumerate(matches, 1):
@@ -345,7 +350,7 @@ def show(query: str, matches: "list[Match]", args: argparse.Namespace) -> None:
                     return
                 figure = ranked(query, pictures, labels)
             name = query if args.captions else "-".join(tokenize(query))[:80]
-            print(f"written: {save(figure, Path(args.pictures), name)}", file=sys.stderr)
+            print(printable(f"written: {save(figure, Path(args.pictures), name)}"), file=sys.stderr)
         except UnreadableImage as error:  # the query photo was deleted or damaged after it was read
             print(f"error: {error}", file=sys.stderr)
         except OSError as error:
@@ -362,6 +367,11 @@ def read_found(matches: "list[Match]") -> "tuple[list[Image], list[str]]":
         except UnreadableImage as error:  # deleted or damaged after the search
             report_missing(error)
     return pictures, labels
+
+
+def report_note(note: str) -> None:
+    """Print what there is to know of a damaged photo that was read all the same."""
+    print(f"note: {note}", file=sys.stderr)
 
 
 def report_missing(error: UnreadableImage) -> None:
@@ -388,11 +398,15 @@ def run_folder(args: argparse.Namespace) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def pictures_below(folder: str) -> dict[str, Path]:
-    """The paths of the pictures below ``folder``, by their names relative to it. Raises UserError if there are none."""
-    names = sorted(image_names(folder, report_folder))
+def pictures_below(folder: str, finder: Finder) -> dict[str, Path]:
+    """The paths of the pictures below ``folder``, by their names relative to it. Raises UserError if there are none.
+
+    What was left out is printed on stderr.
+    """
+    names = sorted(finder.names(folder, report_folder))
     if not names:
-        raise no_pictures(f"--images: {folder}")
+        raise no_pictures(f"--images: {folder}", finder)
+    finder.tell()
     return {name: Path(folder, name) for name in names}
 
 

@@ -32,9 +32,11 @@ from captioning.albums.metadata import write_metadata
 from captioning.base.errors import UserError
 from captioning.base.files import write
 from captioning.base.script import run_script
+from captioning.base.texts import json_line, printable
 from captioning.command_line.options import add_views, make_parser, typed_settings
 from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
-from captioning.pictures.loading import UnreadableImage, load_image, open_source, sources
+from captioning.pictures.finding import add_finding, finder_of, sources
+from captioning.pictures.loading import UnreadableImage, load_image, open_source
 from captioning.reports.figures import attention_maps, captioned, grid_side, read_picture, save
 from captioning.words.tokenizer import tokenize
 from config import POCKET, Config
@@ -50,7 +52,8 @@ def main() -> int:
     refuse_conflicts(args)
     settle_backend(typed_settings(args).get("backend"))
     # The pictures are listed before the model loads, so that a folder without pictures is refused at once.
-    names = list_pictures(Path(args.images[0])) if args.output else list(sources(args.images))
+    finder = finder_of(args)
+    names = list_pictures(Path(args.images[0]), finder) if args.output else list(sources(args.images, finder))
     if args.coco_results:
         coco_ids(names)
 
@@ -61,9 +64,9 @@ def main() -> int:
     refuse_impossible(args, captioner, config)
     if captioner.confidence is None:
         print(f"note: captions come without a confidence: {no_confidence(captioner)}", file=sys.stderr)
-    if args.output:
-        return caption_folder(args, names, captioner, config)
-    return caption_pictures(args, names, captioner, config)
+    status = (caption_folder if args.output else caption_pictures)(args, names, captioner, config)
+    finder.tell()
+    return status
 
 
 def parse() -> Namespace:
@@ -77,6 +80,7 @@ def parse() -> Namespace:
         help="a run folder or a captioner.zip; give --model several times to decode with an ensemble [default: "
         "pretrained/pocket.zip]",
     )
+    add_finding(parser)
     add_views(parser)
     parser.add_argument("--best", type=int, default=1, metavar="K", help="captions per picture, at most beam_size")
     parser.add_argument(
@@ -132,6 +136,12 @@ def refuse_conflicts(args: Namespace) -> None:
         raise UserError(f"--output: captions one folder of pictures, and {len(args.images)} places are named")
     elif args.json or args.pictures or args.attention:
         raise UserError("--output: writes captions into a file; leave out --json, --pictures and --attention")
+    if not any(Path(source).is_dir() for source in args.images):
+        for option in ("exclude", "follow_links"):
+            if getattr(args, option):
+                raise UserError(
+                    f"--{option.replace('_', '-')}: is read only with a folder of pictures; name one, or leave this out"
+                )
     if args.min_confidence is not None and not 0 <= args.min_confidence <= 1:
         raise UserError(f"--min-confidence: {args.min_confidence} is no probability; give a number from 0 to 1")
     if args.overwrite_descriptions and not args.write_metadata:
@@ -205,9 +215,12 @@ def find_captions(
 ) -> Iterator[tuple[str, Found | UnreadableImage]]:
     """Caption pictures in batches. Yields each name with its captions, or with the reason why it cannot be read."""
 
+    def tell(note: str) -> None:
+        print(f"note: {note}", file=sys.stderr)
+
     def load(source: str) -> np.ndarray | UnreadableImage:
         try:
-            return load_image(open_source(source), config.image_size)
+            return load_image(open_source(source), config.image_size, tell)
         except UnreadableImage as error:
             return error
 
@@ -234,11 +247,11 @@ def caption_batch(pixels: np.ndarray, captioner: "Captioner", config: Config, at
 def report_captions(source: str, captions: "Sequence[Caption]", as_json: bool) -> None:
     """Print the captions of a picture."""
     if as_json:
-        print(json.dumps(entry(source, captions), ensure_ascii=False), flush=True)
+        print(json_line(entry(source, captions)), flush=True)
     elif len(captions) == 1:
-        print(f"{source}: {captions[0].text}{sureness(captions[0])}", flush=True)
+        print(f"{printable(source)}: {captions[0].text}{sureness(captions[0])}", flush=True)
     elif captions:
-        print(f"{source}:")
+        print(f"{printable(source)}:")
         for caption in captions:
             print(f"  {caption.score:7.3f}  {caption.text}{sureness(caption)}", flush=True)
 
@@ -253,7 +266,7 @@ def sureness(caption: "Caption") -> str:
 def report_failure(source: str, error: Exception, as_json: bool) -> None:
     """Say that a picture cannot be read."""
     if as_json:
-        print(json.dumps({"image": source, "error": str(error)}, ensure_ascii=False), flush=True)
+        print(json_line({"image": source, "error": str(error)}), flush=True)
     print(f"error: {error}", file=sys.stderr)
 
 
@@ -261,7 +274,7 @@ def draw(option: str, folder: str, source: str, make: Callable[..., "Figure"], s
     """Save the figure that ``make(picture, *arguments)`` gives, the picture at most ``size`` pixels wide and high."""
     try:
         path = save(make(read_picture(open_source(source), size), *arguments), Path(folder), source)
-        print(f"written: {path}", file=sys.stderr)
+        print(printable(f"written: {path}"), file=sys.stderr)
     except UnreadableImage as error:  # a web address that answers once and not again
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
@@ -277,7 +290,7 @@ def caption_folder(args: Namespace, names: Sequence[str], captioner: "Captioner"
     models = [Path(path) for path in args.model]
     settings = made_with(folder, models, config, args.best, args.views)
     unreadable = caption_album(folder, names, output, settings, captioner, config, args.best)
-    print(f"{output}: {len(names) - unreadable:,} pictures with captions, {unreadable:,} unreadable")
+    print(f"{printable(str(output))}: {len(names) - unreadable:,} pictures with captions, {unreadable:,} unreadable")
     if args.coco_results:
         write(Path(args.coco_results), json.dumps(coco_results(names, output)) + "\n")
     failed = describe_pictures(args, folder, names, output, config.workers) if args.write_metadata else 0

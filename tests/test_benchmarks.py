@@ -25,6 +25,7 @@ HEAVY = (
     "onednn",
     "fine_tuning",
     "first_caption",
+    "huge_pictures",
 )
 
 

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -27,16 +28,14 @@ from tqdm import tqdm
 from captioning.albums.progress import progress
 from captioning.base.errors import UserError
 from captioning.base.files import alone_with, write_atomically
+from captioning.pictures.finding import Finder, no_pictures, unlisted
 from captioning.pictures.loading import (
     PREPROCESSING,
     UnreachableImage,
     UnreadableImage,
-    image_names,
     load_ahead,
     load_image,
-    no_pictures,
     one_behind,
-    unlisted,
 )
 from config import Config, DecodingSettings
 
@@ -47,10 +46,10 @@ if TYPE_CHECKING:
 _FORMER_SETTINGS = {"views": 1, "consensus": False}
 
 
-def list_pictures(folder: Path) -> list[str]:
+def list_pictures(folder: Path, finder: Finder | None = None) -> list[str]:
     """The paths of all pictures below ``folder``, relative to it. Subfolders that cannot be listed are reported.
 
-    Raises UserError if it is not a folder or holds no pictures.
+    ``finder`` says which pictures are wanted. Raises UserError if it is not a folder or holds no pictures.
     """
 
     def report(error: OSError) -> None:
@@ -58,9 +57,10 @@ def list_pictures(folder: Path) -> list[str]:
 
     if not folder.is_dir():
         raise UserError(f"--output: captions one folder of pictures, and {folder} is not a folder; name a folder")
-    names = list(image_names(folder, report))
+    finder = finder or Finder()
+    names = list(finder.names(folder, report))
     if not names:
-        raise no_pictures(folder)
+        raise no_pictures(folder, finder)
     return names
 
 
@@ -97,6 +97,10 @@ def _caption_entry(caption: "Caption") -> dict[str, Any]:
     return found
 
 
+def _noted(notes: list[str]) -> dict[str, list[str]]:
+    return {"notes": notes} if notes else {}
+
+
 def caption_album(
     folder: Path,
     names: Sequence[str],
@@ -109,8 +113,9 @@ def caption_album(
     """Write a line for each of the pictures ``names`` in ``folder`` into the file ``output``, unless it has one.
 
     A line has the ``best`` captions of its picture. Pictures that cannot be read get a line with the error, and are
-    reported on stderr. Files that cannot be opened are reported and get no line, so the next run tries them again.
-    ``settings`` (see ``made_with``) must be the ones that the file was begun with.
+    reported on stderr. Files that cannot be opened are reported and get no line, so the next run tries them again. The
+    line of a damaged picture that was read all the same has ``notes``, which are printed too. ``settings`` (see
+    ``made_with``) must be the ones that the file was begun with.
 
     Returns how many of the pictures cannot be read. Raises UserError if the file cannot be written, for example because
     the disk is full. Finished lines stay.
@@ -122,13 +127,16 @@ def caption_album(
             done = {line["image"]: "error" in line for line in read_lines(output)}
             unreadable = sum(done.get(name, False) for name in names)
             todo = [name for name in names if name not in done]
+            notes: dict[str, list[str]] = {}
             with (
                 progress("captions", len(names) - len(todo), len(names)) as advance,
-                closing(_captioned(folder, todo, captioner, config)) as batches,
+                closing(_captioned(folder, todo, captioner, config, notes)) as batches,
             ):
                 for batch, found, reasons in batches:
                     lines = [
-                        {"image": name, "error": str(reasons[i])} if i in reasons else entry(name, found[i][:best])
+                        {"image": name, "error": str(reasons[i])}
+                        if i in reasons
+                        else entry(name, found[i][:best]) | _noted(notes.pop(name, []))
                         for i, name in enumerate(batch)
                         if not isinstance(reasons.get(i), UnreachableImage)
                     ]
@@ -148,19 +156,23 @@ def caption_album(
 
 
 def _captioned(
-    folder: Path, names: Sequence[str], captioner: "Captioner", config: Config
+    folder: Path, names: Sequence[str], captioner: "Captioner", config: Config, notes: dict[str, list[str]]
 ) -> "Generator[tuple[Sequence[str], list[list[Caption]], dict[int, UnreadableImage]], None, None]":
     """Caption pictures batch by batch. Yields for each batch the names, the captions, and why some cannot be read.
 
     There are captions for every position of the batch. The reasons are by position. Three batches are in work at a
     time: ``workers`` threads read one, the encoder computes the one before, and the search runs on the one before
-    that.
+    that. ``notes`` gets what a user should know of damaged pictures that were read all the same, by name.
     """
     size = min(config.extract_batch_size, max(1, len(names)))
     batches = [names[i : i + size] for i in range(0, len(names), size)]
 
+    def note(name: str, found: str) -> None:
+        tqdm.write(f"note: {found}", file=sys.stderr)
+        notes.setdefault(name, []).append(found)
+
     def load(name: str) -> np.ndarray:
-        return load_image(folder / name, config.image_size)
+        return load_image(folder / name, config.image_size, partial(note, name))
 
     with ThreadPoolExecutor(config.workers) as pool, ThreadPoolExecutor(1) as searcher:
         ahead = load_ahead(pool, batches, load, config.image_size, size)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from captioning.albums.captions import read_lines
 from captioning.albums.progress import progress
-from captioning.pictures.metadata import UnwritableMetadata, write_caption
+from captioning.pictures.metadata import UnwritableMetadata, remove_unfinished, write_caption
 
 
 def write_metadata(
@@ -37,6 +37,8 @@ def write_metadata(
         failed        the caption cannot be written; the reason is on stderr
     """
     wanted = set(names)
+    for below in {(folder / name).parent for name in names}:
+        remove_unfinished(below)
     lines = (line for line in read_lines(output) if line["image"] in wanted)
 
     def attempt(line: dict[str, Any]) -> str | UnwritableMetadata:

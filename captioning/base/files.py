@@ -107,8 +107,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a UTF-8 text file, whole or not at all. Raises OSError."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write a UTF-8 text file, whole or not at all. Raises OSError.
+
+    A file name that is not UTF-8 holds lone surrogates. They are written as escapes, which JSON reads back unchanged.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write(path: Path, text: str) -> None:

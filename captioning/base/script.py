@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import platform
 import signal
@@ -10,6 +11,7 @@ import threading
 from typing import Any
 
 from captioning.base.errors import Terminated, UserError, user_error_in
+from captioning.base.texts import printable_lines
 
 # The numbers of the errors of a disk, or of a user's share of it, that has no room left.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -34,8 +36,11 @@ def run_script(main: Any) -> None:
 
     A UserError, and a disk that is full, give one message on stderr and status 2. Ctrl-C and SIGTERM give one message, and
     130 or 143. Where the reader of stdout leaves early, as ``head`` does, the script ends in silence with status 141.
+    Characters that stdout cannot show are printed as escapes.
     """
     set_up_tensorflow()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names and captions hold more than some terminals can show
+        sys.stdout.reconfigure(errors="backslashreplace")
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         if _may_listen() and before[signal.SIGTERM] == signal.SIG_DFL:
@@ -99,7 +104,7 @@ def _refused(error: UserError | str) -> int:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # the disk that stderr goes to may be full, too
-        print(text, file=sys.stderr, flush=True)
+        print(printable_lines(text), file=sys.stderr, flush=True)
 
 
 def _finish_stdout() -> None:

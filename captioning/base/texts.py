@@ -1,10 +1,12 @@
-"""Many texts in one piece of memory. No Keras."""
+"""Many texts in one piece of memory, and texts of strangers made fit to print. No Keras."""
 
+import json
+import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import overload
+from typing import Any, overload
 
 
 class Texts(Sequence[str]):
@@ -67,6 +69,27 @@ def _decode(piece: bytearray) -> str:
     return piece.decode("utf-8", "surrogatepass")
 
 
+# What a terminal would obey, or what would reorder a line: control characters, line ends, marks of writing direction.
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
 def printable(text: str) -> str:
-    """``text`` with an escape for each lone surrogate, such as those of file names that are not UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """``text`` on one line, with an escape for each character that a terminal would obey and each lone surrogate.
+
+    File names may hold such characters. Lone surrogates stand for bytes that are not UTF-8.
+    """
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def printable_lines(text: str) -> str:
+    """As ``printable``, but line ends and tabs stay."""
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+
+
+def json_line(value: Any) -> str:
+    """``value`` as JSON on one line, with an escape for each character that ``printable`` escapes.
+
+    It reads back as the same value.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -20,7 +20,7 @@ from captioning.base.errors import UserError
 from captioning.base.scratch import scratch_folder
 from captioning.base.script import hide_progress
 from captioning.data.records import Warts
-from captioning.pictures.loading import SUFFIXES
+from captioning.pictures.finding import SUFFIXES
 
 # Names of folders in which people keep the Flickr images, in lower case. Flickr8k's publishers spell theirs "Flicker".
 IMAGE_FOLDERS = ("flicker8k_dataset", "flickr8k_dataset", "flickr30k-images", "flickr30k_images", "images")

@@ -12,6 +12,8 @@ from captioning.data.records import ImageRecord
 from captioning.features.digests import encoder_digest
 from captioning.features.looks import Look
 from captioning.features.store import FeatureStore, StoreKey, digest_images, extract
+from captioning.pictures.notes import Notes
+from captioning.pictures.opening import Tell
 from config import EncoderSettings
 
 if TYPE_CHECKING:
@@ -63,23 +65,24 @@ def extract_features(
     def paths() -> dict[str, Path]:
         return {record.file_name: record.path for record in records}
 
-    def load(look: Look, file_name: str) -> np.ndarray:
-        return look.load(paths()[file_name], file_name, settings.image_size)
+    def load(look: Look, tell: Tell, file_name: str) -> np.ndarray:
+        return look.load(paths()[file_name], file_name, settings.image_size, tell)
 
     stores = []
     for look in looks:
         key = replace(whole, preprocessing=look.preprocessing)
-        store = extract(
-            _folder(settings, name, key),
-            key,
-            (record.file_name for record in records),
-            load=partial(load, look),
-            encode=encode,
-            shape=tuple(encoder.output_shape[1:]),
-            batch_size=settings.extract_batch_size,
-            workers=settings.workers,
-            label=look.label,
-            verify=verify,
-        )
+        with Notes() as notes:
+            store = extract(
+                _folder(settings, name, key),
+                key,
+                (record.file_name for record in records),
+                load=partial(load, look, notes),
+                encode=encode,
+                shape=tuple(encoder.output_shape[1:]),
+                batch_size=settings.extract_batch_size,
+                workers=settings.workers,
+                label=look.label,
+                verify=verify,
+            )
         stores.append(store)
     return stores

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from captioning.pictures.loading import MIRRORED, PREPROCESSING, VIEWS, load_image, load_varied, view
+from captioning.pictures.opening import Tell
 from config import TrainingSettings
 
 
@@ -39,16 +40,17 @@ class Look:
         crop = f" of crop {self.crop}" if self.crop else ""
         return "features" + crop + (f" ({VIEWS[self.view]})" if self.view else "")
 
-    def load(self, path: Path, file_name: str, size: int) -> np.ndarray:
+    def load(self, path: Path, file_name: str, size: int, tell: Tell | None = None) -> np.ndarray:
         """The pixels of one image, uint8 ``(size, size, 3)``, RGB 0-255. Raises UnreadableImage.
 
         The random crop depends on its number and ``file_name`` only. So it is the same whatever other images there are.
+        ``tell`` gets what a user should know of a damaged image that was read all the same.
         """
         if self.crop:
-            rng = np.random.default_rng((self.crop, *file_name.encode()))
-            pixels = load_varied(path, size, self.share, self.colour_jitter, rng)
+            rng = np.random.default_rng((self.crop, *file_name.encode("utf-8", "surrogateescape")))
+            pixels = load_varied(path, size, self.share, self.colour_jitter, rng, tell)
         else:
-            pixels = load_image(path, size)
+            pixels = load_image(path, size, tell)
         return view(pixels, self.view)
 
 

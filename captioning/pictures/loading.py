@@ -2,20 +2,24 @@
 
 import errno
 import io
-import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageEnhance, UnidentifiedImageError
 
-from captioning.base.errors import UserError
+from captioning.base.errors import UserError, first_line
+from captioning.base.texts import printable
+from captioning.pictures.decoding import decode, needed_for
+from captioning.pictures.extra_formats import is_raw, raw_preview
+from captioning.pictures.finding import is_address
+from captioning.pictures.opening import FORMATS, MAX_MEMORY, Tell, TooLargeError, file_of
 
 # The name of what load_image and load_varied do, in the fingerprints of feature stores. Change the version whenever
-# their pixels change.
+# their pixels change. Pictures that were refused or black before, such as damaged ones, do not count.
 PREPROCESSING = "exif-rgb-squash-bicubic-v1"
 
 # The ways in which ``view`` shows a picture.
@@ -23,14 +27,6 @@ VIEWS = ("whole", "mirrored", "middle", "middle-mirrored")
 MIRRORED = VIEWS.index("mirrored")
 
 T = TypeVar("T")
-
-# Pillow refuses pictures with very many pixels, and warns at half that number. A user's own picture needs no warning.
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-
-SUFFIXES = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-# Formats of phones that Pillow cannot read. Such files are found in folders too, so that they are reported.
-_UNREADABLE = {".heic", ".heif"}
-_FOUND = SUFFIXES | _UNREADABLE
 
 # A picture from the web may have this many bytes.
 _MAX_DOWNLOAD = 50 << 20
@@ -41,36 +37,55 @@ class UnreadableImage(UserError):
     """A file that is no readable picture. The message names the file and the reason."""
 
 
+class UnknownFormat(UnreadableImage):
+    """A file that is no picture, or one in a format that is not read."""
+
+
+class TooLargeImage(UnreadableImage):
+    """A picture that would take too much memory or time. It was not decoded."""
+
+
 class UnreachableImage(UnreadableImage):
     """A file that could not be opened or read (no permission, a failing disk, a missing file). It may work later."""
 
 
-def load_image(source: str | Path | BinaryIO, size: int) -> np.ndarray:
+def load_image(
+    source: str | Path | BinaryIO,
+    size: int,
+    tell: Tell | None = None,
+    formats: Sequence[str] = FORMATS,
+    memory: int = MAX_MEMORY,
+) -> np.ndarray:
     """Decode a picture and resize it to ``size`` x ``size`` pixels, whatever its proportions.
 
     ``source`` is a path or a binary file object. Resampling is Pillow's antialiased bicubic. A picture that has this
-    size is not resampled.
+    size is not resampled. ``tell``, ``formats`` and ``memory``: see ``open_picture``.
 
     Returns uint8 ``(size, size, 3)``, RGB 0-255. Raises UnreadableImage.
     """
-    image = open_picture(source, size)
+    image = open_picture(source, size, tell, formats, memory)
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
     return np.array(image)
 
 
 def load_varied(
-    source: str | Path, size: int, crop: float, colour_jitter: float, rng: np.random.Generator
+    source: str | Path | BinaryIO,
+    size: int,
+    crop: float,
+    colour_jitter: float,
+    rng: np.random.Generator,
+    tell: Tell | None = None,
 ) -> np.ndarray:
     """For training: a random crop of a picture in randomly changed colours, resized to ``size`` x ``size`` pixels.
 
     The crop keeps a share of the area between ``crop`` and 1. It is up to a third wider or narrower than the picture
     (Szegedy et al., 2015, https://arxiv.org/abs/1409.4842). Brightness, contrast and saturation are each multiplied by
-    a factor between ``1 - colour_jitter`` and ``1 + colour_jitter``.
+    a factor between ``1 - colour_jitter`` and ``1 + colour_jitter``. ``tell``: see ``open_picture``.
 
     Returns uint8 ``(size, size, 3)``, RGB 0-255. Raises UnreadableImage.
     """
-    image = open_picture(source, round(size / crop**0.5))
+    image = open_picture(source, round(size / crop**0.5), tell)
     area = rng.uniform(crop, 1)
     aspect = np.exp(rng.uniform(-1, 1) * min(np.log(4 / 3), -np.log(area)))
     width, height = (area * aspect) ** 0.5, (area / aspect) ** 0.5
@@ -97,25 +112,58 @@ def view(pixels: np.ndarray, number: int) -> np.ndarray:
     return pixels[:, ::-1] if number % 2 else pixels
 
 
-def open_picture(source: str | Path | BinaryIO, size: int) -> Image.Image:
+def open_picture(
+    source: str | Path | BinaryIO,
+    size: int,
+    tell: Tell | None = None,
+    formats: Sequence[str] = FORMATS,
+    memory: int = MAX_MEMORY,
+) -> Image.Image:
     """Decode a picture that will be resized to ``size`` pixels. It is upright, RGB and in its own proportions.
 
-    EXIF orientation is applied, and transparency is laid over white. 16-bit greyscale keeps its high byte. An animation
-    gives its first frame. Raises UnreadableImage.
+    EXIF orientation is applied, and transparency is laid over white. Greyscale and colours of more than 8 bits are
+    scaled by the values that are there. An animation gives its first frame that shows something. A damaged picture
+    gives what is there of it, if that is a quarter at least, and damaged metadata is ignored. ``tell`` gets what a user
+    should know of such a picture, with its name. RAW files give the preview that the camera has put into them.
+
+    Only ``formats`` are read, and only pictures that take at most ``memory`` bytes. Raises UnreadableImage.
     """
+    name = _name(source)
+
+    def tell_of(found: str) -> None:
+        if tell is not None:
+            tell(f"{name}: {printable(found)}")
+
+    with _unreadable_if_failing(name), file_of(source) as file:
+        if is_raw(name):
+            preview, orientation = raw_preview(file)
+            return decode(preview, size, tell_of, formats, memory, orientation)
+        return decode(file, size, tell_of, formats, memory)
+
+
+def measure(
+    source: str | Path | BinaryIO, size: int, formats: Sequence[str] = FORMATS, memory: int = MAX_MEMORY
+) -> tuple[int, tuple[int, int]]:
+    """About how many bytes ``open_picture`` would take, and the width and height.
+
+    Decodes nothing, and raises what it would.
+    """
+    with _unreadable_if_failing(_name(source)), file_of(source) as file:
+        return needed_for(file, size, formats, memory)
+
+
+def _name(source: str | Path | BinaryIO) -> str:
+    """What messages call a picture."""
+    return printable(str(source if isinstance(source, str | Path) else getattr(source, "name", "the given image data")))
+
+
+@contextmanager
+def _unreadable_if_failing(name: str) -> Iterator[None]:
+    """Turn any error into UnreadableImage, which has the ``name`` of the picture."""
     try:
-        with Image.open(source) as image:
-            # A JPEG may be decoded at a half, quarter or eighth of its size, but not below twice the size that is
-            # wanted. For 12 megapixels that is five times as fast. On COCO photographs it changed pixels by 0.7 grey
-            # levels on average, and single ones on hard edges by up to 50.
-            image.draft(None, (2 * size, 2 * size))
-            return to_rgb(ImageOps.exif_transpose(image))
+        yield
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more on damaged files
-        name = source if isinstance(source, (str, Path)) else getattr(source, "name", "the given image data")
-        # An OSError of Pillow's own has no number. Only seeking to where a damaged file points gives EINVAL.
-        of_system = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
-        kind = UnreachableImage if of_system else UnreadableImage
-        raise kind(f"{name}: cannot be read as a picture: {_reason(error, str(name))}") from None
+        raise _kind(error)(f"{name}: cannot be read as a picture: {printable(_reason(error))}") from None
 
 
 def load_ahead(
@@ -157,65 +205,6 @@ def one_behind(items: Iterator[T]) -> Iterator[T]:
         yield held
 
 
-def find_images(folder: str | Path) -> list[Path]:
-    """The paths of all picture files below ``folder``, sorted. Raises UserError when there is no such folder."""
-    return sorted(Path(folder, name) for name in image_names(folder))
-
-
-def image_names(folder: str | Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[str]:
-    """The paths of all picture files below ``folder``, relative to it and with slashes. Suffixes decide.
-
-    Hidden files and folders, such as the waste bins of photo programs, are left out. Links to folders are not followed.
-    Links that lead nowhere are included, so that they are reported. ``on_error`` gets the error of each subfolder that
-    cannot be listed. Raises UserError when there is no such folder.
-    """
-    if not os.path.isdir(folder):
-        raise UserError(f"{folder}: there is no such folder of images; name another")
-    for parent, folders, files in os.walk(folder, onerror=on_error):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = Path(parent).relative_to(folder)
-        for name in sorted(files):
-            if (
-                not name.startswith(".")
-                and os.path.splitext(name)[1].lower() in _FOUND
-                and (os.path.isfile(path := os.path.join(parent, name)) or os.path.islink(path))
-            ):
-                yield (below / name).as_posix()
-
-
-def require_pictures(folder: str | Path, option: str) -> None:
-    """Raise UserError, which names ``option``, if ``folder`` is no folder or holds no pictures. Stops at the first."""
-    if next(image_names(folder), None) is None:
-        raise no_pictures(f"{option}: {folder}")
-
-
-def no_pictures(where: str | Path) -> UserError:
-    """The error of a folder without pictures. ``where``: the folder, and the option that names it, if there is one."""
-    return UserError(f"{where}: holds no pictures (by suffix: {', '.join(sorted(SUFFIXES))})")
-
-
-def unlisted(error: OSError) -> str:
-    """What to say of a subfolder that cannot be listed, given what ``image_names`` reports."""
-    return f"{error.filename}: cannot be listed: {error.strerror}"
-
-
-def is_address(source: str) -> bool:
-    """Whether ``source`` is a web address. Otherwise it is a path."""
-    return source.startswith(("http://", "https://"))
-
-
-def sources(arguments: list[str]) -> Iterator[str]:
-    """The pictures that the arguments name. A folder gives all pictures below it, and UserError if it has none."""
-    for argument in arguments:
-        if not is_address(argument) and Path(argument).is_dir():
-            found = find_images(argument)
-            if not found:
-                raise no_pictures(argument)
-            yield from map(str, found)
-        else:
-            yield argument
-
-
 def open_source(source: str) -> str | io.BytesIO:
     """What Pillow can open: a path as it is, or the bytes behind a web address. Raises UnreadableImage."""
     if not is_address(source):
@@ -225,35 +214,34 @@ def open_source(source: str) -> str | io.BytesIO:
     try:
         data = fetch(source, _MAX_DOWNLOAD, _DOWNLOAD_SECONDS)
     except Unfetched as error:
-        raise UnreadableImage(f"{source}: cannot be fetched: {error}") from None
+        raise UnreadableImage(printable(f"{source}: cannot be fetched: {error}")) from None
     if len(data) > _MAX_DOWNLOAD:
-        raise UnreadableImage(f"{source}: larger than {_MAX_DOWNLOAD >> 20} MiB")
+        raise UnreadableImage(f"{printable(source)}: larger than {_MAX_DOWNLOAD >> 20} MiB")
     picture = io.BytesIO(data)
     picture.name = source  # open_picture's messages name it
     return picture
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any mode as RGB. Transparency is laid over white; 16-bit greyscale keeps its high byte."""
-    if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow's own conversion would clip at 255
-        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "F" and 0 < np.nanmax(np.asarray(image)) <= 1:
-        raise ValueError("its pixels are fractions of one, which would all be black; save it with 8 bits a channel")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _reason(error: Exception, name: str) -> str:
-    """Why the file ``name`` cannot be read, in words."""
+def _kind(error: Exception) -> type[UnreadableImage]:
+    """What kind of unreadable picture an error tells of."""
     if isinstance(error, UnidentifiedImageError):
-        if os.path.splitext(name)[1].lower() in _UNREADABLE:
-            return "Pillow does not know HEIC; convert it to JPEG"
-        return "no picture format that Pillow knows"
+        return UnknownFormat
+    if isinstance(error, TooLargeError | Image.DecompressionBombError):
+        return TooLargeImage
+    # An OSError of Pillow's own has no number. Only seeking to where a damaged file points gives EINVAL.
+    of_system = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+    return UnreachableImage if of_system else UnreadableImage
+
+
+def _reason(error: Exception) -> str:
+    """Why a file cannot be read, in words."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"no picture format that is read here ({', '.join(FORMATS)})"
     if isinstance(error, Image.DecompressionBombError):
         refused = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         return f"more than {refused // 10**6} megapixels; make it smaller"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for it; make it smaller"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error) or type(error).__name__
+    return first_line(error)

@@ -13,8 +13,10 @@ XMP: ISO 16684-1. Where files keep it: XMP Specification, part 3 (Adobe, 2020). 
 import errno
 import io
 import os
+import re
 import shutil
 import struct
+import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
@@ -25,10 +27,14 @@ from typing import BinaryIO, Literal
 from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
-from PIL import Image, IptcImagePlugin
+from PIL import IptcImagePlugin
 
-from captioning.base.errors import UserError
+from captioning.base.errors import UserError, first_line
 from captioning.base.files import replacing
+from captioning.base.texts import printable
+from captioning.pictures.containers import JPEG_START, PNG_SIGNATURE, jpeg_segments, png_chunks
+from captioning.pictures.finding import SUFFIXES
+from captioning.pictures.opening import open_regular, open_strictly
 
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 # Names as expat gives them: namespace, space, local name.
@@ -46,8 +52,16 @@ _EMPTY = (
 ).encode()
 
 _JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_XMP = b"XML:com.adobe.xmp\0"
+
+# Longer packets, deeper elements and more descriptions are refused, so that no file of a stranger takes much time or
+# memory.
+_MAX_PACKET = 16 << 20
+_MAX_DEPTH = 200
+_MAX_SPANS = 1000
+
+_UNFINISHED = ".captioning-"  # begins the names of files that are being written
+_ABANDONED = 3600  # seconds after which such a file is nobody's any more
 
 
 class UnwritableMetadata(UserError):
@@ -57,22 +71,27 @@ class UnwritableMetadata(UserError):
 def write_caption(
     picture: Path, caption: str, embed: bool = False, overwrite: bool = False
 ) -> Literal["embedded", "sidecar", "kept"]:
-    """Make ``caption`` the description of ``picture``, in ``photo.jpg.xmp`` beside it or, with ``embed``, inside it.
+    """Make ``caption`` the description of ``picture``, in an XMP file beside it or, with ``embed``, inside it.
 
     Some files cannot hold the caption, so that it goes beside them in spite of ``embed``: formats other than JPEG and
-    PNG, signed files (C2PA), and JPEGs that a longer packet would break. A description that we did not write is kept,
-    unless ``overwrite`` is set. It may stand in XMP inside or beside the picture, in IPTC or in PNG text. ``overwrite``
-    leaves IPTC and PNG text as they are. A file is replaced whole or not at all, and a write-protected file never. A
-    picture keeps its modification time. Where the caption stands already, nothing is written, so this is safe to
-    repeat.
+    PNG, signed files (C2PA), and JPEGs that a longer packet would break. The file beside ``photo.jpg`` is
+    ``photo.jpg.xmp``. Where only ``photo.xmp`` is there, as Lightroom names it, that file is extended, unless it may be
+    that of another picture.
+
+    A description that we did not write is kept, unless ``overwrite`` is set. It may stand in XMP inside or beside the
+    picture, in IPTC or in PNG text. What cameras write there by themselves is no description. ``overwrite`` leaves IPTC
+    and PNG text as they are. A file is replaced whole or not at all, and a write-protected file never. A picture keeps
+    its modification time. Where the caption stands already, nothing is written, so this is safe to repeat.
 
     Returns where the caption is now, or "kept". Raises UnwritableMetadata. Raises UserError when the disk is full or
     read-only.
     """
-    beside = Path(f"{picture}.xmp")
+    beside, others = _sidecars(picture)
+    name = printable(str(picture))
     try:
         inside, sidecar = _slot_inside(picture), _slot_beside(beside)
-        packets = [sidecar.packet, inside.packet if inside else b"", *_read_with_pillow(picture)]
+        packets: list[bytes | None] = [sidecar.packet, *(_slot_beside(other).packet for other in others)]
+        packets += [inside.packet if inside else b"", *_read_with_pillow(picture)]
         if not overwrite and any(packet is None or _Packet(packet).is_foreign for packet in packets):
             return "kept"
         for slot, path in ((inside if embed else None, picture), (sidecar, beside)):
@@ -87,12 +106,34 @@ def write_caption(
     except OSError as error:
         hopeless = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
         kind = UserError if hopeless else UnwritableMetadata
-        raise kind(f"{picture}: its metadata cannot be written: {error.strerror or error}") from None
+        raise kind(f"{name}: its metadata cannot be written: {printable(error.strerror or str(error))}") from None
     except ValueError as error:
         raise UnwritableMetadata(
-            f"{picture}: its XMP cannot be changed: {error}; another program may mend it"
+            f"{name}: its XMP cannot be changed: {printable(str(error))}; another program may mend it"
         ) from None
     return "embedded" if path == picture else "sidecar"
+
+
+# What cameras write into descriptions by themselves. From reports of people who met them, and from the lists that
+# gThumb, PhotoPrism and iNaturalist keep for the same purpose.
+_MAKERS = "olympus|sony|konica minolta|minolta|samsung|kodak|nikon|pentax|fujifilm|sanyo|casio|ricoh|panasonic|moultrie"
+_CAMERA_TEXT = re.compile(
+    rf"({_MAKERS}) digital (still |game )?camera|sony dsc|samsung( camera pictures)?|<[^<>]*(samsung|digimax)[^<>]*>"
+    r"|exif_jpeg_picture|binary comment|created by imlib|default|x-default"
+    # Modes of Huawei's phones.
+    r"|(f|r)bt|fbthdr|btf(hdr|mdn)?|btr|burst|cof|dav|edf|frem|frontbhdp|hdr|hdrpl|mde(_soft)?|mon|nor|oznor(wo)?|ptr"
+    r"|rhdr|rpt",
+    re.IGNORECASE,
+)
+
+
+def _says_something(text: object) -> bool:
+    """Whether a description, if there is one, was written by a person."""
+    if isinstance(text, list):  # IPTC may repeat it
+        return any(map(_says_something, text))
+    words = " ".join((text.decode(errors="replace") if isinstance(text, bytes) else str(text or "")).split())
+    words = words.strip("\0 ")
+    return bool(words) and words != "DIGITAL CAMERA" and not _CAMERA_TEXT.fullmatch(words)
 
 
 # Packets --------------------------------------------------------------------------------------------------------------
@@ -100,24 +141,33 @@ def write_caption(
 
 @dataclass
 class _Texts:
-    """One property of a packet: language -> text, and the (first, last + 1) bytes that it takes in the packet."""
+    """One property of a packet: its text by language, and the (first, last + 1) bytes that it takes in the packet."""
 
-    texts: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, list[str]] = field(default_factory=dict)
     spans: list[tuple[int, int]] = field(default_factory=list)
 
     def add(self, language: str, text: str) -> None:
         language = _DEFAULT if language.lower() == _DEFAULT else language
-        self.texts[language] = self.texts.get(language, "") + text
+        self.parts.setdefault(language, []).append(text)
+
+    @property
+    def texts(self) -> dict[str, str]:
+        return {language: "".join(parts) for language, parts in self.parts.items()}
 
 
 class _Packet:
     """What a packet says in the two properties that we write, and where it can be extended."""
 
     def __init__(self, packet: bytes):
-        """``packet`` may be empty. Otherwise ValueError is raised unless it is well-formed XML in UTF-8."""
+        """``packet`` may be empty.
+
+        Otherwise ValueError is raised unless it is well-formed XML in UTF-8, within bounds.
+        """
         self.properties = {DESCRIPTION: _Texts(), OURS: _Texts()}
         self.about = ""  # the rdf:about of its parts, which must be the same in all of them
         self.end: int | None = None  # the byte where the closing tag of rdf:RDF begins
+        if len(packet) > _MAX_PACKET:
+            raise ValueError(_too_long())
         if packet:
             self._parse(packet.rstrip(b"\0"))
 
@@ -127,13 +177,14 @@ class _Packet:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether there is a description that we did not write, or that somebody has edited since."""
+        """Whether there is a description that neither we nor a camera wrote, or that somebody has edited since."""
         texts = self.properties[DESCRIPTION].texts
-        return any(map(str.strip, texts.values())) and not self.is_ours(texts.get(_DEFAULT, ""))
+        return any(map(_says_something, texts.values())) and not self.is_ours(texts.get(_DEFAULT, ""))
 
     def _parse(self, packet: bytes) -> None:
         path: list[str] = []
-        begun, language, plain = 0, "", ""
+        begun, language = 0, ""
+        plain: list[str] = []
 
         def inside() -> _Texts | None:
             """The property in which the parser is now."""
@@ -145,29 +196,32 @@ class _Packet:
         def start(name: str, attributes: dict[str, str]) -> None:
             nonlocal begun, language, plain
             path.append(name)
+            if len(path) > _MAX_DEPTH:
+                raise ValueError(f"its elements stand in each other {_MAX_DEPTH} deep")
             if path[-2:] == _TOP:
                 self.about = self.about or attributes.get(f"{RDF} about", "")
                 for known in self.properties.keys() & attributes.keys():  # invalid, but some programs write it
                     self.properties[known].add(_DEFAULT, attributes[known])
             elif path[-3:-1] == _TOP:
-                begun, plain = parser.CurrentByteIndex, ""
+                begun, plain = parser.CurrentByteIndex, []
             elif path[-1] == f"{RDF} li":
                 language = attributes.get(_LANGUAGE, _DEFAULT)
 
         def text(data: str) -> None:
-            nonlocal plain
             if path[-1] == f"{RDF} li" and (found := inside()):
                 found.add(language, data)
             elif path[-3:-1] == _TOP:
-                plain += data
+                plain.append(data)
 
         def end(name: str) -> None:
             at = parser.CurrentByteIndex
             is_tag = packet[at : at + 2] == b"</"  # for an element without content, expat gives the byte after it
             if path[-3:-1] == _TOP and (found := inside()):
                 found.spans.append((begun, packet.index(b">", at) + 1 if is_tag else at))
-                if plain.strip():
-                    found.add(_DEFAULT, plain.strip())
+                if len(found.spans) > _MAX_SPANS:
+                    raise ValueError("it holds thousands of descriptions")
+                if whole := "".join(plain).strip():
+                    found.add(_DEFAULT, whole)
             if name == _TOP[0] and is_tag:
                 self.end = at
             path.pop()
@@ -176,12 +230,17 @@ class _Packet:
             raise ValueError("it declares a document type")
 
         parser = expat.ParserCreate("utf-8", " ")
+        parser.buffer_text = True  # or each line of a text comes by itself
         parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, text
         parser.StartDoctypeDeclHandler = refuse
         try:
             parser.Parse(packet, True)
         except expat.ExpatError as error:
             raise ValueError(f"it is damaged ({error})") from None
+
+
+def _too_long() -> str:
+    return f"its XMP is longer than {_MAX_PACKET >> 20} MiB"
 
 
 def with_description(packet: bytes, caption: str) -> bytes:
@@ -211,8 +270,11 @@ def with_description(packet: bytes, caption: str) -> bytes:
             "</rdf:Description>",
         ]
         edits.append((before.end, before.end, "\n".join(lines) + "\n"))
-    for first, last, new in sorted(edits, reverse=True):
-        packet = packet[:first] + new.encode() + packet[last:]
+    pieces, at = [], 0
+    for first, last, new in sorted(edits):
+        pieces += [packet[at:first], new.encode()]
+        at = last
+    packet = b"".join([*pieces, packet[at:]])
     if not _Packet(packet).is_ours(caption):
         raise ValueError("its description has a form that cannot be replaced")
     return packet
@@ -232,26 +294,47 @@ class _Slot:
     limit: int  # bytes of the longest packet that fits
 
 
+def _sidecars(picture: Path) -> tuple[Path, list[Path]]:
+    """The .xmp file beside a picture that is ours to write, and others that may be about it too."""
+    own = Path(f"{picture}.xmp")
+    others = [path for suffix in (".xmp", ".XMP") if (path := picture.with_suffix(suffix)) != own and path.exists()][:1]
+    if others and not own.exists() and not _has_namesake(picture):
+        return others[0], []
+    return own, others
+
+
+def _has_namesake(picture: Path) -> bool:
+    """Whether there is another picture of the same name but for its suffix, as ``photo.png`` beside ``photo.jpg``."""
+    for suffix in SUFFIXES:
+        for other in (picture.with_suffix(suffix), picture.with_suffix(suffix.upper())):
+            if other.exists() and not other.samefile(picture):
+                return True
+    return False
+
+
 def _slot_beside(sidecar: Path) -> _Slot:
     """The whole of an .xmp file beside a picture. Raises UnwritableMetadata when it is damaged."""
-    packet = sidecar.read_bytes() if sidecar.exists() else b""
+    packet = b""
     try:
+        if sidecar.exists():
+            with open_regular(sidecar) as file:
+                packet = file.read(_MAX_PACKET + 1)
         _Packet(packet)
     except ValueError as error:
-        raise UnwritableMetadata(f"{sidecar}: cannot be added to: {error}; mend or remove it") from None
+        raise UnwritableMetadata(f"{printable(str(sidecar))}: cannot be added to: {error}; mend or remove it") from None
     return _Slot(0, len(packet), packet, wrap=bytes, limit=1 << 30)
 
 
 def _slot_inside(picture: Path) -> _Slot | None:
     """The place of the packet inside a picture; None for a picture that must not be written into."""
-    with open(picture, "rb") as file:
-        head = file.read(len(_PNG_SIGNATURE))
+    with open_regular(picture) as file:
+        head = file.read(len(PNG_SIGNATURE))
         try:
-            if head.startswith(b"\xff\xd8"):
+            if head.startswith(JPEG_START):
                 return _slot_in_jpeg(file)
-            if head == _PNG_SIGNATURE:
+            if head == PNG_SIGNATURE:
                 return _slot_in_png(file)
-        except (ValueError, struct.error, zlib.error):  # a damaged or unusual file is left alone
+        except (ValueError, IndexError, struct.error, zlib.error):  # a damaged or unusual file is left alone
             pass
     return None
 
@@ -259,7 +342,7 @@ def _slot_inside(picture: Path) -> _Slot | None:
 def _slot_in_jpeg(file: BinaryIO) -> _Slot | None:
     """The APP1 segment with XMP, or the place for one. None if the file is signed or byte positions must not change."""
     front, slot, counts_bytes = 2, None, False
-    for start, end, marker, content in _jpeg_segments(file):
+    for start, end, marker, content in jpeg_segments(file):
         if marker == 0xEB and b"c2pa" in content:
             return None  # content credentials: any change would break their signature
         if marker == 0xE2 and content.startswith(b"MPF\0"):
@@ -277,36 +360,20 @@ def _slot_in_jpeg(file: BinaryIO) -> _Slot | None:
     return _Slot(*(slot or (front, front, b"")), wrap, limit=0xFFFF - 2 - len(_JPEG_XMP))
 
 
-def _jpeg_segments(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
-    """First byte, last byte + 1, marker and content of each segment before the compressed pixels."""
-    start = file.seek(2)
-    while True:
-        head = file.read(2)
-        while head == b"\xff\xff":  # any number of such bytes may come before a marker
-            head = head[1:] + file.read(1)
-        (marker,) = struct.unpack(">H", head)
-        if marker in (0xFFDA, 0xFFD9):
-            return
-        (length,) = struct.unpack(">H", file.read(2))
-        content = file.read(length - 2)
-        if marker < 0xFFC0 or 0xFFD0 <= marker <= 0xFFD8 or len(content) != length - 2:
-            raise ValueError(f"no segment at byte {start}")
-        yield start, file.tell(), marker & 0xFF, content
-        start = file.tell()
-
-
 def _slot_in_png(file: BinaryIO) -> _Slot | None:
     """The iTXt chunk with XMP, or the place for one. None for signed files."""
-    front, slot = len(_PNG_SIGNATURE) + 25, None  # behind IHDR, which comes first
-    for start, end, kind in _png_chunks(file):
+    front, slot = len(PNG_SIGNATURE) + 25, None  # behind IHDR, which comes first
+    for start, end, kind in png_chunks(file):
         if kind == b"caBX":
             return None  # content credentials: any change would break their signature
-        if kind == b"iTXt" and slot is None:
-            content = file.read(end - start - 12)
-            if content.startswith(_PNG_XMP):
-                is_compressed, rest = content[len(_PNG_XMP)], content[len(_PNG_XMP) + 2 :]
-                _, _, packet = rest.split(b"\0", 2)  # behind the language and the translated keyword
-                slot = (start, end, zlib.decompress(packet) if is_compressed else packet)
+        if kind == b"iTXt" and slot is None and file.read(len(_PNG_XMP)) == _PNG_XMP:
+            length = end - start - 12 - len(_PNG_XMP)
+            if length > _MAX_PACKET:
+                raise ValueError(_too_long())
+            content = file.read(length)
+            is_compressed, rest = content[0], content[2:]
+            _, _, packet = rest.split(b"\0", 2)  # behind the language and the translated keyword
+            slot = (start, end, _inflated(packet) if is_compressed else packet)
 
     def wrap(packet: bytes) -> bytes:
         content = b"iTXt" + _PNG_XMP + bytes(4) + packet
@@ -315,32 +382,52 @@ def _slot_in_png(file: BinaryIO) -> _Slot | None:
     return _Slot(*(slot or (front, front, b"")), wrap, limit=1 << 30)
 
 
-def _png_chunks(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
-    """First byte, last byte + 1 and kind of each chunk. Meanwhile ``file`` stands where the chunk's content begins."""
-    start, kind = len(_PNG_SIGNATURE), b""
-    while kind != b"IEND":
-        file.seek(start)
-        length, kind = struct.unpack(">I4s", file.read(8))
-        end = start + 12 + length
-        yield start, end, kind
-        start = end
+def _inflated(data: bytes) -> bytes:
+    """What zlib has compressed. Raises ValueError where that is longer than a packet may be."""
+    inflating = zlib.decompressobj()
+    packet = inflating.decompress(data, _MAX_PACKET)
+    if inflating.unconsumed_tail or not inflating.eof:
+        raise ValueError(_too_long())
+    return packet
 
 
 def _read_with_pillow(picture: Path) -> Iterator[bytes | None]:
     """The packet of a picture of any format, then None if a description stands outside of XMP. Raises ValueError."""
     try:
-        with Image.open(picture) as image:
+        with open_regular(picture) as file, open_strictly(file) as image:
             iptc = IptcImagePlugin.getiptcinfo(image) or {}
             packet = image.info.get("xmp", b"")
-            described = iptc.get((2, 120)) or (image.format == "PNG" and image.info.get("Description"))
+            described = [iptc.get((2, 120)), image.info.get("Description") if image.format == "PNG" else None]
     except Exception as error:  # Pillow raises errors of many kinds on damaged files
-        raise ValueError(f"its metadata cannot be read ({error})") from None
+        raise ValueError(f"its metadata cannot be read ({first_line(error)})") from None
     yield packet
-    if described:
+    if any(map(_says_something, described)):
         yield None
 
 
 # Writing --------------------------------------------------------------------------------------------------------------
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left in ``folder`` while they wrote metadata. What others are writing stays."""
+    for path in folder.glob(f"{_UNFINISHED}*.tmp"):
+        process = path.name.removeprefix(_UNFINISHED).partition("-")[0]
+        with suppress(OSError):
+            if not _is_running(process) or time.time() - path.stat().st_mtime > _ABANDONED:
+                path.unlink()
+
+
+def _is_running(process: str) -> bool:
+    """Whether a process may be running, given its number as text. It may, where that cannot be asked."""
+    if not process.isdecimal() or os.name == "nt":  # Windows would take the question for a signal
+        return True
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
 
 
 def _protected(path: Path) -> bool:
@@ -354,9 +441,10 @@ def _put(path: Path, slot: _Slot, packet: bytes, keep_times: bool) -> None:
     if path.exists() and _protected(path):
         raise PermissionError(errno.EACCES, f"{path.name} is write-protected")
     # The name of the new file is unique, since another process may be writing the same picture.
-    with replacing(path, path.with_name(f".captioning-{uuid.uuid4().hex}.tmp")) as new:
+    with replacing(path, path.with_name(f"{_UNFINISHED}{os.getpid()}-{uuid.uuid4().hex}.tmp")) as new:
         with open(path, "rb") if path.exists() else io.BytesIO() as source, open(new, "xb") as target:
-            target.write(source.read(slot.start))
+            while source.tell() < slot.start and (part := source.read(min(1 << 20, slot.start - source.tell()))):
+                target.write(part)
             target.write(slot.wrap(packet))
             source.seek(slot.end)
             shutil.copyfileobj(source, target, 1 << 20)

@@ -11,17 +11,18 @@ from PIL import Image
 
 from captioning.base.errors import UserError
 from captioning.pictures.loading import open_picture
+from captioning.pictures.opening import MAX_MEMORY
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def read_picture(source: str | Path | BinaryIO, side: int) -> Image.Image:
+def read_picture(source: str | Path | BinaryIO, side: int, memory: int = MAX_MEMORY) -> Image.Image:
     """The picture upright, in RGB, in its own proportions, and at most ``side`` pixels wide and high.
 
-    ``source`` is a path or a binary file object. Raises UnreadableImage.
+    ``source`` is a path or a binary file object. ``memory``: see ``open_picture``. Raises UnreadableImage.
     """
-    picture = open_picture(source, side)
+    picture = open_picture(source, side, memory=memory)
     picture.thumbnail((side, side))
     return picture
 

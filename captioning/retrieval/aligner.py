@@ -24,6 +24,7 @@ from captioning.features.folding import FoldedEncoder
 from captioning.features.store import FeatureStore
 from captioning.features.weight_files import save_weights
 from captioning.pictures.loading import PREPROCESSING, UnreadableImage, load_ahead, load_image
+from captioning.pictures.notes import Notes
 from captioning.retrieval.towers import build_towers
 from captioning.storage import bundles
 from captioning.words.padding import pad
@@ -78,8 +79,8 @@ class Aligner:
         """
         batches = [names[start : start + batch_size] for start in range(0, len(names), batch_size)]
         size = self.config.image_size
-        with ThreadPoolExecutor(workers) as pool:
-            ahead = load_ahead(pool, batches, lambda name: load_image(paths[name], size), size, batch_size)
+        with Notes() as notes, ThreadPoolExecutor(workers) as pool:
+            ahead = load_ahead(pool, batches, lambda name: load_image(paths[name], size, notes), size, batch_size)
             for batch, (pixels, reasons) in zip(batches, ahead, strict=True):
                 readable = [i for i in range(len(batch)) if i not in reasons]
                 yield (

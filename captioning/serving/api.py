@@ -30,6 +30,7 @@ from captioning.serving.engine import (
     FORMATS,
     MAX_BEAM,
     MAX_PIXELS,
+    SMALL,
     Attention,
     Busy,
     Decoding,
@@ -38,6 +39,7 @@ from captioning.serving.engine import (
     Result,
     TooLarge,
     WrongType,
+    memory_for,
     read_upload,
 )
 from captioning.serving.guard import Guard, Hosts
@@ -102,6 +104,7 @@ class Answer(BaseModel):
     consensus: bool = Field(description="whether captions are ranked by consensus; the greedy caption never is")
     greedy: CaptionAnswer
     captions: list[CaptionAnswer] = Field(description="the beam_size best, best first")
+    notes: list[str] | None = Field(None, description="what is damaged in a picture that was read all the same")
 
 
 class ModelAnswer(BaseModel):
@@ -216,8 +219,8 @@ def create_app(
     )
     app.add_middleware(Guard, hosts=hosts, stopping=stopping or asyncio.Event())
     app.add_middleware(_Headers)
-    # One thread saves memory: decoding a picture of MAX_PIXELS takes up to 15 bytes per pixel.
-    reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
+    # Two threads for small pictures, which never wait for large ones. Those take much memory, so they are read one by one.
+    readers = ThreadPoolExecutor(2, thread_name_prefix="reader"), ThreadPoolExecutor(1, thread_name_prefix="large")
     about = _models(engine, photos)
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorAnswer, "description": text} for status, text in _ERRORS.items()
@@ -249,13 +252,15 @@ def create_app(
         with engine.place():
             name, file = await _receive(request)
             with file:
-                reading = reader.submit(read_upload, file, name, chosen.config.image_size)
+                size, notes = chosen.config.image_size, list[str]()
+                needed = await asyncio.wrap_future(readers[0].submit(memory_for, file, name, size))
+                reading = readers[needed > SMALL].submit(read_upload, file, name, size, notes.append)
                 pixels = await asyncio.wrap_future(reading)
             try:
                 result = await asyncio.wrap_future(engine.submit(chosen, pixels, decoding, attention))
             except UserError as error:
                 raise Refused(500, "model", str(error)) from None
-        return _answer(name, chosen, decoding, result)
+        return _answer(name, chosen, decoding, result, notes)
 
     app.include_router(search_routes(engine, photos, errors))
     _answer_errors(app)
@@ -298,7 +303,7 @@ def _choice(
         raise Refused(422, "bad_setting", str(error)) from None
 
 
-def _answer(name: str, model: Model, decoding: Decoding, result: Result) -> Answer:
+def _answer(name: str, model: Model, decoding: Decoding, result: Result, notes: list[str]) -> Answer:
     """The answer to POST /api/captions."""
     looks: list[Attention | None] = [None] * (1 + len(result.captions))
     if result.greedy_attention is not None:
@@ -311,6 +316,7 @@ def _answer(name: str, model: Model, decoding: Decoding, result: Result) -> Answ
         consensus=model.search(decoding).votes,
         greedy=greedy,
         captions=beam,
+        notes=notes or None,
     )
 
 

@@ -22,10 +22,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from captioning.base.errors import UserError
-from captioning.pictures.loading import UnreadableImage, load_image
+from captioning.base.texts import printable
+from captioning.pictures.loading import TooLargeImage, UnknownFormat, UnreadableImage, load_image, measure
+from captioning.pictures.opening import Tell
 from captioning.reports.figures import grid_side
 from captioning.serving.worker import Worker
 from config import Config
@@ -40,7 +41,12 @@ KEPT = 2  # captioners that stay in memory, the last used
 MAX_BEAM = 10  # largest beam size; each size is compiled at its first use
 # A PNG of a few kilobytes can hold very many equal pixels. Phones take pictures of up to 50 megapixels.
 MAX_PIXELS = 50_000_000
+# A picture may take this many bytes while it is decoded. Above SMALL it waits for other large ones.
+MAX_MEMORY = 400 << 20
+SMALL = 64 << 20
+_ANY = 1 << 60
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_SMALLER = "send a smaller copy (one megapixel is enough for captions)"
 
 
 class Busy(Exception):
@@ -52,7 +58,7 @@ class Busy(Exception):
 
 
 class TooLarge(UserError):
-    """A picture with more than ``MAX_PIXELS`` pixels."""
+    """A picture with more than ``MAX_PIXELS`` pixels, or one that would take more than ``MAX_MEMORY``."""
 
 
 class WrongType(UserError):
@@ -268,35 +274,55 @@ def _attention(weights: np.ndarray, side: int) -> Attention:
     return Attention(side, weights[:, :regions], weights[:, regions] if weights.shape[1] > regions else None)
 
 
-def read_upload(file: BinaryIO, name: str, size: int) -> np.ndarray:
+def memory_for(file: BinaryIO, name: str, size: int) -> int:
+    """About how many bytes it takes to read an uploaded picture for ``size`` pixels. Only its header is read.
+
+    ``name`` is for messages. Raises WrongType if it is in none of ``FORMATS``, TooLarge if it has more than
+    ``MAX_PIXELS`` pixels, too long a side, or would take more than ``MAX_MEMORY``, and UnreadableImage if it is
+    damaged.
+    """
+    with _named(name):
+        needed, (width, height) = measure(file, size, FORMATS, _ANY)
+    if width * height > MAX_PIXELS:
+        raise TooLarge(f"{printable(name)}: more than {MAX_PIXELS // 10**6} megapixels; {_SMALLER}")
+    if needed > MAX_MEMORY:
+        raise TooLarge(f"{printable(name)}: its format needs {needed >> 20:,} MiB for so many pixels; {_SMALLER}")
+    return needed
+
+
+def read_upload(file: BinaryIO, name: str, size: int, tell: Tell | None = None) -> np.ndarray:
     """The RGB pixels of an uploaded picture, uint8 ``(size, size, 3)``, made as in training. ``name`` is for messages.
 
-    Raises WrongType if it is in none of ``FORMATS``, and UnreadableImage if it is damaged. Raises TooLarge above
-    ``MAX_PIXELS``, before the pixels are decoded.
+    ``tell`` gets what the sender should know of a damaged picture that was read all the same. Raises what
+    ``memory_for`` does, before the pixels are decoded.
     """
+    memory_for(file, name, size)
+
+    def told(note: str) -> None:
+        if tell is not None:
+            tell(f"{printable(name)}: {_without_name(note)}")
+
+    with _named(name):
+        return load_image(file, size, told, FORMATS, MAX_MEMORY)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Turn the errors of reading a picture into those that callers get. The file has no name of its own."""
+    name = printable(name)
     try:
-        with Image.open(file, formats=FORMATS) as picture:
-            width, height = picture.size
-    except UnidentifiedImageError:
+        yield
+    except UnknownFormat:
         raise WrongType(
             f"{name}: not a picture in a format that this server reads; send {', '.join(FORMATS)}"
         ) from None
-    except Image.DecompressionBombError:
-        raise TooLarge(_too_large(name)) from None
-    except Exception as error:  # on damaged files Pillow raises OSError, SyntaxError, struct.error and more
-        raise UnreadableImage(f"{name}: cannot be read as a picture: {error}") from None
-    if width * height > MAX_PIXELS:
-        raise TooLarge(_too_large(name))
-    file.seek(0)
-    try:
-        return load_image(file, size)
+    except TooLargeImage as error:
+        reason = _without_name(_without_name(str(error))).partition("; ")[0]
+        raise TooLarge(f"{name}: {reason}; {_SMALLER}") from None
     except UnreadableImage as error:
-        # The file has no name of its own, so the message begins with other words, up to the colon.
-        raise UnreadableImage(f"{name}: {str(error).partition(': ')[2]}") from None
+        raise UnreadableImage(f"{name}: {_without_name(str(error))}") from None
 
 
-def _too_large(name: str) -> str:
-    return (
-        f"{name}: more than {MAX_PIXELS // 10**6} megapixels; send a smaller copy (one megapixel is enough for "
-        "captions)"
-    )
+def _without_name(message: str) -> str:
+    """A message without what it begins with, up to the colon."""
+    return message.partition(": ")[2]

@@ -26,14 +26,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from captioning.base.errors import UserError
 from captioning.base.texts import printable
-from captioning.pictures.loading import UnreadableImage, image_names, load_image, no_pictures, unlisted
+from captioning.pictures.finding import Finder, no_pictures, unlisted
+from captioning.pictures.loading import TooLargeImage, UnreadableImage, load_image
 from captioning.reports.figures import read_picture
 from captioning.retrieval.index import ImageIndex, update
-from captioning.serving.engine import MAX_PIXELS, TooLarge
+from captioning.serving.engine import MAX_MEMORY, TooLarge
 from captioning.serving.worker import Worker
 
 if TYPE_CHECKING:
@@ -156,17 +156,19 @@ class Photos(Worker[_Query]):
         load: "Callable[[], Aligner]",
         place: Callable[[str], Path],
         look_again: float = LOOK_AGAIN,
+        finder: Finder | None = None,
     ):
         """``load`` loads the towers. ``place`` gives the folder of the index for the fingerprint of the towers.
 
-        ``look_again``: seconds from one look at the folder to the next.
+        ``look_again``: seconds from one look at the folder to the next. ``finder``: which pictures of it are searched.
         """
         super().__init__("searcher", patience=30)  # it may wait for another process that writes the same index
         self.folder, self.name = folder, printable(folder.resolve().name or str(folder.resolve()))
         self.progress = Progress()
         self.captions: Recent[str] = Recent(CAPTIONS, lambda caption: 1)
         self._root = folder.resolve()
-        self._load, self._place, self._look_again = load, place, look_again
+        self._load, self._place, self._finder, self._look_again = load, place, finder or Finder(), look_again
+        self._left_out: list[str] = []
         self._aligner: Aligner | None = None
         self._parts: list[_Part] = []
         self._names: dict[str, str] = {}  # by id
@@ -194,7 +196,7 @@ class Photos(Worker[_Query]):
 
         Raises Gone, TooLarge or UnreadableImage.
         """
-        return self._read(photo, size, lambda path: load_image(path, size))
+        return self._read(photo, lambda path: load_image(path, size, memory=MAX_MEMORY))
 
     def copy(self, photo: str, size: str) -> bytes:
         """A copy of a photo as JPEG, upright and without metadata. ``size`` is a name in ``SIDES``.
@@ -205,21 +207,21 @@ class Photos(Worker[_Query]):
         data = self._copies.get(key)
         if data is None:
             file = io.BytesIO()
-            picture = self._read(photo, SIDES[size], lambda path: read_picture(path, SIDES[size]))
+            picture = self._read(photo, lambda path: read_picture(path, SIDES[size], MAX_MEMORY))
             picture.save(file, "JPEG", quality=85)
             data = file.getvalue()
             self._copies.put(key, data)
         return data
 
-    def _read(self, photo: str, side: int, read: Callable[[Path], T]) -> T:
-        """The result of ``read`` on the file of a photo. ``read`` decodes the photo to about ``side`` pixels."""
+    def _read(self, photo: str, read: Callable[[Path], T]) -> T:
+        """The result of ``read`` on the file of a photo. Raises Gone, TooLarge or UnreadableImage."""
         path = self._path(photo)
         name = printable(self._names[photo])
         try:
-            _refuse_large(path, name, side)
             return read(path)
         except UnreadableImage as error:  # callers get no path outside the folder
-            raise UnreadableImage(f"{name}: {printable(str(error)).removeprefix(printable(f'{path}: '))}") from None
+            kind = TooLarge if isinstance(error, TooLargeImage) else UnreadableImage
+            raise kind(f"{name}: {str(error).removeprefix(printable(f'{path}: '))}") from None
 
     def _path(self, photo: str) -> Path:
         """The file of a photo of the index. Raises Gone."""
@@ -233,13 +235,17 @@ class Photos(Worker[_Query]):
         return f"{printable(self._names.get(photo, photo))}: there is no such photo, or it has vanished; search again"
 
     def _inside(self, name: str) -> Path | None:
-        """The path of a file in the folder. None if it is missing, or if it is a link that leaves the folder."""
+        """The path of a file in the folder. None if it is missing, or if links lead out of the folder to it.
+
+        Where links to folders are followed, they may lead out of it.
+        """
         path = self.folder / name
         try:
             real = path.resolve(strict=True)
         except (OSError, RuntimeError):  # RuntimeError: links in a circle
             return None
-        return path if real.is_relative_to(self._root) and real.is_file() else None
+        is_inside = self._finder.follow_links or real.is_relative_to(self._root)
+        return path if is_inside and real.is_file() else None
 
     # What follows runs in the worker.
 
@@ -260,8 +266,9 @@ class Photos(Worker[_Query]):
             self._answer_until_a_look_is_due()
 
     def _fail(self, message: str) -> None:
+        message = printable(message)
         print(f"error: {message}", file=sys.stderr)
-        self.progress = replace(self.progress, state="failed", message=printable(message))
+        self.progress = replace(self.progress, state="failed", message=message)
 
     def _list(self) -> dict[str, Path]:
         """The paths of the photos in the folder, by name. Raises UserError if there are none."""
@@ -269,10 +276,14 @@ class Photos(Worker[_Query]):
         def report(error: OSError) -> None:
             print(f"left out: {unlisted(error)}", file=sys.stderr)
 
-        paths = {name: self.folder / name for name in sorted(image_names(self.folder, report))}
+        paths = {name: self.folder / name for name in sorted(self._finder.names(self.folder, report))}
         paths = {name: path for name, path in paths.items() if not path.is_symlink() or self._inside(name)}
         if not paths:  # the index stays as it is, because the disk of the folder may come back
-            raise no_pictures(self.folder)
+            raise no_pictures(self.folder, self._finder)
+        if (left_out := self._finder.left_out()) != self._left_out:  # it is told once
+            self._left_out = left_out
+            for line in left_out:
+                print(f"note: {line}", file=sys.stderr)
         return paths
 
     def _bring_up_to_date(self, aligner: "Aligner") -> None:
@@ -378,15 +389,3 @@ def _of_these(part: _Part, names: set[str]) -> _Part:
     if len(rows) == len(part.names):
         return part
     return _Part([part.names[row] for row in rows], part.vectors[rows])
-
-
-def _refuse_large(path: Path, name: str, side: int) -> None:
-    """Raise TooLarge if a copy of ``side`` pixels needs more than ``MAX_PIXELS`` decoded pixels. Ignores damage."""
-    try:
-        with Image.open(path) as image:
-            image.draft(None, (2 * side, 2 * side))  # a JPEG may be decoded smaller
-            width, height = image.size
-    except Exception:  # Pillow raises errors of many kinds on damaged files; reading will say what is wrong
-        return
-    if width * height > MAX_PIXELS:
-        raise TooLarge(f"{name}: more than {MAX_PIXELS // 10**6} megapixels, too many to show")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from helpers import ROOT
 from PIL import Image
+from strange_pictures import png, saved
 
 from captioning.albums import captions, progress
 from captioning.albums.captions import caption_album, list_pictures, made_with, read_lines
@@ -160,10 +161,10 @@ def test_a_batch_is_decoded_while_the_one_before_is_encoded_and_that_before_it_s
     names = list_pictures(folder)
     real = captions.load_image
 
-    def load(path, size):
+    def load(path, size, tell):
         if path == folder / names[7]:
             ahead.set()
-        return real(path, size)
+        return real(path, size, tell)
 
     class Waiting(FakeCaptioner):
         def encode(self, pixels):
@@ -178,6 +179,28 @@ def test_a_batch_is_decoded_while_the_one_before_is_encoded_and_that_before_it_s
 
     monkeypatch.setattr(captions, "load_image", load)
     caption(folder, tmp_path / "captions.jsonl", Waiting())
+
+
+def test_strange_files_end_no_folder_and_damaged_ones_have_notes(tmp_path, capsys):
+    folder = make_pictures(tmp_path / "album", 3)
+    noise = saved(Image.effect_noise((64, 64), 90), "PNG")
+    (folder / "cut.png").write_bytes(noise[:-500])
+    (folder / "wide.png").write_bytes(png(178_000_000, 1))
+    (folder / "high.png").write_bytes(png(1, 50_000_000))
+    (folder / "two\nlines\x1b[2J.png").write_bytes(b"no picture")
+    (folder / os.fsdecode(b"latin\xe9.png")).write_bytes(noise)
+    names = list_pictures(folder)
+    assert caption(folder, tmp_path / "captions.jsonl") == 3
+    lines = {line["image"]: line for line in read_lines(tmp_path / "captions.jsonl")}
+    assert sorted(lines) == sorted(names), "names are kept exactly"
+    assert {name for name, line in lines.items() if "notes" in line} == {"cut.png"}
+    (note,) = lines["cut.png"]["notes"]
+    shown = capsys.readouterr().err
+    assert f"note: {note}\n" in shown
+    assert "damaged: only " in note
+    assert r"two\nlines\x1b[2J.png: cannot be read" in shown
+    found = write_metadata(folder, names, tmp_path / "captions.jsonl", True, False, 2)
+    assert found == {"embedded": 4, "sidecar": 1, "unreadable": 3}, "the cut picture gets its caption beside it"
 
 
 # Going on -------------------------------------------------------------------------------------------------------------

@@ -24,6 +24,24 @@ def test_user_errors_end_a_script_with_status_2(capsys):
     assert capsys.readouterr().err == "error: somewhere: something is wrong\n"
 
 
+def test_errors_show_what_strangers_wrote_with_escapes(capsys):
+    def main():
+        raise UserError("one\ntwo\x1b[2J")
+
+    with pytest.raises(SystemExit):
+        run_script(main)
+    assert capsys.readouterr().err == "error: one\ntwo\\x1b[2J\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii:strict", "cp1252:strict", "utf-8:strict"])
+def test_no_text_stops_stdout(encoding):
+    program = "from captioning.base.script import run_script; run_script(lambda: print('\\u72ac \\ud800 dog'))"
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=ROOT, env=environment)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert ended.stdout.strip().endswith(b"\\ud800 dog")
+
+
 def test_ctrl_c_ends_a_script_without_a_traceback(capsys):
     def main():
         raise KeyboardInterrupt

@@ -147,7 +147,7 @@ def jpeg_bytes() -> bytes:
     [
         (b"these are words, not pixels", "no picture format"),
         (b"", "no picture format"),
-        (jpeg_bytes()[:-400], "truncated"),
+        (jpeg_bytes()[:630], "truncated"),
         (
             b"II+\0\x08\0\0\0" + b"\xff" * 7 + b"\x7f",
             "Invalid argument",
@@ -171,44 +171,3 @@ def test_decompression_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UserError, match=r"bomb.png.*megapixels; make it smaller"):
         loading.load_image(tmp_path / "bomb.png", 16)
-
-
-def test_find_images_is_sorted_recursive_and_by_suffix(tmp_path):
-    for name in ("deep", ".trash", "folder.jpg"):
-        (tmp_path / name).mkdir()
-    for name in ("b.PNG", "deep/a.jpeg", "a.jpg", "notes.txt", "._a.jpg", ".trash/c.jpg"):
-        (tmp_path / name).touch()
-    assert loading.find_images(tmp_path) == [tmp_path / name for name in ("a.jpg", "b.PNG", "deep/a.jpeg")]
-
-
-def test_what_cannot_be_read_is_found_all_the_same(tmp_path):
-    (tmp_path / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
-    try:
-        (tmp_path / "lost.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    except OSError:
-        pytest.skip("Windows without the right to make links")
-    lost, phone = loading.find_images(tmp_path)
-    with pytest.raises(loading.UnreachableImage, match=r"lost\.jpg: .*No such file"):
-        loading.load_image(lost, 16)
-    with pytest.raises(loading.UnreadableImage, match=r"phone\.HEIC: .*convert it to JPEG"):
-        loading.load_image(phone, 16)
-
-
-def test_pixels_that_are_fractions_are_not_taken_for_black(tmp_path):
-    grey = np.full((20, 20), 0.5, "float32")
-    Image.fromarray(grey).save(tmp_path / "fractions.tif")
-    grey[0, 0] = np.nan
-    Image.fromarray(grey).save(tmp_path / "holes.tif")
-    for name in ("fractions.tif", "holes.tif"):
-        with pytest.raises(loading.UnreadableImage, match=rf"{name}: .*8 bits"):
-            loading.load_image(tmp_path / name, 16)
-    grey[0, 0] = 0.5
-    Image.fromarray(grey * 0).save(tmp_path / "black.tif")
-    assert not loading.load_image(tmp_path / "black.tif", 16).any()
-    Image.fromarray(grey * 200).save(tmp_path / "bytes.tif")
-    assert (loading.load_image(tmp_path / "bytes.tif", 16) == 100).all()
-
-
-def test_find_images_names_a_missing_folder(tmp_path):
-    with pytest.raises(UserError, match="nowhere"):
-        loading.find_images(tmp_path / "nowhere")

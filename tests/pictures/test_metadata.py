@@ -3,7 +3,12 @@
 import os
 import re
 import struct
+import subprocess
+import sys
+import time
+import tracemalloc
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -188,8 +193,8 @@ def test_our_caption_follows_another_model_but_not_a_person_who_edited_it(tmp_pa
     assert descriptions(sidecar.read_bytes()) == {"x-default": "a bird"}
 
 
-def _iptc(path: Path) -> Path:
-    caption = b"\x1c\x02\x78" + struct.pack(">H", 7) + b"by hand"
+def _iptc(path: Path, text: bytes = b"by hand") -> Path:
+    caption = b"\x1c\x02\x78" + struct.pack(">H", len(text)) + text
     resource = b"Photoshop 3.0\x008BIM\x04\x04\0\0" + struct.pack(">I", len(caption)) + caption
     data = plain(path).read_bytes()
     path.write_bytes(data[:2] + segment(0xED, resource) + data[2:])
@@ -223,6 +228,92 @@ def test_descriptions_inside_a_picture_are_kept(tmp_path, name, make):
         assert write_caption(picture, "a dog", embed) == "kept"
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert picture.read_bytes() == before
+
+
+CAMERAS = [
+    *(
+        "OLYMPUS DIGITAL CAMERA",
+        "OLYMPUS DIGITAL CAMERA         ",
+        "SONY DSC",
+        "DIGITAL CAMERA",
+        "KODAK Digital Still Camera",
+    ),
+    *("KONICA MINOLTA DIGITAL CAMERA", "SAMSUNG CAMERA PICTURES", "<KENOX S1050 / Samsung S1050>", "Exif_JPEG_PICTURE"),
+    *("oznorWO", "rhdr", "default", "\0\0"),
+]
+
+
+@pytest.mark.parametrize("text", CAMERAS)
+def test_what_a_camera_writes_is_no_description(tmp_path, text):
+    if "\0" not in text:
+        inside = packet_with(alt(x_default=text.replace("<", "&lt;")))
+        picture = plain(tmp_path / "a.jpg", xmp=inside)
+        assert write_caption(picture, "a dog", embed=True) == "embedded"
+        with Image.open(picture) as image:
+            assert descriptions(image.info["xmp"]) == {"x-default": "a dog"}
+    assert write_caption(_iptc(tmp_path / "b.jpg", text.encode()), "a dog") == "sidecar"
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("Description", text)
+    assert write_caption(plain(tmp_path / "c.png", pnginfo=info), "a dog") == "sidecar"
+
+
+@pytest.mark.parametrize(
+    "text", ["a digital camera", "my Olympus digital camera", "Samsung, our cat", "nor here", "hdr beach"]
+)
+def test_what_a_person_writes_of_cameras_is_kept(tmp_path, text):
+    assert write_caption(plain(tmp_path / "a.jpg", xmp=packet_with(alt(x_default=text))), "a dog") == "kept"
+    assert write_caption(_iptc(tmp_path / "b.jpg", text.encode()), "a dog") == "kept"
+
+
+LIGHTROOM = packet_with(
+    "<dc:format>image/x-nikon-nef</dc:format>", 'xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:Rating="5"'
+)
+
+
+@pytest.mark.parametrize("suffix", [".xmp", ".XMP"])
+def test_a_description_in_the_sidecar_of_another_program_is_kept(tmp_path, suffix):
+    picture = plain(tmp_path / "photo.jpg")
+    other = tmp_path / f"photo{suffix}"
+    other.write_bytes(packet_with(alt(x_default="by hand")))
+    for embed in (False, True):
+        assert write_caption(picture, "a dog", embed) == "kept"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["photo.jpg", f"photo{suffix}"])
+    assert write_caption(picture, "a dog", overwrite=True) == "sidecar"
+    assert descriptions(other.read_bytes()) == {"x-default": "a dog"}
+
+
+def test_the_sidecar_of_another_program_is_extended_and_not_hidden(tmp_path):
+    picture = plain(tmp_path / "photo.jpg")
+    (tmp_path / "photo.NEF").write_bytes(b"raw")
+    (tmp_path / "photo.xmp").write_bytes(LIGHTROOM)
+    for caption in ("a dog", "a cat"):
+        assert write_caption(picture, caption) == "sidecar"
+        written = (tmp_path / "photo.xmp").read_bytes()
+        assert descriptions(written) == {"x-default": caption}
+        assert b'xmp:Rating="5"' in written
+    assert not sidecar_of(picture).exists()
+
+
+def test_a_sidecar_that_may_be_of_another_picture_is_left_alone(tmp_path):
+    picture = plain(tmp_path / "photo.jpg")
+    plain(tmp_path / "photo.png")
+    (tmp_path / "photo.xmp").write_bytes(LIGHTROOM)
+    assert write_caption(picture, "a dog") == "sidecar"
+    assert (tmp_path / "photo.xmp").read_bytes() == LIGHTROOM
+    assert descriptions(sidecar_of(picture).read_bytes()) == {"x-default": "a dog"}
+
+
+def test_where_both_sidecars_are_there_ours_is_written_and_the_other_is_read(tmp_path):
+    picture = plain(tmp_path / "photo.jpg")
+    assert write_caption(picture, "a dog") == "sidecar"
+    (tmp_path / "photo.xmp").write_bytes(LIGHTROOM)
+    assert write_caption(picture, "a cat") == "sidecar"
+    assert descriptions(sidecar_of(picture).read_bytes()) == {"x-default": "a cat"}
+    (tmp_path / "photo.xmp").write_bytes(packet_with(alt(x_default="by hand")))
+    assert write_caption(picture, "a bird") == "kept"
+    (tmp_path / "photo.xmp").write_bytes(b"<damaged")
+    with pytest.raises(UnwritableMetadata, match=r"photo\.xmp: cannot be added to: it is damaged"):
+        write_caption(picture, "a bird")
 
 
 def test_what_cameras_and_editors_leave_empty_is_no_description(tmp_path):
@@ -450,3 +541,95 @@ def test_a_link_stays_a_link(tmp_path):
 def test_a_picture_that_is_gone_is_named(tmp_path):
     with pytest.raises(UnwritableMetadata, match=r"gone\.jpg: .*No such file"):
         write_caption(tmp_path / "gone.jpg", "a dog")
+
+
+# Hostile files --------------------------------------------------------------------------------------------------------
+
+
+def _png_with(path: Path, *added: bytes) -> Path:
+    data = plain(path).read_bytes()
+    path.write_bytes(data[:33] + b"".join(added) + data[33:])
+    return path
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"XML:com.adobe.xmp\0",
+        b"XML:com.adobe.xmp\0\1",
+        b"XML:com.adobe.xmp\0\0\0",
+        b"XML:com.adobe.xmp\0\0\0en\0",
+        b"XML:com.adobe.xmp\0\1\0\0\0no zlib",
+    ],
+    ids=["nothing", "a flag", "no language", "no keyword", "not compressed"],
+)
+def test_a_cut_text_chunk_ends_nothing(tmp_path, content):
+    picture = _png_with(tmp_path / "a.png", png_chunk(b"iTXt", content))
+    before = picture.read_bytes()
+    for embed in (False, True):
+        with suppress(UnwritableMetadata):
+            write_caption(picture, "a dog", embed)
+    assert picture.read_bytes() == before
+
+
+def test_text_that_inflates_without_end_is_left_alone(tmp_path):
+    packing = zlib.compressobj(9)
+    bomb = b"".join(packing.compress(bytes(1 << 20)) for _ in range(24)) + packing.flush()
+    picture = _png_with(tmp_path / "a.png", png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb))
+    tracemalloc.start()
+    with pytest.raises(UnwritableMetadata, match=r"a\.png"):
+        write_caption(picture, "a dog", embed=True)
+    assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    tracemalloc.stop()
+    with pytest.raises(ValueError, match="longer than 16 MiB"):
+        metadata._inflated(bomb)
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        "<dc:description>" + "\n" * 300_000 + "</dc:description>",
+        alt(x_default="\n" * 300_000),
+        "<dc:description><r:Alt>" + "<r:li> </r:li>" * 20_000 + "</r:Alt></dc:description>",
+        "<dc:description>" + "<r:li>" * 20_000 + "</r:li>" * 20_000 + "</dc:description>",
+        "<dc:description/>" * 20_000,
+    ],
+    ids=["line ends", "line ends in an alternative", "alternatives", "deep", "many"],
+)
+def test_long_packets_take_time_by_their_length_only(tmp_path, inside):
+    packet = packet_with(inside)
+    begun = time.process_time()
+    with suppress(ValueError):
+        with_description(packet, "a dog")
+    assert time.process_time() - begun < 1
+
+
+def test_sidecars_are_bounded_and_regular_files(tmp_path, monkeypatch):
+    picture = plain(tmp_path / "a.jpg")
+    monkeypatch.setattr(metadata, "_MAX_PACKET", 2000)
+    sidecar_of(picture).write_bytes(packet_with(" " * 3000))
+    with pytest.raises(UnwritableMetadata, match=r"a\.jpg\.xmp: cannot be added to: its XMP is longer than"):
+        write_caption(picture, "a dog")
+    if hasattr(os, "mkfifo"):
+        sidecar_of(picture).unlink()
+        os.mkfifo(sidecar_of(picture))
+        with pytest.raises(UnwritableMetadata, match=r"a\.jpg\.xmp: cannot be added to: is not a regular file"):
+            write_caption(picture, "a dog")
+        with pytest.raises(UnwritableMetadata, match=r"a\.jpg\.xmp: .*is not a regular file"):
+            write_caption(sidecar_of(picture), "a dog")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot be asked whether a process runs")
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    dead = tmp_path / f".captioning-{child.stdout.strip()}-0123.tmp"
+    former = tmp_path / ".captioning-0123abcd.tmp"  # an earlier release wrote no number
+    mine = tmp_path / f".captioning-{os.getpid()}-0123.tmp"
+    other = tmp_path / ".captioning-notes.txt"
+    for path in (dead, former, mine, other):
+        path.touch()
+    metadata.remove_unfinished(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([former, mine, other])
+    os.utime(former, (OLD_TIME, OLD_TIME))
+    metadata.remove_unfinished(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([mine, other])

@@ -288,6 +288,7 @@ def test_retrieve_names_what_is_wrong(models, photos, tmp_path):
     refused(*images, "zebra crossing", mentions="query 'zebra crossing': the model knows none of these words")
     assert "unknown words: zebra" in script(*images, "a red zebra").err
     refused(*model, "red", mentions="query: .*; give --images FOLDER, --split NAME or --captions FILE")
+    refused(*model, "--split", "dev", "red", "--exclude", "a", mentions="--exclude: is read only with a folder")
     refused(*model, "--captions", tmp_path / "blank.txt", photos, mentions="blank.txt: holds no captions")
     refused(*model, "--captions", tmp_path / "no.txt", photos, mentions=r"no\.txt: cannot be read as captions")
     refused(*model, "--captions", tmp_path / "blank.txt", mentions="--captions: name the photos")

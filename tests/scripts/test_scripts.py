@@ -677,6 +677,11 @@ def test_test_names_what_is_wrong(data, trained, tmp_path):
     refused("test", picture, *model, "--write-metadata", "embed", mentions="--write-metadata: .*name an --output")
     refused("test", picture, *model, "--coco-results", "file", mentions="--coco-results: .*name an --output")
     refused("test", picture.parent, *model, *output, "--overwrite-descriptions", mentions="--overwrite-descriptions: ")
+    refused(
+        "test", picture, *model, "--follow-links", mentions="--follow-links: is read only with a folder of pictures"
+    )
+    hidden = ["--exclude", "*"]
+    refused("test", picture.parent, *model, *hidden, mentions=r"holds no pictures .*; left out by --exclude: \d+ files")
     assert not output[1].exists()
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -207,6 +208,40 @@ def test_too_many_bytes_are_counted_while_they_come(client, monkeypatch):
 def test_too_many_pixels(client, monkeypatch):
     monkeypatch.setattr("captioning.serving.engine.MAX_PIXELS", 799)
     refused(post(client), 413, "too_large", "send a smaller copy")
+
+
+def test_small_pictures_do_not_wait_for_large_ones(client, monkeypatch):
+    may_end, real = threading.Event(), api.read_upload
+
+    def read(file, name, size, tell):
+        if name == "large.png":
+            assert may_end.wait(30)
+        return real(file, name, size, tell)
+
+    monkeypatch.setattr(api, "read_upload", read)
+    monkeypatch.setattr(api, "SMALL", 4 * 100 * 100)
+    large = io.BytesIO()
+    Image.new("RGB", (101, 100)).save(large, "PNG")
+
+    def send():
+        return client.post("/api/captions", files={"image": ("large.png", large.getvalue())})
+
+    with ThreadPoolExecutor(5) as pool:
+        waiting = [pool.submit(send) for _ in range(5)]
+        try:
+            assert post(client, picture(9)).status_code == 200
+        finally:
+            may_end.set()
+        assert [each.result().status_code for each in waiting] == [200] * 5
+
+
+def test_what_is_there_of_a_damaged_picture_is_captioned_with_a_note(client):
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(file, "PNG")
+    found = client.post("/api/captions", files={"image": ("a\u202e.png", file.getvalue()[:-500])}).json()
+    assert len(found["notes"]) == 1
+    assert found["notes"][0].startswith(r"a\u202e.png: damaged: only ")
+    assert "notes" not in post(client).json()
 
 
 def test_a_picture_that_does_not_arrive(client, monkeypatch):

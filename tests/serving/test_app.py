@@ -122,7 +122,7 @@ def test_what_photos_need(tmp_path, run_dir, monkeypatch):
         return app.photos_of(app.app_parser().parse_args(list(map(str, typed))))
 
     assert photos() is None
-    for name in ("aligner", "index"):
+    for name in ("aligner", "index", "exclude"):
         with pytest.raises(UserError, match=f"--{name}: is read only with --photos DIR"):
             photos(f"--{name}", tmp_path)
     monkeypatch.setattr("captioning.retrieval.index.SEARCH", tmp_path / "search.zip")

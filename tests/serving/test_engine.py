@@ -309,7 +309,7 @@ def test_pictures_are_read_as_in_training():
 @pytest.mark.parametrize("side", [7100, 13_000, 60_000])
 def test_too_many_pixels_are_refused_before_they_are_decoded(side, monkeypatch):
     monkeypatch.setattr(engine_module, "load_image", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(TooLarge, match=r"^a\.png: more than 50 megapixels; send a smaller copy"):
+    with pytest.raises(TooLarge, match=r"^a\.png: more than (50|178) megapixels; send a smaller copy"):
         read_upload(bomb(side), "a.png", 32)
 
 
@@ -319,6 +319,19 @@ def test_what_is_no_picture_or_of_another_format():
             read_upload(io.BytesIO(data), "b.jpg", 32)
     with pytest.raises(WrongType):  # which Pillow would read
         read_upload(packed(Image.new("RGB", (8, 8)), "PPM"), "b.ppm", 32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "reason"),
+    [
+        ("WEBP", (300, 200), "its format needs 0 MiB for so many pixels"),
+        ("PNG", (100_001, 1), "a side of 100,001 pixels"),
+    ],
+)
+def test_long_and_costly_pictures_are_refused_too(kind, size, reason, monkeypatch):
+    monkeypatch.setattr(engine_module, "MAX_MEMORY", 500_000)
+    with pytest.raises(TooLarge, match=rf"^a: {reason}.*; send a smaller copy"):
+        read_upload(packed(Image.new("RGB", size), kind), "a", 32)
 
 
 def test_damaged_pictures_are_named():

@@ -232,6 +232,8 @@ function show(entry, answer) {
     parts[0].prepend(heading(`Beam search, ${answer.captions.length} best`));
     parts.push(group(heading("Greedy"), row(entry, answer.greedy, false, "div")));
   }
+  // What is damaged in a picture that was read all the same.
+  parts.push(...(answer.notes ?? []).map((note) => element("p", { className: "note", textContent: note })));
   entry.card.querySelector(".found").replaceChildren(...parts);
   entry.card.querySelector(".download").hidden = false;
   entry.card.querySelector(".play").hidden = !best.attention;
