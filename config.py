@@ -688,7 +688,8 @@ class TrainingSettings(OptimizerSettings, BatchSettings):
     monitor: Literal["bleu4", "cider", "loss", "recall"] = setting(
         "bleu4",
         "what chooses the best epoch on dev: BLEU-4 (bleu4) or CIDEr-D (cider) of its captions, or the loss. "
-        "stage=align always takes recall: the sum of R@1, R@5 and R@10 in both directions",
+        "stage=align always takes recall: the sum of R@1, R@5 and R@10 in both directions. Among equal epochs the one "
+        "with the lowest dev loss is best",
         fixed="training",
     )
     dev_beam_size: int = setting(

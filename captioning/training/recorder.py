@@ -1,5 +1,6 @@
 """What happens around the epochs of every stage: seeds, then scores on dev, checkpoints, the log and stopping."""
 
+import sys
 import time
 from typing import Any
 
@@ -34,6 +35,27 @@ class Recorder(keras.callbacks.Callback):
     def set_model(self, model):
         super().set_model(model)
         self.average.set_model(model)
+
+    def on_train_begin(self, logs=None):
+        if reason := self.stage.dev.cannot_rank(self.config.monitor):
+            print(
+                f"note: monitor: {self.config.monitor} is the same in every epoch: {reason}. The epoch with the lowest "
+                f"dev {self._tie_breaker} is kept, and patience follows it",
+                file=sys.stderr,
+            )
+
+    def on_train_end(self, logs=None):
+        if self.history.all_equal and not self.stage.dev.cannot_rank(self.config.monitor):
+            print(
+                f"note: monitor: {self.config.monitor} was the same in all epochs, so the one with the lowest dev "
+                f"{self._tie_breaker} is kept",
+                file=sys.stderr,
+            )
+
+    @property
+    def _tie_breaker(self) -> str:
+        """What decides between epochs with the same score."""
+        return "nll" if "val_nll" in self.stage.columns else "loss"
 
     def on_epoch_begin(self, epoch, logs=None):
         self.stage.batches.start_epoch(epoch)
