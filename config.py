@@ -614,8 +614,25 @@ class TrainingSettings(OptimizerSettings, BatchSettings):
     )
     init: str = setting(
         "",
-        "run folder. Training starts from its captioner and its settings; stage=align takes its encoder and vocabulary",
+        "run folder, or a bundle such as pretrained/pocket.zip. Training starts from its captioner and its settings; "
+        "stage=align takes its encoder and vocabulary",
         fixed="training",
+    )
+    extend_vocabulary: bool = setting(
+        False,
+        "add words to the vocabulary of init: those that the training captions have vocab_threshold times. Words that "
+        "were there keep their ids and weights",
+        only={"init": ON},
+        never={"stage": ("scst",)},
+        fixed="training",
+    )
+    unknown_limit: float = setting(
+        0.2,
+        "share of the words of the training captions that init may not know. Above it training is refused, unless the "
+        "vocabulary is extended. Without init a note is printed. 1: no limit",
+        fixed="training",
+        ge=0,
+        le=1,
     )
     tuned_layers: int = setting(
         0,
@@ -723,7 +740,7 @@ class TrainingSettings(OptimizerSettings, BatchSettings):
     @model_validator(mode="after")
     def _check_init(self) -> Self:
         if self.stage in ("finetune", "scst") and not self.init:
-            raise ValueError(f"init: stage={self.stage} improves a trained captioner; name its run folder")
+            raise ValueError(f"init: stage={self.stage} improves a trained captioner; name its run folder or bundle")
         return self
 
     @model_validator(mode="after")
