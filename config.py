@@ -310,7 +310,8 @@ class MachineSettings(BaseModel):
     run_dir: str = setting("runs", "folder that holds the run folders")
     backend: Literal["", "tensorflow", "jax", "torch"] = setting(
         "",
-        "Keras backend; unset: the one that KERAS_BACKEND names, or else the one that Keras chooses",
+        "Keras backend; unset: the one that KERAS_BACKEND names, or else the one in ~/.keras/keras.json, or else "
+        "tensorflow",
         resumable=True,
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from captioning.base.errors import UserError
+from captioning.base.keras_settings import settle_keras
 from captioning.base.settings import Fixed, choices, holds, listed, own_fields, refusal, rules_of
 from captioning.base.trained import read_trained
 from captioning.command_line.options import typed_settings
@@ -211,7 +212,9 @@ def refuse_longer(trained: DecoderSettings, settings: CaptionSettings) -> None:
 def settle_backend(backend: str | None) -> None:
     """Make ``backend`` the one that Keras will load, unless it is empty. Comes before the first ``import keras``.
 
-    Raises UserError when there is no such backend.
+    It also keeps the settings of somebody's keras.json away. Raises UserError when there is no such backend, or when it
+    is not installed.
     """
     if backend:
         os.environ["KERAS_BACKEND"] = Config().with_overrides({"backend": backend}).backend
+    settle_keras("backend" if backend else "KERAS_BACKEND")

@@ -8,6 +8,7 @@ import pytest
 
 from captioning.base.errors import UserError
 from captioning.base.settings import own_fields
+from captioning.command_line import resolving
 from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import (
     fixed_settings,
@@ -266,7 +267,8 @@ def test_when_each_setting_may_change():
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
-def test_backend_setting_is_settled(backend):
+def test_backend_setting_is_settled(monkeypatch, backend):
+    monkeypatch.setattr(resolving, "settle_keras", lambda source: None)
     os.environ["KERAS_BACKEND"] = "from outside"
     resolve(typed())
     assert os.environ["KERAS_BACKEND"] == "from outside"
