@@ -57,6 +57,26 @@ def list_images(folder: Path) -> dict[str, Path]:
     return {entry.name: folder / entry.name for entry in scan(folder) if is_image(entry.name)}
 
 
+def list_images_below(image_dir: Path) -> dict[str, Path]:
+    """The images in ``image_dir`` and its sub-folders, by their path relative to it, with slashes."""
+    return {name: path for name, path in list_files_below(image_dir).items() if is_image(name)}
+
+
+def list_files_below(top: Path) -> dict[str, Path]:
+    """The files in ``top`` and its sub-folders, by their path relative to it, with slashes."""
+    found: dict[str, Path] = {}
+    folders = [top]
+    while folders:
+        folder = folders.pop()
+        for entry in scan(folder):
+            if entry.is_dir(follow_symlinks=folder == top):  # links further down could lead in circles
+                folders.append(folder / entry.name)
+            else:
+                path = folder / entry.name
+                found[path.relative_to(top).as_posix()] = path
+    return found
+
+
 def find(data_dir: Path, wanted: Collection[str], warts: Warts) -> tuple[dict[str, Path], dict[str, Path]]:
     """The paths of the ``wanted`` files, and of the images in IMAGE_FOLDERS, both by file name.
 

@@ -34,7 +34,7 @@ def load(settings: DataSettings) -> CaptionDataset:
     absent = [f"{_TOKENS} or {_TABLE}"] * (not texts) + ["flickr30k-images/*.jpg"] * (not images)
     if absent:
         raise UserError(f"data_dir: Flickr30k is not complete in {data_dir}: {', '.join(absent)} not found. {SOURCE}")
-    captions = read_tokens(texts[_TOKENS], warts) if _TOKENS in texts else _read_table(texts[_TABLE], warts)
+    captions = read_tokens(texts[_TOKENS], warts) if _TOKENS in texts else read_table(texts[_TABLE], warts)
     if not settings.captions_file:
         return join("flickr30k", captions, draw_splits(sorted(captions), settings), images, str(data_dir), warts)
     split_file = Path(settings.captions_file)
@@ -47,7 +47,7 @@ def load(settings: DataSettings) -> CaptionDataset:
     return join("flickr30k", captions, splits, images, str(data_dir), warts)
 
 
-def _read_table(path: Path, warts: Warts) -> dict[str, list[str]]:
+def read_table(path: Path, warts: Warts) -> dict[str, list[str]]:
     """Captions by image name, from lines of ``NAME| NUMBER| CAPTION``. Raises UserError naming file and line."""
     captions: dict[str, list[str]] = {}
     for number, line in lines(path):

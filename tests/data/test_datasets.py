@@ -287,7 +287,7 @@ def test_images_without_a_split_beside_others_are_reported(tmp_path):
 @pytest.mark.parametrize(
     ("suffix", "captions", "message"),
     [
-        (".csv", "image,text\n", r"captions\.csv, line 1: expected a header"),
+        (".csv", "image,mood\n", r"captions\.csv, line 1: expected a header"),
         (".csv", "image,caption,caption\n", "line 1: expected a header"),
         (".csv", "image,caption\na.png,fine here\nb.png,a dog, running\n", "line 3: 3 fields where the header names 2"),
         (".csv", 'image,caption\na.png,"two\nlines"\nb.png\n', "line 4: 1 fields"),
@@ -310,7 +310,7 @@ def test_images_without_a_split_beside_others_are_reported(tmp_path):
         (".jsonl", '{"image": "a.png", "caption": null}\n', 'line 1: "caption" must be text'),
         (".jsonl", '{"image": "a.png", "caption": "a dog", "split": 1}\n', 'line 1: "split" must be text'),
         (".jsonl", '{"image": "a.png", "caption": "\\ud800"}\n', "line 1: not valid JSON"),
-        (".txt", "image,caption\n", r"captions_file: .*must be a \.csv or \.jsonl file"),
+        (".xlsx", "image,caption\n", r"captions_file: .*must be a \.csv, \.tsv, \.txt or \.jsonl file"),
     ],
 )
 def test_broken_captions_files_are_named_with_their_line(tmp_path, suffix, captions, message):
