@@ -262,8 +262,8 @@ def _usable(
 
 
 def splits_or_drawn(
-    captions: Mapping[str, list[str]], splits: Mapping[str, str], settings: DataSettings, warts: Warts
-) -> Mapping[str, str]:
+    captions: Mapping[str, list[str]], splits: dict[str, str], settings: DataSettings, warts: Warts
+) -> dict[str, str]:
     """``splits``, or drawn ones if there are none. Notes in ``warts`` which of several images has no split."""
     if not splits:
         return draw_splits(sorted(captions), settings)

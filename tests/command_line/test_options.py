@@ -47,7 +47,7 @@ def test_help_names_what_a_stage_has_for_default(help_of):
         "only with embedding=bert-static or bert-prefix or with vocabulary=wordpieces]",
         "only with stage=finetune or with crops]",
         "[default: 0.0; only with decoder=attention or transformer; not with stage=scst or align]",
-        "[default: unset; only with dataset=folder, karpathy or flickr30k]",
+        "[default: unset; only with dataset=folder, cocostyle, karpathy, flickr30k or kaggle]",
     ],
 )
 def test_help_says_who_reads_a_setting(help_of, note):
