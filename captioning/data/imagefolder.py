@@ -7,7 +7,6 @@ folder of the file. Splits are those folders, or the field "split". Without eith
 https://huggingface.co/docs/datasets/image_dataset
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from captioning.base.errors import UserError
@@ -60,9 +59,3 @@ def _below(name: str, rows: Rows) -> Rows:
     folder = name.rpartition("/")[0]
     for number, image, captions, split in rows:
         yield number, f"{folder}/{image}" if folder and image else image, captions, split
-
-
-def captions_below(folder: Path, warts: Warts) -> Iterator[tuple[str, list[str], str]]:
-    """Name, captions and split of each image that the metadata in ``folder`` names, for scoring without images."""
-    captions, splits = read(folder, list_files_below(folder), warts)
-    return ((name, texts, splits.get(name, "")) for name, texts in captions.items())

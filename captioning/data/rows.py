@@ -3,7 +3,7 @@
 Each row names an image and has captions, and perhaps a split. Columns have different names in different places, so these
 are known:
 
-    image       image, file_name, filename, image_name, image_path, file, path
+    image       image, file_name, filename, image_name, image_path, file, path, or else image_id
     captions    caption, captions, text, description, prompt, sentence, comment; or several numbered ones, such as caption_0
     split       split
 """
@@ -20,7 +20,7 @@ from captioning.base.errors import UserError
 from captioning.data.files import lines, read_text
 from captioning.data.records import SPLIT_NAMES, Warts
 
-IMAGE_NAMES = ("image", "file_name", "filename", "image_name", "image_path", "file", "path")
+IMAGE_NAMES = ("image", "file_name", "filename", "image_name", "image_path", "file", "path", "image_id")
 _CAPTION_NAMES = ("caption", "captions", "text", "description", "prompt", "sentence", "comment")
 TABLES, LINES = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
 
