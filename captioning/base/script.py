@@ -14,6 +14,19 @@ from captioning.base.errors import Terminated, UserError, user_error_in
 # The numbers of the errors of a disk, or of a user's share of it, that has no room left.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+# The environment variable that --quiet sets, so that processes that a script starts are quiet too.
+_QUIET = "CAPTIONING_QUIET"
+
+
+def be_quiet() -> None:
+    """Show no progress from here on, in this process and those that it starts."""
+    os.environ[_QUIET] = "1"
+
+
+def quiet() -> bool:
+    """Whether no progress is shown at all."""
+    return bool(os.environ.get(_QUIET))
+
 
 def hide_progress() -> bool:
     """Whether progress bars are left out: where stderr is no terminal, and in CI."""

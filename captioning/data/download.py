@@ -18,10 +18,9 @@ from typing import Any
 from urllib.parse import unquote
 
 import requests
-from tqdm import tqdm
 
 from captioning.base.errors import UserError
-from captioning.base.script import hide_progress
+from captioning.base.progress import Progress
 from captioning.data import datasets
 from config import DataSettings
 
@@ -187,7 +186,7 @@ def _try(url: str, part: Path) -> None:
                 f"{part}: needs {size - have:,} bytes more, and its disk has {free:,} free. Make room there"
             )
         print(f"{url}: {'resuming at byte ' + format(have, ',') if resumed else 'fetching'}", file=sys.stderr)
-        bar = tqdm(total=size, initial=have, desc=part.stem, unit="B", unit_scale=True, disable=hide_progress())
+        bar = Progress(part.stem, size, "B", have)
         try:
             with bar, part.open("ab") as file:
                 for piece in answer.iter_content(_PIECE):

@@ -14,11 +14,10 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import SchemaValidator
 from pydantic_core.core_schema import CoreConfig
-from tqdm import tqdm
 
 from captioning.base.errors import UserError
+from captioning.base.progress import track
 from captioning.base.scratch import scratch_folder
-from captioning.base.script import hide_progress
 from captioning.data.records import Warts
 from captioning.pictures.loading import SUFFIXES
 
@@ -125,9 +124,7 @@ def unzip(archive: Path, folder: Path, choose: Callable[[PurePosixPath], str | N
                 return False
             folder.mkdir(parents=True, exist_ok=True)
             with scratch_folder(folder, ".unzip-") as scratch:
-                for member, name in tqdm(
-                    members.items(), f"unpacking {archive.name}", unit="file", disable=hide_progress()
-                ):
+                for member, name in track(members.items(), f"unpacking {archive.name}", "file"):
                     copied = scratch / name
                     copied.parent.mkdir(parents=True, exist_ok=True)
                     with opened.open(member) as source, copied.open("wb") as copy:

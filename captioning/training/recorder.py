@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from captioning.base.progress import Progress
 from captioning.reports.curves import draw_curves
 from captioning.storage.runs import Run, by_data_set, column_of
 from captioning.training.checkpoints import Checkpoints
@@ -60,10 +61,14 @@ class Recorder(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.stage.batches.start_epoch(epoch)
         seed_epoch(self.model, self.config.seed, epoch)
+        # In a terminal Keras shows a bar. The line of the epoch comes from ``_show``.
+        batches = self.params.get("steps") if self.params else None
+        self.progress = Progress(f"epoch {epoch + 1}", batches, "batch", bar=False, last=False)
         self.began = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
         self._check(logs["loss"])  # This waits for the batch, as Keras' progress bar does.
+        self.progress.update(1)
 
     def on_epoch_end(self, epoch, logs=None):
         self._check(logs["loss"])  # Self-critical training reports no batches.

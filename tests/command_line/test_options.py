@@ -68,4 +68,4 @@ def test_help_shows_the_choices_and_per_cent(help_of):
 def test_usage_names_the_options_of_the_script_alone():
     parser = make_parser("", trained=True)
     parser.add_argument("picture", metavar="IMAGE")
-    assert parser.format_usage().split(maxsplit=2)[2] == "[-h] IMAGE [--SETTING VALUE ...]\n"
+    assert parser.format_usage().split(maxsplit=2)[2] == "[-h] [--quiet] IMAGE [--SETTING VALUE ...]\n"

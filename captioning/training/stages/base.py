@@ -23,7 +23,7 @@ from typing import ClassVar
 
 import keras
 
-from captioning.base.script import hide_progress
+from captioning.base.script import hide_progress, quiet
 from captioning.base.settings import listed
 from captioning.data.mixture import MixedDataset
 from captioning.decoders.widening import take_weights
@@ -107,7 +107,7 @@ class Stage(ABC):
             callbacks=callbacks,
             # The batches are shuffled already. Keras would shuffle them from a random state that no resume restores.
             shuffle=False,
-            verbose=0 if hide_progress() else 1,
+            verbose=0 if hide_progress() or quiet() else 1,
         )
 
     @abstractmethod
