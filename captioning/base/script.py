@@ -42,6 +42,16 @@ def set_up_tensorflow() -> None:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
+def let_memory_grow() -> None:
+    """Let TensorFlow and JAX take the memory of a GPU as they need it, unless the user wants it otherwise.
+
+    By themselves TensorFlow takes all of it at the start, and JAX three quarters. Must run before the first
+    ``import keras``.
+    """
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
 def run_script(main: Any) -> None:
     """Call ``main()`` and exit with its status.
 
@@ -49,6 +59,7 @@ def run_script(main: Any) -> None:
     130 or 143. Where the reader of stdout leaves early, as ``head`` does, the script ends in silence with status 141.
     """
     set_up_tensorflow()
+    let_memory_grow()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         if _may_listen() and before[signal.SIGTERM] == signal.SIG_DFL:
