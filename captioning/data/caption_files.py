@@ -19,7 +19,16 @@ from captioning.data import cocostyle, flickr8k, flickr30k, imagefolder, karpath
 from captioning.data.files import lines, list_files_below, read_text
 from captioning.data.markup import clean
 from captioning.data.records import FOLDER_NAMES, ImageRecord, Warts
-from captioning.data.rows import LINES, caption_columns, captions_in, gather, image_column, read_objects, read_rows
+from captioning.data.rows import (
+    LINES,
+    Rows,
+    caption_columns,
+    captions_in,
+    gather,
+    image_column,
+    read_objects,
+    read_rows,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,12 @@ def read_captions(path: Path, warts: Warts) -> list[CaptionedImage]:
     if not found:
         raise UserError(f"{path}: holds no captions")
     return found
+
+
+def caption_rows(path: Path, warts: Warts) -> Rows:
+    """The images of ``path`` as rows, each with its number from 1. Raises UserError."""
+    for number, image in enumerate(read_captions(path, warts), 1):
+        yield number, image.key, list(image.captions), image.split
 
 
 def read_references(path: Path, warts: Warts) -> list[ImageRecord]:

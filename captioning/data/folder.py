@@ -1,8 +1,9 @@
-"""A folder of images with a captions file, a table or JSON lines: your own pictures, or the generated demo's."""
+"""A folder of images with a captions file, a table, JSON or JSON lines: your own pictures, or the generated demo's."""
 
 from pathlib import Path
 
 from captioning.base.errors import UserError
+from captioning.data.caption_files import caption_rows
 from captioning.data.files import list_images_below
 from captioning.data.records import CaptionDataset, Warts, join, splits_or_drawn
 from captioning.data.rows import gather, read_rows
@@ -23,6 +24,8 @@ def read(dataset: str, image_dir: Path, captions_file: Path, settings: DataSetti
     if not image_dir.is_dir():
         raise UserError(f"data_dir: there is no folder {image_dir}; it must be the folder that holds the images")
     warts = Warts()
-    captions, splits = gather(captions_file, read_rows(captions_file, warts))
+    further = captions_file.suffix.lower() in (".json", ".token")
+    rows = caption_rows(captions_file, warts) if further else read_rows(captions_file, warts)
+    captions, splits = gather(captions_file, rows)
     splits = splits_or_drawn(captions, splits, settings, warts)
     return join(dataset, captions, splits, list_images_below(image_dir), str(image_dir), warts)

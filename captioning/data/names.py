@@ -3,18 +3,20 @@
 An exact name always counts. What is left over on both sides is compared in these forms, one after the other. Two names
 are the same image where no other name that is left over has their form:
 
-    path        "./a.jpg", "x\\\\a.jpg", letters with accents composed (NFC) or taken apart (NFD)
+    path        "./a.jpg", "x\\\\a.jpg", "a%20b.jpg", letters with accents composed (NFC) or taken apart (NFD)
     whole path  "/home/me/photos/a.jpg", for a file in that folder
     letters     "A.JPG" for "a.jpg"
-    file name   "images/a.jpg" or "/elsewhere/a.jpg" for "a.jpg", but not "cats/1.jpg" for "dogs/1.jpg"
+    file name   "images/a.jpg", "/elsewhere/a.jpg" or an address for "a.jpg", but not "cats/1.jpg" for "dogs/1.jpg"
     stem        "a" or "a.png" for "a.jpg"
 """
 
 import difflib
 import posixpath
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 # An error suggests the nearest of at most so many names, because the search is slow.
 _MOST_NEAR = 20_000
@@ -65,11 +67,14 @@ def nearest(name: str, there: Iterable[str], likeness: float = 0.6) -> str:
 
 
 def _path(name: str) -> str:
-    return posixpath.normpath(unicodedata.normalize("NFC", name.strip()).replace("\\", "/"))
+    name = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
+    if re.match(r"https?://", name):
+        name = re.split(r"[?#]", name)[0]
+    return posixpath.normpath(unquote(name))
 
 
 def _letters(name: str) -> str:
-    return _path(name).casefold()
+    return unicodedata.normalize("NFKC", _path(name)).casefold()
 
 
 def _file(name: str) -> str:

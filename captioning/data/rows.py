@@ -38,7 +38,7 @@ def read_rows(path: Path, warts: Warts, mend_commas: bool = False) -> Rows:
         return _read_lines(path, warts)
     if path.suffix.lower() in TABLES:
         return _read_table(path, warts, mend_commas)
-    raise UserError(f"captions_file: {path} must be a .csv, .tsv, .txt or .jsonl file, by its name")
+    raise UserError(f"captions_file: {path} must be a .csv, .tsv, .txt, .jsonl or .json file, by its name")
 
 
 def gather(path: Path, rows: Rows) -> tuple[dict[str, list[str]], dict[str, str]]:
