@@ -51,7 +51,10 @@ class _File:
     data: Annotated[list[_Entry], FailFast()] = field(default_factory=list)
 
 
-_EXPECTED = 'JSON in COCO\'s style, {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": "A dog."}]}'
+_EXPECTED = (
+    'JSON in COCO\'s style, {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": "A dog."}]} '
+    "(Karpathy's files are read with --dataset karpathy, other JSON with --dataset folder)"
+)
 
 
 class Listed(NamedTuple):
