@@ -1,8 +1,8 @@
 """What Keras runs with: a backend that is installed, and the settings that every captioner was made with. No Keras.
 
 Keras reads ``keras.json`` in its folder when it is imported: somebody's backend, image layout and float type. Other
-programs need other ones. Here images are ``(B, height, width, channels)``, and computing is in float32 unless ``precision``
-says otherwise.
+programs need other ones. Here images are ``(B, height, width, channels)``, and computing is in float32 unless
+``precision`` says otherwise.
 """
 
 import importlib.util
@@ -30,7 +30,8 @@ def settle_keras(source: str = "KERAS_BACKEND") -> None:
     """Choose the backend, and let no ``keras.json`` change how Keras computes. Comes before the first ``import keras``.
 
     The backend is that of ``KERAS_BACKEND``, or else that of keras.json, or else TensorFlow. ``source``: what set
-    ``KERAS_BACKEND``, for errors. Prints notes on stderr. Raises UserError when the backend is unknown or not installed.
+    ``KERAS_BACKEND``, for errors. Prints notes on stderr. Raises UserError when the backend is unknown or not
+    installed.
     """
     if "keras" in sys.modules:  # too late for a choice
         return

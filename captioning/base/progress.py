@@ -1,4 +1,7 @@
-"""How far a long piece of work has come: a bar in a terminal, a line a minute elsewhere, nothing with ``--quiet``. No Keras."""
+"""How far a long piece of work has come: a bar in a terminal, a line a minute elsewhere, nothing with ``--quiet``.
+
+No Keras.
+"""
 
 import sys
 import time
@@ -18,8 +21,8 @@ _REPORT_EVERY = 60  # seconds between two lines where there is no terminal
 class Progress:
     """The progress of one piece of work, a context manager. ``update`` tells how much more is done.
 
-    What is shown has count, speed and time left. Elsewhere than in a terminal the last line comes when all is done, also
-    within the first minute.
+    What is shown has count, speed and time left. Elsewhere than in a terminal the last line comes when all is done,
+    also within the first minute.
     """
 
     def __init__(
@@ -27,7 +30,7 @@ class Progress:
     ):
         """``total``: how much there is to do, if that is known; ``done``: how much of it was done before. In ``unit``.
 
-        ``bar``: show a bar in a terminal; False where somebody else shows one. ``last``: print the last line.
+        ``bar``: show a bar in a terminal; False where somebody else shows one. ``last``: what was shown last stays.
         """
         self.what, self.total, self.unit, self.done, self.last = what, total, unit, done, last
         self.begun = self.told = time.monotonic()
@@ -39,7 +42,8 @@ class Progress:
             total=total,
             unit=unit if unit == "B" else f" {unit}s",
             unit_scale=unit == "B",
-            disable=not bar or script.hide_progress() or script.quiet(),
+            leave=last,
+            disable=not bar or total == 0 or script.hide_progress() or script.quiet(),
         )
 
     def __enter__(self) -> Self:

@@ -7,9 +7,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from captioning.base.archives import refuse_bombs
 from captioning.base.errors import UserError
-
-_LARGEST = 256 * 2**20  # bytes; the words of a captioner take less than one hundredth of that
 
 
 def _model_place(path: Path) -> Path:
@@ -28,7 +27,8 @@ def _model_place(path: Path) -> Path:
 
 
 def read_trained(path: Path, name: str) -> tuple[str, str]:
-    """The text of the file ``name``, such as config.json, of the model in the run folder or bundle ``path``; its source.
+    """The text of the file ``name``, such as config.json, of the model in the run folder or bundle ``path``; its
+    source.
 
     Raises UserError when it is missing or damaged.
     """
@@ -37,14 +37,13 @@ def read_trained(path: Path, name: str) -> tuple[str, str]:
         if place.is_dir():
             return (place / name).read_text(encoding="utf-8"), str(place / name)
         with zipfile.ZipFile(place) as bundle:
-            if bundle.getinfo(name).file_size > _LARGEST:
-                raise zipfile.BadZipFile(f"{name} is larger than {_LARGEST:,} bytes")
+            refuse_bombs(bundle)
             return bundle.read(name).decode("utf-8"), f"{place}:{name}"
     except FileNotFoundError:
         raise UserError(f"{place}: not a run folder (it holds no {name}); name another, or a bundle") from None
     except KeyError:
         raise UserError(f"{place}: not a bundle of a captioner (it holds no {name}); name another") from None
-    except (OSError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise UserError(
             f"{place}: neither a run folder nor a bundle, or a damaged one ({error}); copy it again, or name another"
         ) from None

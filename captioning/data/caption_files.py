@@ -7,7 +7,6 @@
 a folder   with metadata.jsonl or metadata.csv, or with a text for each picture
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from captioning.base.errors import UserError
+from captioning.base.json_files import from_json
 from captioning.data import cocostyle, flickr8k, flickr30k, imagefolder, karpathy, sidecars
 from captioning.data.files import lines, list_files_below, read_text
 from captioning.data.markup import clean
@@ -36,7 +36,8 @@ class CaptionedImage:
     """What a file says of one image.
 
     name: of the image file; empty where there are ids only. id: as text; empty where there is none.
-    captions: in order. ranked: they are captions of one captioner, the best one first. split: "train", "dev", "test" or "".
+    captions: in order. ranked: they are captions of one captioner, the best one first. split: "train", "dev", "test" or
+    "".
     """
 
     name: str
@@ -128,8 +129,8 @@ def _named(captions: Mapping[str, Sequence[str]], splits: Mapping[str, str] | No
 
 def _read_json(path: Path, warts: Warts) -> Iterator[CaptionedImage]:
     try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        content = from_json(read_text(path), object)
+    except ValueError as error:
         raise UserError(
             f"{path}: expected JSON with captions, and it is not valid JSON ({error}); mend the file"
         ) from None

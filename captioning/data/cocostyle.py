@@ -3,8 +3,8 @@
     {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": "A dog."}]}
     {"data": [{"image_id": "0054c91397f2fe05", "caption_str": "A sign.", "set_name": "train"}]}      TextCaps
 
-An id is a number or a text. Splits come from "split" of an image or "set_name" of an entry. With several files in a folder
-each file is a split, by its name: train.json, val.json, test.json. Without any of these, splits are drawn.
+An id is a number or a text. Splits come from "split" of an image or "set_name" of an entry. With several files in a
+folder each file is a split, by its name: train.json, val.json, test.json. Without any of these, splits are drawn.
 
 Gurari et al. (2020), VizWiz-Captions, https://arxiv.org/abs/2002.08565; Sidorov et al. (2020), TextCaps,
 https://arxiv.org/abs/2003.12462
@@ -115,7 +115,7 @@ def _files(path: Path) -> list[tuple[Path, str]]:
 
 
 def _split_of(path: Path) -> str:
-    """The split that the name of a file tells, such as "dev" of captions_val2017.json; empty if it tells none or two."""
+    """The split that the name of a file tells, such as "dev" of captions_val2017.json; empty if none or two."""
     words = {re.sub(r"\d+$", "", word) for word in re.split(r"[^a-z0-9]+", path.stem.lower())}
     found = {FOLDER_NAMES[word] for word in words if word in FOLDER_NAMES}
     return found.pop() if len(found) == 1 else ""

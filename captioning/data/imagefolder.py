@@ -1,8 +1,8 @@
 """Hugging Face's ImageFolder: ``metadata.jsonl`` or ``metadata.csv`` beside the images, with "file_name" and a caption.
 
-The caption is in the field "text", or in one of the other names that ``rows.py`` knows, or in several numbered ones. There
-may be one such file, or one in each of the folders ``train``, ``validation`` and ``test``. ``file_name`` is a path from the
-folder of the file. Splits are those folders, or the field "split". Without either they are drawn.
+The caption is in the field "text", or in one of the other names that ``rows.py`` knows, or in several numbered ones.
+There may be one such file, or one in each of the folders ``train``, ``validation`` and ``test``. ``file_name`` is a
+path from the folder of the file. Splits are those folders, or the field "split". Without either they are drawn.
 
 https://huggingface.co/docs/datasets/image_dataset
 """
@@ -30,7 +30,10 @@ def load(settings: DataSettings) -> CaptionDataset:
 
 
 def read(data_dir: Path, files: dict[str, Path], warts: Warts) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """The captions and the split of each image, by its path from ``data_dir``, whose ``files`` are given. Raises UserError."""
+    """The captions and the split of each image, by its path from ``data_dir``, whose ``files`` are given.
+
+    Raises UserError.
+    """
     found = sorted(name for name, path in files.items() if path.name in METADATA)
     if not found:
         parquet = next((name for name, path in files.items() if path.suffix == ".parquet"), None)

@@ -1,8 +1,9 @@
 """Flickr8k as Kaggle has it: ``captions.txt``, a table with the header ``image,caption``, and the folder ``Images``.
 
-It comes without the official splits. They are read where their lists (``Flickr_8k.trainImages.txt``, ...) lie beside it,
-or from Karpathy's dataset_flickr8k.json, which ``captions_file`` may name. Otherwise splits are drawn at random, and scores
-on them cannot be compared with published ones. Other data sets in this layout, such as Flickr30k's, are read too.
+It comes without the official splits. They are read where their lists (``Flickr_8k.trainImages.txt``, ...) lie beside
+it, or from Karpathy's dataset_flickr8k.json, which ``captions_file`` may name. Otherwise splits are drawn at random,
+and scores on them cannot be compared with published ones. Other data sets in this layout, such as Flickr30k's, are read
+too.
 """
 
 from functools import partial
@@ -24,7 +25,10 @@ _SPLITS = {split: f"Flickr_8k.{split}Images.txt" for split in SPLITS}
 
 
 def load(settings: DataSettings) -> CaptionDataset:
-    """Read the data set in ``data_dir``; unpack a zip file with it that lies there. Raises UserError: incomplete files."""
+    """Read the data set in ``data_dir``; unpack a zip file with it that lies there.
+
+    Raises UserError: incomplete files.
+    """
     data_dir = Path(settings.data_dir)
     warts = Warts()
     wanted = (_CAPTIONS, *_SPLITS.values())
@@ -76,7 +80,10 @@ def _unzip(data_dir: Path) -> bool:
 
 
 def _place(target: str, path: PurePosixPath) -> str | None:
-    """Where a member of an archive goes; None for a member that is not unpacked. Only the last part of its path is used."""
+    """Where a member of an archive goes; None for a member that is not unpacked.
+
+    Only the last part of its path is used.
+    """
     if path.name in (_CAPTIONS, *_SPLITS.values()):
         return f"{target}/{path.name}"
     if is_image(path.name) and path.parent.name.lower() in IMAGE_FOLDERS:

@@ -26,8 +26,8 @@ def read_predictions(path: Path, records: Sequence[ImageRecord], warts: Warts | 
     """The captions of a file in the order of ``records``: one for each, of any layout that ``caption_files.py`` reads.
 
     Images are known by their names, or else by their ids, which may be written as text, or else by names that differ a
-    little (``names.match``), or by the number at the end of a name. Raises UserError when the file cannot be read, when an
-    image has several captions, and when its images are not exactly those of ``records``.
+    little (``names.match``), or by the number at the end of a name. Raises UserError when the file cannot be read, when
+    an image has several captions, and when its images are not exactly those of ``records``.
     """
     warts = Warts() if warts is None else warts
     found = read_captions(path, warts)

@@ -198,8 +198,8 @@ def join(
 ) -> CaptionDataset:
     """Join captions, splits, image paths and ``ids``, all by file name, and note in ``warts`` what does not fit.
 
-    Names of images that are spelled otherwise on disk are matched (``names.match``). Markup is taken out of the captions
-    (``markup.clean``).
+    Names of images that are spelled otherwise on disk are matched (``names.match``). Markup is taken out of the
+    captions (``markup.clean``).
 
     ``folder`` says where the images were looked for. Raises UserError when no image is left, or two share an id.
     """
@@ -272,7 +272,7 @@ def splits_or_drawn(
 
 
 def folder_split(name: str) -> str:
-    """The split that the folders in the name of an image tell, such as "dev" of "validation/a.jpg"; empty if none does."""
+    """The split that the folders in the name of an image tell, such as "dev" of "validation/a.jpg"; else empty."""
     for folder in PurePosixPath(name).parts[:-1]:
         if split := FOLDER_NAMES.get(folder.lower()):
             return split

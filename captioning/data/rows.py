@@ -1,10 +1,10 @@
 """Captions files with a row or a line for each image: tables (.csv, .tsv, .txt) and JSON lines (.jsonl).
 
-Each row names an image and has captions, and perhaps a split. Columns have different names in different places, so these
-are known:
+Each row names an image and has captions, and perhaps a split. Columns have different names in different places, so
+these are known:
 
     image       image, file_name, filename, image_name, image_path, file, path, or else image_id
-    captions    caption, captions, text, description, prompt, sentence, comment; or several numbered ones, such as caption_0
+    captions    caption, captions, text, description, prompt, sentence, comment; or numbered ones, such as caption_0
     split       split
 """
 

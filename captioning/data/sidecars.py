@@ -1,7 +1,7 @@
 """A text file beside each picture: ``a.jpg`` with its captions in ``a.txt`` or ``a.caption``, one per line.
 
-Training sets for image generators look like that. Splits are folders called ``train``, ``validation`` and ``test``, if there
-are any. Otherwise they are drawn.
+Training sets for image generators look like that. Splits are folders called ``train``, ``validation`` and ``test``, if
+there are any. Otherwise they are drawn.
 """
 
 from pathlib import Path, PurePosixPath
@@ -45,7 +45,7 @@ def _beside(image: str, texts: dict[str, Path]) -> list[str]:
 
 
 def captions_below(folder: Path) -> dict[str, list[str]]:
-    """The captions of each text in ``folder`` and below it, by its path without its ending: for scoring without images."""
+    """The captions of each text in ``folder`` and below it, by its path without its ending."""
     files = list_files_below(folder)
     return {
         str(PurePosixPath(name).with_suffix("")): [line for _, line in lines(path)]

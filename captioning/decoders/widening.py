@@ -12,10 +12,11 @@ from captioning.words.vocabulary import SPECIALS
 def take_weights(new: Decoder, old: Decoder) -> None:
     """Give ``new`` the weights of ``old``, a decoder with the same settings.
 
-    If ``new`` knows more words, the first words are those of ``old``. Their rows stay as they are. Rows of further words
-    start at the mean of the known words plus the random start that ``new`` has for them. The mean keeps the new words
-    as likely as a known word is on average (Hewitt, 2021, https://nlp.stanford.edu/~johnhew/vocab-expansion.html).
-    Vectors from elsewhere, such as BERT's, stay those of ``new``.
+    If ``new`` knows more words, the first words are those of ``old``. Their rows stay as they are. Rows of further
+    words start at the mean of the known words plus the random start that ``new`` has for them. The mean keeps the new
+    words as likely as a known word is on average (Hewitt, 2021,
+    https://nlp.stanford.edu/~johnhew/vocab-expansion.html). Vectors from elsewhere, such as BERT's, stay those of
+    ``new``.
     """
     if new.sizes["vocabulary_size"] == old.sizes["vocabulary_size"]:
         new.set_weights(old.get_weights())
@@ -30,7 +31,7 @@ def take_weights(new: Decoder, old: Decoder) -> None:
 
 
 def _widened(target: keras.Variable, source: keras.Variable, start_at_mean: bool) -> np.ndarray:
-    """The values of ``source`` in the shape of ``target``, which may have more rows along one axis: that of the words."""
+    """The values of ``source`` in the shape of ``target``, which may have more rows along the axis of the words."""
     start, known = (ops.convert_to_numpy(weight.value) for weight in (target, source))
     axes = [axis for axis in range(start.ndim) if start.shape[axis] != known.shape[axis]]
     if not axes:

@@ -52,8 +52,8 @@ def extended_arrays(
 ) -> dict[str, np.ndarray]:
     """``arrays`` of the word embedding that ``settings`` name, completed for the last of ``words``, which they lack.
 
-    ``words``: all words of the vocabulary in id order. The arrays of the first ones stay as they are. Raises UserError as
-    ``load_pretrained`` does, and when vectors or BERT are others than those of ``arrays``.
+    ``words``: all words of the vocabulary in id order. The arrays of the first ones stay as they are. Raises UserError
+    as ``load_pretrained`` does, and when vectors or BERT are others than those of ``arrays``.
     """
     known = len(arrays["pieces" if "pieces" in arrays else "vectors"]) if arrays else len(words)
     if known == len(words):

@@ -19,7 +19,8 @@ class History:
         state = run.state()
         # A crash may have left a line of an epoch that state.json does not count.
         self.lines = run.history()[: state["epochs"]]
-        # Not searched for again: an earlier release may have kept another one of equals, and only its weights are there.
+        # Not searched for again: an earlier release may have kept another one of equals, and only its weights are
+        # there.
         self.best = self.lines[state["best_epoch"] - 1] if self.lines else {}
 
     def add(self, line: dict[str, float]) -> bool:

@@ -27,7 +27,10 @@ SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")  # their spelling, by id
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of some captions a vocabulary knows. ``words``: how many words they have. ``unknown``: which are unknown."""
+    """How much of some captions a vocabulary knows.
+
+    ``words``: how many words they have. ``unknown``: which are unknown.
+    """
 
     words: int
     unknown: Counter[str]

@@ -4,7 +4,6 @@ import zipfile
 
 import pytest
 
-from captioning.base import trained
 from captioning.base.errors import UserError
 from captioning.base.trained import read_trained
 
@@ -24,7 +23,7 @@ def test_a_run_folder_a_bundle_and_a_folder_with_a_bundle(bundle):
     assert read_trained(bundle.parent, "config.json") == ('{"seed": 2}', str(bundle.parent / "config.json"))
 
 
-def test_what_is_neither_is_refused(bundle, tmp_path, monkeypatch):
+def test_what_is_neither_is_refused(bundle, tmp_path):
     def refused(path, message):
         with pytest.raises(UserError, match=message):
             read_trained(path, "config.json")
@@ -40,5 +39,6 @@ def test_what_is_neither_is_refused(bundle, tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as file:
         file.writestr("data.csv", "")
     refused(tmp_path / "other.zip", "not a bundle of a captioner")
-    monkeypatch.setattr(trained, "_LARGEST", 5)
-    refused(bundle, "larger than 5 bytes")
+    with zipfile.ZipFile(bundle, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("config.json", " " * 2**21)
+    refused(bundle, "would unpack to 2,097,152 bytes")
