@@ -403,7 +403,7 @@ def test_evaluate_refuses_predictions_for_other_images(data, trained, tmp_path):
     )
     refused(*predictions([*good, good[0]]), mentions=r"p\.json: .*10.* twice")
     for broken in ("", "{", "3", "{}", [1, 2], [{"image_id": 10}], [{"image_id": 10, "caption": None}, good[1]]):
-        refused(*predictions(broken), mentions=r"p\.json: ")
+        refused(*predictions(broken), mentions=r"p\.json[:,] .*(expected|captions?)")
     refused("evaluate", "--predictions", tmp_path / "absent.json", *data[1], mentions=r"absent\.json: ")
 
 
