@@ -16,12 +16,13 @@ from model import Caption
 
 
 class FakeModel:
-    """As much of a model as Recorder and its stage need; its weights are the number of epochs it has seen."""
+    """As much of a model as Recorder and its stage need; what it saves is the number of epochs it has seen."""
 
     non_trainable_variables = ()
-    optimizer = SimpleNamespace(learning_rate=0.1)
+    optimizer = SimpleNamespace(learning_rate=0.1, variables=())
     stop_training = False
-    weights = 0
+    weights = ()
+    seen = 0
     dev_nll = 0.0
 
     def __init__(self):
@@ -35,7 +36,7 @@ class FakeModel:
         return {"loss": 1.0, "nll": self.dev_nll}
 
     def save_weights(self, path):
-        path.write_text(str(self.weights))
+        path.write_text(str(self.seen))
 
 
 CIDER = [20.0, 40.0, 50.0, 30.0, 60.0, 0.0, 0.0, 0.0, 0.0]
@@ -70,7 +71,7 @@ def record(prepared, monkeypatch, config: Config, run: Run, bleu: list[float], n
         monkeypatch.setattr(dev_scoring.Cider, "score", lambda *_, value=CIDER[epoch]: np.full(4, value))
         made.on_epoch_begin(epoch)
         assert made.stage.laid_out.pop() == epoch
-        model.weights, model.dev_nll = epoch + 1, nll[epoch]
+        model.seen, model.dev_nll = epoch + 1, nll[epoch]
         made.on_epoch_end(epoch, {"loss": 1.0, "nll": 1.0})
         if model.stop_training:
             break
