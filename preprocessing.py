@@ -55,7 +55,8 @@ def fit_vocabulary(settings: DecoderSettings, dataset: CaptionDataset | MixedDat
 
     Raises UserError if there are no training captions, if no word is frequent enough, or if there is no such BERT.
     """
-    return Vocabulary.fit(captions_of(dataset, "train"), settings.vocab_threshold, _wordpieces(settings))
+    captions = (caption for _, caption in dataset.split("train").captions())
+    return Vocabulary.fit(captions, settings.vocab_threshold, _wordpieces(settings))
 
 
 def _wordpieces(settings: DecoderSettings) -> Sequence[str]:
@@ -64,8 +65,9 @@ def _wordpieces(settings: DecoderSettings) -> Sequence[str]:
 
 
 def captions_of(dataset: CaptionDataset | MixedDataset, split: str) -> Iterator[str]:
-    """The captions of a split. Raises UserError if it has no images."""
-    return (caption for _, caption in dataset.split(split).captions())
+    """The captions of a split; none where no data set has it."""
+    parts = dataset.parts.values() if isinstance(dataset, MixedDataset) else [dataset]
+    return (caption for part in parts for _, caption in part.records.of_split(split).captions())
 
 
 def find_vocabulary(config: Config, dataset: CaptionDataset | MixedDataset) -> Vocabulary:
@@ -223,11 +225,13 @@ def main() -> None:
         for each in download.fetchable(config.data_sets()):
             download.fetch_archives(each)
     dataset = load_dataset(config)
-    vocabulary = fit_vocabulary(config, dataset)
-    # Imported here, because this imports Keras.
+    vocabulary = find_vocabulary(config, dataset) if config.init else fit_vocabulary(config, dataset)
+    # Imported here, because these import Keras.
     from captioning.training.stages.base import stage_named
+    from model import Captioner
 
-    prepared = prepare(config, dataset, looks=stage_named(config.stage).looks(config), verify=args.verify)
+    encoder = Captioner.load(Path(config.init)).encoder if config.init else None
+    prepared = prepare(config, dataset, encoder, looks=stage_named(config.stage).looks(config), verify=args.verify)
     sets = dataset.parts if isinstance(dataset, MixedDataset) else {"": dataset}
     for name, part in sets.items():
         print(f"{name}:\n" * bool(name), end="")
@@ -246,7 +250,7 @@ def _print_sizes(dataset: CaptionDataset) -> None:
 
 def _print_vocabulary(config: Config, sets: Iterable[CaptionDataset], vocabulary: Vocabulary) -> None:
     """Print how large the vocabulary is, and which share of the words of dev it lacks."""
-    dev = (caption for dataset in sets for _, caption in dataset.records.of_split("dev").captions())
+    dev = (caption for dataset in sets for caption in captions_of(dataset, "dev"))
     unknown = vocabulary.coverage(dev).unknown_share
     print(
         f"vocabulary: {len(vocabulary)} {config.vocabulary} and special tokens (seen {config.vocab_threshold}+ times "

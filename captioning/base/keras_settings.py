@@ -46,7 +46,7 @@ def settle_keras(source: str = "KERAS_BACKEND") -> None:
     others += ["its text"] if settings.get("unreadable") else []
     if others:
         print(
-            f"note: {path}: {' and '.join(others)} is not used here, because captioners need {_OURS['floatx']} and "
+            f"note: {path}: not used here: {' and '.join(others)}; captioners need {_OURS['floatx']} and "
             f"{_OURS['image_data_format']}",
             file=sys.stderr,
         )

@@ -137,6 +137,8 @@ def image_folder(data_dir: Path, name: str) -> Path:
 def _annotations(data_dir: Path, name: str, year: str) -> Path:
     """The path of the captions file ``name``. If it is missing, it is unpacked from its archive, if that is there."""
     path, archive = data_dir / "annotations" / name, data_dir / f"annotations_trainval{year}.zip"
+    if not path.exists() and (data_dir / name).exists():
+        return data_dir / name
     if not path.exists() and archive.exists():
         # The archive holds far more, for other tasks.
         unzip(archive, path.parent, lambda member: name if member.name == name else None)

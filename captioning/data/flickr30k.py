@@ -12,7 +12,7 @@ from pathlib import Path
 from captioning.base.errors import UserError
 from captioning.data import karpathy
 from captioning.data.files import find, lines
-from captioning.data.flickr8k import read_tokens
+from captioning.data.flickr8k import kaggle_hint, read_tokens
 from captioning.data.records import CaptionDataset, Warts, draw_splits, join
 from config import DataSettings
 
@@ -33,7 +33,9 @@ def load(settings: DataSettings) -> CaptionDataset:
     texts, images = find(data_dir, (_TOKENS, _TABLE), warts)
     absent = [f"{_TOKENS} or {_TABLE}"] * (not texts) + ["flickr30k-images/*.jpg"] * (not images)
     if absent:
-        raise UserError(f"data_dir: Flickr30k is not complete in {data_dir}: {', '.join(absent)} not found. {SOURCE}")
+        raise UserError(
+            f"data_dir: Flickr30k is not complete in {data_dir}: {', '.join(absent)} not found. {SOURCE}{kaggle_hint(data_dir)}"
+        )
     captions = read_tokens(texts[_TOKENS], warts) if _TOKENS in texts else read_table(texts[_TABLE], warts)
     if not settings.captions_file:
         return join("flickr30k", captions, draw_splits(sorted(captions), settings), images, str(data_dir), warts)

@@ -91,6 +91,8 @@ def test_val_alone_can_be_evaluated(tmp_path):
     dataset = read(tmp_path)
     assert ids(dataset.split("test")) == list(VAL)
     assert len(dataset.warnings) == 1
+    (tmp_path / "annotations" / "captions_val2017.json").rename(tmp_path / "captions_val2017.json")
+    assert ids(read(tmp_path).split("test")) == list(VAL)
 
 
 def test_warts_are_reported_and_lose_nothing_else(tmp_path):
