@@ -65,6 +65,10 @@ def test_its_archive_and_commas_without_quotes(tmp_path):
     assert captions(dataset)["a.jpg"][0] == "a runs, barks, and sits ."
     assert captions(dataset)["b.jpg"][0] == 'b, "runs"'
     assert warning(dataset, "without quotes (mended)").endswith("1, e.g. a.jpg")
+    write_files(tmp_path / "plain", KAGGLE)
+    for published in ("flickr8k", "flickr30k"):
+        with pytest.raises(UserError, match=r"captions\.txt is there: read this folder with --dataset kaggle"):
+            load(tmp_path / "plain", published)
     with pytest.raises(
         UserError, match=r"not complete in .*captions\.txt, Images/\*\.jpg not found.*--dataset flickr8k"
     ):

@@ -175,6 +175,13 @@ def test_a_monitor_that_cannot_rank_is_known_before_training(captions, settings,
     assert bool(reason) == bool(found)
 
 
+@pytest.mark.parametrize(("images", "told"), [(1, True), (2, False)])
+def test_recall_of_one_image_ranks_nothing(images, told):
+    scores = object.__new__(dev_scoring.RecallScores)
+    scores.records = [None] * images
+    assert bool(scores.cannot_rank("recall")) == told
+
+
 def test_of_several_data_sets_one_that_ranks_is_enough():
     short, usual = dev_scores([["red dog"]]), dev_scores(USUAL)
     assert dev_scoring.JointScores({"a": short, "b": usual}, 1).cannot_rank("bleu4") == ""
