@@ -58,8 +58,21 @@ OneVectorDecoders = Literal["merge", "inject"]
 RegionDecoders = Literal["attention", "adaptive", "transformer"]
 
 
-Layout = Literal["flickr8k", "flickr30k", "coco", "karpathy", "demo", "folder"]
+Layout = Literal[
+    "flickr8k",
+    "flickr30k",
+    "coco",
+    "karpathy",
+    "demo",
+    "folder",
+    "kaggle",
+    "imagefolder",
+    "sidecars",
+    "cocostyle",
+]
 CocoYear = Literal["2014", "2017"]
+# The layouts that may come without splits, which are then drawn.
+_DRAWN = ("folder", "flickr30k", "kaggle", "imagefolder", "sidecars", "cocostyle")
 
 
 class DataSettings(BaseModel):
@@ -68,8 +81,10 @@ class DataSettings(BaseModel):
     dataset: Layout = setting(
         "flickr8k",
         "flickr8k, flickr30k or coco: in the layout of their publishers; karpathy: a Karpathy split file with the "
-        "images of one of these; demo: generated scenes; folder: your own images with a captions file. Several data "
-        "sets are trained on together. Otherwise they stay apart",
+        "images of one of these; demo: generated scenes; folder: your own images with a captions file; kaggle: "
+        "Flickr8k as Kaggle has it; imagefolder: Hugging Face's, with metadata.jsonl or metadata.csv; sidecars: a .txt "
+        "file beside each image; cocostyle: a JSON file in COCO's format over any folder. Several data sets are "
+        "trained on together. Otherwise they stay apart",
     )
     data_dir: str = setting(
         "",
@@ -85,9 +100,10 @@ class DataSettings(BaseModel):
     )
     captions_file: str | None = setting(
         None,
-        "folder: the captions, as .csv (columns image,caption[,split]) or .jsonl; karpathy: the split file, such as "
-        "dataset_coco.json; flickr30k: the split file, if there is one; none: no file",
-        only={"dataset": ("folder", "karpathy", "flickr30k")},
+        "folder: the captions, as .csv (columns image,caption[,split]) or .jsonl; cocostyle: the JSON file, or a folder "
+        "of such files, one for each split; karpathy: the split file, such as dataset_coco.json; flickr30k, kaggle: the "
+        "split file, if there is one; none: no file",
+        only={"dataset": ("folder", "cocostyle", "karpathy", "flickr30k", "kaggle")},
     )
     coco_year: CocoYear = setting(
         "2017",
@@ -98,7 +114,7 @@ class DataSettings(BaseModel):
     dev_fraction: float = setting(
         0.1,
         "share of the images that is drawn for dev, if the data has no splits",
-        only={"dataset": ("folder", "flickr30k")},
+        only={"dataset": _DRAWN},
         tolerated=True,
         ge=0,
         lt=1,
@@ -106,7 +122,7 @@ class DataSettings(BaseModel):
     test_fraction: float = setting(
         0.1,
         "share of the images that is drawn for test, if the data has no splits",
-        only={"dataset": ("folder", "flickr30k")},
+        only={"dataset": _DRAWN},
         tolerated=True,
         ge=0,
         lt=1,
@@ -114,7 +130,7 @@ class DataSettings(BaseModel):
     split_seed: int = setting(
         0,
         "seed of the draw of dev and test. Whole images are drawn, so no image is in two splits",
-        only={"dataset": ("folder", "flickr30k")},
+        only={"dataset": _DRAWN},
         tolerated=True,
         ge=0,
         le=2**32 - 1,
@@ -146,6 +162,8 @@ class DataSettings(BaseModel):
     def _check_captions_file(self) -> Self:
         if self.dataset == "folder" and not self.captions_file:
             raise ValueError("captions_file: dataset=folder needs it (a .csv or .jsonl file)")
+        if self.dataset == "cocostyle" and not self.captions_file:
+            raise ValueError("captions_file: dataset=cocostyle needs it (a .json file in COCO's format)")
         if self.dataset == "karpathy" and not self.captions_file:
             raise ValueError("captions_file: dataset=karpathy needs it (a split file, such as dataset_coco.json)")
         return self
@@ -310,7 +328,8 @@ class MachineSettings(BaseModel):
     run_dir: str = setting("runs", "folder that holds the run folders")
     backend: Literal["", "tensorflow", "jax", "torch"] = setting(
         "",
-        "Keras backend; unset: the one that KERAS_BACKEND names, or else the one that Keras chooses",
+        "Keras backend; unset: the one that KERAS_BACKEND names, or else the one in ~/.keras/keras.json, or else "
+        "tensorflow",
         resumable=True,
     )
 
@@ -614,8 +633,25 @@ class TrainingSettings(OptimizerSettings, BatchSettings):
     )
     init: str = setting(
         "",
-        "run folder. Training starts from its captioner and its settings; stage=align takes its encoder and vocabulary",
+        "run folder, or a bundle such as pretrained/pocket.zip. Training starts from its captioner and its settings; "
+        "stage=align takes its encoder and vocabulary",
         fixed="training",
+    )
+    extend_vocabulary: bool = setting(
+        False,
+        "add words to the vocabulary of init: those that the training captions have vocab_threshold times. Words that "
+        "were there keep their ids and weights",
+        only={"init": ON},
+        never={"stage": ("scst",)},
+        fixed="training",
+    )
+    unknown_limit: float = setting(
+        0.2,
+        "share of the words of the training captions that init may not know. Above it training is refused, unless the "
+        "vocabulary is extended. Without init a note is printed. 1: no limit",
+        fixed="training",
+        ge=0,
+        le=1,
     )
     tuned_layers: int = setting(
         0,
@@ -688,7 +724,8 @@ class TrainingSettings(OptimizerSettings, BatchSettings):
     monitor: Literal["bleu4", "cider", "loss", "recall"] = setting(
         "bleu4",
         "what chooses the best epoch on dev: BLEU-4 (bleu4) or CIDEr-D (cider) of its captions, or the loss. "
-        "stage=align always takes recall: the sum of R@1, R@5 and R@10 in both directions",
+        "stage=align always takes recall: the sum of R@1, R@5 and R@10 in both directions. Among equal epochs the one "
+        "with the lowest dev loss is best",
         fixed="training",
     )
     dev_beam_size: int = setting(
@@ -722,7 +759,7 @@ class TrainingSettings(OptimizerSettings, BatchSettings):
     @model_validator(mode="after")
     def _check_init(self) -> Self:
         if self.stage in ("finetune", "scst") and not self.init:
-            raise ValueError(f"init: stage={self.stage} improves a trained captioner; name its run folder")
+            raise ValueError(f"init: stage={self.stage} improves a trained captioner; name its run folder or bundle")
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@
     python evaluate.py --model runs/NAME --views 4 --output four-views     # an average of four looks at each image
     python evaluate.py --model runs/NAME --beam-sizes 20 --consensus       # the caption most like all of its beam
     python evaluate.py --predictions FILE --split test                     # score captions from elsewhere
+    python evaluate.py --references FILE --predictions FILE                # without a data set and its pictures
     python evaluate.py --compare FILE FILE --split test                    # do two captioners differ beyond chance?
     python evaluate.py --compare "runs/a-*/FILE" "runs/b-*/FILE"           # several seeds of each
     python evaluate.py --model runs/NAME --fit-confidence                  # fit its confidence, on dev
@@ -37,14 +38,15 @@ import numpy as np
 from captioning.base.errors import UserError
 from captioning.base.files import write
 from captioning.base.script import run_script
-from captioning.base.settings import listed
+from captioning.base.settings import listed, own_fields
 from captioning.command_line.options import add_views, make_parser, typed_settings
 from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend, without_data
 from captioning.confidence.inputs import INPUTS
 from captioning.confidence.judging import Sure
+from captioning.data.caption_files import read_references
 from captioning.data.mixture import MixedDataset
 from captioning.data.predictions import read_predictions, write_coco_results, write_predictions
-from captioning.data.records import SPLIT_NAMES, CaptionDataset, ImageRecord
+from captioning.data.records import SPLIT_NAMES, CaptionDataset, ImageRecord, Records, Warts
 from captioning.features.looks import further_views
 from captioning.metrics import java
 from captioning.metrics.cider import cider_d
@@ -56,7 +58,7 @@ from captioning.reports.reliability import confidence_figure
 from captioning.reports.rows import AttentionStatistics, ScoreRow, rows_text
 from captioning.reports.scoring import score, together, training_captions
 from captioning.reports.tables import score_table
-from config import TOGETHER, Config, DataSettings, search_name
+from config import TOGETHER, Config, DataSettings, MixtureSettings, search_name
 from preprocessing import load_dataset, prepare
 
 if TYPE_CHECKING:
@@ -67,6 +69,8 @@ if TYPE_CHECKING:
 
 def main() -> None:
     args = parse()
+    if not args.references:
+        args.split = args.split or "dev"
     tools = java_tools(args)
     refuse_conflicts(args, tools)
     typed = typed_settings(args)
@@ -92,6 +96,12 @@ def parse() -> Namespace:
     )
     parser.add_argument("--predictions", metavar="FILE", help="score this file instead of a model's captions")
     parser.add_argument(
+        "--references",
+        metavar="FILE",
+        help="score against the captions of this file, without a data set and its pictures; captioning/data/caption_files.py "
+        "lists the layouts of both files",
+    )
+    parser.add_argument(
         "--compare",
         nargs=2,
         metavar="FILE",
@@ -99,7 +109,7 @@ def parse() -> Namespace:
         "several seeds",
     )
     add_views(parser)
-    parser.add_argument("--split", default="dev", help="train, dev or test [default: dev]")
+    parser.add_argument("--split", help="train, dev or test [default: dev; with --references all images]")
     parser.add_argument("--beam-sizes", metavar="SIZES", help="comma-separated; 1 is greedy [default: 1 and beam_size]")
     parser.add_argument(
         "--protocol",
@@ -170,6 +180,8 @@ def refuse_conflicts(args: Namespace, tools: Sequence[str]) -> None:
             "give one of --model RUN, --predictions FILE and --compare FILE FILE; the last two also need the settings "
             "of their data set"
         )
+    if args.references and not (args.predictions or args.compare):
+        raise UserError("--references: is for captions in files; give --predictions FILE or --compare FILE FILE")
     if args.protocol == "seed" and (tools or args.compare):
         raise UserError("--protocol: seed has only BLEU on our own words; leave out --java and --compare, or take coco")
     if args.fit_confidence:
@@ -215,35 +227,63 @@ def refuse_beside_fit(args: Namespace, tools: Sequence[str]) -> None:
         raise UserError(f"--unsure-below: {args.unsure_below} is no probability; give a number from 0 to 1")
 
 
-def load_single(typed: dict[str, Any], option: str) -> tuple[Config, CaptionDataset]:
-    """The settings and the data set of captions in files. Raises UserError for several data sets."""
+def load_single(args: Namespace, typed: dict[str, Any], option: str) -> tuple[CaptionDataset, DataSettings]:
+    """What captions in files are scored against: the data set, or the references without pictures. Its settings.
+
+    Raises UserError for several data sets, and for a data set beside references.
+    """
+    if args.references:
+        if named := [name for name in typed if name in own_fields(MixtureSettings)]:
+            raise UserError(
+                f"--{named[0].replace('_', '-')}: --references takes the place of a data set; leave out one of the two"
+            )
+        warts = Warts()
+        records = read_references(Path(args.references), warts)
+        print_notes(warts)
+        return CaptionDataset(Path(args.references).stem, Records(records), ()), DataSettings()
     config = Config().with_overrides(typed)
     dataset = load_dataset(config)
     if isinstance(dataset, MixedDataset):
         raise UserError(f"{option}: a file holds the captions of one data set; name it alone with --dataset")
-    return config, dataset
+    return dataset, config.data_sets()[0]
+
+
+def chosen(dataset: CaptionDataset, args: Namespace) -> Sequence[ImageRecord]:
+    """The images that are scored: those of the split, or all if none is named. Raises UserError for an unknown split."""
+    return dataset.split(args.split) if args.split else dataset.records
+
+
+def print_notes(warts: Warts) -> None:
+    """Tell on stderr what was found in files."""
+    for line in warts.lines():
+        print(f"note: {line}", file=sys.stderr)
 
 
 def compare_files(args: Namespace, typed: dict[str, Any]) -> None:
     """Print whether the captions of the two sides differ."""
     sides = find_sides(args.compare)
-    records = load_single(typed, "--compare")[1].split(args.split)
-    first, second = ([read_predictions(path, records) for path in side] for side in sides)
+    records = chosen(load_single(args, typed, "--compare")[0], args)
+    warts = Warts()
+    first, second = ([read_predictions(path, records, warts) for path in side] for side in sides)
+    print_notes(warts)
     for letter, side in zip("AB", sides, strict=True):
         print(f"{letter}: {', '.join(map(str, side))}")
-    print(f"{args.split}, {len(records)} images\n")
+    print(f"{args.split or 'all'}, {len(records)} images\n")
     print(comparison_table(first, second, records), end="")
 
 
 def score_file(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -> None:
     """Score the captions of a file."""
-    config, dataset = load_single(typed, "--predictions")
+    dataset, data = load_single(args, typed, "--predictions")
     path = Path(args.predictions)
-    records = dataset.split(args.split)
-    captions = read_predictions(path, records)
-    [data] = config.data_sets()
-    scores, _ = score(captions, records, args.protocol, data, training_captions(dataset), tools)
-    row = ScoreRow(captioner=path.stem, split=args.split, protocol=args.protocol, decoding="as given", scores=scores)
+    records = chosen(dataset, args)
+    warts = Warts()
+    captions = read_predictions(path, records, warts)
+    print_notes(warts)
+    training = training_captions(dataset) if args.split else ()
+    scores, _ = score(captions, records, args.protocol, data, training, tools)
+    split = args.split or "all"
+    row = ScoreRow(captioner=path.stem, split=split, protocol=args.protocol, decoding="as given", scores=scores)
     output = Path(args.output) if args.output else path.parent
     write_scores([row], output)
     print(f"\nwritten to {output}", file=sys.stderr)

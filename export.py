@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from captioning.base.environment import describe
 from captioning.base.errors import UserError
 from captioning.base.files import write
-from captioning.base.script import hide_progress, run_script
+from captioning.base.progress import track
+from captioning.base.script import run_script
 from captioning.command_line.options import make_parser, typed_settings
 from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
 from captioning.exports.checking import Comparison, Original, compare
@@ -142,7 +142,7 @@ def check(captioner: "Captioner", config: Config, exports: Sequence[Exported], l
         return [caption.text for caption in captioner.caption(captioner.encode(pixels[None]), config)[0]]
 
     def pictures() -> Iterator[tuple[str, np.ndarray]]:
-        for source in tqdm(listed, desc="check", unit="picture", disable=hide_progress()):
+        for source in track(listed, "check"):
             try:
                 yield source, load_image(open_source(source), config.image_size)
             except UnreadableImage as error:

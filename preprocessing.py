@@ -9,14 +9,17 @@ train.py and evaluate.py call the same functions, so nobody needs to run this sc
 kind of fault in the data. It can be interrupted at any moment and run again.
 """
 
+import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captioning.base.errors import UserError
 from captioning.base.script import run_script
 from captioning.base.texts import printable, printable_lines
+from captioning.base.trained import read_trained
 from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import resolve
 from captioning.data import datasets
@@ -24,8 +27,7 @@ from captioning.data.mixture import MixedDataset
 from captioning.data.records import SPLITS, CaptionDataset
 from captioning.embeddings.bert import read_wordpieces
 from captioning.features.looks import Look
-from captioning.words.tokenizer import tokenize
-from captioning.words.vocabulary import Vocabulary
+from captioning.words.vocabulary import Coverage, Vocabulary
 from config import Config, DecoderSettings, EncoderSettings, MixtureSettings
 
 if TYPE_CHECKING:
@@ -56,9 +58,61 @@ def fit_vocabulary(settings: DecoderSettings, dataset: CaptionDataset | MixedDat
 
     Raises UserError if there are no training captions, if no word is frequent enough, or if there is no such BERT.
     """
-    wordpieces = read_wordpieces(settings.bert) if settings.vocabulary == "wordpieces" else ()
     captions = (caption for _, caption in dataset.split("train").captions())
-    return Vocabulary.fit(captions, settings.vocab_threshold, wordpieces)
+    return Vocabulary.fit(captions, settings.vocab_threshold, _wordpieces(settings))
+
+
+def _wordpieces(settings: DecoderSettings) -> Sequence[str]:
+    """All WordPieces of the setting bert, if the vocabulary holds WordPieces. Raises UserError: no such BERT."""
+    return read_wordpieces(settings.bert) if settings.vocabulary == "wordpieces" else ()
+
+
+def captions_of(dataset: CaptionDataset | MixedDataset, split: str) -> Iterator[str]:
+    """The captions of a split; none where no data set has it."""
+    parts = dataset.parts.values() if isinstance(dataset, MixedDataset) else [dataset]
+    return (caption for part in parts for _, caption in part.records.of_split(split).captions())
+
+
+def find_vocabulary(config: Config, dataset: CaptionDataset | MixedDataset) -> Vocabulary:
+    """The vocabulary of a new training: that of the training captions, or with ``init`` that of a trained captioner.
+
+    Prints which share of the words of the captions it lacks. Raises UserError as ``fit_vocabulary`` does, and when the
+    captioner lacks more than ``unknown_limit`` of the words of the training captions.
+    """
+    if not config.init:
+        vocabulary = fit_vocabulary(config, dataset)
+    else:
+        vocabulary = Vocabulary.from_json(*read_trained(Path(config.init), "vocabulary.json"))
+        if config.extend_vocabulary:
+            known = len(vocabulary)
+            captions = captions_of(dataset, "train")
+            vocabulary = vocabulary.extended(captions, config.vocab_threshold, _wordpieces(config))
+            print(f"vocabulary: {len(vocabulary) - known} new words beside the {known} of {config.init}")
+    lacks = vocabulary.coverage(captions_of(dataset, "train"))
+    dev = vocabulary.coverage(captions_of(dataset, "dev"))
+    print(
+        f"unknown words: {lacks.unknown_share:.1%} of those of the training captions, {dev.unknown_share:.1%} of those of dev"
+    )
+    if lacks.unknown_share > config.unknown_limit:
+        _report_unknown(config, lacks)
+    return vocabulary
+
+
+def _report_unknown(config: Config, lacks: Coverage) -> None:
+    """Say that too many words are unknown. Raises UserError if the words are those of another captioner."""
+    seen = f"{lacks.unknown_share:.1%} of the words of the training captions are unknown"
+    examples = ", ".join(f"{word!r}" for word, _ in lacks.unknown.most_common(3))
+    if config.init and not config.extend_vocabulary:
+        raise UserError(
+            f"init: {seen} to {config.init}, such as {examples}, and it would learn <unk> in their place. Add "
+            "--extend-vocabulary to give them rows beside the known words, leave out --init to start anew, or allow it with "
+            f"--unknown-limit {math.ceil(100 * lacks.unknown_share) / 100:g}"
+        )
+    print(
+        f"note: vocab_threshold: {seen}, such as {examples}, because they occur fewer than {config.vocab_threshold} times; "
+        "a lower --vocab-threshold takes them in",
+        file=sys.stderr,
+    )
 
 
 def prepare(
@@ -174,11 +228,13 @@ def main() -> None:
         for each in download.fetchable(config.data_sets()):
             download.fetch_archives(each)
     dataset = load_dataset(config)
-    vocabulary = fit_vocabulary(config, dataset)
-    # Imported here, because this imports Keras.
+    vocabulary = find_vocabulary(config, dataset) if config.init else fit_vocabulary(config, dataset)
+    # Imported here, because these import Keras.
     from captioning.training.stages.base import stage_named
+    from model import Captioner
 
-    prepared = prepare(config, dataset, looks=stage_named(config.stage).looks(config), verify=args.verify)
+    encoder = Captioner.load(Path(config.init)).encoder if config.init else None
+    prepared = prepare(config, dataset, encoder, looks=stage_named(config.stage).looks(config), verify=args.verify)
     sets = dataset.parts if isinstance(dataset, MixedDataset) else {"": dataset}
     for name, part in sets.items():
         print(f"{name}:\n" * bool(name), end="")
@@ -197,9 +253,8 @@ def _print_sizes(dataset: CaptionDataset) -> None:
 
 def _print_vocabulary(config: Config, sets: Iterable[CaptionDataset], vocabulary: Vocabulary) -> None:
     """Print how large the vocabulary is, and which share of the words of dev it lacks."""
-    dev = (record for dataset in sets for record in dataset.records.of_split("dev"))
-    words = [word for record in dev for caption in record.captions for word in tokenize(caption)]
-    unknown = sum(not vocabulary.knows(word) for word in words) / max(1, len(words))
+    dev = (caption for dataset in sets for caption in captions_of(dataset, "dev"))
+    unknown = vocabulary.coverage(dev).unknown_share
     print(
         f"vocabulary: {len(vocabulary)} {config.vocabulary} and special tokens (seen {config.vocab_threshold}+ times "
         f"in training); of dev's words {unknown:.1%} are unknown"

@@ -5,6 +5,7 @@
     python train.py --resume runs/NAME                  # go on after the last whole epoch, as if never interrupted
     python train.py --stage finetune --init runs/NAME   # let the encoder learn too, from pixels
     python train.py --stage scst --init runs/NAME       # improve a trained captioner by its own captions' CIDEr-D
+    python train.py --init pretrained/pocket.zip --dataset folder --data-dir photos --captions-file captions.csv
     python train.py --preset flickr8k-align             # map images and captions into one space, for retrieval
 
 The result is a run folder (see captioning/storage/runs.py). test.py and evaluate.py read its captioner.zip. A run of
@@ -20,10 +21,10 @@ from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import resolve, resolve_resumed, resumable_settings
 from captioning.data.mixture import MixedDataset
 from captioning.data.records import CaptionDataset
-from captioning.embeddings.arrays import load_pretrained
+from captioning.embeddings.arrays import extended_arrays, load_pretrained
 from captioning.storage.runs import Run
 from config import Config, MixtureSettings
-from preprocessing import fit_vocabulary, load_dataset, prepare
+from preprocessing import find_vocabulary, load_dataset, prepare
 
 
 def main() -> int:
@@ -45,19 +46,20 @@ def main() -> int:
         download_missing(config)
     dataset = load_dataset(config)
     check_splits(dataset)
-    source = run or (Run.open(config.init) if config.init else None)
-    vocabulary = source.vocabulary() if source else fit_vocabulary(config, dataset)
+    vocabulary = run.vocabulary() if run else find_vocabulary(config, dataset)
     if not run:
         # The extraction of features takes long, so what can fail comes before it.
         Run.check(config, args.name)
-        inherited = source and config.embedding != "learned"
-        pretrained = source.pretrained() if inherited else load_pretrained(config, vocabulary.words, config.seed)
+        pretrained = {} if config.init else load_pretrained(config, vocabulary.words, config.seed)
     # Imported here, because these import Keras, which reads KERAS_BACKEND when it is imported.
     from captioning.training.loop import fit
     from captioning.training.stages.base import stage_named
     from model import Captioner
 
     initial = Captioner.load(Path(config.init)) if config.init else None
+    if initial and not run and config.embedding != "learned":
+        arrays = initial.decoder.embedding.pretrained()
+        pretrained = extended_arrays(config, arrays, vocabulary.words, config.seed)
     stage = stage_named(config.stage)
     prepared = prepare(config, dataset, initial and initial.encoder, looks=stage.looks(config))
     if not run:

@@ -28,12 +28,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from captioning.base.errors import UserError
 from captioning.base.files import write
-from captioning.base.script import hide_progress, run_script
+from captioning.base.progress import track
+from captioning.base.script import run_script
 from captioning.data.files import find
 from captioning.data.flickr8k import JUDGEMENTS
 from captioning.data.predictions import read_predictions
@@ -134,7 +134,7 @@ def human_rows(records: list[ImageRecord], files: list[str], meteor: bool) -> di
     references = [[words(caption) for caption in record.captions] for record in records]
     choices = [[group[k] for group in references] for k in range(CAPTIONS)]
     rows = {"people": against_four(choices, references, meteor)}
-    for file in tqdm(files, desc="against four references", unit="file", disable=hide_progress()):
+    for file in track(files, "against four references", "file"):
         captions = read_predictions(Path(file), records)
         rows[file] = against_four([[*map(words, captions)]] * CAPTIONS, references, meteor)
     return rows

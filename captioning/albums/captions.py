@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from captioning.albums.progress import progress
 from captioning.base.errors import UserError
 from captioning.base.files import alone_with, write_atomically
+from captioning.base.progress import Progress
 from captioning.pictures.finding import Finder, no_pictures, unlisted
 from captioning.pictures.loading import (
     PREPROCESSING,
@@ -129,7 +129,7 @@ def caption_album(
             todo = [name for name in names if name not in done]
             notes: dict[str, list[str]] = {}
             with (
-                progress("captions", len(names) - len(todo), len(names)) as advance,
+                Progress("captions", len(names), done=len(names) - len(todo)) as progress,
                 closing(_captioned(folder, todo, captioner, config, notes)) as batches,
             ):
                 for batch, found, reasons in batches:
@@ -144,7 +144,7 @@ def caption_album(
                     for reason in reasons.values():
                         tqdm.write(f"error: {reason}", file=sys.stderr)
                     unreadable += len(reasons)
-                    advance(len(batch))
+                    progress.update(len(batch))
     except OSError as error:
         advice = "run the same command to go on"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

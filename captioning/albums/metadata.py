@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from captioning.albums.captions import read_lines
-from captioning.albums.progress import progress
+from captioning.base.progress import Progress
 from captioning.pictures.metadata import UnwritableMetadata, remove_unfinished, write_caption
 
 
@@ -52,11 +52,11 @@ def write_metadata(
             return error
 
     outcomes: Counter[str] = Counter()
-    with ThreadPoolExecutor(workers) as pool, progress("metadata", 0, len(wanted)) as advance:
+    with ThreadPoolExecutor(workers) as pool, Progress("metadata", len(wanted)) as progress:
         while group := list(islice(lines, 64)):
             for outcome in pool.map(attempt, group):
                 if isinstance(outcome, UnwritableMetadata):
                     tqdm.write(f"error: {outcome}", file=sys.stderr)
                 outcomes["failed" if isinstance(outcome, UnwritableMetadata) else outcome] += 1
-            advance(len(group))
+            progress.update(len(group))
     return outcomes

@@ -16,6 +16,19 @@ from captioning.base.texts import printable_lines
 # The numbers of the errors of a disk, or of a user's share of it, that has no room left.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+# The environment variable that --quiet sets, so that processes that a script starts are quiet too.
+_QUIET = "CAPTIONING_QUIET"
+
+
+def be_quiet() -> None:
+    """Show no progress from here on, in this process and those that it starts."""
+    os.environ[_QUIET] = "1"
+
+
+def quiet() -> bool:
+    """Whether no progress is shown at all."""
+    return bool(os.environ.get(_QUIET))
+
 
 def hide_progress() -> bool:
     """Whether progress bars are left out: where stderr is no terminal, and in CI."""
@@ -31,6 +44,16 @@ def set_up_tensorflow() -> None:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
+def let_memory_grow() -> None:
+    """Let TensorFlow and JAX take the memory of a GPU as they need it, unless the user wants it otherwise.
+
+    By themselves TensorFlow takes all of it at the start, and JAX three quarters. Must run before the first
+    ``import keras``.
+    """
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
 def run_script(main: Any) -> None:
     """Call ``main()`` and exit with its status.
 
@@ -41,6 +64,7 @@ def run_script(main: Any) -> None:
     set_up_tensorflow()
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names and captions hold more than some terminals can show
         sys.stdout.reconfigure(errors="backslashreplace")
+    let_memory_grow()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         if _may_listen() and before[signal.SIGTERM] == signal.SIG_DFL:

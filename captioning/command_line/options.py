@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from captioning.base.script import be_quiet
 from captioning.base.settings import (
     choices,
     listed,
@@ -81,6 +82,13 @@ def typed_settings(args: argparse.Namespace) -> dict[str, Any]:
     return typed
 
 
+class _Quiet(argparse.Action):
+    """The option ``--quiet``, which holds for all that follows."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        be_quiet()
+
+
 class _Help(argparse.RawDescriptionHelpFormatter):
     """Help whose usage names the options of the script only. Those of the settings have sections of their own."""
 
@@ -98,6 +106,9 @@ def make_parser(description: str | None, trained: bool = False, several: bool = 
     these words would take them for its values.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=_Help, allow_abbrev=False)
+    parser.add_argument(
+        "--quiet", action=_Quiet, nargs=0, help="show no progress; results, notes and errors are printed as ever"
+    )
     if not trained:
         parser.add_argument("--preset", help=f"start from these settings: {', '.join(PRESETS)}")
         parser.add_argument("--config", metavar="FILE", help="start from this JSON file of settings")

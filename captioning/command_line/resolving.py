@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from captioning.base.errors import UserError
+from captioning.base.keras_settings import settle_keras
 from captioning.base.settings import Fixed, choices, holds, listed, own_fields, refusal, rules_of
+from captioning.base.trained import read_trained
 from captioning.command_line.options import typed_settings
 from captioning.command_line.reading import read_settings
 from config import (
@@ -34,13 +36,13 @@ def resolve(args: argparse.Namespace) -> Config:
     """The settings of a new run. Raises UserError.
 
     Each source overrides the one before: defaults, preset, file, what the stage changes (``STAGE_CHANGES``), command
-    line. With ``--init`` the settings of that run take the place of the first three. Sets ``KERAS_BACKEND`` if a
-    backend is chosen.
+    line. With ``--init`` the settings of that captioner take the place of the first three. Sets ``KERAS_BACKEND`` if
+    a backend is chosen.
     """
     typed = typed_settings(args)
     if typed.get("init"):
         if args.preset or args.config:
-            raise UserError("--init: the run brings its own settings; leave out --preset and --config")
+            raise UserError("--init: the captioner brings its own settings; leave out --preset and --config")
         settings = _continued(typed)
     else:
         settings = preset(args.preset) if args.preset else Config()
@@ -83,16 +85,19 @@ def without_data(typed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _continued(typed: Mapping[str, Any]) -> Config:
-    """The settings with which a stage goes on from the run ``typed["init"]``. Raises UserError."""
+    """The settings with which a stage goes on from the run or bundle ``typed["init"]``. Raises UserError."""
     stage = typed.get("stage", Config().stage)
     fixed = fixed_settings("model") if stage == "align" else fixed_settings("model", "decoder")
+    if typed.get("extend_vocabulary"):
+        fixed.discard("vocab_threshold")  # it chooses the new words
     if refused := sorted(set(typed) & fixed):
         raise UserError(
-            f"--init: {', '.join(refused)} cannot change now, because the weights of the run "
+            f"--init: {', '.join(refused)} cannot change now, because the weights of the captioner "
             "were made for its own; leave them out"
         )
-    trained = _read_file(Path(typed["init"]) / "config.json")
-    settings = _at_stage(trained, stage, {"init": typed["init"]} | _fresh(trained, typed))
+    trained = read_settings(*read_trained(Path(typed["init"]), "config.json"))
+    changes = {"init": typed["init"], "extend_vocabulary": False}  # each training asks for new words anew
+    settings = _at_stage(trained, stage, changes | _fresh(trained, typed))
     if stage != "align":
         refuse_longer(trained, settings.with_overrides(_choose_data(typed, settings)))
     return settings
@@ -207,7 +212,9 @@ def refuse_longer(trained: DecoderSettings, settings: CaptionSettings) -> None:
 def settle_backend(backend: str | None) -> None:
     """Make ``backend`` the one that Keras will load, unless it is empty. Comes before the first ``import keras``.
 
-    Raises UserError when there is no such backend.
+    It also keeps the settings of somebody's keras.json away. Raises UserError when there is no such backend, or when it
+    is not installed.
     """
     if backend:
         os.environ["KERAS_BACKEND"] = Config().with_overrides({"backend": backend}).backend
+    settle_keras("backend" if backend else "KERAS_BACKEND")

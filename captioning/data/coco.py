@@ -88,18 +88,27 @@ def load(settings: DataSettings) -> CaptionDataset:
     absent = [f"annotations/{path.name}" for path in texts if not path.exists()]
     if not any(folder.is_dir() for folder in folders):
         absent += [f"{folder.name}/*.jpg" for folder in folders]
-    if absent:
+    parts = [(folder, text) for folder, text in zip(folders, texts, strict=True) if folder.is_dir()]
+    alone = len(parts) == 1 and parts[0][1].exists()  # one part with its captions is enough
+    if absent and not alone:
         raise UserError(
             f"data_dir: COCO {year} is not complete in {data_dir}: {', '.join(absent)} not found. Put "
             f"annotations_trainval{year}.zip, train{year}.zip and val{year}.zip there, or what they contain, or run: "
             f"python preprocessing.py --dataset coco --coco-year {year} --data-dir {data_dir} --download"
         )
     warts = Warts()
+    if alone:
+        folder, text = parts[0]
+        warts.notes.append(
+            f"only {folder.name} of COCO is here; --dataset cocostyle --captions-file {text} --data-dir {folder} draws splits "
+            "from it"
+        )
+        texts = [path for path in texts if path.exists()]
     captions: dict[str, list[str]] = {}
     ids: dict[str, int] = {}
     splits: dict[str, str] = {}
     for path in texts:
-        in_train = path is texts[0]
+        in_train = path.name.startswith("captions_train")
         for image_id, name, found in _read(path, warts):
             if name in captions:
                 raise UserError(
@@ -128,6 +137,8 @@ def image_folder(data_dir: Path, name: str) -> Path:
 def _annotations(data_dir: Path, name: str, year: str) -> Path:
     """The path of the captions file ``name``. If it is missing, it is unpacked from its archive, if that is there."""
     path, archive = data_dir / "annotations" / name, data_dir / f"annotations_trainval{year}.zip"
+    if not path.exists() and (data_dir / name).exists():
+        return data_dir / name
     if not path.exists() and archive.exists():
         # The archive holds far more, for other tasks.
         unzip(archive, path.parent, lambda member: name if member.name == name else None)

@@ -10,7 +10,7 @@ The setting ``dataset`` names the layout: ``dataset=coco`` is read by ``captioni
         A text: where people get a data set that cannot be fetched.
 
 A layout repairs what it safely can and says so in ``CaptionDataset.warnings``. What it cannot decide is a UserError
-that names the file and line. It opens no image. Of a caption it changes only the white space around it.
+that names the file and line. It opens no image. Of a caption it changes only markup and the white space around it.
 """
 
 import importlib

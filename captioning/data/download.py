@@ -20,11 +20,10 @@ from urllib.parse import unquote
 
 import requests
 import urllib3
-from tqdm import tqdm
 
 from captioning.base.addresses import Lost, NoAddress, Unfetched, open_address, within
 from captioning.base.errors import UserError
-from captioning.base.script import hide_progress
+from captioning.base.progress import Progress
 from captioning.data import datasets
 from config import DataSettings
 
@@ -192,7 +191,7 @@ def _try(url: str, part: Path) -> None:
                 f"{part}: needs {size - have:,} bytes more, and its disk has {free:,} free. Make room there"
             )
         print(f"{url}: {'resuming at byte ' + format(have, ',') if resumed else 'fetching'}", file=sys.stderr)
-        bar = tqdm(total=size, initial=have, desc=part.stem, unit="B", unit_scale=True, disable=hide_progress())
+        bar = Progress(part.stem, size, "B", have)
         try:
             with bar, part.open("ab") as file:
                 for piece in _pieces(answer):

@@ -14,11 +14,10 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import SchemaValidator
 from pydantic_core.core_schema import CoreConfig
-from tqdm import tqdm
 
 from captioning.base.errors import UserError
+from captioning.base.progress import track
 from captioning.base.scratch import scratch_folder
-from captioning.base.script import hide_progress
 from captioning.data.records import Warts
 from captioning.pictures.finding import SUFFIXES
 
@@ -55,6 +54,26 @@ def is_image(name: str) -> bool:
 def list_images(folder: Path) -> dict[str, Path]:
     """The images in ``folder`` itself, by file name."""
     return {entry.name: folder / entry.name for entry in scan(folder) if is_image(entry.name)}
+
+
+def list_images_below(image_dir: Path) -> dict[str, Path]:
+    """The images in ``image_dir`` and its sub-folders, by their path relative to it, with slashes."""
+    return {name: path for name, path in list_files_below(image_dir).items() if is_image(name)}
+
+
+def list_files_below(top: Path) -> dict[str, Path]:
+    """The files in ``top`` and its sub-folders, by their path relative to it, with slashes."""
+    found: dict[str, Path] = {}
+    folders = [top]
+    while folders:
+        folder = folders.pop()
+        for entry in scan(folder):
+            if entry.is_dir(follow_symlinks=folder == top):  # links further down could lead in circles
+                folders.append(folder / entry.name)
+            else:
+                path = folder / entry.name
+                found[path.relative_to(top).as_posix()] = path
+    return found
 
 
 def find(data_dir: Path, wanted: Collection[str], warts: Warts) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -105,9 +124,7 @@ def unzip(archive: Path, folder: Path, choose: Callable[[PurePosixPath], str | N
                 return False
             folder.mkdir(parents=True, exist_ok=True)
             with scratch_folder(folder, ".unzip-") as scratch:
-                for member, name in tqdm(
-                    members.items(), f"unpacking {archive.name}", unit="file", disable=hide_progress()
-                ):
+                for member, name in track(members.items(), f"unpacking {archive.name}", "file"):
                     copied = scratch / name
                     copied.parent.mkdir(parents=True, exist_ok=True)
                     with opened.open(member) as source, copied.open("wb") as copy:

@@ -12,7 +12,7 @@ from pathlib import Path
 from captioning.base.errors import UserError
 from captioning.data import karpathy
 from captioning.data.files import find, lines
-from captioning.data.flickr8k import read_tokens
+from captioning.data.flickr8k import kaggle_hint, read_tokens
 from captioning.data.records import CaptionDataset, Warts, draw_splits, join
 from config import DataSettings
 
@@ -33,8 +33,10 @@ def load(settings: DataSettings) -> CaptionDataset:
     texts, images = find(data_dir, (_TOKENS, _TABLE), warts)
     absent = [f"{_TOKENS} or {_TABLE}"] * (not texts) + ["flickr30k-images/*.jpg"] * (not images)
     if absent:
-        raise UserError(f"data_dir: Flickr30k is not complete in {data_dir}: {', '.join(absent)} not found. {SOURCE}")
-    captions = read_tokens(texts[_TOKENS], warts) if _TOKENS in texts else _read_table(texts[_TABLE], warts)
+        raise UserError(
+            f"data_dir: Flickr30k is not complete in {data_dir}: {', '.join(absent)} not found. {SOURCE}{kaggle_hint(data_dir)}"
+        )
+    captions = read_tokens(texts[_TOKENS], warts) if _TOKENS in texts else read_table(texts[_TABLE], warts)
     if not settings.captions_file:
         return join("flickr30k", captions, draw_splits(sorted(captions), settings), images, str(data_dir), warts)
     split_file = Path(settings.captions_file)
@@ -47,7 +49,7 @@ def load(settings: DataSettings) -> CaptionDataset:
     return join("flickr30k", captions, splits, images, str(data_dir), warts)
 
 
-def _read_table(path: Path, warts: Warts) -> dict[str, list[str]]:
+def read_table(path: Path, warts: Warts) -> dict[str, list[str]]:
     """Captions by image name, from lines of ``NAME| NUMBER| CAPTION``. Raises UserError naming file and line."""
     captions: dict[str, list[str]] = {}
     for number, line in lines(path):

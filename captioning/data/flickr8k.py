@@ -51,7 +51,7 @@ def load(settings: DataSettings) -> CaptionDataset:
         raise UserError(
             f"data_dir: Flickr8k is not complete in {data_dir}: {', '.join(absent)} not found. Put "
             "Flickr8k_Dataset.zip and Flickr8k_text.zip there, or what they contain, or run: python preprocessing.py "
-            "--download"
+            "--download" + kaggle_hint(data_dir)
         )
     captions = read_tokens(texts[_CAPTIONS], warts)
     splits: dict[str, str] = {}
@@ -70,6 +70,12 @@ def load(settings: DataSettings) -> CaptionDataset:
                 warts[f"images listed more than once in {name}"].append(line)
             splits[line] = split
     return join("flickr8k", captions, splits, images, str(data_dir), warts)
+
+
+def kaggle_hint(data_dir: Path) -> str:
+    """What to add to an error about a folder that lacks the published files: how to read what Kaggle has instead."""
+    there = next((entry.name for entry in scan(data_dir) if entry.name == "captions.txt"), "")
+    return f". {there} is there: read this folder with --dataset kaggle" if there else ""
 
 
 def _unzip(data_dir: Path, found: set[str]) -> bool:

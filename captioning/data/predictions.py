@@ -1,6 +1,8 @@
-"""Files of captions in COCO's format: a JSON list with one {"image_id", "caption"} for each image.
+"""Captions that were made, one for each image: read from files of many layouts, written in COCO's format.
 
-``image_id`` is that of ``ImageRecord`` or, in files from elsewhere, the file name of the image.
+What is written is a JSON list with one {"image_id", "caption"} for each image.
+
+``image_id`` is that of ``ImageRecord``.
 
     predictions-test-beam3.json                       also "file_name", "cider": the CIDEr-D of this caption, and
                                                       "confidence" if the captioner gives one
@@ -10,41 +12,91 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from captioning.base.errors import UserError
 from captioning.base.files import write
-from captioning.base.json_files import load_json
-from captioning.data.records import ImageRecord
+from captioning.data.caption_files import CaptionedImage, read_captions
+from captioning.data.names import match
+from captioning.data.records import ImageRecord, Warts
 
 
-def read_predictions(path: Path, records: Sequence[ImageRecord]) -> list[str]:
-    """The captions of a file in the order of ``records``.
+def read_predictions(path: Path, records: Sequence[ImageRecord], warts: Warts | None = None) -> list[str]:
+    """The captions of a file in the order of ``records``: one for each, of any layout that ``caption_files.py`` reads.
 
-    Raises UserError when it is not such a file, and when its images are not exactly those of ``records``.
+    Images are known by their names, or else by their ids, which may be written as text, or else by names that differ a
+    little (``names.match``), or by the number at the end of a name. Raises UserError when the file cannot be read, when
+    an image has several captions, and when its images are not exactly those of ``records``.
     """
-    try:
-        entries = load_json(path, list)
-        found = {entry["image_id"]: entry["caption"] for entry in entries}
-        if not all(isinstance(caption, str) for caption in found.values()):
-            raise TypeError("a caption is not text")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f'{path}: expected a JSON list of {{"image_id": ..., "caption": ...}} ({error!r}); mend the file'
-        ) from None
-    if len(found) != len(entries):
-        twice = [image for image, count in Counter(entry["image_id"] for entry in entries).items() if count > 1]
+    warts = Warts() if warts is None else warts
+    found = read_captions(path, warts)
+    captions = [_one_caption(image, path) for image in found]
+    twice = [key for key, count in Counter(image.key for image in found).items() if count > 1]
+    if twice:
         raise UserError(f"{path}: image {twice[0]} occurs twice; give one caption per image")
-    by_name = any(isinstance(image, str) for image in found)
-    wanted = [record.file_name if by_name else record.image_id for record in records]
-    missing, others = set(wanted) - set(found), set(found) - set(wanted)
+    best, notes = _paired(found, records)
+    for what, examples in notes.items():
+        warts[what].extend(examples)
+    missing, others = len(records) - len(best), len(found) - len(best)
     if missing or others:
+        lost = [record.file_name for i, record in enumerate(records) if i not in best][:1]
+        further = [image.key for n, image in enumerate(found) if n not in best.values()][:1]
+        examples = [f"{what} {name}" for what, names in (("without", lost), ("with", further)) for name in names]
+        split = records[0].split
+        where, inside = (f"the {split} split", "in the split") if split else ("the references", "among them")
         raise UserError(
-            f"{path}: its images are not those of the {records[0].split or 'named'} split: {len(missing)} missing, "
-            f"{len(others)} not in the split; give the --split that the file was made for"
+            f"{path}: its images are not those of {where}: {missing} missing, {others} not {inside} (it is "
+            f"{' and '.join(examples)}); give the --split that the file was made for, or another file"
         )
-    return [found[image] for image in wanted]
+    return [captions[best[i]] for i in range(len(records))]
+
+
+def _one_caption(image: CaptionedImage, path: Path) -> str:
+    if len(image.captions) != 1 and not (image.ranked and image.captions):
+        raise UserError(f"{path}: image {image.key} has {len(image.captions)} captions; give one caption per image")
+    return image.captions[0]
+
+
+# The place of a record -> the place of its image in a file; and what to tell of how they were matched.
+_Pairs = tuple[dict[int, int], dict[str, list[str]]]
+
+
+def _paired(found: Sequence[CaptionedImage], records: Sequence[ImageRecord]) -> _Pairs:
+    """The first way of knowing images by which all are known on both sides, or else the best one."""
+    best: _Pairs = ({}, {})
+    for pairs in _ways(found, records):
+        if len(pairs[0]) > len(best[0]):
+            best = pairs
+        if len(pairs[0]) == len(found) == len(records):
+            break
+    return best
+
+
+def _ways(found: Sequence[CaptionedImage], records: Sequence[ImageRecord]) -> Iterator[_Pairs]:
+    names = {record.file_name: i for i, record in enumerate(records)}
+    ids = {str(record.image_id): i for i, record in enumerate(records)}
+    numbers = {number: i for i, record in enumerate(records) if (number := _number(record.file_name))}
+    yield _places(names, [image.name for image in found]), {}
+    yield _places(ids, [image.id for image in found]), {}
+    keys = [image.key for image in found]
+    spelled, told = match(keys, names)
+    notes = {what.replace("on disk", "of the data set"): examples for what, examples in told.items()}
+    yield _places(names, [spelled.get(key, key) for key in keys]), notes
+    note = {"images known by the numbers at the end of their names": keys}
+    if len(numbers) == len(records):
+        yield _places(numbers, [_number(key) for key in keys]), note
+    yield _places(ids, [_number(key) for key in keys]), note
+
+
+def _places(known: Mapping[str, int], keys: Sequence[str]) -> dict[int, int]:
+    return {known[key]: n for n, key in enumerate(keys) if key in known}
+
+
+def _number(name: str) -> str:
+    """The number at the end of a name, such as "9" of COCO_val2014_000000000009.jpg; empty if there is none."""
+    digits = re.search(r"(\d+)$", name.rpartition("/")[2].rpartition(".")[0] or name)
+    return str(int(digits[1])) if digits else ""
 
 
 def write_predictions(

@@ -6,32 +6,41 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import overload
 
 import numpy as np
 
 from captioning.base.errors import UserError
 from captioning.base.texts import Texts
+from captioning.data.markup import clean
+from captioning.data.names import match, nearest
 from config import DataSettings
 
 SPLITS = ("train", "dev", "test")
 SPLIT_NAMES = {"train": "train", "dev": "dev", "val": "dev", "validation": "dev", "test": "test"}
+# What folders with the images of a split are called besides.
+FOLDER_NAMES = SPLIT_NAMES | {"training": "train", "valid": "dev", "eval": "dev", "testing": "test"}
 # A record in no split has "".
 _SPLIT_CODES = ("", *SPLITS)
 
 
 class Warts(defaultdict[str, list[str]]):
-    """What is wrong with the data: a description -> its examples. Each description becomes one warning."""
+    """What is wrong with the data: a description -> its examples. Each description becomes one warning.
+
+    notes: further warnings, about the whole data set.
+    """
 
     def __init__(self) -> None:
         super().__init__(list)
+        self.notes: list[str] = []
 
     def lines(self) -> tuple[str, ...]:
-        """One line for each description that has examples: how many they are, and the first three."""
-        return tuple(
+        """The notes, and one line for each description that has examples: how many they are, and the first three."""
+        described = (
             f"{what}: {len(examples)}, e.g. {'; '.join(examples[:3])}" for what, examples in self.items() if examples
         )
+        return (*self.notes, *described)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +50,7 @@ class ImageRecord:
     image_id: the official id in MS-COCO. In other data the position, from 0, among the sorted file names of the
         captions file. A file that is missing on disk changes no other id.
     file_name: as the captions file spells it. It is unique, and the key in the feature store.
-    captions: one or more, in the order of the captions file. Only the white space around them is removed.
+    captions: one or more, in the order of the captions file. Only markup and the white space around them are removed.
     split: "train", "dev", "test", or "" for an image in no split.
     """
 
@@ -189,6 +198,9 @@ def join(
 ) -> CaptionDataset:
     """Join captions, splits, image paths and ``ids``, all by file name, and note in ``warts`` what does not fit.
 
+    Names of images that are spelled otherwise on disk are matched (``names.match``). Markup is taken out of the
+    captions (``markup.clean``).
+
     ``folder`` says where the images were looked for. Raises UserError when no image is left, or two share an id.
     """
     shared = [image_id for image_id, times in Counter((ids or {}).values()).items() if times > 1]
@@ -196,14 +208,23 @@ def join(
         raise UserError(
             f"data_dir: the captions files of {dataset} give id {shared[0]} to more than one image; mend them"
         )
-    records = Records(_usable(captions, splits, images, folder, warts, ids))
+    spelled, told = match(captions, images, images)
+    for what, examples in told.items():
+        warts[what].extend(examples)
+    renamed = {name: images[other] for name, other in spelled.items()}
+    records = Records(_usable(captions, splits, {**images, **renamed} if renamed else images, folder, warts, ids))
     if not records:
+        first = min(captions, default="")
         raise UserError(
             f"data_dir: {len(images)} images were found in {folder}, and none of the {len(captions)} in the captions "
-            f"file has both a file there and a caption. The first name looked for is {min(captions, default='')!r}; "
+            f"file has both a file there and a caption. The first name looked for is {first!r}{nearest(first, images)}; "
             "check the folder and the names"
         )
-    warts[f"images in {folder} without captions (left out)"].extend(sorted(images.keys() - captions.keys()))
+    uncaptioned = sorted(images.keys() - captions.keys() - {*spelled.values()})
+    missing = sorted(captions.keys() - images.keys() - spelled.keys()) if uncaptioned else []
+    near = [(name, found) for name in missing[:3] if (found := nearest(name, uncaptioned, 0.85))]
+    warts["missing images whose name is like one on disk"].extend(f"{name}{found}" for name, found in near)
+    warts[f"images in {folder} without captions (left out)"].extend(uncaptioned)
     return CaptionDataset(dataset, records, warts.lines(), coco_subsets or {})
 
 
@@ -217,7 +238,11 @@ def _usable(
 ) -> Iterator[ImageRecord]:
     """A record for each image that has a file and a caption, sorted by file name. The others go into ``warts``."""
     for position, name in enumerate(sorted(captions)):
-        kept = [caption.strip() for caption in captions[name] if caption.strip()]
+        texts = [clean(caption) for caption in captions[name]]
+        warts["captions with markup, such as <start>, &amp; or <br> (cleaned)"].extend(
+            f"{name}: {caption}" for caption, text in zip(captions[name], texts, strict=True) if caption is not text
+        )
+        kept = [text.strip() for text in texts if text.strip()]
         warts["empty captions (dropped)"].extend([name] * (len(captions[name]) - len(kept)))
         if len(set(kept)) < len(kept):
             repeated = [caption for caption, times in Counter(kept).items() for _ in range(times - 1)]
@@ -234,6 +259,24 @@ def _usable(
             warts[f"images {where} with captions but no file in {folder} (dropped)"].append(name)
         else:
             yield ImageRecord(position if ids is None else ids[name], name, images[name], tuple(kept), split)
+
+
+def splits_or_drawn(
+    captions: Mapping[str, list[str]], splits: dict[str, str], settings: DataSettings, warts: Warts
+) -> dict[str, str]:
+    """``splits``, or drawn ones if there are none. Notes in ``warts`` which of several images has no split."""
+    if not splits:
+        return draw_splits(sorted(captions), settings)
+    warts["images in no split, though others are in one"].extend(sorted(captions.keys() - splits.keys()))
+    return splits
+
+
+def folder_split(name: str) -> str:
+    """The split that the folders in the name of an image tell, such as "dev" of "validation/a.jpg"; else empty."""
+    for folder in PurePosixPath(name).parts[:-1]:
+        if split := FOLDER_NAMES.get(folder.lower()):
+            return split
+    return ""
 
 
 def draw_splits(names: list[str], settings: DataSettings) -> dict[str, str]:

@@ -27,12 +27,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
-from tqdm import tqdm
 
 from captioning.base.errors import UserError
 from captioning.base.files import LOCK, alone_with, is_unfinished, replacing
 from captioning.base.json_files import load_json, take
-from captioning.base.script import hide_progress, run_script
+from captioning.base.progress import track
+from captioning.base.script import run_script
 
 FORMAT = 2  # raised when the same seed gives other scenes than before, so that older sets are made anew
 SIDE = 224  # pixels
@@ -517,9 +517,7 @@ def _ensure(folder: Path, parameters: dict[str, int]) -> None:
     _write(folder / "scenes.json", json.dumps({"parameters": parameters, "scenes": truth}, indent=1).encode())
 
     pictures.mkdir(exist_ok=True)
-    for name, scene, rng in tqdm(
-        list(zip(names, scenes, lots, strict=True)), "demo scenes", unit="image", disable=hide_progress()
-    ):
+    for name, scene, rng in track(list(zip(names, scenes, lots, strict=True)), "demo scenes", "image"):
         if name in missing:
             encoded = io.BytesIO()
             _render(scene, rng).save(encoded, "JPEG", quality=92)

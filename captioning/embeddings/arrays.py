@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from captioning.base.errors import UserError
 from captioning.embeddings.bert import mean_vectors, prefix_arrays, read_bert
 from captioning.embeddings.file import read_vectors
 from config import DecoderSettings
@@ -44,3 +45,29 @@ def load_pretrained(settings: DecoderSettings, words: Sequence[str], seed: int) 
     if settings.embedding == "bert-static":
         return {"vectors": mean_vectors(pieces, weights)}
     return prefix_arrays(pieces, weights, settings)
+
+
+def extended_arrays(
+    settings: DecoderSettings, arrays: dict[str, np.ndarray], words: Sequence[str], seed: int
+) -> dict[str, np.ndarray]:
+    """``arrays`` of the word embedding that ``settings`` name, completed for the last of ``words``, which they lack.
+
+    ``words``: all words of the vocabulary in id order. The arrays of the first ones stay as they are. Raises UserError
+    as ``load_pretrained`` does, and when vectors or BERT are others than those of ``arrays``.
+    """
+    known = len(arrays["pieces" if "pieces" in arrays else "vectors"]) if arrays else len(words)
+    if known == len(words):
+        return arrays
+    whole = load_pretrained(settings, words, seed)
+    fixed = [name for name in arrays if name not in ("pieces", "vectors", "positions")]
+    if arrays["vectors"].shape[1:] != whole["vectors"].shape[1:] or not all(
+        np.array_equal(arrays[name], whole[name]) for name in fixed
+    ):
+        source = "embedding_file" if settings.embedding == "file" else "bert"
+        raise UserError(
+            f"{source}: {getattr(settings, source)} is not the one that the captioner was trained with; put that one in its "
+            "place, or leave out --extend-vocabulary"
+        )
+    if "pieces" in arrays:
+        return whole  # BERT reads known words as before
+    return {"vectors": np.concatenate([arrays["vectors"], whole["vectors"][known:]])}

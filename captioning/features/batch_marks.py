@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from captioning.base.files import map_array, write_bytes
-from captioning.base.script import hide_progress
+from captioning.base.progress import Progress
 
 _CHECKSUM = 4  # bytes of a checksum in checksums.bin, the lowest first
 
@@ -108,9 +107,9 @@ class Marks:
             raise ValueError(f"{self._features.name} has {len(layout)} rows")
         del layout
         step = len(self._batches[0]) * row if self._batches else 0
-        with open(self._features, "rb") as file:
-            shown = tqdm(numbers, "checking", unit="batch", disable=hide_progress() or not len(numbers), leave=False)
-            for number in shown:
+        with open(self._features, "rb") as file, Progress("checking", len(numbers), "batch", last=False) as progress:
+            for number in numbers:
                 file.seek(offset + number * step)
                 rows = file.read(len(self._batches[number]) * row)
                 yield number, self.checksum(number, rows, unreadable)
+                progress.update(1)

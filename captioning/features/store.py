@@ -27,12 +27,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from captioning.base.errors import UserError
 from captioning.base.files import allocate, alone_with, map_array, write_atomically
 from captioning.base.json_files import from_json, load_json, take
-from captioning.base.script import hide_progress
+from captioning.base.progress import Progress
 from captioning.base.texts import Texts
 from captioning.features.batch_marks import Marks
 from captioning.pictures.loading import UnreachableImage, UnreadableImage, load_ahead
@@ -290,9 +289,8 @@ def _run(
         ThreadPoolExecutor(workers) as pool,
         open(folder / "features.npy", "r+b") as features,
         open(folder / "unreadable.jsonl", "a", encoding="utf-8") as unreadable,
-        tqdm(total=marks.images, desc=label, unit="image", disable=hide_progress()) as bar,
+        Progress(label, marks.images, "image", sum(len(marks.batch(n)) for n in range(len(marks)) if done[n])) as bar,
     ):
-        bar.update(sum(len(marks.batch(number)) for number in range(len(marks)) if done[number]))
         ahead = load_ahead(pool, [marks.batch(number) for number in todo], load, image_size, marks.batch_size)
         for number, (pixels, reasons) in zip(todo, ahead, strict=True):
             _refuse_unreachable(reasons)

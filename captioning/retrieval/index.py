@@ -24,12 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from captioning.base.errors import UserError
 from captioning.base.files import allocate, alone_with, cache_folder, map_array, write_atomically
 from captioning.base.json_files import load_json, take
-from captioning.base.script import hide_progress
+from captioning.base.progress import Progress
 from captioning.pictures.loading import UnreachableImage, UnreadableImage
 from captioning.retrieval.ranking import neighbours
 from config import PRETRAINED, SEARCH
@@ -218,7 +217,7 @@ def _write(
 
     with (
         open(path, "r+b") as file,
-        tqdm(total=len(todo), desc="index", unit="image", disable=hide_progress()) as bar,
+        Progress("index", len(todo), "image") as bar,
     ):
         file.seek(offset)
         if old:

@@ -17,9 +17,8 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 from keras import ops
-from tqdm import tqdm
 
-from captioning.base.script import hide_progress
+from captioning.base.progress import Progress
 from captioning.decoders.base import Decoder
 from captioning.decoders.likelihood import word_nll
 from captioning.words.padding import pad
@@ -66,7 +65,7 @@ def log_likelihoods(
     judge = Judge(captioner.decoder)
     judge.compile()
     found = np.empty(len(pairs))
-    with tqdm(total=len(pairs), desc="likelihoods", unit="pair", disable=hide_progress()) as bar:
+    with Progress("likelihoods", len(pairs), "pair") as bar:
         for width in np.unique(widths):
             chosen = np.flatnonzero(widths == width)
             chosen = chosen[np.argsort(pairs[chosen, 0], kind="stable")]  # pairs of one image come together

@@ -118,6 +118,11 @@ class Run:
     def open(cls, folder: str) -> "Run":
         """An existing run. Raises UserError when ``folder`` is not a run folder."""
         run = cls(Path(folder))
+        if run.folder.is_file():
+            raise UserError(
+                f"{folder}: a file, and only a run folder can go on, as it keeps the state of the optimiser; "
+                f"start a new training from a bundle with --init {folder}"
+            )
         if not (run.folder / "config.json").exists():
             raise UserError(f"{folder}: not a run folder (it holds no config.json); name another folder")
         return run

@@ -49,6 +49,10 @@ class DevScores(ABC):
         ``val_loss`` is among the scores: if it is not a finite number, training ends with an error.
         """
 
+    @abstractmethod
+    def cannot_rank(self, monitor: str) -> str:
+        """Why the score ``monitor`` is the same for every model on this dev split; empty if it is not."""
+
     def sample_names(self, count: int) -> list[str]:
         """The names of the images whose texts are shown to the user; ``count`` of each data set."""
         return self.names[:count]
@@ -80,6 +84,16 @@ class CaptionScores(DevScores):
         scores["bleu4"] = bleu(captions, [record.captions for record in self.records])[3]
         scores["cider"] = self.cider.score(range(len(captions)), [tokenize(caption) for caption in captions]).mean()
         return scores, captions
+
+    def cannot_rank(self, monitor):
+        if monitor == "bleu4" and self.config.max_caption_length < 4:
+            return f"BLEU-4 counts sequences of four words, and max_caption_length is {self.config.max_caption_length}"
+        references = ((i, tokenize(text)) for i, record in enumerate(self.records) for text in record.captions)
+        if monitor == "bleu4" and not any(len(words) >= 4 for _, words in references):
+            return "BLEU-4 counts sequences of four words, and no caption of dev has four words"
+        if monitor == "cider" and not any(self.cider.score([i], [words])[0] > 0 for i, words in references):
+            return "CIDEr counts what tells images apart, and all images of dev have the same captions"
+        return ""
 
     @contextmanager
     def _encoded(self) -> Iterator[tuple[CaptionBatches, FeatureBatches]]:
@@ -139,6 +153,10 @@ class JointScores(DevScores):
         apart = {column_of(score, name): value for name, scores in each.items() for score, value in scores.items()}
         return together | apart, [text for _, texts in found.values() for text in texts[: self.shown]]
 
+    def cannot_rank(self, monitor):
+        reasons = {name: part.cannot_rank(monitor) for name, part in self.parts.items()}
+        return "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) if all(reasons.values()) else ""
+
     def sample_names(self, count):
         return [joined_name(name, found) for name, part in self.parts.items() for found in part.sample_names(count)]
 
@@ -162,3 +180,6 @@ class RecallScores(DevScores):
         recalls = {f"{side}_r{cut}": found[side][f"r{cut}"] for side in SIDES for cut in CUTS}
         nearest, _ = neighbours(images[: self.shown], captions, 1)
         return {"val_loss": loss, "recall": found["recall"], **recalls}, [self.texts[i] for i in nearest[:, 0]]
+
+    def cannot_rank(self, monitor):
+        return "recall ranks images against each other, and dev has one image only" if len(self.records) == 1 else ""

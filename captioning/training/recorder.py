@@ -1,10 +1,12 @@
 """What happens around the epochs of every stage: seeds, then scores on dev, checkpoints, the log and stopping."""
 
+import sys
 import time
 from typing import Any
 
 import keras
 
+from captioning.base.progress import Progress
 from captioning.reports.curves import draw_curves
 from captioning.storage.runs import Run, by_data_set, column_of
 from captioning.training.checkpoints import Checkpoints
@@ -35,13 +37,38 @@ class Recorder(keras.callbacks.Callback):
         super().set_model(model)
         self.average.set_model(model)
 
+    def on_train_begin(self, logs=None):
+        if reason := self.stage.dev.cannot_rank(self.config.monitor):
+            print(
+                f"note: monitor: {self.config.monitor} is the same in every epoch: {reason}. The epoch with the lowest "
+                f"dev {self._tie_breaker} is kept, and patience follows it",
+                file=sys.stderr,
+            )
+
+    def on_train_end(self, logs=None):
+        if self.history.all_equal and not self.stage.dev.cannot_rank(self.config.monitor):
+            print(
+                f"note: monitor: {self.config.monitor} was the same in all epochs, so the one with the lowest dev "
+                f"{self._tie_breaker} is kept",
+                file=sys.stderr,
+            )
+
+    @property
+    def _tie_breaker(self) -> str:
+        """What decides between epochs with the same score."""
+        return "nll" if "val_nll" in self.stage.columns else "loss"
+
     def on_epoch_begin(self, epoch, logs=None):
         self.stage.batches.start_epoch(epoch)
         seed_epoch(self.model, self.config.seed, epoch)
+        # In a terminal Keras shows a bar. The line of the epoch comes from ``_show``.
+        batches = self.params.get("steps") if self.params else None
+        self.progress = Progress(f"epoch {epoch + 1}", batches, "batch", bar=False, last=False)
         self.began = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
         self._check(logs["loss"])  # This waits for the batch, as Keras' progress bar does.
+        self.progress.update(1)
 
     def on_epoch_end(self, epoch, logs=None):
         self._check(logs["loss"])  # Self-critical training reports no batches.

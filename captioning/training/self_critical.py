@@ -20,9 +20,8 @@ from typing import NamedTuple
 import keras
 import numpy as np
 from keras import ops
-from tqdm import tqdm
 
-from captioning.base.script import hide_progress
+from captioning.base.progress import track
 from captioning.decoders.base import Decoder
 from captioning.decoders.likelihood import word_nll
 from captioning.metrics.cider import Cider
@@ -160,7 +159,7 @@ class SelfCritic:
         batches, steps, reward_seconds = self.batches, [], 0.0
         words = batches.words
         began = time.perf_counter()
-        for index in tqdm(range(len(batches)), desc=f"epoch {epoch + 1}", unit="batch", disable=hide_progress()):
+        for index in track(range(len(batches)), f"epoch {epoch + 1}", "batch"):
             features, tokens, image_of, rows = batches[index]
             drawn = self._judge(features, rows, self._draw(features, (self.config.seed, epoch, index)))
             reward_seconds += drawn.seconds

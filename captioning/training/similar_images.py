@@ -4,10 +4,9 @@ Legend: I images, K similar ones of each, R regions, D feature size.
 """
 
 import numpy as np
-from tqdm import tqdm
 
 from captioning.base.errors import UserError
-from captioning.base.script import hide_progress
+from captioning.base.progress import track
 from captioning.features.store import FeatureStore
 
 _READ = 512  # images that are read at once
@@ -27,7 +26,7 @@ def most_similar(store: FeatureStore, rows: np.ndarray, count: int) -> np.ndarra
             "choose a smaller number, or --distinct-weight 0"
         )
     vectors = np.empty((len(rows), store.feature_size), "float32")
-    starts = tqdm(range(0, len(rows), _READ), desc="similar images", unit="batch", disable=hide_progress())
+    starts = track(range(0, len(rows), _READ), "similar images", "batch")
     for start in starts:
         chosen = slice(start, start + _READ)
         vectors[chosen] = store.read(rows[chosen]).mean(axis=1, dtype="float32")  # (B, R, D) -> (B, D)

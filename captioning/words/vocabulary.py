@@ -9,6 +9,7 @@ words again.
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,6 +23,35 @@ START = 1  # stands before the first word
 END = 2  # stands after the last word
 UNK = 3  # stands for a word that the vocabulary does not know
 SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")  # their spelling, by id
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of some captions a vocabulary knows.
+
+    ``words``: how many words they have. ``unknown``: which are unknown.
+    """
+
+    words: int
+    unknown: Counter[str]
+
+    @property
+    def unknown_share(self) -> float:
+        """The share of the words that are unknown."""
+        return self.unknown.total() / max(1, self.words)
+
+
+def _frequent(captions: Iterable[str], threshold: int, wordpieces: Sequence[str]) -> list[str]:
+    """The words of a vocabulary, most frequent first (see ``Vocabulary.fit``)."""
+    counts = Counter(word for caption in captions for word in tokenize(caption))
+    if wordpieces:
+        every, words = Vocabulary(wordpieces, wordpieces=True), counts
+        counts = Counter()
+        for word, count in words.items():
+            for i in every._split(word):
+                counts[every.words[i]] += count
+    kept = [word for word, count in counts.items() if count >= threshold and word not in SPECIALS]
+    return sorted(kept, key=lambda word: (-counts[word], word))
 
 
 class Vocabulary:
@@ -48,15 +78,15 @@ class Vocabulary:
         pieces are counted. The order is by falling frequency, then by spelling. So the order of the captions changes no
         id.
         """
-        counts = Counter(word for caption in captions for word in tokenize(caption))
-        if wordpieces:
-            every, words = cls(wordpieces, wordpieces=True), counts
-            counts = Counter()
-            for word, count in words.items():
-                for i in every._split(word):
-                    counts[every.words[i]] += count
-        kept = [word for word, count in counts.items() if count >= threshold and word not in SPECIALS]
-        return cls(sorted(kept, key=lambda word: (-counts[word], word)), bool(wordpieces))
+        return cls(_frequent(captions, threshold, wordpieces), bool(wordpieces))
+
+    def extended(self, captions: Iterable[str], threshold: int, wordpieces: Sequence[str] = ()) -> "Vocabulary":
+        """These words and, behind them, the new ones that ``fit`` would take. The ids of these words stay.
+
+        ``wordpieces``: all pieces of the BERT, if these words are WordPieces.
+        """
+        new = [word for word in _frequent(captions, threshold, wordpieces) if word not in self._ids]
+        return Vocabulary([*self.words[len(SPECIALS) :], *new], self.wordpieces)
 
     def __len__(self) -> int:
         """How many words there are, special ones included."""
@@ -75,6 +105,11 @@ class Vocabulary:
     def lengths(self, caption: str) -> list[int]:
         """How many ids ``encode`` gives to each word of ``caption``: one, or with WordPieces one per piece."""
         return [len(self._split(word)) for word in tokenize(caption)]
+
+    def coverage(self, captions: Iterable[str]) -> "Coverage":
+        """How many words ``captions`` have, and which of them are unknown."""
+        counts = Counter(word for caption in captions for word in tokenize(caption))
+        return Coverage(counts.total(), Counter({word: n for word, n in counts.items() if not self.knows(word)}))
 
     def knows(self, word: str) -> bool:
         """Whether ``word`` has an id, or with WordPieces consists of pieces that have one."""

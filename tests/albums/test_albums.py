@@ -16,9 +16,10 @@ from helpers import ROOT
 from PIL import Image
 from strange_pictures import png, saved
 
-from captioning.albums import captions, progress
+from captioning.albums import captions
 from captioning.albums.captions import caption_album, list_pictures, made_with, read_lines
 from captioning.albums.metadata import write_metadata
+from captioning.base import progress
 from captioning.base.errors import UserError
 from config import Config
 

@@ -11,7 +11,7 @@ import pytest
 from helpers import ROOT
 
 from captioning.base.errors import UserError
-from captioning.base.script import run_script, set_up_tensorflow
+from captioning.base.script import let_memory_grow, run_script, set_up_tensorflow
 
 
 def test_user_errors_end_a_script_with_status_2(capsys):
@@ -155,3 +155,15 @@ def test_a_user_error_that_another_library_wrapped_is_shown_as_itself(capsys):
     assert capsys.readouterr().err == "error: features.npy: is gone; bring it back\n"
     with pytest.raises(RuntimeError):
         run_script(lambda: (_ for _ in ()).throw(RuntimeError("a bug")))
+
+
+def test_memory_of_a_gpu_grows_unless_the_user_wants_it_otherwise(monkeypatch):
+    names = ("TF_FORCE_GPU_ALLOW_GROWTH", "XLA_PYTHON_CLIENT_PREALLOCATE")
+    for name in names:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    let_memory_grow()
+    assert [os.environ[name] for name in names] == ["true", "false"]
+    monkeypatch.setenv(names[0], "false")
+    let_memory_grow()
+    assert os.environ[names[0]] == "false"

@@ -47,7 +47,7 @@ def test_help_names_what_a_stage_has_for_default(help_of):
         "only with embedding=bert-static or bert-prefix or with vocabulary=wordpieces]",
         "only with stage=finetune or with crops]",
         "[default: 0.0; only with decoder=attention or transformer; not with stage=scst or align]",
-        "[default: unset; only with dataset=folder, karpathy or flickr30k]",
+        "[default: unset; only with dataset=folder, cocostyle, karpathy, flickr30k or kaggle]",
     ],
 )
 def test_help_says_who_reads_a_setting(help_of, note):
@@ -68,4 +68,4 @@ def test_help_shows_the_choices_and_per_cent(help_of):
 def test_usage_names_the_options_of_the_script_alone():
     parser = make_parser("", trained=True)
     parser.add_argument("picture", metavar="IMAGE")
-    assert parser.format_usage().split(maxsplit=2)[2] == "[-h] IMAGE [--SETTING VALUE ...]\n"
+    assert parser.format_usage().split(maxsplit=2)[2] == "[-h] [--quiet] IMAGE [--SETTING VALUE ...]\n"

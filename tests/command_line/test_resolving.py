@@ -2,11 +2,13 @@
 
 import argparse
 import os
+import zipfile
 
 import pytest
 
 from captioning.base.errors import UserError
 from captioning.base.settings import own_fields
+from captioning.command_line import resolving
 from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import (
     fixed_settings,
@@ -105,7 +107,7 @@ def test_captions_file_can_be_unset_on_the_command_line():
     "name",
     sorted(
         fixed_settings()
-        - {"mirror", "tensorboard", "weight_decay"}
+        - {"mirror", "tensorboard", "weight_decay", "extend_vocabulary"}
         - {"attention_penalty", "attention_size", "heads", "layers"}
         - {"bert", "embedding_file", "embedding_trainable", "untied_output"}
         - {"stage", *settings_of_stages()}
@@ -125,6 +127,7 @@ def test_a_trained_captioner_refuses_what_training_fixed(name):
         "word_dropout": "0.5",
         "optimizer": "sgd",
         "precision": "bfloat16",
+        "unknown_limit": "0.5",
         "schedule": "cosine",
         "vocabulary": "wordpieces",
     }
@@ -159,8 +162,24 @@ def test_init_brings_the_settings_of_its_run_and_the_stage_changes_them(tmp_path
         resolve(typed("--init", str(tmp_path), "--embedding-size", "9", "--encoder", "vgg16"))
     with pytest.raises(UserError, match=r"--init: .* leave out --preset"):
         resolve(typed("--init", str(tmp_path), "--preset", "demo"))
-    with pytest.raises(UserError, match=r"nowhere.config\.json: cannot read"):
+    with pytest.raises(UserError, match=r"nowhere: there is no such file or folder"):
         resolve(typed("--init", str(tmp_path / "nowhere")))
+
+
+def test_init_takes_a_bundle_and_may_extend_its_vocabulary(tmp_path):
+    with zipfile.ZipFile(tmp_path / "pocket.zip", "w") as bundle:
+        bundle.writestr("config.json", Config(embedding_size=8, init="runs/a", extend_vocabulary=True).to_json())
+    bundle = ["--init", str(tmp_path / "pocket.zip")]
+    settings = resolve(typed(*bundle))
+    assert (settings.embedding_size, settings.init, settings.extend_vocabulary) == (8, bundle[1], False)
+    settings = resolve(typed(*bundle, "--extend-vocabulary", "--vocab-threshold", "2"))
+    assert (settings.extend_vocabulary, settings.vocab_threshold) == (True, 2)
+    with pytest.raises(UserError, match=r"--init: vocab_threshold cannot change"):
+        resolve(typed(*bundle, "--vocab-threshold", "2"))
+    with pytest.raises(UserError, match=r"extend_vocabulary: stage=scst does not use it"):
+        resolve(typed(*bundle, "--stage", "scst", "--extend-vocabulary"))
+    with pytest.raises(UserError, match=r"extend_vocabulary: it is read only with init"):
+        resolve(typed("--extend-vocabulary"))
 
 
 def test_align_has_settings_of_its_own_over_a_preset_or_a_run(tmp_path):
@@ -248,7 +267,8 @@ def test_when_each_setting_may_change():
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
-def test_backend_setting_is_settled(backend):
+def test_backend_setting_is_settled(monkeypatch, backend):
+    monkeypatch.setattr(resolving, "settle_keras", lambda source: None)
     os.environ["KERAS_BACKEND"] = "from outside"
     resolve(typed())
     assert os.environ["KERAS_BACKEND"] == "from outside"

@@ -84,8 +84,15 @@ def test_val_alone_can_be_evaluated(tmp_path):
         ": 2, e.g. 000000000003.jpg; 000000000051.jpg"
     )
     assert str(tmp_path / "train2017") in warning(dataset, "of split dev with captions but no file in")
+    assert "--dataset cocostyle --captions-file" in warning(dataset, "only val2017 of COCO is here")
     with pytest.raises(UserError, match=r"no images in split 'train'; it has test \(3 images\)"):
         dataset.split("train")
+    (tmp_path / "annotations" / "captions_train2017.json").unlink()
+    dataset = read(tmp_path)
+    assert ids(dataset.split("test")) == list(VAL)
+    assert len(dataset.warnings) == 1
+    (tmp_path / "annotations" / "captions_val2017.json").rename(tmp_path / "captions_val2017.json")
+    assert ids(read(tmp_path).split("test")) == list(VAL)
 
 
 def test_warts_are_reported_and_lose_nothing_else(tmp_path):

@@ -67,6 +67,49 @@ def test_predictions_from_elsewhere_get_all_scores(tmp_path, run):
     assert scores["novel"] == pytest.approx(2 / 3)
 
 
+@pytest.fixture
+def bare(tmp_path, monkeypatch, capsys):
+    """``bare(*arguments)`` calls ``evaluate.main`` where there are no pictures; returns its stdout and stderr."""
+
+    def call(*arguments) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
+        evaluate.main()
+        return tuple(capsys.readouterr())
+
+    return call
+
+
+def test_captions_are_scored_against_references_without_pictures(tmp_path, run, bare):
+    """With the scores that a data set of these captions gives."""
+    found = predictions(tmp_path / "mine.json", RIGHT)
+    expected = run("--predictions", found)
+    album = tmp_path / "mine.jsonl"
+    lines = [{"image": r.file_name, "captions": [{"caption": t}]} for r, t in zip(RECORDS, RIGHT, strict=True)]
+    album.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8-sig")
+    references = ["--references", tmp_path / "captions.jsonl", "--split", "test"]
+    shown, told = bare(*references, "--predictions", album, "--output", tmp_path / "out")
+    assert shown == expected
+    assert (tmp_path / "out" / "scores-test-coco.md").read_text() == shown
+    ids = [{"image_id": f"{record.image_id}", "caption": text} for record, text in zip(RECORDS, RIGHT, strict=True)]
+    album.write_text("".join(json.dumps(line) + "\n" for line in ids))
+    shown, told = bare(*references, "--predictions", album, "--output", tmp_path / "out")
+    assert shown == expected
+    assert "note: names of images that differ from those of the data set in their ending (matched): 3" in told
+    (tmp_path / "few.csv").write_text("image,caption\n3.jpg,one brown dog runs far\n7.jpg,two cats sleep in bed\n")
+    (tmp_path / "two.csv").write_text("image,caption\n7.jpg,two cats sleep in bed\n3.jpg,one brown dog runs far\n")
+    shown, _ = bare("--references", tmp_path / "few.csv", "--predictions", tmp_path / "two.csv")
+    assert cells(shown.splitlines()[2])[:5] == ["two", "all", "2", "coco", "as given"]
+    two = tmp_path / "two.csv"
+    shown, _ = bare("--references", tmp_path / "few.csv", "--compare", two, two)
+    assert "all, 2 images" in shown
+    with pytest.raises(UserError, match="its images are not those of the references: 1 missing, 2 not among them"):
+        bare("--references", tmp_path / "few.csv", "--predictions", predictions(tmp_path / "mine.json", RIGHT))
+    with pytest.raises(UserError, match="--data-dir: --references takes the place of a data set"):
+        bare("--references", tmp_path / "few.csv", "--predictions", two, "--data-dir", tmp_path)
+    with pytest.raises(UserError, match="--references: is for captions in files"):
+        bare("--references", tmp_path / "few.csv", "--model", tmp_path)
+
+
 def test_comparison_of_two_files(tmp_path, run):
     first = predictions(tmp_path / "a.json", [*RIGHT[:2], "a cow"])
     second = predictions(tmp_path / "b.json", RIGHT)

@@ -1,5 +1,7 @@
 """Preparing: which images have their features extracted, and into which store."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from captioning.data.mixture import MixedDataset
 from captioning.data.records import CaptionDataset, ImageRecord
 from captioning.features.looks import training_looks
 from config import Config
-from preprocessing import prepare
+from preprocessing import find_vocabulary, prepare
 
 
 @pytest.fixture
@@ -134,3 +136,36 @@ def test_a_split_of_several_data_sets_is_prepared_where_it_exists(toy):
     prepared = prepare(config, MixedDataset({"one": without, "two": dataset}), split="dev")
     assert list(prepared.parts) == ["two"]
     assert list(prepared.store.rows) == ["two/2.png"]
+
+
+def captioned(*captions: str) -> CaptionDataset:
+    splits = ["train"] * (len(captions) - 1) + ["dev"]
+    made = [
+        ImageRecord(i, f"{i}", f"{i}", (text,), split)
+        for i, (text, split) in enumerate(zip(captions, splits, strict=True))
+    ]
+    return CaptionDataset("toy", made, ())
+
+
+def test_unknown_words_are_told_before_training(capsys):
+    dataset = captioned("a dog runs", "a dog", "a cat", "a bird")
+    assert len(find_vocabulary(Config(vocab_threshold=1), dataset)) == 4 + 4
+    assert capsys.readouterr() == ("unknown words: 0.0% of those of the training captions, 50.0% of those of dev\n", "")
+    find_vocabulary(Config(vocab_threshold=3), dataset)
+    told = capsys.readouterr().err
+    assert "note: vocab_threshold: 57.1% of the words of the training captions are unknown, such as 'dog'" in told
+
+
+def test_a_captioner_refuses_what_it_does_not_know_or_learns_it(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    words = ["<pad>", "<start>", "<end>", "<unk>", "a", "dog"]
+    (tmp_path / "vocabulary.json").write_text(json.dumps({"words": words}))
+    dataset = captioned("a hund", "a hund", "a dog", "a hund")
+    start = {"init": str(tmp_path), "vocab_threshold": 2}
+    with pytest.raises(
+        UserError, match=r"^init: 33\.3% .* such as 'hund', .*--extend-vocabulary .*--unknown-limit 0\.34$"
+    ):
+        find_vocabulary(Config(**start), dataset)
+    assert find_vocabulary(Config(**start, unknown_limit=0.34), dataset).words == words
+    assert find_vocabulary(Config(**start, extend_vocabulary=True), dataset).words == [*words, "hund"]
+    assert "vocabulary: 1 new words beside the 6 of" in capsys.readouterr().out

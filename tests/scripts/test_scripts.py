@@ -133,6 +133,42 @@ def test_stages_follow_one_another(data, trained):
     assert len(history(runs / "tuned")) == 3
 
 
+GERMAN = {"red": "Ein rotes Bild .", "green": "Ein Bild in Grün", "blue": "Das ist blau", "grey": "Alles grau hier"}
+
+
+@pytest.mark.slow
+def test_a_bundle_learns_the_words_of_another_language(data, trained, tmp_path):
+    rows = [f"{i:02}.png,{text},{'dev' if i > 7 else 'train'}" for i, text in enumerate([*GERMAN.values()] * 3)]
+    (tmp_path / "german.csv").write_text("\n".join(["image,caption,split", *rows]) + "\n", encoding="utf-8")
+    init = ["--init", trained[0] / "captioner.zip", "--captions-file", tmp_path / "german.csv"]
+    init += ["--epochs", "1", "--run-dir", tmp_path, "--name", "german"]
+    refused("train", *init, mentions=r"^init: 100\.0% of the words .* such as 'ein', 'bild', .*--extend-vocabulary")
+    outcome = script("train", *init, "--extend-vocabulary")
+    assert outcome.status == 0, outcome
+    assert "vocabulary: 11 new words beside the 13 of" in outcome.out
+    assert "unknown words: 0.0% of those of the training captions" in outcome.out
+    words = [
+        json.loads((folder / "vocabulary.json").read_text())["words"] for folder in (trained[0], tmp_path / "german")
+    ]
+    assert words[1][: len(words[0])] == words[0]
+    assert "grün" in words[1]
+    assert script("test", data[0] / "pictures" / "00.png", "--model", tmp_path / "german").status == 0
+
+
+@pytest.mark.slow
+def test_a_stage_starts_from_a_bundle(trained, tmp_path):
+    shutil.copy(trained[0] / "captioner.zip", tmp_path / "given.zip")
+    init = ["--stage", "finetune", "--init", tmp_path / "given.zip", "--run-dir", tmp_path, "--name", "next"]
+    outcome = script("train", *init, "--epochs", "1")
+    assert outcome.status == 0, outcome
+    words = json.loads((trained[0] / "vocabulary.json").read_text())
+    assert json.loads((tmp_path / "next" / "vocabulary.json").read_text()) == words
+
+
+def test_a_bundle_cannot_go_on(trained):
+    refused("train", "--resume", trained[0] / "captioner.zip", mentions=r"captioner\.zip: a file, .* --init ")
+
+
 def history(folder: Path) -> list[list[str]]:
     """The lines of history.csv without the timings."""
     rows = [line.split(",") for line in (folder / "history.csv").read_text().splitlines()]
@@ -367,7 +403,7 @@ def test_evaluate_refuses_predictions_for_other_images(data, trained, tmp_path):
     )
     refused(*predictions([*good, good[0]]), mentions=r"p\.json: .*10.* twice")
     for broken in ("", "{", "3", "{}", [1, 2], [{"image_id": 10}], [{"image_id": 10, "caption": None}, good[1]]):
-        refused(*predictions(broken), mentions=r"p\.json: ")
+        refused(*predictions(broken), mentions=r"p\.json[:,] .*(expected|captions?)")
     refused("evaluate", "--predictions", tmp_path / "absent.json", *data[1], mentions=r"absent\.json: ")
 
 

@@ -16,12 +16,13 @@ from model import Caption
 
 
 class FakeModel:
-    """As much of a model as Recorder and its stage need; its weights are the number of epochs it has seen."""
+    """As much of a model as Recorder and its stage need; what it saves is the number of epochs it has seen."""
 
     non_trainable_variables = ()
-    optimizer = SimpleNamespace(learning_rate=0.1)
+    optimizer = SimpleNamespace(learning_rate=0.1, variables=())
     stop_training = False
-    weights = 0
+    weights = ()
+    seen = 0
     dev_nll = 0.0
 
     def __init__(self):
@@ -35,7 +36,7 @@ class FakeModel:
         return {"loss": 1.0, "nll": self.dev_nll}
 
     def save_weights(self, path):
-        path.write_text(str(self.weights))
+        path.write_text(str(self.seen))
 
 
 CIDER = [20.0, 40.0, 50.0, 30.0, 60.0, 0.0, 0.0, 0.0, 0.0]
@@ -70,10 +71,11 @@ def record(prepared, monkeypatch, config: Config, run: Run, bleu: list[float], n
         monkeypatch.setattr(dev_scoring.Cider, "score", lambda *_, value=CIDER[epoch]: np.full(4, value))
         made.on_epoch_begin(epoch)
         assert made.stage.laid_out.pop() == epoch
-        model.weights, model.dev_nll = epoch + 1, nll[epoch]
+        model.seen, model.dev_nll = epoch + 1, nll[epoch]
         made.on_epoch_end(epoch, {"loss": 1.0, "nll": 1.0})
         if model.stop_training:
             break
+    made.on_train_end()
     return model
 
 
@@ -87,7 +89,7 @@ def kept(run: Run) -> dict[str, str]:
     return {path.name: path.read_text() for path in run.checkpoints.iterdir()}
 
 
-BLEU, NLL = [10.0, 30.0, 20.0, 30.0, 5.0], [3.0, 2.5, 2.0, 2.25, 2.1]
+BLEU, NLL = [10.0, 30.0, 20.0, 30.0, 5.0], [3.0, 2.5, 2.0, 2.75, 2.1]
 
 
 @pytest.mark.parametrize(("monitor", "best", "score"), [("bleu4", 2, 30.0), ("cider", 5, 60.0), ("loss", 3, -2.0)])
@@ -117,6 +119,81 @@ def test_patience(prepared, no_curves, monkeypatch, capsys, monitor, patience, e
     assert run.state()["epochs"] == epochs
     assert model.stop_training == bool(patience)
     assert ("stopping" in capsys.readouterr().out) == bool(patience)
+
+
+@pytest.mark.parametrize(
+    ("bleu", "nll", "best"),
+    [([0, 0, 0], [3.0, 2.5, 2.75], 2), ([9, 30, 30], [3.0, 2.5, 2.0], 3), ([0, 0, 0], [2.0, 2.0, 2.5], 1)],
+    ids=["always-zero", "equal-later", "equal-in-both"],
+)
+def test_among_equal_epochs_the_one_with_the_lowest_loss_is_kept(
+    prepared, no_curves, monkeypatch, capsys, bleu, nll, best
+):
+    config, run = start(prepared, f"equal-{best}")
+    record(prepared, monkeypatch, config, run, bleu[:2], nll)
+    record(prepared, monkeypatch, config, run, bleu, nll)
+    assert run.state()["best_epoch"] == best
+    assert run.checkpoint("best").read_text() == str(best)
+    told = "bleu4 was the same in all epochs" in capsys.readouterr().err
+    assert told == (len(set(bleu)) == 1)
+
+
+def test_the_kept_one_of_equals_stays_in_a_run_of_an_earlier_release(prepared, no_curves, monkeypatch):
+    """That release kept the first of equals, and the weights of the others are gone."""
+    config, run = start(prepared, "equal-earlier")
+    record(prepared, monkeypatch, config, run, [7.0, 7.0], [2.0, 3.0])
+    run.write_history([line | {"val_nll": 4.0 - line["epoch"]} for line in run.history()])
+    record(prepared, monkeypatch, config, run, [7.0, 7.0, 1.0], [2.0, 3.0, 4.0])
+    assert run.state()["best_epoch"] == 1
+    assert run.checkpoint("best").exists()
+
+
+def dev_scores(captions: list[list[str]], **settings) -> dev_scoring.CaptionScores:
+    records = [SimpleNamespace(file_name=str(i), captions=texts) for i, texts in enumerate(captions)]
+    return dev_scoring.CaptionScores(None, SimpleNamespace(usable=lambda _: records, store=None), Config(**settings))
+
+
+USUAL = [["a dog runs fast", "dog"], ["a cat sleeps"]]
+
+
+@pytest.mark.parametrize(
+    ("captions", "settings", "monitor", "reason"),
+    [
+        (USUAL, {}, "bleu4", ""),
+        (USUAL, {}, "cider", ""),
+        (USUAL, {"max_caption_length": 3}, "bleu4", "max_caption_length is 3"),
+        ([["red dog ."], ["blue, cat!", "a cat"]], {}, "bleu4", "no caption of dev has four words"),
+        ([["red dog ."], ["blue, cat!", "a cat"]], {}, "cider", ""),
+        ([["a dog runs fast"]], {}, "cider", "all images of dev have the same captions"),
+        ([["a dog", "one dog"], ["one dog .", "a dog"]], {}, "cider", "all images of dev have the same captions"),
+        ([["a dog"]], {}, "loss", ""),
+    ],
+)
+def test_a_monitor_that_cannot_rank_is_known_before_training(captions, settings, monitor, reason):
+    found = dev_scores(captions, **settings).cannot_rank(monitor)
+    assert reason in found
+    assert bool(reason) == bool(found)
+
+
+@pytest.mark.parametrize(("images", "told"), [(1, True), (2, False)])
+def test_recall_of_one_image_ranks_nothing(images, told):
+    scores = object.__new__(dev_scoring.RecallScores)
+    scores.records = [None] * images
+    assert bool(scores.cannot_rank("recall")) == told
+
+
+def test_of_several_data_sets_one_that_ranks_is_enough():
+    short, usual = dev_scores([["red dog"]]), dev_scores(USUAL)
+    assert dev_scoring.JointScores({"a": short, "b": usual}, 1).cannot_rank("bleu4") == ""
+    assert "b: BLEU-4" in dev_scoring.JointScores({"a": short, "b": short}, 1).cannot_rank("bleu4")
+
+
+def test_a_monitor_that_cannot_rank_is_told(prepared, no_curves, capsys, monkeypatch):
+    config, run = start(prepared, "cannot-rank", max_caption_length=3)
+    made = fake_recorder(prepared, config, run)
+    made.on_train_begin()
+    assert "BLEU-4 counts sequences of four words" in (told := capsys.readouterr().err)
+    assert "lowest dev nll is kept" in told
 
 
 def test_scores_that_differ_in_the_seventh_digit_pick_the_same_epoch_after_a_resume(prepared, no_curves, monkeypatch):

@@ -131,3 +131,20 @@ def test_json_round_trip():
 def test_a_broken_file_is_named(text):
     with pytest.raises(UserError, match=r"^lost/vocabulary\.json: "):
         Vocabulary.from_json(text, "lost/vocabulary.json")
+
+
+def test_an_extended_vocabulary_keeps_its_ids_and_adds_frequent_new_words():
+    known = Vocabulary(["dog", "runs", "a"])
+    longer = known.extended(["ein hund läuft", "ein hund", "a dog", "ein vogel"], threshold=2)
+    assert longer.words == [*known.words, "ein", "hund"]
+    assert known.extended(["a dog"], threshold=1).words == known.words
+    pieces = Vocabulary(["snow"], wordpieces=True)
+    longer = pieces.extended(["snowboard"], 1, wordpieces=["dog", "snow", "##board"])
+    assert (longer.words[4:], longer.wordpieces) == (["snow", "##board"], True)
+
+
+def test_coverage_counts_the_words_that_are_unknown():
+    found = Vocabulary(["dog", "runs", "a"]).coverage(["A dog runs.", "a hund", "hund!"])
+    assert (found.words, found.unknown, found.unknown_share) == (6, {"hund": 2}, 2 / 6)
+    assert Vocabulary(["a"]).coverage([]).unknown_share == 0
+    assert Vocabulary(["snow", "##er"], wordpieces=True).coverage(["snower bird"]).unknown == {"bird": 1}

@@ -23,9 +23,10 @@ from typing import ClassVar
 
 import keras
 
-from captioning.base.script import hide_progress
+from captioning.base.script import hide_progress, quiet
 from captioning.base.settings import listed
 from captioning.data.mixture import MixedDataset
+from captioning.decoders.widening import take_weights
 from captioning.features.looks import Look, training_looks
 from captioning.features.prepared import Prepared
 from captioning.retrieval.aligner import Aligner
@@ -106,7 +107,7 @@ class Stage(ABC):
             callbacks=callbacks,
             # The batches are shuffled already. Keras would shuffle them from a random state that no resume restores.
             shuffle=False,
-            verbose=0 if hide_progress() else 1,
+            verbose=0 if hide_progress() or quiet() else 1,
         )
 
     @abstractmethod
@@ -153,7 +154,7 @@ class CaptionerStage(Stage):
     def make_model(self, prepared: Prepared, vocabulary: Vocabulary, run: Run, initial: Captioner | None) -> Captioner:
         captioner = Captioner.untrained(self.config, vocabulary, prepared.encoder, run.pretrained())
         if initial:
-            captioner.decoder.set_weights(initial.decoder.get_weights())
+            take_weights(captioner.decoder, initial.decoder)
         return captioner
 
     def make_dev(self, prepared: Prepared, run: Run) -> DevScores:
