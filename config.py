@@ -680,6 +680,7 @@ class TrainingSettings(OptimizerSettings, BatchSettings):
         only={"stage": ("scst",)},
         fixed="training",
         ge=0,
+        le=10,
     )
     similar_images: int = setting(
         4,
@@ -687,6 +688,7 @@ class TrainingSettings(OptimizerSettings, BatchSettings):
         only={"stage": ("scst",)},
         fixed="training",
         ge=1,
+        le=100,
     )
     xe_share: float = setting(
         0.05,
