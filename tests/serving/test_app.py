@@ -156,6 +156,7 @@ def test_a_port_that_is_taken(run_dir):
 
 def test_without_its_libraries_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "captioning.serving.server", raising=False)  # other tests may have imported it
     monkeypatch.setattr(sys, "argv", ["app.py"])
     with pytest.raises(UserError, match=r'^app\.py: uvicorn is not installed; pip install -e "\.\[app\]"$'):
         app.main()
