@@ -208,12 +208,20 @@ def drill(kind: Kind, trials: range, seed: int, scratch: Path) -> tuple[Counter[
     kind.read(scratch / "whole")  # what is whole must be read
     counts: Counter[str] = Counter()
     faults: dict[int, str] = {}
-    for trial in trials:
-        found, text = fault(kind, whole, scratch / "damaged", random.Random(f"{seed} {kind.name} {trial}"))
-        counts[found] += 1
-        if found not in ("read", "refused"):
-            faults[trial] = f"{found}\n{text}"
+    before = signal.signal(signal.SIGALRM, _hang)
+    try:
+        for trial in trials:
+            found, text = fault(kind, whole, scratch / "damaged", random.Random(f"{seed} {kind.name} {trial}"))
+            counts[found] += 1
+            if found not in ("read", "refused"):
+                faults[trial] = f"{found}\n{text}"
+    finally:
+        signal.signal(signal.SIGALRM, before)
     return counts, faults
+
+
+def _hang(*_: object) -> None:
+    raise Hang
 
 
 def main() -> int:
@@ -227,12 +235,8 @@ def main() -> int:
     if not kinds or args.inputs < 1:
         raise UserError(f"--only: no kind of {', '.join(kind.name for kind in KINDS)} holds {args.only!r}")
     warnings.simplefilter("ignore")  # those of Pillow on damaged pictures
-    import keras  # noqa: F401  # now, because it takes longer than a reader may
-
-    def hang(*_: object) -> None:
-        raise Hang
-
-    signal.signal(signal.SIGALRM, hang)
+    if any(kind.keras for kind in kinds):
+        import keras  # noqa: F401  # now, because it takes longer than a reader may
     total: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="drill-") as scratch:
         for kind in kinds:

@@ -37,13 +37,15 @@ WORDS = Vocabulary(["a", "dog", "runs", "on", "grass"])
 class Kind:
     """A kind of file. ``make`` writes whole ones into a folder. ``read`` reads them, and raises UserError where it must.
 
-    ``writes``: whether ``read`` may change files in the folder, as work that goes on does.
+    ``writes``: whether ``read`` may change files in the folder, as work that goes on does. ``keras``: whether it imports
+    Keras.
     """
 
     name: str
     make: Callable[[Path], None]
     read: Callable[[Path], object]
     writes: bool = False
+    keras: bool = False
 
 
 # Settings, words, runs -----------------------------------------------------------------------------------------------
@@ -276,7 +278,8 @@ def _album(folder: Path) -> None:
 
 
 def _read_album(folder: Path) -> object:
-    return list(read_lines(folder / "captions.jsonl"))
+    path = folder / "captions.jsonl"
+    return list(read_lines(path)) if path.exists() else None
 
 
 def _bundle(folder: Path) -> None:
@@ -331,7 +334,7 @@ KINDS = (
     Kind("settings", _settings, lambda folder: Run(folder).config()),
     Kind("settings of a user", _config_text, _read_config_text),
     Kind("run folder", _run, _read_run),
-    Kind("run that goes on", _run, _begin_run, writes=True),
+    Kind("run that goes on", _run, _begin_run, writes=True, keras=True),
     Kind("scores", _scores, lambda folder: read_rows(folder / "scores.json")),
     Kind("predictions", _predictions, _read_predictions),
     Kind("arrays", _arrays, _read_zip),
@@ -341,7 +344,7 @@ KINDS = (
     Kind("begun feature store", _begun_store, _finish_store, writes=True),
     Kind("index", _index, _search),
     Kind("index that goes on", _index, _index, writes=True),
-    Kind("bundle", _bundle, _read_bundle),
+    Kind("bundle", _bundle, _read_bundle, keras=True),
     Kind("flickr8k", _flickr8k, _dataset(dataset="flickr8k")),
     Kind("flickr30k", _flickr30k, _dataset(dataset="flickr30k")),
     Kind("coco", _coco, _dataset(dataset="coco")),

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from captioning.base.errors import UserError
 from captioning.base.files import alone_with, write_atomically
+from captioning.base.json_files import from_json, load_json
 from captioning.base.progress import Progress
 from captioning.pictures.finding import Finder, no_pictures, unlisted
 from captioning.pictures.loading import (
@@ -189,7 +190,7 @@ def read_lines(output: Path) -> Iterator[dict[str, Any]]:
     with open(output, "rb") as file:
         for number, text in enumerate(file, 1):
             try:
-                line = json.loads(text)
+                line = from_json(text, dict)
                 texts = [line["image"], *(found["caption"] for found in line.get("captions", []))]
                 if not all(isinstance(part, str) for part in texts):
                     raise TypeError("image and caption must be texts")
@@ -211,7 +212,7 @@ def _begin(output: Path, settings: dict[str, Any]) -> None:
         write_atomically(beside, json.dumps(settings, indent=2))
         return
     try:
-        begun = json.loads(beside.read_text(encoding="utf-8"))
+        begun = load_json(beside, dict)
         for name, value in _FORMER_SETTINGS.items():
             begun.setdefault(name, value)
         changes = [
@@ -221,7 +222,7 @@ def _begin(output: Path, settings: dict[str, Any]) -> None:
         raise UserError(
             f"--output: {output} exists, but {beside.name}, which says what made it, is missing; name another file"
         ) from None
-    except (ValueError, AttributeError) as error:
+    except ValueError as error:
         raise UserError(f"{beside}: damaged ({error}); name another --output") from None
     if changes:
         raise UserError(

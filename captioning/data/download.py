@@ -23,6 +23,7 @@ import urllib3
 
 from captioning.base.addresses import Lost, NoAddress, Unfetched, open_address, within
 from captioning.base.errors import UserError
+from captioning.base.json_files import load_json, take
 from captioning.base.progress import Progress
 from captioning.data import datasets
 from config import DataSettings
@@ -232,9 +233,10 @@ def _begin(part: Path, headers: Mapping[str, str]) -> int | None:
 def _read_note(part: Path) -> dict[str, Any] | None:
     """What is known of the whole file that ``part`` begins; None where it cannot be resumed."""
     try:
-        note = json.loads(_note(part).read_text(encoding="utf-8"))
-        return {"size": int(note["size"]), "validator": note["validator"]}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        note = load_json(_note(part), dict)
+        size = take(note, "size", int, lambda size: size >= 0)
+        return {"size": size, "validator": note["validator"] and take(note, "validator", str)}
+    except (FileNotFoundError, ValueError, KeyError):
         return None
 
 

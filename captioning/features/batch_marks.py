@@ -21,10 +21,11 @@ _CHECKSUM = 4  # bytes of a checksum in checksums.bin, the lowest first
 class Marks:
     """The batches of the store in ``folder`` with the images ``names``, ``batch_size`` of them in each."""
 
-    def __init__(self, folder: Path, names: Sequence[str], batch_size: int):
+    def __init__(self, folder: Path, names: Sequence[str], batch_size: int, trusted: bool = False):
+        """``trusted``: a release without checksums began the store, so its marks are believed if there are none."""
         self.progress, self.checksums = folder / "progress.bin", folder / "checksums.bin"
         self._features = folder / "features.npy"
-        self.batch_size, self.images = batch_size, len(names)
+        self.batch_size, self.images, self._trusted = batch_size, len(names), trusted
         self._batches = [names[start : start + batch_size] for start in range(0, len(names), batch_size)]
 
     def __len__(self) -> int:
@@ -66,7 +67,7 @@ class Marks:
         marked = [number for number, mark in enumerate(marks) if mark]
         if not self.checksums.exists():
             found = np.zeros(len(self), "<u4")
-            for number, checksum in self._stored(unreadable, marked):
+            for number, checksum in self._stored(unreadable, marked if self._trusted else ()):
                 found[number] = checksum
             write_bytes(self.checksums, found.tobytes())
         damaged = self.damaged(unreadable, marked)
@@ -97,7 +98,8 @@ class Marks:
     def _checksums(self) -> np.ndarray:
         """The checksums that were written, uint32. Missing ones are 0."""
         size = _CHECKSUM * len(self)
-        return np.frombuffer(self.checksums.read_bytes()[:size].ljust(size, b"\0"), "<u4")
+        written = self.checksums.read_bytes() if self.checksums.exists() else b""
+        return np.frombuffer(written[:size].ljust(size, b"\0"), "<u4")
 
     def _stored(self, unreadable: Mapping[str, str], numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
         """The number of each batch and the checksum of what is on the disk."""

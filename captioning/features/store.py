@@ -3,7 +3,8 @@
 A store is a folder. Its name ends in the fingerprint of its ``StoreKey``: encoder, weights, pixel preprocessing,
 images.
 
-    key.json        the fields of the StoreKey, and batch_size: images per batch of the extraction
+    key.json        the fields of the StoreKey, batch_size: images per batch of the extraction, and "checksums": true.
+                    Stores of earlier releases have no entry "checksums"
     features.npy    float16 or float32 (N, R, D), one row for each image in the order of the sorted file names
     progress.bin    N / batch_size bytes, rounded up: 0 for a batch that is still to do, 1 for one that is done
     checksums.bin   uint32 (little-endian) for each of these batches, see batch_marks.py. Stores of earlier releases have
@@ -256,13 +257,20 @@ def _begin(folder: Path, key: StoreKey, batch_size: int, shape: tuple[int, int, 
         features = map_array(folder / "features.npy", ("f2", "f4"), 3)
         if (features.shape, features.dtype) != (shape, np.dtype(key.dtype)):
             raise ValueError(f"features.npy holds {features.dtype} {features.shape}, and {key.dtype} {shape} is wanted")
-        return Marks(folder, names, take(begun, "batch_size", int, lambda size: 0 < size <= _LARGEST_BATCH))
+        return Marks(folder, names, _batch_size(begun), trusted=not begun.get("checksums"))
     marks = Marks(folder, names, batch_size)
     allocate(folder / "features.npy", key.dtype, shape)
     marks.begin()
     # Last: a folder with key.json holds all that resuming needs.
-    write_atomically(folder / "key.json", json.dumps({**asdict(key), "batch_size": batch_size}, indent=2))
+    write_atomically(
+        folder / "key.json", json.dumps({**asdict(key), "batch_size": batch_size, "checksums": True}, indent=2)
+    )
     return marks
+
+
+def _batch_size(key: dict) -> int:
+    """The batch size in a key.json. Raises ValueError."""
+    return take(key, "batch_size", int, lambda size: 0 < size <= _LARGEST_BATCH)
 
 
 _LARGEST_BATCH = 1 << 16
@@ -328,11 +336,11 @@ def _verify(store: FeatureStore, names: Sequence[str]) -> None:
     Raises ValueError when it is damaged as a whole.
     """
     folder = store.folder
-    if not (folder / "checksums.bin").exists():
+    written = load_json(folder / "key.json", dict)
+    if not written.get("checksums") and not (folder / "checksums.bin").exists():
         print(f"note: {folder}: made by a release without checksums, so it cannot be verified", file=sys.stderr)
         return
-    size = take(load_json(folder / "key.json", dict), "batch_size", int, lambda size: 0 < size <= _LARGEST_BATCH)
-    marks = Marks(folder, names, size)
+    marks = Marks(folder, names, _batch_size(written))
     damaged = marks.damaged(store.unreadable)
     if damaged:
         _write_unreadable(folder, store.unreadable)

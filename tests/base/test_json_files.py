@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from helpers import ROOT
 
 from captioning.base.errors import UserError
 from captioning.base.json_files import parse_json, read_json, take
@@ -63,3 +64,13 @@ def test_entries_have_the_type_that_is_wanted():
             take(found, name, kind)
     with pytest.raises(ValueError, match="n may not be 3"):
         take(found, "n", int, lambda n: n > 3)
+
+
+def test_nobody_reads_json_in_another_way():
+    """Those that may: our own list of objects, Keras' format, and lines of captions, which name the line."""
+    readers = {"base/json_files.py", "metrics/chair.py", "features/saved_model.py", "data/folder.py"}
+    rooms = ROOT / "captioning"
+    found = {
+        path.relative_to(rooms).as_posix() for path in rooms.rglob("*.py") if "json.load" in path.read_text("utf-8")
+    }
+    assert found == readers

@@ -321,6 +321,11 @@ HARM = {
     "a long progress.bin": lambda folder: (folder / "progress.bin").write_bytes(bytes(1000)),
     "another number": lambda folder: _change(folder / "features.npy", 128 + 17),
     "another checksum": lambda folder: _change(folder / "checksums.bin", 5),
+    "no checksums": lambda folder: (folder / "checksums.bin").unlink(),
+    "no checksums and a mark that was added": lambda folder: (
+        (folder / "checksums.bin").unlink(),
+        _change(folder / "progress.bin", 4),
+    ),
     "short checksums": lambda folder: _shorten(folder / "checksums.bin"),
     "no reasons": lambda folder: (folder / "unreadable.jsonl").unlink(),
     "a reason that is no text": lambda folder: (folder / "unreadable.jsonl").write_text('{"001.jpg": 7}\n[]\n{}\n'),
@@ -393,8 +398,14 @@ def test_stores_of_releases_without_checksums(tmp_path, capsys):
     with pytest.raises(Killed):
         make(folder, encode=_killing(3))
     (folder / "checksums.bin").unlink()
-    make(folder)
+    text = (folder / "key.json").read_text()
+    (folder / "key.json").write_text(text.replace(',\n  "checksums": true', ""))
+    encoded = []
+    make(folder, encode=lambda pixels: encoded.append(1) or fake_encoder(SHAPE)(pixels))
+    assert len(encoded) == 3, "what was done stays"
+    (folder / "key.json").write_text(text)
     assert contents(folder) == contents(tmp_path / "whole"), "a begun one gets some"
+    (folder / "key.json").write_text(text.replace(',\n  "checksums": true', ""))
     (folder / "checksums.bin").unlink()
     assert len(FeatureStore(folder, KEY).rows) == 19
     make(folder, verify=True, encode=lambda pixels: pytest.fail("nothing is known to be damaged"))
