@@ -74,17 +74,21 @@ def caption_rows(path: Path, warts: Warts) -> Rows:
 
 
 def read_references(path: Path, warts: Warts) -> list[ImageRecord]:
-    """The images of ``path`` with all captions of each, as records without pictures. Raises UserError."""
+    """The images of ``path`` with all captions of each, as records without pictures. Raises UserError.
+
+    Where the file gives no numbers as ids, an id is the position among the sorted names, as in a data set.
+    """
     together: dict[str, list[CaptionedImage]] = {}
     for image in read_captions(path, warts):
         together.setdefault(image.key, []).append(image)
     ids = [images[0].id for images in together.values()]
     numbered = all(re.fullmatch(r"-?\d{1,18}", each) for each in ids) and len({*map(int, ids)}) == len(ids)
+    position = {key: place for place, key in enumerate(sorted(together))}
     records = []
-    for position, (key, images) in enumerate(together.items()):
+    for (key, images), identifier in zip(together.items(), ids, strict=True):
         texts = [text.strip() for image in images for text in image.captions]
         if kept := tuple(text for text in texts if text):
-            number = int(ids[position]) if numbered else position
+            number = int(identifier) if numbered else position[key]
             records.append(ImageRecord(number, key, Path(key), kept, images[0].split))
         else:
             warts[f"images of {path.name} without captions (left out)"].append(key)

@@ -152,10 +152,13 @@ def _read(path: Path) -> tuple[bytes, int]:
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of ``path``, without byte order mark and with "\\n" as every line end. Raises UserError."""
+    """The text of ``path``, without byte order mark and with "\\n" as every line end. Raises UserError.
+
+    It is UTF-8, or UTF-16 with a byte order mark, as Windows' PowerShell writes it.
+    """
     data, mark = _read(path)
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start + mark}; save the file as UTF-8") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -3,7 +3,7 @@
     <start> a dog runs <end>            signs of the start and the end, also as <s>, [CLS] or startseq
     cats &amp; dogs                     characters written as in HTML
     a dog<br>on grass, <b>wet</b>       tags of HTML
-    a dog\\n                               line breaks written as a backslash and a letter
+    a dog\\n                            line breaks written as a backslash and a letter
 
 A sign such as "<" alone, or a word in brackets that is none of these, stays.
 """

@@ -3,7 +3,7 @@
 An exact name always counts. What is left over on both sides is compared in these forms, one after the other. Two names
 are the same image where no other name that is left over has their form:
 
-    path        "./a.jpg", "x\\\\a.jpg", "a%20b.jpg", letters with accents composed (NFC) or taken apart (NFD)
+    path        "./a.jpg", "x\\a.jpg", "a%20b.jpg", letters with accents composed (NFC) or taken apart (NFD)
     whole path  "/home/me/photos/a.jpg", for a file in that folder
     letters     "A.JPG" for "a.jpg"
     file name   "images/a.jpg", "/elsewhere/a.jpg" or an address for "a.jpg", but not "cats/1.jpg" for "dogs/1.jpg"

@@ -166,7 +166,12 @@ def test_a_warning_counts_all_and_shows_three(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "encode", [lambda text: text.replace("\n", "\r\n").encode(), lambda text: text.encode("utf-8-sig")]
+    "encode",
+    [
+        lambda text: text.replace("\n", "\r\n").encode(),
+        lambda text: text.encode("utf-8-sig"),
+        lambda text: text.replace("\n", "\r\n").encode("utf-16"),
+    ],
 )
 def test_line_ends_and_byte_order_marks_of_windows_change_nothing(tmp_path, encode):
     write_files(tmp_path / "plain", flickr8k_files())

@@ -158,6 +158,8 @@ def test_references_without_pictures(tmp_path):
     assert references(tmp_path / "texts") == [(0, "3", ("a dog", "one dog"), "")]
     assert kept("hf/metadata.csv", "file_name,text\n3.jpg,a dog\n") == [("3.jpg", ("a dog",))]
     assert references(tmp_path / "hf") == [(0, "3.jpg", ("a dog",), "")]
+    (tmp_path / "any.csv").write_text("image,caption\nb.jpg,a dog\na.jpg,a cat\n")
+    assert [(i, name) for i, name, _, _ in references(tmp_path / "any.csv")] == [(1, "b.jpg"), (0, "a.jpg")]
     with pytest.raises(UserError, match=r"nowhere\.json: there is no such file"):
         references(tmp_path / "nowhere.json")
     (tmp_path / "empty").mkdir()
