@@ -169,18 +169,17 @@ def test_every_flipped_byte_is_noticed(saved, tmp_path, no_keras):
     path = tmp_path / "damaged.zip"
     refused = 0
     for place in sorted(places):
-        for bit in (0x01, 0x80):
-            damaged = bytearray(content)
-            damaged[place] ^= bit
-            path.write_bytes(damaged)
-            try:
-                Captioner.load(path)
-            except UserError as error:
-                assert "damaged.zip" in str(error)  # noqa: PT017
-                refused += 1
-            except no_keras:
-                assert parts(path) == parts(saved[1])
-    assert refused > 500
+        damaged = bytearray(content)
+        damaged[place] ^= (0x01, 0x80)[place % 2]
+        path.write_bytes(damaged)
+        try:
+            Captioner.load(path)
+        except UserError as error:
+            assert "damaged.zip" in str(error)  # noqa: PT017
+            refused += 1
+        except no_keras:
+            assert parts(path) == parts(saved[1])
+    assert refused > 250
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.9, 0.999])

@@ -52,7 +52,7 @@ class Pair:
 @pytest.fixture(scope="module")
 def named(tmp_path_factory) -> Pair:
     """With an encoder that is known by name."""
-    return Pair(tmp_path_factory.mktemp("named"), "efficientnet_lite0")
+    return Pair(tmp_path_factory.mktemp("named"), "mobilenet")
 
 
 @pytest.fixture
