@@ -108,7 +108,7 @@ def test_signals_end_a_script_like_ctrl_c(sent, status, said):
     )
     assert started.stdout.readline() == "there\n"
     started.send_signal(sent)
-    out, err = started.communicate(timeout=30)
+    out, err = started.communicate(timeout=300)
     assert (started.returncode, out, err.strip()) == (status, "cleaned up\n", said)
 
 

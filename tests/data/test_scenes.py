@@ -248,7 +248,7 @@ def test_two_processes_draw_one_set_together(tmp_path):
     """The second waits, and finds the set complete."""
     command = [sys.executable, "-m", "captioning.data.scenes", str(tmp_path / "set"), "--images", "20", "--seed", "3"]
     both = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=60)[1] for process in both]
+    said = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert len(captions_of(tmp_path / "set")) == 20
     assert not list((tmp_path / "set").glob(".*"))
