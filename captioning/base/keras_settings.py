@@ -15,6 +15,7 @@ from typing import Any
 
 from captioning.base.errors import UserError
 from captioning.base.files import cache_folder, write_atomically
+from captioning.base.json_files import load_json
 
 BACKENDS = ("tensorflow", "jax", "torch")
 # The values with which our code is right. Keras has them by default.
@@ -64,12 +65,11 @@ def _keras_folder() -> Path:
 def _read(path: Path) -> dict[str, Any]:
     """The settings in keras.json; none where there is no such file. What Keras would not survive is "unreadable"."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return load_json(path, dict)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError):
+    except ValueError:
         return {"unreadable": True}
-    return found if isinstance(found, dict) else {"unreadable": True}
 
 
 def _installed() -> list[str]:

@@ -68,7 +68,7 @@ def test_entries_have_the_type_that_is_wanted():
 
 def test_nobody_reads_json_in_another_way():
     """Those that may: our own list of objects, Keras' format, and lines of captions, which name the line."""
-    readers = {"base/json_files.py", "metrics/chair.py", "features/saved_model.py", "data/folder.py"}
+    readers = {"base/json_files.py", "metrics/chair.py", "features/saved_model.py", "data/rows.py"}
     rooms = ROOT / "captioning"
     found = {
         path.relative_to(rooms).as_posix() for path in rooms.rglob("*.py") if "json.load" in path.read_text("utf-8")
