@@ -827,6 +827,15 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, EncoderSetti
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="after")
+    def _refuse_nul(self) -> Self:
+        """Refuse texts that no file or folder can have as its name."""
+        for name in Config.model_fields:
+            texts = [text for text in listed(getattr(self, name)) if isinstance(text, str)]
+            if any("\0" in text or len(text) > _LONGEST for text in texts):
+                raise ValueError(f"{name}: has a NUL character or more than {_LONGEST:,} characters")
+        return self
+
+    @model_validator(mode="after")
     def _refuse_unread(self) -> Self:
         """Refuse settings that nothing would read, unless they are at their defaults."""
         for name in Config.model_fields:
@@ -862,6 +871,7 @@ def search_name(settings: DecodingSettings) -> str:
     return f"{name}, consensus" if settings.votes else name
 
 
+_LONGEST = 4096  # characters of a setting; no path or address is longer
 _SEVERAL = {name for name in Config.model_fields if takes_several(Config, name)}
 
 

@@ -170,11 +170,15 @@ def test_light_modules_leave_keras_alone():
     assert found.stdout == "[]\n"
 
 
-def test_every_number_has_an_upper_limit():
+def test_every_number_has_an_upper_limit_and_every_text_can_name_a_file():
     """A stranger's bundle brings its own settings. None of them may ask for any amount of memory or time."""
     for name, field in [*Config.model_fields.items(), *DataSettings.model_fields.items()]:
         if field.annotation in (int, float):
             assert any(hasattr(bound, "le") or hasattr(bound, "lt") for bound in field.metadata), name
+    for text in ("a\0b", "x" * 5000):
+        for name in ("data_dir", "run_dir", "init", "encoder"):
+            with pytest.raises(UserError, match=f"{name}: has a NUL character or more"):
+                Config().with_overrides({name: text})
     for value in ("inf", "nan", "1e308", "9" * 5000):
         with pytest.raises(UserError, match="learning_rate"):
             Config().with_overrides({"learning_rate": value})

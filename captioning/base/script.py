@@ -109,6 +109,8 @@ def _status(main: Any) -> int:
     except BrokenPipeError:
         return 141
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return _refused(f"{str(error.filename)[:100]}...: {error.strerror}; choose a shorter one")
         if error.errno not in FULL:
             raise
         return _refused(

@@ -32,7 +32,19 @@ def test_a_bundle_without_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"format": 2}, {"inputs": "magic"}, {"signals": ["smell"]}, {"near": "here"}, {"fitted": 3}]
+    "change",
+    [
+        *(
+            {"format": 2},
+            {"format": "1"},
+            {"inputs": "magic"},
+            {"inputs": []},
+            {"signals": ["smell"]},
+            {"near": "here"},
+        ),
+        *({"fitted": 3}, {"weights": [1.0]}, {"means": "x"}, {"deviations": [[1]] * 5}, {"bias": None}, {"far": True}),
+        {"near": float("nan")},
+    ],
 )
 def test_what_this_release_cannot_read_is_named(tmp_path, change):
     CONFIDENCE.save(tmp_path)
@@ -40,3 +52,12 @@ def test_what_this_release_cannot_read_is_named(tmp_path, change):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match=r"^captioner\.zip: its confidence cannot be read .*--fit-confidence$"):
         Confidence.load(tmp_path, Path("captioner.zip"))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"[" * 100_000, b"\xff"])
+def test_a_confidence_of_other_files_is_named(tmp_path, content):
+    for name in MEMBERS:
+        CONFIDENCE.save(tmp_path)
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=r"captioner\.zip|confidence\.npz"):
+            Confidence.load(tmp_path, Path("captioner.zip"))
