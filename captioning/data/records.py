@@ -290,7 +290,7 @@ def draw_splits(names: list[str], settings: DataSettings) -> dict[str, str]:
     splits = {}
     for split, fraction in (("dev", settings.dev_fraction), ("test", settings.test_fraction)):
         for _ in range(max(1, round(fraction * len(names))) if fraction else 0):
-            if len(shuffled) == 1:
+            if len(shuffled) <= 1:
                 raise UserError(
                     f"captions_file: {len(names)} images are too few to draw splits from; add images, give a split for "
                     "each, or set dev_fraction and test_fraction to 0"

@@ -94,3 +94,10 @@ def test_what_is_missing_is_named_with_where_people_get_it(tmp_path):
         "on request at https",
     ):
         assert part in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "image_name| comment_number| comment\n"])
+def test_a_file_without_captions_is_named(tmp_path, text):
+    write_files(tmp_path, {"flickr30k-images/1.jpg": "", "results.csv": text})
+    with pytest.raises(UserError, match="0 images are too few to draw splits from"):
+        datasets.load(Config(dataset="flickr30k", data_dir=str(tmp_path)))
