@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from captioning.base.errors import UserError
 from captioning.base.script import run_script
-from tools.drill_kinds import KINDS, Kind
+from tools.drill_kinds import KINDS, Kind, contents
 
 SECONDS = 10
 # What may stand for any value in JSON, CSV and lines of text.
@@ -152,10 +152,6 @@ def _other_value(content: bytes, rng: random.Random) -> bytes:
     return b"\n".join(lines)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def lay_out(folder: Path, files: dict[str, bytes]) -> None:
     """Make ``folder`` hold these files and nothing else."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -203,9 +199,10 @@ def fault(kind: Kind, whole: dict[str, bytes], folder: Path, rng: random.Random)
 def drill(kind: Kind, trials: range, seed: int, scratch: Path) -> tuple[Counter[str], dict[int, str]]:
     """How often each thing happened in ``trials`` of a kind, and the text of each fault by the number of its trial."""
     lay_out(scratch / "whole", {})
-    kind.make(scratch / "whole")
-    whole = contents(scratch / "whole")
-    kind.read(scratch / "whole")  # what is whole must be read
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        kind.make(scratch / "whole")
+        whole = contents(scratch / "whole")
+        kind.read(scratch / "whole")  # what is whole must be read
     counts: Counter[str] = Counter()
     faults: dict[int, str] = {}
     before = signal.signal(signal.SIGALRM, _hang)

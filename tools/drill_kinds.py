@@ -4,6 +4,7 @@ No kind needs Keras but the bundle.
 """
 
 import csv
+import hashlib
 import io
 import json
 import zipfile
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from captioning.albums.captions import read_lines
+from captioning.base.errors import UserError
 from captioning.base.files import load_arrays, save_arrays
 from captioning.command_line.reading import read_settings
 from captioning.data import datasets, scenes
@@ -31,6 +33,11 @@ from captioning.words.vocabulary import Vocabulary
 from config import ROOT, Config, DataSettings
 
 WORDS = Vocabulary(["a", "dog", "runs", "on", "grass"])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files below a folder, by path."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @dataclass(frozen=True)
@@ -298,6 +305,43 @@ def _bundle(folder: Path) -> None:
     (folder / "members").rmdir()
 
 
+def _members(folder: Path) -> None:
+    (folder / "config.json").write_text(Config().to_json(), encoding="utf-8")
+    (folder / "vocabulary.json").write_text(WORDS.to_json(), encoding="utf-8")
+
+
+def _read_members(folder: Path) -> object:
+    """What is read of a bundle with these members, whose digests are right."""
+    from captioning.storage import bundles
+
+    path, members = folder / "captioner.zip", contents(folder)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
+    with zipfile.ZipFile(path, "w") as bundle:
+        for name, content in members.items():
+            bundle.writestr(name, content)
+        bundle.writestr("bundle.json", json.dumps({"format": 1, "kind": "captioner", "sha256": digests}))
+    return bundles.settings_of(path, "captioner"), bundles._vocabulary(
+        bundles._opened(path, "captioner", ("vocabulary.json",))
+    )
+
+
+def _weights(folder: Path) -> None:
+    import h5py
+
+    with h5py.File(folder / "a.weights.h5", "w") as file:
+        for i in range(4):
+            file[f"layers/dense_{i}/vars/0"] = np.ones((3, 5), "float32")
+
+
+def _read_weights(folder: Path) -> object:
+    from captioning.features.weight_files import refuse_oversized
+
+    try:
+        return refuse_oversized(folder / "a.weights.h5")
+    except Exception as error:  # every caller makes a UserError of any
+        raise UserError(str(error)) from None
+
+
 def _read_bundle(folder: Path) -> object:
     from captioning.storage import bundles
 
@@ -345,6 +389,8 @@ KINDS = (
     Kind("index", _index, _search),
     Kind("index that goes on", _index, _index, writes=True),
     Kind("bundle", _bundle, _read_bundle, keras=True),
+    Kind("members of a bundle", _members, _read_members, writes=True, keras=True),
+    Kind("weights", _weights, _read_weights, keras=True),
     Kind("flickr8k", _flickr8k, _dataset(dataset="flickr8k")),
     Kind("flickr30k", _flickr30k, _dataset(dataset="flickr30k")),
     Kind("coco", _coco, _dataset(dataset="coco")),
