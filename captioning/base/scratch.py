@@ -22,8 +22,9 @@ except ImportError:  # Windows
 # Where there are no such locks, a leftover is removed when it has been left alone for so long.
 _FORGOTTEN = 24 * 3600  # seconds
 _YOUNG = 2  # seconds; a process needs less between making something and locking it
-# How scratch folders in the folder for temporary files are called.
-TEMPORARY = "captioning-"
+# Begins the names of scratch folders in the folder for temporary files. Nobody else may give such a name to a file of
+# theirs, because what nobody holds is removed.
+TEMPORARY = ".keras-image-captioning-parts-"
 
 
 @contextmanager

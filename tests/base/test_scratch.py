@@ -56,6 +56,18 @@ def test_a_leftover_that_may_be_about_to_be_locked_stays(tmp_path):
     assert (tmp_path / ".work-new").exists()
 
 
+def test_what_users_keep_among_temporary_files_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "captioning-pictures").mkdir()
+    (tmp_path / "captioning-of-mine.jsonl").touch()
+    (tmp_path / f"{scratch.TEMPORARY}left").mkdir()
+    made = set(tmp_path.iterdir())
+    for path in made:
+        old(path)
+    with scratch.temporary_folder("the model") as folder:
+        assert {*tmp_path.iterdir()} == made - {tmp_path / f"{scratch.TEMPORARY}left"} | {folder}
+
+
 def test_without_locks_only_what_is_a_day_old_is_swept(tmp_path, monkeypatch):
     monkeypatch.setattr(scratch, "fcntl", None)
     for name, age in (("a", 3600), ("b", 25 * 3600)):
