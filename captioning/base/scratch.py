@@ -108,6 +108,8 @@ def _abandoned(path: Path) -> bool:
     age = time.time() - found.st_mtime
     if hasattr(os, "getuid") and found.st_uid != os.getuid():
         return False
+    if age <= _YOUNG:  # its process may be about to lock it, and must not find a lock of ours there
+        return False
     opened = _open(path)
     if opened is None:
         return age > _FORGOTTEN
@@ -119,7 +121,7 @@ def _abandoned(path: Path) -> bool:
         return age > _FORGOTTEN
     finally:
         os.close(opened)
-    return age > _YOUNG
+    return True
 
 
 def _open(path: Path) -> int | None:

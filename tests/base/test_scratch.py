@@ -50,8 +50,9 @@ def test_leftovers_of_a_killed_process_are_swept_and_those_of_a_living_one_are_n
     assert not folder.exists()
 
 
-def test_a_leftover_that_may_be_about_to_be_locked_stays(tmp_path):
+def test_a_leftover_that_may_be_about_to_be_locked_stays_and_is_not_locked_meanwhile(tmp_path, monkeypatch):
     (tmp_path / ".work-new").mkdir()
+    monkeypatch.setattr(scratch, "_open", lambda path: pytest.fail("its own process could not lock it now"))
     scratch.sweep(tmp_path, ".work-")
     assert (tmp_path / ".work-new").exists()
 
