@@ -27,11 +27,12 @@ def never():
 
 
 @contextmanager
-def running():
-    """The address of a server in a thread of its own, and what stops it and waits."""
+def running(grace: int = 5):
+    """The address of a server in a thread of its own, and what stops it and waits. ``grace``: seconds for open requests."""
     with socket.create_server(("127.0.0.1", 0)) as listening, Engine([Model("m", Config(), False, never)]) as engine:
         stopping = asyncio.Event()
         made = server.Server(api.create_app(engine, None, Hosts("127.0.0.1", ["Pictures.example"]), stopping), stopping)
+        made.config.timeout_graceful_shutdown = grace
         thread = threading.Thread(target=made.run, kwargs={"sockets": [listening]})
         thread.start()
 
@@ -134,14 +135,16 @@ def test_a_stalled_upload_is_cut_off(monkeypatch):
         assert b'"code":"too_slow"' in ask(address, UPLOAD)
 
 
-def test_stalled_uploads_do_not_keep_it_from_stopping_in_silence(caplog):
-    with running() as (address, stop):
+def test_stalled_uploads_do_not_keep_it_from_stopping_in_silence(caplog, monkeypatch):
+    for seconds in ("STALL_SECONDS", "RECEIVE_SECONDS"):  # far more than a slow machine takes to stop
+        monkeypatch.setattr(api, seconds, 90)
+    with running(grace=90) as (address, stop):
         clients = [socket.create_connection(address, timeout=30) for _ in range(20)]
         for client in clients:
             client.sendall(UPLOAD)
         idle = socket.create_connection(address, timeout=30)
         until(lambda: sum(server._connections.values()) == 21)
-        assert stop(4)
+        assert stop(30)
         answers = [rest(client) for client in clients]
         for client in (*clients, idle):
             client.close()
