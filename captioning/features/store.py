@@ -24,6 +24,7 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -196,6 +197,15 @@ def _damaged(folder: Path, error: Exception) -> UserError:
     return UserError(f"{folder}: damaged feature store ({error}); delete it and run preprocessing.py")
 
 
+@contextmanager
+def _naming_damage(folder: Path) -> Iterator[None]:
+    """Let a ValueError about the files of a store become a UserError that names the folder."""
+    try:
+        yield
+    except ValueError as error:
+        raise _damaged(folder, error) from None
+
+
 def extract(
     folder: Path,
     key: StoreKey,
@@ -226,14 +236,15 @@ def extract(
         folder.mkdir(parents=True, exist_ok=True)
         with alone_with(folder):
             if verify and (folder / "index.json").exists():
-                _verify(FeatureStore(folder, key), names)
+                with _naming_damage(folder):
+                    _verify(FeatureStore(folder, key), names)
             if not (folder / "index.json").exists():
-                marks = _begin(folder, key, batch_size, (len(names), *shape), names)
+                with _naming_damage(folder):
+                    marks = _begin(folder, key, batch_size, (len(names), *shape), names)
                 _run(folder, marks, load, encode, key.image_size, workers, label)
-                _finish(folder, marks, names)
+                with _naming_damage(folder):
+                    _finish(folder, marks, names)
             (folder / "unreadable.jsonl").unlink(missing_ok=True)
-    except ValueError as error:
-        raise _damaged(folder, error) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             size = np.dtype(key.dtype).itemsize * len(names) * shape[0] * shape[1]
@@ -286,7 +297,8 @@ def _run(
     label: str,
 ) -> None:
     """Extract the batches that are not done. unreadable.jsonl gets a line for each unreadable image."""
-    layout = map_array(folder / "features.npy", ("f2", "f4"), 3)
+    with _naming_damage(folder):
+        layout = map_array(folder / "features.npy", ("f2", "f4"), 3)
     offset, row_bytes, dtype = layout.offset, layout.nbytes // max(1, len(layout)), layout.dtype
     known = _read_unreadable(folder)
     done = marks.done(known)

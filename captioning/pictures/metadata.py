@@ -120,9 +120,9 @@ _MAKERS = "olympus|sony|konica minolta|minolta|samsung|kodak|nikon|pentax|fujifi
 _CAMERA_TEXT = re.compile(
     rf"({_MAKERS}) digital (still |game )?camera|sony dsc|samsung( camera pictures)?|<[^<>]*(samsung|digimax)[^<>]*>"
     r"|exif_jpeg_picture|binary comment|created by imlib|default|x-default"
-    # Modes of Huawei's phones.
-    r"|(f|r)bt|fbthdr|btf(hdr|mdn)?|btr|burst|cof|dav|edf|frem|frontbhdp|hdr|hdrpl|mde(_soft)?|mon|nor|oznor(wo)?|ptr"
-    r"|rhdr|rpt",
+    # Modes of Huawei's phones, which write them in small letters. A person's Mon or HDR stays.
+    r"|(?-i:(f|r)bt|fbthdr|btf(hdr|mdn)?|btr|burst|cof|dav|edf|frem|frontbhdp|hdr|hdrpl|mde(_soft)?|mon|nor|oznor(wo)?|ptr"
+    r"|rhdr|rpt)",
     re.IGNORECASE,
 )
 

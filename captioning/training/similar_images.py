@@ -10,7 +10,7 @@ from captioning.base.progress import track
 from captioning.features.store import FeatureStore
 
 _READ = 512  # images that are read at once
-_COMPARED = 1024  # images that are compared with all others at once
+_COMPARED = 256  # images that are compared with all others at once
 
 
 def most_similar(store: FeatureStore, rows: np.ndarray, count: int) -> np.ndarray:
@@ -18,7 +18,7 @@ def most_similar(store: FeatureStore, rows: np.ndarray, count: int) -> np.ndarra
 
     Similarity is the cosine of the mean of an image's features over its regions, less the mean over all images. Returns
     int64 ``(I, count)``, in no order. The work grows with the square of I: 45,000 images take about two minutes on two
-    cores, and 4 bytes x I x D of memory. Raises UserError where there are not more than ``count`` images.
+    cores, and memory for I x D and some 256 x I numbers. Raises UserError where there are not more than ``count`` images.
     """
     if len(rows) <= count:
         raise UserError(
