@@ -121,7 +121,7 @@ _CAMERA_TEXT = re.compile(
     rf"({_MAKERS}) digital (still |game )?camera|sony dsc|samsung( camera pictures)?|<[^<>]*(samsung|digimax)[^<>]*>"
     r"|exif_jpeg_picture|binary comment|created by imlib|default|x-default"
     # Modes of Huawei's phones, which write them in small letters. A person's Mon or HDR stays.
-    r"|(?-i:(f|r)bt|fbthdr|btf(hdr|mdn)?|btr|burst|cof|dav|edf|frem|frontbhdp|hdr|hdrpl|mde(_soft)?|mon|nor|oznor(wo)?|ptr"
+    r"|(?-i:(f|r)bt|fbt[hH][dD][rR]|btf(hdr|HDR|mdn)?|btr|burst|cof|dav|edf|frem|front[Bb]hdp|hdr|hdrpl|mde(_soft)?|mon|nor|oznor(WO)?|ptr"
     r"|rhdr|rpt)",
     re.IGNORECASE,
 )
