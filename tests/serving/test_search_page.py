@@ -10,6 +10,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
 from captioning.serving.engine import Engine, Model
+from captioning.serving.guard import Hosts
 from captioning.serving.photos import Photos
 from config import Config
 
@@ -54,7 +55,9 @@ def page(folder, held, tmp_path_factory):
         Engine([model], window=0.001) as engine,
         Photos(folder, lambda: towers, lambda fingerprint: index, 1e9) as photos,
     ):
-        settings = uvicorn.Config(create_app(engine, photos, app.LOCAL), log_level="warning", lifespan="off", ws="none")
+        settings = uvicorn.Config(
+            create_app(engine, photos, Hosts("127.0.0.1")), log_level="warning", lifespan="off", ws="none"
+        )
         server = uvicorn.Server(settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
