@@ -22,7 +22,7 @@ from captioning.command_line.resolving import resolve_trained, settle_backend
 
 
 def main() -> None:
-    parser = make_parser(__doc__, trained=True, several=False)
+    parser = make_parser(__doc__, trained=True)
     parser.add_argument("model", type=Path, help="a run folder, or the bundle in it")
     parser.add_argument("output", type=Path, help="the new bundle")
     parser.add_argument(
