@@ -24,6 +24,7 @@ from typing import Annotated
 from pydantic import FailFast
 
 from captioning.base.errors import UserError
+from captioning.data.cocostyle import group
 from captioning.data.files import is_image, list_images, read_json, unzip
 from captioning.data.records import CaptionDataset, Warts, join
 from config import DataSettings
@@ -148,14 +149,6 @@ def _annotations(data_dir: Path, name: str, year: str) -> Path:
 def _read(path: Path, warts: Warts) -> list[tuple[int, str, list[str]]]:
     """Id, file name and captions of each image that ``path`` lists."""
     found = read_json(path, _Captions, _EXPECTED)
-    captions: dict[int, list[str]] = {image.id: [] for image in found.images}
-    if len(captions) < len(found.images):
-        raise UserError(f"{path}: {len(found.images)} images share {len(captions)} ids; give each its own")
-    for annotation in found.annotations:
-        if annotation.image_id in captions:
-            captions[annotation.image_id].append(annotation.caption)
-        else:
-            warts[f"captions in {path.name} of images that it does not list (dropped)"].append(
-                f"image {annotation.image_id}: {annotation.caption}"
-            )
+    annotations = ((annotation.image_id, annotation.caption) for annotation in found.annotations)
+    captions = group(path, [image.id for image in found.images], annotations, warts)
     return [(image.id, image.file_name, captions[image.id]) for image in found.images]

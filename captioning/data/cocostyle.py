@@ -11,9 +11,10 @@ https://arxiv.org/abs/2003.12462
 """
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, TypeVar
 
 from pydantic import FailFast
 
@@ -21,6 +22,8 @@ from captioning.base.errors import UserError
 from captioning.data.files import list_images_below, read_json, scan
 from captioning.data.records import FOLDER_NAMES, CaptionDataset, Warts, join, splits_or_drawn
 from config import DataSettings
+
+Id = TypeVar("Id", int, int | str)
 
 
 # The part of a file that is read.
@@ -128,17 +131,27 @@ def read(path: Path, warts: Warts) -> list[Listed]:
         return _textcaps(path, found.data)
     if not found.images:
         raise UserError(f"{path}: expected {_EXPECTED}; it lists no images")
-    captions: dict[int | str, list[str]] = {image.id: [] for image in found.images}
-    if len(captions) < len(found.images):
-        raise UserError(f"{path}: {len(found.images)} images share {len(captions)} ids; give each its own")
-    for annotation in found.annotations:
-        if annotation.image_id in captions:
-            captions[annotation.image_id].append(annotation.caption)
+    annotations = ((annotation.image_id, annotation.caption) for annotation in found.annotations)
+    captions = group(path, [image.id for image in found.images], annotations, warts)
+    return [Listed(image.id, image.file_name, captions[image.id], _split(path, image.split)) for image in found.images]
+
+
+def group(path: Path, images: Sequence[Id], annotations: Iterable[tuple[Id, str]], warts: Warts) -> dict[Id, list[str]]:
+    """The captions of each image, by its id. ``annotations``: the id of an image and a caption, for each caption.
+
+    Captions of images that ``path`` does not list are noted in ``warts``. Raises UserError: two images with one id.
+    """
+    captions: dict[Id, list[str]] = {image: [] for image in images}
+    if len(captions) < len(images):
+        raise UserError(f"{path}: {len(images)} images share {len(captions)} ids; give each its own")
+    for image, caption in annotations:
+        if image in captions:
+            captions[image].append(caption)
         else:
             warts[f"captions in {path.name} of images that it does not list (dropped)"].append(
-                f"image {annotation.image_id}: {annotation.caption}"
+                f"image {image}: {caption}"
             )
-    return [Listed(image.id, image.file_name, captions[image.id], _split(path, image.split)) for image in found.images]
+    return captions
 
 
 def _textcaps(path: Path, entries: list[_Entry]) -> list[Listed]:
