@@ -46,7 +46,9 @@ def fetch(address: str, most: int, seconds: float) -> bytes:
         with open_address(address) as answer:
             if answer.status_code >= 400:
                 raise Unfetched(f"the server answers {answer.status_code} {answer.reason}")
-            while len(data) <= most and time.monotonic() < ends and (part := answer.raw.read1(_PART, True)):
+            while len(data) <= most and (part := answer.raw.read1(_PART, True)):
+                if time.monotonic() >= ends:
+                    raise _too_long(seconds)
                 data += part
         return bytes(data[: most + 1])
 
@@ -71,8 +73,12 @@ def within(seconds: float, work: Callable[[], T]) -> T:
     if errors:
         raise _unfetched(errors[0]) from None
     if not result:
-        raise Unfetched(f"it took longer than {seconds:g} s")
+        raise _too_long(seconds)
     return result[0]
+
+
+def _too_long(seconds: float) -> Unfetched:
+    return Unfetched(f"it took longer than {seconds:g} s")
 
 
 def open_address(

@@ -69,6 +69,12 @@ def test_a_server_that_sends_byte_after_byte_is_left(slow):
         assert time.monotonic() - began < 10, "all of the answer takes 12 or 20 seconds"
 
 
+def test_an_answer_that_time_cut_short_is_no_answer(monkeypatch):
+    monkeypatch.setattr(addresses, "within", lambda seconds, work: work())
+    with serving(b"HTTP/1.0 200 OK\r\n\r\npixels") as address, pytest.raises(Unfetched, match="longer than 0 s"):
+        fetch(address, 100, 0)
+
+
 @pytest.mark.parametrize(
     "place",
     [
