@@ -29,7 +29,7 @@ from captioning.base.errors import UserError
 from captioning.base.files import alone_with, write_atomically
 from captioning.base.json_files import from_json, load_json
 from captioning.base.progress import Progress
-from captioning.pictures.finding import Finder, no_pictures, unlisted
+from captioning.pictures.finding import Finder, no_pictures, report_unlisted
 from captioning.pictures.loading import (
     PREPROCESSING,
     UnreachableImage,
@@ -52,14 +52,10 @@ def list_pictures(folder: Path, finder: Finder | None = None) -> list[str]:
 
     ``finder`` says which pictures are wanted. Raises UserError if it is not a folder or holds no pictures.
     """
-
-    def report(error: OSError) -> None:
-        print(f"error: {unlisted(error)}", file=sys.stderr)
-
     if not folder.is_dir():
         raise UserError(f"--output: captions one folder of pictures, and {folder} is not a folder; name a folder")
     finder = finder or Finder()
-    names = list(finder.names(folder, report))
+    names = list(finder.names(folder, report_unlisted))
     if not names:
         raise no_pictures(folder, finder)
     return names

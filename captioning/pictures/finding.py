@@ -195,6 +195,11 @@ def unlisted(error: OSError) -> str:
     return f"{printable(str(error.filename))}: cannot be listed: {error.strerror}"
 
 
+def report_unlisted(error: OSError) -> None:
+    """Say on stderr that a subfolder cannot be listed."""
+    print(f"error: {unlisted(error)}", file=sys.stderr)
+
+
 def is_address(source: str) -> bool:
     """Whether ``source`` is a web address. Otherwise it is a path."""
     return source.startswith(("http://", "https://"))
@@ -205,13 +210,9 @@ def sources(arguments: list[str], finder: Finder) -> Iterator[str]:
 
     Subfolders that cannot be listed are reported on stderr. Raises UserError: a folder without pictures.
     """
-
-    def report(error: OSError) -> None:
-        print(f"error: {unlisted(error)}", file=sys.stderr)
-
     for argument in arguments:
         if not is_address(argument) and os.path.isdir(argument):
-            found = sorted(Path(argument, name) for name in finder.names(argument, report))
+            found = sorted(Path(argument, name) for name in finder.names(argument, report_unlisted))
             if not found:
                 raise no_pictures(argument, finder)
             yield from map(str, found)
