@@ -11,7 +11,7 @@ kind of fault in the data. It can be interrupted at any moment and run again.
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from captioning.base.trained import read_trained
 from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import resolve
 from captioning.data import datasets
-from captioning.data.mixture import MixedDataset
+from captioning.data.mixture import MixedDataset, captions_of
 from captioning.data.records import SPLITS, CaptionDataset
 from captioning.embeddings.bert import read_wordpieces
 from captioning.features.looks import Look
@@ -65,12 +65,6 @@ def fit_vocabulary(settings: DecoderSettings, dataset: CaptionDataset | MixedDat
 def _wordpieces(settings: DecoderSettings) -> Sequence[str]:
     """All WordPieces of the setting bert, if the vocabulary holds WordPieces. Raises UserError: no such BERT."""
     return read_wordpieces(settings.bert) if settings.vocabulary == "wordpieces" else ()
-
-
-def captions_of(dataset: CaptionDataset | MixedDataset, split: str) -> Iterator[str]:
-    """The captions of a split; none where no data set has it."""
-    parts = dataset.parts.values() if isinstance(dataset, MixedDataset) else [dataset]
-    return (caption for part in parts for _, caption in part.records.of_split(split).captions())
 
 
 def find_vocabulary(config: Config, dataset: CaptionDataset | MixedDataset) -> Vocabulary:
@@ -239,7 +233,7 @@ def main() -> None:
     for name, part in sets.items():
         print(f"{name}:\n" * bool(name), end="")
         _print_sizes(part)
-    _print_vocabulary(config, sets.values(), vocabulary)
+    _print_vocabulary(config, dataset, vocabulary)
     for ready in prepared.parts.values() or [prepared]:
         _print_features(ready.store)
 
@@ -251,10 +245,9 @@ def _print_sizes(dataset: CaptionDataset) -> None:
         print(f"{split:6}{len(images):7} images {sum(len(record.captions) for record in images):8} captions")
 
 
-def _print_vocabulary(config: Config, sets: Iterable[CaptionDataset], vocabulary: Vocabulary) -> None:
+def _print_vocabulary(config: Config, dataset: CaptionDataset | MixedDataset, vocabulary: Vocabulary) -> None:
     """Print how large the vocabulary is, and which share of the words of dev it lacks."""
-    dev = (caption for dataset in sets for caption in captions_of(dataset, "dev"))
-    unknown = vocabulary.coverage(dev).unknown_share
+    unknown = vocabulary.coverage(captions_of(dataset, "dev")).unknown_share
     print(
         f"vocabulary: {len(vocabulary)} {config.vocabulary} and special tokens (seen {config.vocab_threshold}+ times "
         f"in training); of dev's words {unknown:.1%} are unknown"

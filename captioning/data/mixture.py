@@ -105,3 +105,9 @@ class MixedDataset:
     def has(self, part: str, split: str) -> bool:
         """Whether the data set ``part`` has images in ``split``."""
         return split in SPLIT_NAMES and len(self.parts[part].records.of_split(SPLIT_NAMES[split])) > 0
+
+
+def captions_of(dataset: CaptionDataset | MixedDataset, split: str) -> Iterator[str]:
+    """The captions of a split; none where no data set has it."""
+    parts = dataset.parts.values() if isinstance(dataset, MixedDataset) else [dataset]
+    return (caption for part in parts for _, caption in part.records.of_split(split).captions())

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from captioning.data import scenes
-from captioning.data.mixture import MixedDataset
+from captioning.data.mixture import MixedDataset, captions_of
 from captioning.data.records import CaptionDataset, ImageRecord
 from captioning.metrics import java
 from captioning.metrics.diagnostics import by_reference_length, diagnose
@@ -111,10 +111,8 @@ def together(
 
 def training_captions(dataset: CaptionDataset | MixedDataset) -> list[Words]:
     """The words of all training captions. Empty if the data set has no training split."""
-    parts = dataset.parts.values() if isinstance(dataset, MixedDataset) else [dataset]
-    captions = [caption for part in parts for _, caption in part.records.of_split("train").captions()]
     # There are many captions and few words, so each word is kept once.
-    return [list(map(sys.intern, words(caption))) for caption in captions]
+    return [list(map(sys.intern, words(caption))) for caption in captions_of(dataset, "train")]
 
 
 def shuffled(captions: Sequence[T]) -> list[T]:
