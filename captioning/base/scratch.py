@@ -81,13 +81,13 @@ def held(path: Path) -> Iterator[None]:
             os.close(opened)
 
 
-def sweep(parent: Path, prefix: str, suffix: str = "") -> None:
+def sweep(parent: Path, prefix: str) -> None:
     """Remove the folders and files in ``parent`` that killed processes left. What cannot be removed stays.
 
-    Their names begin with ``prefix`` and end in ``suffix``.
+    Their names begin with ``prefix``.
     """
     try:
-        names = [name for name in os.listdir(parent) if name.startswith(prefix) and name.endswith(suffix)]
+        names = [name for name in os.listdir(parent) if name.startswith(prefix)]
     except OSError:
         return
     for path in (parent / name for name in names):
