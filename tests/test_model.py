@@ -62,8 +62,14 @@ def test_features_and_captions(saved):
     assert made.caption(features[3:4])[0][0].text == made.caption(features)[3][0].text
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("decoder", ["attention", "adaptive", "transformer"])
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        pytest.param("attention", marks=pytest.mark.slow),
+        pytest.param("adaptive", marks=pytest.mark.slow),
+        pytest.param("transformer", marks=pytest.mark.weekly),
+    ],
+)
 def test_whole_batches_in_the_size_of_the_presets(decoder):
     """TensorFlow's graph optimiser once made the second batch fail with 300 rows, though it did not with few rows."""
     config = preset(f"flickr8k-{decoder}").with_overrides({"max_caption_length": 12, "beam_size": 3})

@@ -134,7 +134,7 @@ def human_rows(records: list[ImageRecord], files: list[str], meteor: bool) -> di
     references = [[words(caption) for caption in record.captions] for record in records]
     choices = [[group[k] for group in references] for k in range(CAPTIONS)]
     rows = {"people": against_four(choices, references, meteor)}
-    for file in track(files, "against four references", "file"):
+    for file in track(files, "against four references", "files"):
         captions = read_predictions(Path(file), records)
         rows[file] = against_four([[*map(words, captions)]] * CAPTIONS, references, meteor)
     return rows

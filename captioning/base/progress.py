@@ -26,7 +26,7 @@ class Progress:
     """
 
     def __init__(
-        self, what: str, total: int | None, unit: str = "picture", done: int = 0, bar: bool = True, last: bool = True
+        self, what: str, total: int | None, unit: str = "pictures", done: int = 0, bar: bool = True, last: bool = True
     ):
         """``total``: how much there is to do, if that is known; ``done``: how much of it was done before. In ``unit``.
 
@@ -40,7 +40,7 @@ class Progress:
             desc=what,
             initial=done,
             total=total,
-            unit=unit if unit == "B" else f" {unit}s",
+            unit=unit if unit == "B" else f" {unit}",
             unit_scale=unit == "B",
             leave=last,
             disable=not bar or total == 0 or script.hide_progress() or script.quiet(),
@@ -71,11 +71,11 @@ class Progress:
             text = f"{self.what}: {done / 1e6:,.1f}{of} MB, {rate / 1e6:,.1f} a second"
         else:
             of = "" if self.total is None else f" of {self.total:,}"
-            text = f"{self.what}: {done:,}{of} {self.unit}s, {rate:,.1f} a second"
+            text = f"{self.what}: {done:,}{of} {self.unit}, {rate:,.1f} a second"
         return text if self.total is None else f"{text}, {tqdm.format_interval((self.total - done) / rate)} left"
 
 
-def track(items: Collection[T], what: str, unit: str = "picture") -> Iterator[T]:
+def track(items: Collection[T], what: str, unit: str = "pictures") -> Iterator[T]:
     """``items`` one after the other, with their progress."""
     with Progress(what, len(items), unit) as progress:
         for item in items:

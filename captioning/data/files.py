@@ -124,7 +124,7 @@ def unzip(archive: Path, folder: Path, choose: Callable[[PurePosixPath], str | N
                 return False
             folder.mkdir(parents=True, exist_ok=True)
             with scratch_folder(folder, ".unzip-") as scratch:
-                for member, name in track(members.items(), f"unpacking {archive.name}", "file"):
+                for member, name in track(members.items(), f"unpacking {archive.name}", "files"):
                     copied = scratch / name
                     copied.parent.mkdir(parents=True, exist_ok=True)
                     with opened.open(member) as source, copied.open("wb") as copy:

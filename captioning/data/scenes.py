@@ -517,7 +517,7 @@ def _ensure(folder: Path, parameters: dict[str, int]) -> None:
     _write(folder / "scenes.json", json.dumps({"parameters": parameters, "scenes": truth}, indent=1).encode())
 
     pictures.mkdir(exist_ok=True)
-    for name, scene, rng in track(list(zip(names, scenes, lots, strict=True)), "demo scenes", "image"):
+    for name, scene, rng in track(list(zip(names, scenes, lots, strict=True)), "demo scenes", "images"):
         if name in missing:
             encoded = io.BytesIO()
             _render(scene, rng).save(encoded, "JPEG", quality=92)

@@ -109,7 +109,7 @@ class Marks:
             raise ValueError(f"{self._features.name} has {len(layout)} rows")
         del layout
         step = len(self._batches[0]) * row if self._batches else 0
-        with open(self._features, "rb") as file, Progress("checking", len(numbers), "batch", last=False) as progress:
+        with open(self._features, "rb") as file, Progress("checking", len(numbers), "batches", last=False) as progress:
             for number in numbers:
                 file.seek(offset + number * step)
                 rows = file.read(len(self._batches[number]) * row)

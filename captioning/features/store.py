@@ -309,7 +309,7 @@ def _run(
         ThreadPoolExecutor(workers) as pool,
         open(folder / "features.npy", "r+b") as features,
         open(folder / "unreadable.jsonl", "a", encoding="utf-8") as unreadable,
-        Progress(label, marks.images, "image", sum(len(marks.batch(n)) for n in range(len(marks)) if done[n])) as bar,
+        Progress(label, marks.images, "images", sum(len(marks.batch(n)) for n in range(len(marks)) if done[n])) as bar,
     ):
         ahead = load_ahead(pool, [marks.batch(number) for number in todo], load, image_size, marks.batch_size)
         for number, (pixels, reasons) in zip(todo, ahead, strict=True):

@@ -217,7 +217,7 @@ def _write(
 
     with (
         open(path, "r+b") as file,
-        Progress("index", len(todo), "image") as bar,
+        Progress("index", len(todo), "images") as bar,
     ):
         file.seek(offset)
         if old:

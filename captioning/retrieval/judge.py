@@ -65,7 +65,7 @@ def log_likelihoods(
     judge = Judge(captioner.decoder)
     judge.compile()
     found = np.empty(len(pairs))
-    with Progress("likelihoods", len(pairs), "pair") as bar:
+    with Progress("likelihoods", len(pairs), "pairs") as bar:
         for width in np.unique(widths):
             chosen = np.flatnonzero(widths == width)
             chosen = chosen[np.argsort(pairs[chosen, 0], kind="stable")]  # pairs of one image come together

@@ -63,7 +63,7 @@ class Recorder(keras.callbacks.Callback):
         seed_epoch(self.model, self.config.seed, epoch)
         # In a terminal Keras shows a bar. The line of the epoch comes from ``_show``.
         batches = self.params.get("steps") if self.params else None
-        self.progress = Progress(f"epoch {epoch + 1}", batches, "batch", bar=False, last=False)
+        self.progress = Progress(f"epoch {epoch + 1}", batches, "batches", bar=False, last=False)
         self.began = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):

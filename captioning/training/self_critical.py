@@ -159,7 +159,7 @@ class SelfCritic:
         batches, steps, reward_seconds = self.batches, [], 0.0
         words = batches.words
         began = time.perf_counter()
-        for index in track(range(len(batches)), f"epoch {epoch + 1}", "batch"):
+        for index in track(range(len(batches)), f"epoch {epoch + 1}", "batches"):
             features, tokens, image_of, rows = batches[index]
             drawn = self._judge(features, rows, self._draw(features, (self.config.seed, epoch, index)))
             reward_seconds += drawn.seconds

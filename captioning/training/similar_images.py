@@ -26,7 +26,7 @@ def most_similar(store: FeatureStore, rows: np.ndarray, count: int) -> np.ndarra
             "choose a smaller number, or --distinct-weight 0"
         )
     vectors = np.empty((len(rows), store.feature_size), "float32")
-    starts = track(range(0, len(rows), _READ), "similar images", "batch")
+    starts = track(range(0, len(rows), _READ), "similar images", "batches")
     for start in starts:
         chosen = slice(start, start + _READ)
         vectors[chosen] = store.read(rows[chosen]).mean(axis=1, dtype="float32")  # (B, R, D) -> (B, D)

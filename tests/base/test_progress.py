@@ -23,7 +23,7 @@ def lines(capsys) -> list[str]:
 
 
 def test_a_line_a_minute_and_one_at_the_end(clock, capsys):
-    with Progress("features", 1000, "image", done=400) as bar:
+    with Progress("features", 1000, "images", done=400) as bar:
         for clock.now in (10, 59, 61, 100, 122, 130):
             bar.update(100)
     assert lines(capsys) == [
@@ -53,7 +53,7 @@ def test_items_pass_through(capsys):
 def test_quiet_shows_nothing(clock, capsys):
     assert make_parser("").parse_args(["--quiet"])
     try:
-        with Progress("features", 2, "image") as bar:
+        with Progress("features", 2, "images") as bar:
             clock.now = 100
             bar.update(2)
         assert lines(capsys) == []

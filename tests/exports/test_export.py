@@ -132,18 +132,19 @@ def test_every_format_carries_the_confidence(make, tmp_path, kind, beam_size):
     assert exported.about["unsure_below"] == 0.4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("decoder", "search", "embedding"),
     [
-        ("merge", {"beam_size": 1}, "bert-static"),
-        ("inject", {"beam_size": 3}, "learned"),
-        ("attention", {"beam_size": 3}, "learned"),
+        # Attention without consensus: test_every_format_carries_the_confidence.
         # Without a penalty, so that captions end and may vote.
-        ("attention", {"beam_size": 6, "length_penalty": 0, "consensus": True}, "learned"),
-        ("adaptive", {"beam_size": 2}, "bert-prefix"),
-        ("transformer", {"beam_size": 3}, "learned"),
+        pytest.param(
+            *("attention", {"beam_size": 6, "length_penalty": 0, "consensus": True}, "learned"), marks=pytest.mark.slow
+        ),
+        pytest.param("transformer", {"beam_size": 3}, "learned", marks=pytest.mark.slow),
+        pytest.param("merge", {"beam_size": 1}, "bert-static", marks=pytest.mark.weekly),
+        pytest.param("inject", {"beam_size": 3}, "learned", marks=pytest.mark.weekly),
+        pytest.param("adaptive", {"beam_size": 2}, "bert-prefix", marks=pytest.mark.weekly),
     ],
 )
 def test_every_format_captions_as_the_original(make, tmp_path, kind, decoder, search, embedding):

@@ -90,6 +90,7 @@ def test_fitting_prints_what_was_tried_and_adds_to_the_bundle(untrained, sure):
     assert not (folder / "evaluation").exists()
 
 
+@pytest.mark.slow
 def test_it_can_be_fitted_anew_even_if_it_cannot_be_read(untrained, sure, tmp_path):
     from captioning.storage import bundles
 
@@ -124,6 +125,7 @@ def test_captions_are_the_same_and_say_how_sure_they_are(untrained, sure):
     assert all("%]" in line for line in beams[1:])
 
 
+@pytest.mark.slow
 def test_min_confidence_leaves_captions_out(untrained, sure, tmp_path):
     command = ["test", untrained / "pictures", "--model", sure[0]]
     entries = [json.loads(line) for line in script(*command, "--json").out.splitlines()]
@@ -157,6 +159,7 @@ def test_an_album_keeps_unsure_captions_and_the_metadata_does_not(untrained, sur
     assert f"unsure: {PICTURES - len(wanted)} captions below --min-confidence were not written" in outcome.out
 
 
+@pytest.mark.slow
 def test_evaluate_says_and_draws_what_the_confidence_is_worth(sure, tmp_path):
     outcome = script("evaluate", "--model", sure[0], "--output", tmp_path, "--report")
     assert outcome.status == 0, outcome
@@ -186,6 +189,7 @@ def two_sets(untrained) -> list[str]:
     return ["--dataset", "folder", "folder", "--data-dir", *map(str, folders), "--captions-file", *map(str, files)]
 
 
+@pytest.mark.slow
 def test_several_data_sets_make_one_confidence_and_are_scored_apart_and_together(sure, two_sets, tmp_path):
     shutil.copyfile(sure[0] / "captioner.zip", tmp_path / "captioner.zip")
     model = ["--model", tmp_path, *two_sets]

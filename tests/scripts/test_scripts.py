@@ -101,6 +101,7 @@ def test_train_leaves_a_whole_run_folder(data, trained):
     assert len(list((data[0] / "features").iterdir())) == 1  # the store of preprocessing.py was used
 
 
+@pytest.mark.slow
 def test_an_encoder_that_is_known_by_name(data, tmp_path):
     """Its weights are found, and the bundle captions without them."""
     run = ["--encoder", "efficientnet_lite0", "--epochs", "1", "--run-dir", tmp_path, "--name", "known"]
@@ -176,6 +177,7 @@ def history(folder: Path) -> list[list[str]]:
     return [[row[i] for i in kept] for row in rows]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(data, tiny, trained, monkeypatch):
     from captioning.training.recorder import Recorder
 
@@ -289,6 +291,7 @@ def test_the_second_system_from_preparing_to_searching(data, tiny, tmp_path):
     assert len(list((tmp_path / "features").iterdir())) == 1, "the features are extracted once"
 
 
+@pytest.mark.slow
 def test_several_models_decode_as_one(data, trained, tmp_path):
     folder, _ = trained
     twice = ["--model", folder, "--model", folder]
@@ -310,6 +313,7 @@ def test_several_models_decode_as_one(data, trained, tmp_path):
     assert "give one --model" in refused.err
 
 
+@pytest.mark.slow
 def test_a_beam_may_decide_by_consensus(data, trained, tmp_path):
     options = ["--model", trained[0], "--consensus", "--beam-size"]
     narrow = [*options, "1", "--split", "test", "--output", tmp_path]
@@ -332,6 +336,7 @@ def test_a_beam_may_decide_by_consensus(data, trained, tmp_path):
     refused("train", "--consensus", "--beam-size", "2", mentions=f"{complaint} 2; give --beam-size 20 ")
 
 
+@pytest.mark.slow
 def test_several_views_decode_as_one(data, attentive, tmp_path):
     """What evaluate reads from stores is what test.py sees in the picture."""
     options = ["--model", attentive, "--views", "4", "--beam-size", "2"]

@@ -74,6 +74,7 @@ def test_a_store_of_one_data_set_serves_beside_another(folder, tiny, trained):
     assert stores(folder) == before
 
 
+@pytest.mark.slow
 def test_a_resumed_run_still_knows_its_data_sets(folder, trained, tmp_path):
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     outcome = script("train", "--resume", run, "--epochs", "2")
@@ -122,6 +123,7 @@ def test_evaluate_takes_the_data_sets_that_are_named(folder, trained, tmp_path):
     refused("evaluate", "--predictions", predictions, *both, mentions="--predictions: a file holds .* one data set")
 
 
+@pytest.mark.slow
 def test_a_data_set_without_dev_is_trained_on(folder, tiny, trained):
     both = typed(values(folder, "photos", "unscored"))
     outcome = script("train", *both, *tiny, "--epochs", "1", "--name", "unscored")

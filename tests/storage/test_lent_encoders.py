@@ -93,6 +93,7 @@ def test_both_files_can_be_moved_together(saved, tmp_path):
     Aligner.load(tmp_path / "elsewhere" / "search.zip")
 
 
+@pytest.mark.slow
 def test_a_weights_file_lends_its_encoder(named, tmp_path):
     weights, path = tmp_path / "weights" / "lite0.weights.h5", tmp_path / "pretrained" / "search.zip"
     weights.parent.mkdir()

@@ -182,7 +182,7 @@ def test_an_epochs_nll_is_of_all_its_references(make_store):
     assert learner.epoch(0)["nll"] == pytest.approx(total / words, rel=1e-5)
 
 
-@pytest.mark.parametrize("baseline", ["others", "greedy"])
+@pytest.mark.parametrize("baseline", ["others", pytest.param("greedy", marks=pytest.mark.slow)])
 def test_rewards_rise(make_store, baseline):
     found = critic(make_store, baseline=baseline, samples=8, xe_share=0.0)
     logs = [found.epoch(epoch) for epoch in range(40)]
@@ -202,7 +202,8 @@ def test_what_is_drawn_depends_on_seed_epoch_and_batch_alone(make_store):
     assert not np.isin(drawn, [START, UNK]).any()
 
 
-@pytest.mark.parametrize("precision", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_it_learns_in_reduced_precision(make_store, precision):
     keras.mixed_precision.set_dtype_policy(f"mixed_{precision}")
     try:

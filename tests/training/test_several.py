@@ -48,6 +48,7 @@ def mixed(both) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_each_data_set_is_scored_and_the_mean_stands_beside(mixed):
     header = (mixed.folder / "history.csv").read_text().splitlines()[0].split(",")
     scores = ["val_loss", "val_nll", "bleu4", "cider"]
@@ -79,8 +80,9 @@ def test_a_resumed_run_draws_the_same_halves(both, mixed, monkeypatch, capsys):
     assert re.search(r"epoch 3/3: nll .*, together: dev nll .*\n    first: dev nll .*\n    second: dev nll", printed)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", ["scst", "align"])
+@pytest.mark.parametrize(
+    "stage", [pytest.param("scst", marks=pytest.mark.slow), pytest.param("align", marks=pytest.mark.weekly)]
+)
 def test_other_stages_resume_exactly_too(both, mixed, monkeypatch, stage):
     changes = {
         "scst": {"init": str(mixed.folder), "xe_share": 0.5, "label_smoothing": 0.0},
@@ -106,6 +108,7 @@ def stop():
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_data_set_without_dev_is_not_scored(prepared, tmp_path):
     config, run = begin(mixture(prepared, False, True), "mixed-one-dev", epochs=1)
     assert train(mixture(prepared, False, True), config, run) == 0
