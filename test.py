@@ -8,6 +8,7 @@
     python test.py photo.jpg --model runs/NAME --beam-size 20 --consensus    # of 20 captions the one most like the rest
     python test.py photo.jpg --attention maps/              # where the decoder looked for each word
     python test.py holiday/ --output captions.jsonl         # a whole folder; the same command goes on with it
+    python test.py holiday/ --output captions.csv           # the same for spreadsheet programs
     python test.py holiday/ --min-confidence 0.5            # only captions that are probably right
 
 A captioner with a confidence also says how probable it is that a caption is right, such as [82%]. Captions below the
@@ -28,6 +29,7 @@ import numpy as np
 
 from captioning.albums.captions import caption_album, entry, list_pictures, made_with
 from captioning.albums.coco_results import coco_ids, coco_results
+from captioning.albums.forms import SUFFIXES
 from captioning.albums.metadata import write_metadata
 from captioning.base.errors import UserError
 from captioning.base.files import write
@@ -100,7 +102,8 @@ def parse() -> Namespace:
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="caption the folder IMAGE into this file of JSON lines; the same command later adds what is missing",
+        help="caption the folder IMAGE into this file, .jsonl for JSON lines or .csv for spreadsheet programs; the same "
+        "command later adds what is missing",
     )
     parser.add_argument(
         "--coco-results",
@@ -136,6 +139,10 @@ def refuse_conflicts(args: Namespace) -> None:
         raise UserError(f"--output: captions one folder of pictures, and {len(args.images)} places are named")
     elif args.json or args.pictures or args.attention:
         raise UserError("--output: writes captions into a file; leave out --json, --pictures and --attention")
+    elif Path(args.output).suffix.lower() not in SUFFIXES and not Path(args.output).exists():  # earlier ones go on
+        raise UserError(
+            f"--output: {args.output} ends in none of {', '.join(SUFFIXES)}, which say the form; name it so"
+        )
     if not any(Path(source).is_dir() for source in args.images):
         for option in ("exclude", "follow_links"):
             if getattr(args, option):

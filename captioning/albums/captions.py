@@ -1,9 +1,10 @@
 """A whole folder of pictures captioned into one file, batch by batch. A later run goes on with the file.
 
-    captions.jsonl                 one line for each picture, in UTF-8; "image" is its path in the folder
+    captions.jsonl or .csv         one line for each picture, in UTF-8; "image" is its path in the folder
         {"image": "2019/sea.jpg", "captions": [{"caption": "two dogs run", "log_prob": -4.1, "score": -1.0}]}
         {"image": "2019/torn.jpg", "error": "photos/2019/torn.jpg: cannot be read as a picture: ..."}
                                    with a confidence each caption also has "confidence", and "unsure": true or false
+                                   ``forms`` says what a line is in CSV
     captions.jsonl.settings.json   the folder, the models and the decoding that made all the lines
 
 Captioning can be killed at any moment. Lines reach the disk one batch at a time. The next run drops a line that was cut
@@ -17,17 +18,19 @@ import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
+from captioning.albums.forms import Form, form_of
 from captioning.base.errors import UserError
 from captioning.base.files import alone_with, write_atomically
-from captioning.base.json_files import from_json, load_json
+from captioning.base.json_files import load_json
 from captioning.base.progress import Progress
 from captioning.pictures.finding import Finder, no_pictures, report_unlisted
 from captioning.pictures.loading import (
@@ -117,10 +120,12 @@ def caption_album(
     Returns how many of the pictures cannot be read. Raises UserError if the file cannot be written, for example because
     the disk is full. Finished lines stay.
     """
+    form = form_of(output, best)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with open(output, "ab") as file, alone_with(output):
-            _begin(output, settings)
+        # Without a buffer, which would be written once more when a full disk has refused it.
+        with open(output, "ab", buffering=0) as file, alone_with(output):
+            _begin(output, settings, form)
             done = {line["image"]: "error" in line for line in read_lines(output)}
             unreadable = sum(done.get(name, False) for name in names)
             todo = [name for name in names if name not in done]
@@ -137,7 +142,7 @@ def caption_album(
                         for i, name in enumerate(batch)
                         if not isinstance(reasons.get(i), UnreachableImage)
                     ]
-                    _append(file, lines)
+                    _append(file, lines, form)
                     for reason in reasons.values():
                         tqdm.write(f"error: {reason}", file=sys.stderr)
                     unreadable += len(reasons)
@@ -183,21 +188,10 @@ def _captioned(
 
 def read_lines(output: Path) -> Iterator[dict[str, Any]]:
     """The lines of an album's file. Raises UserError if one is not a picture with its captions."""
-    with open(output, "rb") as file:
-        for number, text in enumerate(file, 1):
-            try:
-                line = from_json(text, dict)
-                texts = [line["image"], *(found["caption"] for found in line.get("captions", []))]
-                if not all(isinstance(part, str) for part in texts):
-                    raise TypeError("image and caption must be texts")
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UserError(
-                    f"{output}, line {number}: not a picture with its captions ({error!r}); remove the line"
-                ) from None
-            yield line
+    return form_of(output).read(output)
 
 
-def _begin(output: Path, settings: dict[str, Any]) -> None:
+def _begin(output: Path, settings: dict[str, Any], form: Form) -> None:
     """Begin a file, or go on with one: check that its lines were made with ``settings``, and drop an incomplete line.
 
     Raises UserError.
@@ -225,12 +219,18 @@ def _begin(output: Path, settings: dict[str, Any]) -> None:
             f"--output: {output} was begun with other settings ({'; '.join(changes)}). Use those, or name another "
             f"file. If only the folder has moved, change its path in {beside.name}"
         )
-    os.truncate(output, written.rfind(b"\n") + 1)
+    os.truncate(output, form.whole(written))
 
 
-def _append(file: BinaryIO, lines: Sequence[dict[str, Any]]) -> None:
-    # A file name that is not UTF-8 holds lone surrogates. They are written as escapes, which JSON reads back unchanged.
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    file.write(text.encode("utf-8", "backslashreplace"))
-    file.flush()
-    os.fsync(file.fileno())
+def _append(file: FileIO, lines: Sequence[dict[str, Any]], form: Form) -> None:
+    """Write all of ``lines`` to the end of the file, or none of them. Raises OSError."""
+    size = os.fstat(file.fileno()).st_size
+    left = memoryview(form.encode(lines, begins=not size))
+    try:
+        while left:
+            left = left[file.write(left) or 0 :]
+        os.fsync(file.fileno())
+    except BaseException:
+        with suppress(OSError):
+            os.truncate(file.fileno(), size)
+        raise

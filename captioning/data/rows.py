@@ -16,12 +16,15 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from captioning.base.cells import text_of
 from captioning.base.errors import UserError
 from captioning.data.files import lines, read_text
 from captioning.data.records import SPLIT_NAMES, Warts
 
 IMAGE_NAMES = ("image", "file_name", "filename", "image_name", "image_path", "file", "path", "image_id")
 _CAPTION_NAMES = ("caption", "captions", "text", "description", "prompt", "sentence", "comment")
+# The columns of test.py --output FILE.csv, which say nothing of the best caption.
+_OURS = re.compile(r"(confidence|unsure|log_prob|score|caption)(_\d+)?|error|notes")
 TABLES, LINES = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
 
 # For each row: number of the line, image name, captions, and split ("" where none is given).
@@ -94,8 +97,11 @@ def _read_table(path: Path, warts: Warts, mend_commas: bool) -> Rows:
         raise UserError(
             f"{path}, line 1: expected a header with the columns image,caption[,split]; found {header[:60]!r}"
         )
+    ours = {"log_prob", "score", "error"} <= set(columns)  # written by test.py --output
     warts[f"columns of {path.name} that are not read"].extend(
-        column for column in columns if column not in (image, *spoken, "split", "image_id")
+        column
+        for column in columns
+        if column not in (image, *spoken, "split", "image_id") and not (ours and _OURS.fullmatch(column))
     )
     mends = mend_commas and spoken == columns[-1:]
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -112,8 +118,10 @@ def _read_table(path: Path, warts: Warts, mend_commas: bool) -> Rows:
                     f"{path}, line {line}: {len(row)} fields where the header names {len(columns)}; put double quotes "
                     "around a caption that holds the delimiter"
                 )
-            if row:
-                fields = dict(zip(columns, row, strict=True))
+            fields = dict(zip(columns, map(text_of, row) if ours else row, strict=True)) if row else {}
+            if ours and fields.get("error"):
+                warts[_unreadable(path)].append(fields[image])
+            elif row:
                 yield line, fields[image].strip(), [fields[name] for name in spoken], fields.get("split", "").strip()
             line = rows.line_num + 1
     except csv.Error as error:
@@ -140,7 +148,7 @@ def _read_lines(path: Path, warts: Warts) -> Rows:
         if image is None or not isinstance(fields[image], str):
             raise UserError(f'{where}: expected an object with "image" as text; found {str(fields)[:60]!r}')
         if "error" in fields and not caption_columns(fields):  # written by test.py --output
-            warts[f"lines of {path.name} about pictures that could not be read (left out)"].append(fields[image])
+            warts[_unreadable(path)].append(fields[image])
             continue
         split = fields.get("split") or ""
         if not isinstance(split, str):
@@ -149,6 +157,10 @@ def _read_lines(path: Path, warts: Warts) -> Rows:
         ignored |= dict.fromkeys(fields.keys() - {image, *spoken, "split", "image_id"})
         yield number, fields[image].strip(), captions_in(fields, where), split.strip()
     warts[f"fields of {path.name} that are not read"].extend(sorted(ignored))
+
+
+def _unreadable(path: Path) -> str:
+    return f"lines of {path.name} about pictures that could not be read (left out)"
 
 
 def captions_in(fields: Mapping[str, Any], where: str) -> list[str]:

@@ -8,64 +8,18 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from helpers import ROOT
 from PIL import Image
+from small_albums import CONFIG, SETTINGS, FakeCaptioner, Killed, break_picture, caption, make_pictures, wanted
 from strange_pictures import png, saved
 
 from captioning.albums import captions
-from captioning.albums.captions import caption_album, list_pictures, made_with, read_lines
+from captioning.albums.captions import list_pictures, made_with, read_lines
 from captioning.albums.metadata import write_metadata
 from captioning.base import progress
 from captioning.base.errors import UserError
-from config import Config
-
-CONFIG = Config(image_size=32, extract_batch_size=4, workers=2)
-SETTINGS = {"folder": "here", "models": ["0" * 20], "beam_size": 3}
-
-
-class FakeCaptioner:
-    """Says how bright a picture is; remembers what it was given."""
-
-    def __init__(self, pause: float = 0.0):
-        self.pause, self.shapes = pause, []
-
-    def encode(self, pixels: np.ndarray) -> np.ndarray:
-        self.shapes.append(pixels.shape)
-        time.sleep(self.pause)
-        return pixels.mean(axis=(1, 2, 3))
-
-    def caption(self, features: np.ndarray, config: Config) -> list[list]:
-        def found(text, score):
-            return SimpleNamespace(text=text, log_prob=2 * score, score=score, confidence=None)
-
-        return [[found(f"brightness {value:.0f}", -1.0), found("a dog", -2.0)] for value in features]
-
-
-class Killed(BaseException):
-    """Ends a run like a signal would."""
-
-
-def make_pictures(folder: Path, count: int, first: int = 0, suffix: str = "png") -> Path:
-    """Grey pictures ``0.png``, ``1.png``, ... as bright as their number, every fifth in a folder of its own."""
-    for i in range(first, first + count):
-        path = folder / (f"deep {i}" if i % 5 == 0 else "") / f"{i}.{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 32), (i, i, i)).save(path)
-    return folder
-
-
-def break_picture(folder: Path, name: str) -> None:
-    (folder / name).write_text("no picture")
-
-
-def caption(folder: Path, output: Path, captioner=None, settings=SETTINGS, config=CONFIG, names=None, **options) -> int:
-    return caption_album(
-        folder, names or list_pictures(folder), output, settings, captioner or FakeCaptioner(), config, **options
-    )
 
 
 def captions_of(output: Path) -> dict[str, str]:
@@ -74,10 +28,6 @@ def captions_of(output: Path) -> dict[str, str]:
     found = {line["image"]: line["captions"][0]["caption"] if "captions" in line else line["error"] for line in lines}
     assert len(found) == len(lines)
     return found
-
-
-def wanted(folder: Path) -> dict[str, str]:
-    return {name: f"brightness {Path(name).stem}" for name in list_pictures(folder)}
 
 
 # Lines ----------------------------------------------------------------------------------------------------------------
