@@ -30,6 +30,7 @@ import numpy as np
 from captioning.albums.captions import caption_album, entry, list_pictures, made_with
 from captioning.albums.coco_results import coco_ids, coco_results
 from captioning.albums.forms import SUFFIXES
+from captioning.albums.keywords import keywords_of
 from captioning.albums.metadata import write_metadata
 from captioning.base.errors import UserError
 from captioning.base.files import write
@@ -39,6 +40,8 @@ from captioning.command_line.options import add_views, make_parser, typed_settin
 from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
 from captioning.pictures.finding import add_finding, finder_of, sources
 from captioning.pictures.loading import UnreadableImage, load_image, open_source
+from captioning.pictures.metadata import write_caption
+from captioning.pictures.text_files import TextFiles
 from captioning.reports.figures import attention_maps, captioned, grid_side, read_picture, save
 from captioning.words.tokenizer import tokenize
 from config import POCKET, Config
@@ -113,14 +116,21 @@ def parse() -> Namespace:
     )
     parser.add_argument(
         "--write-metadata",
-        choices=["sidecar", "embed"],
+        choices=["sidecar", "embed", "text"],
         help="with --output: write the captions as XMP into files beside the pictures (photo.jpg.xmp), or into the "
-        "JPEG and PNG pictures themselves",
+        "JPEG and PNG pictures themselves, or into a text beside each picture (photo.txt), as trainers of image "
+        "generators want it",
     )
     parser.add_argument(
         "--overwrite-descriptions",
         action="store_true",
-        help="with --write-metadata: also replace descriptions that pictures have already",
+        help="with --write-metadata sidecar or embed: also replace descriptions that pictures have already",
+    )
+    parser.add_argument(
+        "--keywords",
+        action="store_true",
+        help="with --write-metadata sidecar or embed: also write the things and places that the captions name, as "
+        "keywords (dc:subject). Keywords of others stay",
     )
     args = parser.parse_args()
     args.model = args.model or [POCKET]
@@ -151,8 +161,11 @@ def refuse_conflicts(args: Namespace) -> None:
                 )
     if args.min_confidence is not None and not 0 <= args.min_confidence <= 1:
         raise UserError(f"--min-confidence: {args.min_confidence} is no probability; give a number from 0 to 1")
-    if args.overwrite_descriptions and not args.write_metadata:
-        raise UserError("--overwrite-descriptions: say where to write with --write-metadata")
+    for option in ("overwrite_descriptions", "keywords"):
+        if getattr(args, option) and args.write_metadata not in ("sidecar", "embed"):
+            reason = "a text of somebody is never overwritten" if option != "keywords" else "a text has no keywords"
+            advice = f"{reason}; leave this out" if args.write_metadata else "say where to write with --write-metadata"
+            raise UserError(f"--{option.replace('_', '-')}: {advice}")
     if args.attention and len(args.model) * args.views > 1:
         raise UserError("--attention: shows where one captioner looks; give one --model, and leave out --views")
 
@@ -306,14 +319,25 @@ def caption_folder(args: Namespace, names: Sequence[str], captioner: "Captioner"
 
 def describe_pictures(args: Namespace, folder: Path, names: Sequence[str], output: Path, workers: int) -> int:
     """Write the captions in ``output`` into the metadata of the pictures. Returns how many pictures failed."""
-    embed = args.write_metadata == "embed"
-    found = write_metadata(
-        folder, names, output, embed, args.overwrite_descriptions, workers, args.min_confidence or 0.0
-    )
-    print(
-        f"metadata: {found['embedded']:,} captions inside their pictures, {found['sidecar']:,} beside them; "
-        f"{found['kept']:,} pictures kept the description they had, {found['failed']:,} failed"
-    )
+    embed, texts = args.write_metadata == "embed", TextFiles()
+
+    def write(picture: Path, caption: str) -> str:
+        if args.write_metadata == "text":
+            return texts.write(picture, caption)
+        keywords = keywords_of(caption) if args.keywords else None
+        return write_caption(picture, caption, embed, args.overwrite_descriptions, keywords)
+
+    found = write_metadata(folder, names, output, write, workers, args.min_confidence or 0.0)
+    if args.write_metadata == "text":
+        print(
+            f"texts: {found['text']:,} captions beside their pictures; {found['kept']:,} pictures kept the text they had, "
+            f"{found['failed']:,} failed"
+        )
+    else:
+        print(
+            f"metadata: {found['embedded']:,} captions inside their pictures, {found['sidecar']:,} beside them; "
+            f"{found['kept']:,} pictures kept the description they had, {found['failed']:,} failed"
+        )
     if found["unsure"]:
         print(f"unsure: {found['unsure']:,} captions below --min-confidence were not written")
     if embed and found["sidecar"]:

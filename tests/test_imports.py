@@ -54,7 +54,9 @@ ROOMS: dict[str, set[str]] = {
         *("storage", "reports", "retrieval"),
     },
     "confidence": {"base", "words", "pictures", "data", "metrics", "search", "reports"},
-    "albums": {"base", "command_line", "words", "pictures", "data", "search", "features", "storage", "reports"},
+    "albums": {
+        *("base", "command_line", "words", "pictures", "data", "metrics", "search", "features", "storage", "reports"),
+    },
     "serving": {
         *("base", "command_line", "words", "pictures", "data", "search", "features", "storage", "reports"),
         "retrieval",

@@ -1,8 +1,8 @@
-"""From an album's file into the metadata of its pictures: each picture's best caption becomes its description."""
+"""From an album's file into the metadata of its pictures, or into texts beside them: the best caption of each."""
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -12,26 +12,27 @@ from tqdm import tqdm
 
 from captioning.albums.captions import read_lines
 from captioning.base.progress import Progress
-from captioning.pictures.metadata import UnwritableMetadata, remove_unfinished, write_caption
+from captioning.pictures.metadata import UnwritableMetadata, remove_unfinished
 
 
 def write_metadata(
     folder: Path,
     names: Sequence[str],
     output: Path,
-    embed: bool,
-    overwrite: bool,
+    write: Callable[[Path, str], str],
     workers: int,
     min_confidence: float = 0.0,
 ) -> Counter[str]:
     """Write the best captions in the file ``output`` into the metadata of the pictures ``names`` in ``folder``.
 
-    ``embed`` and ``overwrite``: see ``pictures.metadata.write_caption``. ``workers`` threads write. ``min_confidence``:
-    captions with a lower confidence are not written. Returns the number of pictures by outcome:
+    ``write`` gets a picture and its caption: see ``pictures.metadata.write_caption`` and ``pictures.text_files``.
+    ``workers`` threads write. ``min_confidence``: captions with a lower confidence are not written. Returns the number of
+    pictures by outcome:
 
         embedded      the caption is inside the picture
-        sidecar       the caption is in a file beside the picture
-        kept          the picture has a description of its own, which stays
+        sidecar       the caption is in an XMP file beside the picture
+        text          the caption is in a text beside the picture
+        kept          the picture has a description or text of its own, which stays
         unsure        the caption has too low a confidence
         unreadable    the picture has no caption, because it cannot be read
         failed        the caption cannot be written; the reason is on stderr
@@ -47,7 +48,7 @@ def write_metadata(
         if line["captions"][0].get("confidence", 1.0) < min_confidence:
             return "unsure"
         try:
-            return write_caption(folder / line["image"], line["captions"][0]["caption"], embed, overwrite)
+            return write(folder / line["image"], line["captions"][0]["caption"])
         except UnwritableMetadata as error:
             return error
 

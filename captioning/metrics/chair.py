@@ -12,7 +12,7 @@ The list has known faults, which we keep so that figures stay comparable. The co
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -39,23 +39,37 @@ class Chair(NamedTuple):
     instance: float | None
 
 
+class Phrases:
+    """Words and phrases that name something."""
+
+    def __init__(self, names: Mapping[str, str]):
+        """``names``: what each word or phrase names."""
+        self.names = names
+        self._longest = max(name.count(" ") + 1 for name in names)
+
+    def find(self, tokens: Sequence[str]) -> list[tuple[str, str]]:
+        """The words and phrases among ``tokens``, in order, each with what it names.
+
+        The longest phrase counts: a hot dog is no dog.
+        """
+        found, start = [], 0
+        while start < len(tokens):
+            sizes = range(min(self._longest, len(tokens) - start), 0, -1)
+            phrases = (" ".join(tokens[start : start + size]) for size in sizes)
+            phrase = next((phrase for phrase in phrases if phrase in self.names), "")
+            if phrase:
+                found.append((phrase, self.names[phrase]))
+            start += phrase.count(" ") + 1
+        return found
+
+
 def objects(caption: Caption) -> list[str]:
     """The classes of the objects that ``caption`` names, in order, with repetitions.
 
     >>> objects("Two men sit on a bench with hot dogs .")
     ['person', 'bench', 'hot dog']
     """
-    names, longest = _names()
-    tokens = words(caption)
-    found, start = [], 0
-    while start < len(tokens):
-        # The longest phrase counts: a hot dog is no dog.
-        sizes = range(min(longest, len(tokens) - start), 0, -1)
-        size = next((size for size in sizes if " ".join(tokens[start : start + size]) in names), 0)
-        if size:
-            phrase = " ".join(tokens[start : start + size])
-            found.append((phrase, names[phrase]))
-        start += max(size, 1)
+    found = _phrases().find(words(caption))
     if any(kind == "toilet" for _, kind in found):  # its seat is no chair
         found = [(phrase, kind) for phrase, kind in found if phrase not in ("seat", "seats")]
     return [kind for _, kind in found if kind != _NOTHING]
@@ -79,17 +93,21 @@ def chair(found: Sequence[Mentions]) -> Chair:
 
 
 @cache
-def _names() -> tuple[dict[str, str], int]:
-    """The class of each word or phrase, singular and plural, and the words of the longest phrase."""
+def _phrases() -> Phrases:
+    return Phrases(class_names())
+
+
+def class_names() -> dict[str, str]:
+    """The class of each word or phrase, singular and plural. Phrases without an object have the class ``""``."""
     listed = json.loads(_OBJECTS.read_text(encoding="utf-8"))
     pairs = [(name, kind) for kind, names in listed["classes"].items() for name in names]
     names: dict[str, str] = {}
     for name, kind in (*pairs, *listed["phrases"].items()):
-        names |= dict.fromkeys((name, *_plurals(name)), kind)
-    return names, max(name.count(" ") + 1 for name in names)
+        names |= dict.fromkeys((name, *plurals(name)), kind)
+    return names
 
 
-def _plurals(name: str) -> Iterable[str]:
+def plurals(name: str) -> Iterable[str]:
     """The plurals of a noun or phrase. A form that nobody uses does no harm."""
     for singular, plural in _IRREGULAR.items():
         if name.endswith(singular):

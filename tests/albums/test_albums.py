@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from captioning.albums.captions import list_pictures, made_with, read_lines
 from captioning.albums.metadata import write_metadata
 from captioning.base import progress
 from captioning.base.errors import UserError
+from captioning.pictures.metadata import write_caption
 
 
 def captions_of(output: Path) -> dict[str, str]:
@@ -28,6 +30,9 @@ def captions_of(output: Path) -> dict[str, str]:
     found = {line["image"]: line["captions"][0]["caption"] if "captions" in line else line["error"] for line in lines}
     assert len(found) == len(lines)
     return found
+
+
+EMBED = partial(write_caption, embed=True)
 
 
 # Lines ----------------------------------------------------------------------------------------------------------------
@@ -150,7 +155,7 @@ def test_strange_files_end_no_folder_and_damaged_ones_have_notes(tmp_path, capsy
     assert f"note: {note}\n" in shown
     assert "damaged: only " in note
     assert r"two\nlines\x1b[2J.png: cannot be read" in shown
-    found = write_metadata(folder, names, tmp_path / "captions.jsonl", True, False, 2)
+    found = write_metadata(folder, names, tmp_path / "captions.jsonl", EMBED, 2)
     assert found == {"embedded": 4, "sidecar": 1, "unreadable": 3}, "the cut picture gets its caption beside it"
 
 
@@ -193,7 +198,7 @@ def test_a_run_killed_again_and_again_loses_and_doubles_nothing(tmp_path):
         "sync = os.fsync\n"
         "os.fsync = lambda handle: (time.sleep(0.01), sync(handle))\n"  # time to be killed in
         "t.caption(folder, output, t.FakeCaptioner())\n"
-        "t.write_metadata(folder, t.list_pictures(folder), output, True, False, 2)\n"
+        "t.write_metadata(folder, t.list_pictures(folder), output, t.EMBED, 2)\n"
     )
     command = [sys.executable, "-c", code, folder, output, ROOT, ROOT / "tests", Path(__file__).parent]
     rng = random.Random(0)
@@ -372,7 +377,7 @@ def test_captions_are_written_into_the_metadata_of_their_pictures(tmp_path, caps
     (folder / "3.jpg.xmp").write_text("no XMP")
     capsys.readouterr()
     names = list_pictures(folder)
-    found = write_metadata(folder, names, output, embed=True, overwrite=False, workers=2)
+    found = write_metadata(folder, names, output, EMBED, workers=2)
     assert found == {"embedded": 4, "sidecar": 2, "failed": 1, "unreadable": 1}
     assert "error: " + str(folder / "3.jpg.xmp") in capsys.readouterr().err
     with Image.open(folder / "deep 5" / "5.jpg") as image:
@@ -380,6 +385,6 @@ def test_captions_are_written_into_the_metadata_of_their_pictures(tmp_path, caps
     (folder / "3.jpg.xmp").unlink()
     # Captions that were corrected by hand are what counts.
     output.write_text(output.read_text().replace("brightness 4", "four"))
-    found = write_metadata(folder, names, output, embed=False, overwrite=False, workers=2)
+    found = write_metadata(folder, names, output, write_caption, workers=2)
     assert found == {"sidecar": 7, "unreadable": 1}
     assert ">four<" in (folder / "4.jpg.xmp").read_text()

@@ -170,6 +170,14 @@ def test_packets_that_cannot_be_changed_are_refused(packet, reason):
         with_description(packet, "a dog")
 
 
+@pytest.mark.parametrize(
+    "empty", ["<dc:description/>", "<dc:description></dc:description>", '<dc:description a="/"></dc:description>']
+)
+def test_an_empty_description_before_the_end_is_replaced(empty):
+    new = with_description(packet_with(empty), "a dog")
+    assert descriptions(new) == {"x-default": "a dog"}
+
+
 def test_captions_that_xml_cannot_hold_are_refused():
     with pytest.raises(ValueError, match="damaged"):
         with_description(DARKTABLE, "a \x01 dog")

@@ -3,6 +3,7 @@
 import functools
 import http.server
 import io
+import csv
 import json
 import os
 import re
@@ -558,6 +559,30 @@ def test_a_folder_is_captioned_into_a_file_and_its_pictures(trained, data, tmp_p
     assert output.read_bytes() == before
 
 
+@pytest.mark.slow
+def test_a_folder_gets_a_table_texts_and_keywords(trained, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("captioning.albums.keywords.keywords_of", lambda caption: ["dog"])
+    folder, output = tmp_path / "album", tmp_path / "captions.csv"
+    shutil.copytree(data[0] / "pictures", folder)
+    (folder / "bad.jpg").write_text("text")
+    (folder / "00.txt").write_text("by hand")
+    command = ["test", folder, "--output", output, "--model", trained[0], "--best", "2"]
+    outcome = script(*command, "--write-metadata", "text")
+    assert outcome.status == 1
+    assert "texts: 11 captions beside their pictures; 1 pictures kept the text they had, 0 failed" in outcome.out
+    with open(output, encoding="utf-8-sig", newline="") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 13
+    assert "bad.jpg: cannot be read" in rows["bad.jpg"]["error"]
+    assert (folder / "01.txt").read_text() == rows["01.png"]["caption"] + "\n"
+    assert (folder / "00.txt").read_text() == "by hand"
+    before = output.read_bytes()
+    outcome = script(*command, "--write-metadata", "sidecar", "--keywords")
+    assert "12 beside them" in outcome.out
+    assert output.read_bytes() == before
+    assert "<rdf:Bag><rdf:li>dog</rdf:li></rdf:Bag>" in (folder / "01.png.xmp").read_text()
+
+
 def test_a_folder_of_coco_images_gets_what_its_server_takes(trained, data, tmp_path):
     folder, output = tmp_path / "test2014", tmp_path / "captions.jsonl"
     folder.mkdir()
@@ -718,6 +743,13 @@ def test_test_names_what_is_wrong(data, trained, tmp_path):
     refused("test", picture, *model, "--write-metadata", "embed", mentions="--write-metadata: .*name an --output")
     refused("test", picture, *model, "--coco-results", "file", mentions="--coco-results: .*name an --output")
     refused("test", picture.parent, *model, *output, "--overwrite-descriptions", mentions="--overwrite-descriptions: ")
+    for option in ("--overwrite-descriptions", "--keywords"):
+        texts = [*output, "--write-metadata", "text", option]
+        refused("test", picture.parent, *model, *texts, mentions=f"{option}: a text .*; leave this out")
+    refused("test", picture.parent, *model, *output, "--keywords", mentions="--keywords: say where to write")
+    for name in ("captions.xlsx", "captions.txt", "captions"):
+        to = ["--output", tmp_path / name]
+        refused("test", picture.parent, *model, *to, mentions=rf"--output: .*{name} ends in none of \.jsonl, .*\.csv")
     refused(
         "test", picture, *model, "--follow-links", mentions="--follow-links: is read only with a folder of pictures"
     )
