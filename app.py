@@ -6,6 +6,7 @@
     python app.py --photos photos/             # with a search box over this folder
     python app.py --host 0.0.0.0 --port 8080   # for others on the network too, without password or encryption
     python app.py --allowed-host pictures.example.org      # behind a proxy of this name
+    python app.py --allow-origin https://example.org       # pages of that site may use the API
     curl -F image=@photo.jpg 'http://127.0.0.1:8000/api/captions?beam_size=5'
 
 With --photos, the pictures of the folder and its subfolders can be searched and seen on the page. Their index is made
@@ -47,10 +48,16 @@ def main() -> int:
     logging.getLogger("tensorflow").setLevel("ERROR")  # it warns that each size of batch is compiled
     try:
         from captioning.serving.api import create_app
-        from captioning.serving.guard import Hosts
+        from captioning.serving.guard import Hosts, Origins
         from captioning.serving.server import Server
     except ImportError as error:
         raise UserError(f'app.py: {error.name} is not installed; pip install -e ".[app]"') from None
+    origins = Origins(args.allow_origin) if args.allow_origin else None
+    if origins and origins.is_open:
+        shown = "use this server, and search and see its photos" if args.photos else "use this server"
+        print(
+            f"warning: --allow-origin '*': any page in a browser that reaches this server can {shown}", file=sys.stderr
+        )
     paths = list(map(Path, args.model or bundles_found(typed.get("run_dir", Config().run_dir))))
     photos = photos_of(args)
     with listen(args.host, args.port) as listening, Engine(models_of(paths, args, bool(args.model))) as engine:
@@ -60,7 +67,7 @@ def main() -> int:
         if not (args.no_browser or hide_progress()):
             webbrowser.open(page)
         stopping, hosts = asyncio.Event(), Hosts(args.host, args.allowed_host or ())
-        server = Server(create_app(engine, photos, hosts, stopping), stopping)
+        server = Server(create_app(engine, photos, hosts, stopping, origins), stopping)
         try:
             with photos or nullcontext():
                 server.run(sockets=[listening])
@@ -89,6 +96,13 @@ def app_parser() -> ArgumentParser:
         action="append",
         help="a further name by which browsers may ask this server, such as that of a proxy before it. For several, give it "
         "several times [default: this machine's own names, and with --host 0.0.0.0 its numbers]",
+    )
+    parser.add_argument(
+        "--allow-origin",
+        metavar="ORIGIN",
+        action="append",
+        help="let pages of another site use the HTTP API (CORS), such as https://example.org or http://localhost:3000. For "
+        "several, give it several times. '*': all pages [default: only the page of this server]",
     )
     parser.add_argument("--port", type=int, default=8000, help="0: any free port [default: %(default)s]")
     parser.add_argument(

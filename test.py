@@ -38,7 +38,7 @@ from captioning.base.script import run_script
 from captioning.base.texts import json_line, printable
 from captioning.command_line.options import add_views, make_parser, typed_settings
 from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
-from captioning.pictures.finding import add_finding, finder_of, sources
+from captioning.pictures.finding import add_finding, expanded, finder_of, sources
 from captioning.pictures.loading import UnreadableImage, load_image, open_source
 from captioning.pictures.metadata import write_caption
 from captioning.pictures.text_files import TextFiles
@@ -75,9 +75,14 @@ def main() -> int:
 
 
 def parse() -> Namespace:
-    """The command line."""
+    """The command line. Raises UserError."""
     parser = make_parser(__doc__, trained=True, several=False)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or an http(s) address")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="a file, a folder, a pattern such as '*.jpg' in quotes, or an http(s) address",
+    )
     parser.add_argument(
         "--model",
         metavar="RUN",
@@ -133,6 +138,7 @@ def parse() -> Namespace:
         "keywords (dc:subject). Keywords of others stay",
     )
     args = parser.parse_args()
+    args.images = expanded(args.images)
     args.model = args.model or [POCKET]
     return args
 

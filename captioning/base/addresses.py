@@ -5,6 +5,8 @@ that redirects to this machine may decide what this program does.
 """
 
 import ipaddress
+import os
+import re
 import socket
 import threading
 import time
@@ -12,12 +14,18 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
+from captioning.base import project
+from captioning.base.errors import UserError
+
 if TYPE_CHECKING:
     import requests
 
 _MOST_REDIRECTS = 5
 _TIMEOUTS = (10.0, 30.0)  # seconds to connect, and between two parts of an answer
 _PART = 1 << 16
+# The environment variable that names whom a server may write to about our requests.
+CONTACT = "CAPTIONING_CONTACT"
+_UNWANTED = (403, 429)  # HTTP statuses of servers that know too little of a client, or are asked too often by it
 
 T = TypeVar("T")
 
@@ -45,7 +53,7 @@ def fetch(address: str, most: int, seconds: float) -> bytes:
         data = bytearray()
         with open_address(address) as answer:
             if answer.status_code >= 400:
-                raise Unfetched(f"the server answers {answer.status_code} {answer.reason}")
+                raise Unfetched(refusal(answer))
             while len(data) <= most and (part := answer.raw.read1(_PART, True)):
                 if time.monotonic() >= ends:
                     raise _too_long(seconds)
@@ -53,6 +61,29 @@ def fetch(address: str, most: int, seconds: float) -> bytes:
         return bytes(data[: most + 1])
 
     return within(seconds, get)
+
+
+def user_agent() -> str:
+    """How we name ourselves to servers: project, version, whom to write to, and the library that asks.
+
+    The form is that of Wikimedia (https://foundation.wikimedia.org/wiki/Policy:User-Agent_policy), which refuses clients
+    that name only a library. Raises UserError for a bad CAPTIONING_CONTACT.
+    """
+    import requests
+
+    contact = os.environ.get(CONTACT, "").strip() or project.address()
+    if contact and not re.fullmatch(r"[ -'*-~]+", contact):
+        raise UserError(f"{CONTACT}: {contact!r} is no e-mail address or web address in ASCII, without ( and )")
+    who = f"{project.NAME}/{project.version()}" + (f" ({contact})" if contact else "")
+    return f"{who} python-requests/{requests.__version__}"
+
+
+def refusal(answer: "requests.Response") -> str:
+    """What an answer with an error says, and what may help."""
+    text = f"the server answers {answer.status_code} {answer.reason}"
+    if answer.status_code in _UNWANTED and not os.environ.get(CONTACT, "").strip():
+        text += f"; some servers want to know whom to write to: set {CONTACT} to your e-mail or web address"
+    return text
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
@@ -91,6 +122,7 @@ def open_address(
     """
     import requests
 
+    headers = {"User-Agent": user_agent(), **(headers or {})}
     asked, private = address, _is_private(_host(address))
     for _ in range(_MOST_REDIRECTS + 1):
         answer = requests.get(asked, headers=headers, stream=True, timeout=timeouts, allow_redirects=False)

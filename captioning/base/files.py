@@ -14,12 +14,11 @@ import numpy as np
 
 from captioning.base.archives import refuse_bombs
 from captioning.base.errors import UserError, first_line
+from captioning.base.project import NAME
 
 if TYPE_CHECKING:
     from filelock import FileLock
 
-# The name of our folder among the caches of other programs.
-_CACHE = "keras-image-captioning"
 LOCK = ".lock"  # the name of the lock of a folder
 _UNFINISHED = ".new-"  # begins the names of files that are being written
 
@@ -28,10 +27,10 @@ def cache_folder() -> Path:
     """Our folder among the user's caches, where the system wants them. Nothing is made there."""
     home = Path.home()
     if sys.platform == "darwin":
-        return home / "Library" / "Caches" / _CACHE
+        return home / "Library" / "Caches" / NAME
     if os.name == "nt":
-        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / _CACHE
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / _CACHE
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / NAME
+    return Path(os.environ.get("XDGNAME_HOME") or home / ".cache") / NAME
 
 
 @contextmanager

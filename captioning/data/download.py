@@ -21,7 +21,7 @@ from urllib.parse import unquote
 import requests
 import urllib3
 
-from captioning.base.addresses import Lost, NoAddress, Unfetched, open_address, within
+from captioning.base.addresses import Lost, NoAddress, Unfetched, open_address, refusal, within
 from captioning.base.errors import UserError
 from captioning.base.json_files import load_json, take
 from captioning.base.progress import Progress
@@ -184,7 +184,7 @@ def _try(url: str, part: Path) -> None:
             _note(part).unlink(missing_ok=True)
             raise _Broken("the file there has changed meanwhile; starting over")
         if answer.status_code not in (200, 206):
-            raise DownloadError(f"{url}: cannot be fetched: the server answers {answer.status_code} {answer.reason}")
+            raise DownloadError(f"{url}: cannot be fetched: {refusal(answer)}")
         have, size = (have, note["size"]) if note and resumed else (0, _begin(part, answer.headers))
         free = shutil.disk_usage(part.parent).free
         if size is not None and size - have > free:

@@ -1,5 +1,6 @@
 """Picture files, found by their suffixes in folders and on the command line. Needs no Keras and decodes nothing."""
 
+import glob
 import os
 import sys
 from argparse import ArgumentParser, Namespace
@@ -205,12 +206,32 @@ def is_address(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
-def sources(arguments: list[str], finder: Finder) -> Iterator[str]:
-    """The pictures that the arguments name. A folder gives all pictures below it, sorted.
+def expanded(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with all files and folders that match, sorted, in place of a pattern such as ``*.jpg``.
 
-    Subfolders that cannot be listed are reported on stderr. Raises UserError: a folder without pictures.
+    Most shells do this, but not those of Windows, and none does it in quotes. What is the name of a file is no pattern.
+    ``**`` stands for any folders. Hidden files match only a pattern that names the point. Raises UserError: a pattern
+    that nothing matches.
     """
+    found: list[str] = []
     for argument in arguments:
+        if is_address(argument) or not glob.has_magic(argument) or os.path.lexists(argument):
+            found.append(argument)
+            continue
+        matches = sorted(glob.glob(argument, recursive=True))
+        if not matches:
+            raise UserError(f"{printable(argument)}: no file has such a name; check the pattern and the folder")
+        found += matches
+    return found
+
+
+def sources(arguments: Sequence[str], finder: Finder) -> Iterator[str]:
+    """The pictures that the arguments name. A folder gives all pictures below it, sorted; for patterns see ``expanded``.
+
+    Subfolders that cannot be listed are reported on stderr. Raises UserError: a folder without pictures, or a pattern
+    that nothing matches.
+    """
+    for argument in expanded(arguments):
         if not is_address(argument) and os.path.isdir(argument):
             found = sorted(Path(argument, name) for name in finder.names(argument, report_unlisted))
             if not found:

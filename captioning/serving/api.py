@@ -42,7 +42,7 @@ from captioning.serving.engine import (
     memory_for,
     read_upload,
 )
-from captioning.serving.guard import Guard, Hosts
+from captioning.serving.guard import CrossOrigin, Guard, Hosts, Origins
 from captioning.serving.photos import BadQuery, Gone, NoPhotos, Photos, SearchFailed
 from captioning.serving.search_api import search_routes
 from captioning.serving.worker import Closed
@@ -160,7 +160,8 @@ class Refused(Exception):
 # For the documentation: the codes of each HTTP status, and when they are sent.
 _ERRORS = {
     400: "bad_request: not one picture, or a form that cannot be read",
-    403: "wrong_host: the server does not answer to this name; see --allowed-host",
+    403: "wrong_host: the server does not answer to this name, see --allowed-host; wrong_origin: pages from there may not "
+    "use it, see --allow-origin",
     404: "unknown_model: no captioner of this name; not_found: no such page; no_photos: no folder to search; gone: no such photo",
     408: "too_slow: the picture did not arrive within a minute, or nothing of it for ten seconds",
     413: "too_large: too many bytes, or too many pixels",
@@ -204,11 +205,16 @@ _BODY = {
 
 
 def create_app(
-    engine: Engine, photos: Photos | None = None, hosts: Hosts | None = None, stopping: asyncio.Event | None = None
+    engine: Engine,
+    photos: Photos | None = None,
+    hosts: Hosts | None = None,
+    stopping: asyncio.Event | None = None,
+    origins: Origins | None = None,
 ) -> FastAPI:
     """The ASGI application. The caller starts and stops ``engine`` and ``photos``.
 
     ``hosts``: the names by which the server may be asked; None: any. ``stopping``: set when the server begins to stop.
+    ``origins``: pages elsewhere that may use the API; None: none.
     """
     app = FastAPI(
         title="Image captions",
@@ -217,6 +223,8 @@ def create_app(
         docs_url=None,  # FastAPI's own pages load scripts from other servers
         redoc_url=None,
     )
+    if origins is not None:
+        app.add_middleware(CrossOrigin, origins=origins)
     app.add_middleware(Guard, hosts=hosts, stopping=stopping or asyncio.Event())
     app.add_middleware(_Headers)
     # Two threads for small pictures, which never wait for large ones. Those take much memory, so they are read one by one.

@@ -1,18 +1,21 @@
-"""What stands before every request: only names of this server are answered, and nobody keeps it from stopping.
+"""What stands before every request: names of this server, origins of pages elsewhere, and a stop that comes.
 
 A page of another site can call this server through the browser of somebody who visits it: its name is made to lead to this
 machine (DNS rebinding). The browser then names that site in the header Host, and is refused.
+
+A page of another origin may use the API only where it is allowed to (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol).
 """
 
 import asyncio
 import ipaddress
 import re
 import socket
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
+from captioning.base.errors import UserError
 from captioning.serving.worker import Closed
 
 # The names of this machine for itself.
@@ -49,8 +52,77 @@ def _is_number(name: str) -> bool:
     return True
 
 
+class Origins:
+    """The origins of pages elsewhere that may use the API: scheme, name and port of their addresses."""
+
+    def __init__(self, allowed: Collection[str]):
+        """``allowed``: origins, or ``*`` for all. Raises UserError for what is none."""
+        self.is_open = "*" in allowed
+        self._names = {_origin(name) for name in allowed if name != "*"}
+
+    def __contains__(self, origin: object) -> bool:
+        return self.is_open or origin in self._names
+
+
+def _origin(text: str) -> str:
+    """An origin as browsers write it. Raises UserError."""
+    found = _ORIGIN.fullmatch(text.lower())
+    if found and int(found["port"] or 1) in range(1, 65536):
+        usual = _PORTS.get(found["scheme"]) == found["port"]  # browsers leave it out
+        return f"{found['scheme']}://{found['host']}" + (f":{found['port']}" if found["port"] and not usual else "")
+    reason = "is no origin; give scheme, name and port alone, such as https://example.org or http://localhost:3000"
+    if text.lower() == "null":
+        reason = "is the origin of all files and of pages in sandboxes, so it names nobody; serve your page over HTTP"
+    raise UserError(f"--allow-origin: {text!r} {reason}")
+
+
+_ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9]([a-z0-9._-]*[a-z0-9])?)(:(?P<port>\d{1,5}))?",
+    re.ASCII,
+)
+_PORTS = {"http": "80", "https": "443"}
+
+
+class CrossOrigin:
+    """ASGI middleware that lets pages of some other origins use the API."""
+
+    def __init__(self, app: Any, origins: Origins):
+        self.app, self.origins = app, origins
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith("/api/"):
+            return await self.app(scope, receive, send)
+        asked = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        origin = asked.get("origin")
+        headers = {} if self.origins.is_open else {"vary": "Origin"}
+        if origin is not None and origin in self.origins:
+            headers["access-control-allow-origin"] = "*" if self.origins.is_open else origin
+            headers["access-control-expose-headers"] = "Retry-After"
+        if scope["method"] == "OPTIONS" and origin is not None and "access-control-request-method" in asked:
+            return await self._preflight(origin, asked, headers)(scope, receive, send)
+
+        async def with_headers(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in headers.items())]
+            await send(message)
+
+        await self.app(scope, receive, with_headers)
+
+    def _preflight(self, origin: str, asked: dict[str, str], headers: dict[str, str]) -> Response:
+        """The answer to a browser that asks whether a page may send a request."""
+        if origin not in self.origins:
+            shown = origin[:100]
+            message = f"pages of {shown} may not use this server; start it with --allow-origin {shown} if they should"
+            return _problem(403, "wrong_origin", message, headers)
+        headers |= {"access-control-allow-methods": "GET, POST", "access-control-allow-headers": "Content-Type"}
+        headers["access-control-max-age"] = "600"
+        if asked.get("access-control-request-private-network") == "true":
+            headers["access-control-allow-private-network"] = "true"
+        return Response(status_code=204, headers=headers)
+
+
 class Guard:
-    """ASGI middleware that does this."""
+    """ASGI middleware that answers only to names of this server, and that lets it stop."""
 
     def __init__(self, app: Any, hosts: Hosts | None, stopping: asyncio.Event):
         """``hosts``: None: any name. ``stopping``: set when the server begins to stop."""
@@ -114,5 +186,5 @@ def _host(scope: dict[str, Any]) -> str | None:
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::\d{1,5})?", re.ASCII)
 
 
-def _problem(status: int, code: str, message: str) -> JSONResponse:
-    return JSONResponse({"error": {"code": code, "message": message}}, status)
+def _problem(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": {"code": code, "message": message}}, status, headers)

@@ -1,14 +1,18 @@
 """Fetching an address: a total time, a bounded size, and no redirect into a private network."""
 
+import re
 import socket
 import threading
 import time
+import tomllib
 from contextlib import contextmanager
 
 import pytest
+from helpers import ROOT
 
 from captioning.base import addresses
 from captioning.base.addresses import Unfetched, fetch
+from captioning.base.errors import UserError
 
 
 @contextmanager
@@ -35,6 +39,28 @@ def serving(*answers: bytes, pause: float = 0):
         thread.start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/a.jpg"
         stop.set()
+
+
+def asked(monkeypatch, contact: str | None = None) -> str:
+    """The User-Agent that a server gets."""
+    monkeypatch.delenv(addresses.CONTACT, raising=False)
+    if contact is not None:
+        monkeypatch.setenv(addresses.CONTACT, contact)
+    heard = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            client, _ = listening.accept()
+            with client:
+                heard.append(client.recv(65536).decode("latin-1"))
+                client.sendall(answer(b"pixels"))
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        assert fetch(f"http://127.0.0.1:{listening.getsockname()[1]}/a.jpg", 100, 30) == b"pixels"
+        thread.join(30)
+    (line,) = re.findall(r"^User-Agent: (.*)\r$", heard[0], flags=re.MULTILINE)
+    return line
 
 
 def answer(body: bytes = b"", status: str = "200 OK", **headers: str) -> bytes:
@@ -121,3 +147,34 @@ def test_nobody_there():
     for address in (f"http://127.0.0.1:{port}/", "http://a\0b/", "http://", "http:///x"):
         with pytest.raises(Unfetched):
             fetch(address, 100, 30)
+
+
+# How we name ourselves --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("contact", ["me@example.org", "https://example.org/bot; me@example.org", None])
+def test_servers_hear_who_asks_and_whom_to_write_to(monkeypatch, contact):
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        about = tomllib.load(file)["project"]
+    said = contact or next(iter(about.get("urls", {}).values()), None)
+    wanted = f"{about['name']}/{about['version']}" + (f" ({said})" if said else "")
+    assert re.fullmatch(re.escape(wanted) + r" python-requests/[\d.]+", asked(monkeypatch, contact))
+
+
+@pytest.mark.parametrize("contact", ["me\r\nX-Evil: 1", "(me)", "m\u00e9@example.org", "a\tb"])
+def test_a_contact_that_no_header_holds_is_named(monkeypatch, contact):
+    monkeypatch.setenv(addresses.CONTACT, contact)
+    with pytest.raises(UserError, match=r"CAPTIONING_CONTACT: .* is no e-mail address or web address"):
+        fetch("http://127.0.0.1:1/", 100, 30)
+
+
+@pytest.mark.parametrize("status", ["403 Forbidden", "429 Too Many Requests", "404 Not Found"])
+def test_a_server_that_refuses_strangers_is_told_whom_to_write_to(monkeypatch, status):
+    monkeypatch.delenv(addresses.CONTACT, raising=False)
+    helps = not status.startswith("404")
+    with serving(answer(status=status)) as address, pytest.raises(Unfetched) as error:
+        fetch(address, 100, 30)
+    assert ("set CAPTIONING_CONTACT to your e-mail" in str(error.value)) == helps
+    monkeypatch.setenv(addresses.CONTACT, "me@example.org")
+    with serving(answer(status=status)) as address, pytest.raises(Unfetched, match=f"answers {status}$"):
+        fetch(address, 100, 30)

@@ -7,7 +7,7 @@ import pytest
 
 from captioning.base.errors import UserError
 from captioning.pictures import extra_formats, loading
-from captioning.pictures.finding import SUFFIXES, Finder, require_pictures, sources
+from captioning.pictures.finding import SUFFIXES, Finder, expanded, require_pictures, sources
 
 
 def made(folder: Path, *names: str) -> Path:
@@ -27,6 +27,38 @@ def test_sources_are_sorted_recursive_and_by_suffix(tmp_path):
     made(tmp_path, "b.PNG", "deep/a.jpeg", "a.jpg", "notes.txt", "._a.jpg", ".trash/c.jpg")
     found = list(sources([str(tmp_path), "elsewhere.jpg"], Finder()))
     assert found == [*(str(tmp_path / name) for name in ("a.jpg", "b.PNG", "deep/a.jpeg")), "elsewhere.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("*.jpg", ["a.jpg", "b.jpg"]),
+        ("?.jpg", ["a.jpg", "b.jpg"]),
+        ("[bc].*", ["b.jpg", "c.png"]),
+        ("*/*.jpg", ["deep/d.jpg"]),
+        ("**/*.jpg", ["a.jpg", "b.jpg", "deep/d.jpg", "deep/er/e.jpg"]),
+        ("dee*", ["deep/d.jpg", "deep/er/e.jpg"]),
+        ("1[2].jpg", ["1[2].jpg"]),
+        ("plain.jpg", ["plain.jpg"]),
+    ],
+)
+def test_patterns_are_expanded_where_no_shell_has_done_it(tmp_path, monkeypatch, pattern, names):
+    made(tmp_path, "b.jpg", "a.jpg", "c.png", "deep/d.jpg", "deep/er/e.jpg", ".hidden.jpg")
+    if pattern.startswith("1"):  # a file of this name is no pattern
+        made(tmp_path, "1[2].jpg", "12.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert [Path(name).as_posix() for name in sources([pattern], Finder())] == names
+    assert expanded(expanded([pattern])) == expanded([pattern])
+
+
+def test_a_pattern_that_nothing_matches_is_named_and_an_address_is_no_pattern(tmp_path):
+    made(tmp_path, "a.jpg")
+    with pytest.raises(UserError, match=r"\*\.png: no file has such a name; check the pattern"):
+        expanded([str(tmp_path / "*.png")])
+    with pytest.raises(UserError, match=r"holiday\[3\]\.jpg: no file has such a name"):
+        expanded([str(tmp_path / "holiday[3].jpg")])
+    addresses = ["https://example.org/a.jpg?size=*", "http://[::1]/a.jpg"]
+    assert expanded(addresses) == addresses
 
 
 @pytest.mark.parametrize("suffix", sorted(SUFFIXES))

@@ -1,9 +1,9 @@
 """The scripts from end to end, on a dozen small pictures: what they write, print and return, and what they refuse."""
 
+import csv
 import functools
 import http.server
 import io
-import csv
 import json
 import os
 import re
@@ -743,6 +743,7 @@ def test_test_names_what_is_wrong(data, trained, tmp_path):
     refused("test", picture, *model, "--write-metadata", "embed", mentions="--write-metadata: .*name an --output")
     refused("test", picture, *model, "--coco-results", "file", mentions="--coco-results: .*name an --output")
     refused("test", picture.parent, *model, *output, "--overwrite-descriptions", mentions="--overwrite-descriptions: ")
+    refused("test", tmp_path / "*.png", *model, mentions=r"\*\.png: no file has such a name")
     for option in ("--overwrite-descriptions", "--keywords"):
         texts = [*output, "--write-metadata", "text", option]
         refused("test", picture.parent, *model, *texts, mentions=f"{option}: a text .*; leave this out")
