@@ -1,12 +1,15 @@
-"""Find images by captions and captions by images, with two towers that train.py --stage align has trained.
+"""Find images by captions or by images, and captions by images, with two towers that train.py --stage align has trained.
 
     python retrieve.py --images photos/ "two dogs in the snow"                    # with pretrained/search.zip
     python retrieve.py --model runs/ALIGN --split test                            # score a split in both directions
     python retrieve.py --model runs/ALIGN --split test --rerank runs/CAPTIONER    # the same with a captioner as judge
     python retrieve.py --model runs/ALIGN --images photos/ "a dog in the snow"    # search a folder
+    python retrieve.py --model runs/ALIGN --images photos/ photo.jpg              # photos like this one, and copies of it
     python retrieve.py --model runs/ALIGN --split test "two children" --pictures found/
     python retrieve.py --model runs/ALIGN --captions captions.txt photo.jpg       # one caption per line
     python retrieve.py --model runs/ALIGN --captions train photo.jpg              # the captions of a split
+
+A query that is a web address or the name of a file is a picture. Any other is words. --picture says that it is a picture.
 
 Without a query, a split is scored. The scores are written as JSON and as a Markdown table. Images are embedded once,
 into an index (see captioning/retrieval/index.py). Later searches read the index and bring it up to date.
@@ -17,8 +20,9 @@ read, the exit status is 1.
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,9 +37,11 @@ from captioning.command_line.options import make_parser, typed_settings
 from captioning.command_line.resolving import resolve_trained, settle_backend, without_data
 from captioning.data.records import SPLIT_NAMES, ImageRecord
 from captioning.pictures.finding import (
+    SUFFIXES,
     Finder,
     add_finding,
     finder_of,
+    is_address,
     no_pictures,
     require_pictures,
     sources,
@@ -61,6 +67,7 @@ LEAST_PHOTOS = 5
 
 def main() -> int:
     args = retrieval_parser().parse_args()
+    args.picture = args.picture or []
     refuse_conflicts(args)
     settle_backend(typed_settings(args).get("backend"))
 
@@ -72,7 +79,7 @@ def main() -> int:
     config = resolve_trained(args, aligner.config)
     if args.captions:
         return find_captions(aligner, config, args)
-    if args.queries or args.images:
+    if args.queries or args.picture or args.images:
         return find_pictures(aligner, config, args)
     return score_split(aligner, config, args)
 
@@ -83,7 +90,15 @@ def retrieval_parser() -> argparse.ArgumentParser:
         "queries",
         nargs="*",
         metavar="QUERY",
-        help="a sentence that describes the images to find; with --captions: a photo (a file, folder or web address)",
+        help="a sentence that describes the images to find, or a photo (a file or web address) that they should be like; "
+        "with --captions: a photo (a file, folder or web address)",
+    )
+    parser.add_argument(
+        "--picture",
+        metavar="FILE",
+        action="append",
+        help="a photo as query, whatever its name: a file, folder, pattern in quotes or web address. May be given several "
+        "times",
     )
     parser.add_argument(
         "--model",
@@ -108,7 +123,9 @@ def retrieval_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of the index [default: in index/ of the run folder; without --model: in the user's cache]",
     )
-    parser.add_argument("--best", type=int, metavar="K", help="results per query [default: 5]")
+    parser.add_argument(
+        "--best", type=int, metavar="K", help="results per query, beside near-duplicates of a photo [default: 5]"
+    )
     parser.add_argument("--rerank", metavar="RUN", help="a captioner that puts the candidates into a new order")
     parser.add_argument("--candidates", type=int, metavar="N", help="candidates per query for --rerank [default: 20]")
     parser.add_argument(
@@ -144,29 +161,35 @@ def refuse_conflicts(args: argparse.Namespace) -> None:
                 raise UserError(f"--{name.replace('_', '-')}: {advice}")
 
     no_query = "is for the results of a query, and there is no query; leave it out, or add a query"
+    queries = [*args.queries, *args.picture]
     if not args.rerank:
         refuse(
             ("candidates", "rerank_by", "cosine_weight", "choose"),
             "is read only with --rerank CAPTIONER; add that, or leave this out",
         )
+    elif not args.captions:
+        for query in (*filter(is_picture, args.queries), *args.picture):
+            raise UserError(
+                f"--rerank: a captioner judges words, and {printable(query)} is a picture; leave out one of the two"
+            )
     if args.images:
         refuse(("captions", "split"), "--images searches a folder of your own; leave out one of the two")
-        if not args.queries:
+        if not queries:
             refuse(("rerank", "best", "json", "pictures"), no_query)
-    if not (args.images or args.captions):
+    if not (args.images or args.captions or args.picture):
         refuse(("exclude", "follow_links"), "is read only with a folder of pictures; add --images, or leave this out")
     if args.captions:
         refuse(("split", "index"), "with --captions, captions are searched; leave this out")
-        if not args.queries:
+        if not queries:
             raise UserError("--captions: name the photos to find captions for")
-    if args.queries or args.images:
+    if queries or args.images:
         refuse(("output", "choose"), "is for the scores of a split; leave this out, or leave out query and --images")
         if not (args.images or args.captions or args.split):
             raise UserError(
                 "query: it is not clear what to search; give --images FOLDER, --split NAME or --captions FILE"
             )
         for query in args.queries:
-            if not args.captions and not tokenize(query):
+            if not (args.captions or is_picture(query) or tokenize(query)):
                 raise UserError(f"query {query!r}: has no words; say what the picture should show")
     else:
         refuse(("index", "best", "json", "pictures"), no_query)
@@ -177,6 +200,11 @@ def refuse_conflicts(args: argparse.Namespace) -> None:
             raise UserError(f"--{name}: must be at least 1")
     if args.images:
         require_pictures(args.images, "--images", finder_of(args))
+
+
+def is_picture(query: str) -> bool:
+    """Whether a query is a picture. Otherwise it is words."""
+    return is_address(query) or os.path.isfile(query)
 
 
 # A split, scored
@@ -225,23 +253,47 @@ def score_split(aligner: "Aligner", config: Config, args: argparse.Namespace) ->
     return 0
 
 
-# Pictures, found by words
+# Pictures, found by words or by pictures
 
 
 def find_pictures(aligner: "Aligner", config: Config, args: argparse.Namespace) -> int:
-    """Search the pictures of a folder or a split by words, or only index them. Returns the exit status."""
-    from captioning.retrieval.searching import search_images, unknown_words
+    """Search the pictures of a folder or a split by words and by photos, or only index them.
 
-    for query in args.queries:
-        if unknown := unknown_words(query, aligner.vocabulary):
+    Returns the exit status, which is 1 if a photo cannot be read.
+    """
+    from captioning.retrieval.searching import search_by_images, search_images, unknown_words
+
+    words = [query for query in args.queries if not is_picture(query)]
+    for query in words:
+        try:
+            unknown = unknown_words(query, aligner.vocabulary)
+        except UserError:
+            if os.path.splitext(query)[1].lower() not in SUFFIXES:
+                raise
+            raise UserError(
+                f"query {query!r}: there is no such file, and the model knows none of these words; mend the name"
+            ) from None
+        if unknown:
             print(f"note: query {query!r}: unknown words: {', '.join(unknown)}", file=sys.stderr)
+    asked = [query for query in args.queries if is_picture(query)] + args.picture
+    photos, pixels, failed = load_photos(asked, args, config.image_size)
+    if failed and not (words or photos):
+        return 1
     reranking = load_reranking(args, "gain")
     index, paths = open_index(aligner, config, args)
-    if args.queries:
-        found = search_images(args.queries, aligner, index, paths, args.best or 5, reranking, report_missing)
-        for query, matches in zip(args.queries, found, strict=True):
-            show(query, matches, args)
-    return 0
+    best, found = args.best or 5, {}
+    if words:
+        found = dict(
+            zip(words, search_images(words, aligner, index, paths, best, reranking, report_missing), strict=True)
+        )
+    if photos:
+        size = config.extract_batch_size
+        alike = search_by_images(photos, pixels, aligner, index, paths, best, size, report_missing)
+        found |= dict(zip(photos, alike, strict=True))
+    for query in (*args.queries, *(photo for photo in photos if photo not in args.queries)):
+        if query in found:
+            show(query, found[query], args, is_photo=query in photos)
+    return 1 if failed else 0
 
 
 def open_index(aligner: "Aligner", config: Config, args: argparse.Namespace) -> tuple[ImageIndex, dict[str, Path]]:
@@ -278,7 +330,7 @@ def find_captions(aligner: "Aligner", config: Config, args: argparse.Namespace) 
     from captioning.retrieval.searching import search_captions
 
     texts = read_captions(args, config)
-    photos, pixels, failed = load_photos(args, config.image_size)
+    photos, pixels, failed = load_photos([*args.queries, *args.picture], args, config.image_size)
     reranking = load_reranking(args, "gain" if len(photos) >= LEAST_PHOTOS else "per-word")
     if reranking and reranking.kind == "gain" and len(photos) < LEAST_PHOTOS:
         raise UserError(
@@ -288,7 +340,7 @@ def find_captions(aligner: "Aligner", config: Config, args: argparse.Namespace) 
     if photos:
         found = search_captions(photos, pixels, aligner, texts, args.best or 5, config.extract_batch_size, reranking)
         for photo, matches in zip(photos, found, strict=True):
-            show(photo, matches, args)
+            show(photo, matches, args, is_photo=True)
     return 1 if failed else 0
 
 
@@ -307,14 +359,17 @@ def read_captions(args: argparse.Namespace, config: Config) -> list[str]:
     return texts
 
 
-def load_photos(args: argparse.Namespace, size: int) -> tuple[list[str], np.ndarray, bool]:
+# Shared by all of these
+
+
+def load_photos(asked: Iterable[str], args: argparse.Namespace, size: int) -> tuple[list[str], np.ndarray, bool]:
     """The readable query photos, their RGB pixels uint8 ``(Q, S, S, 3)``, and whether there are unreadable ones.
 
-    Unreadable photos are reported.
+    ``asked``: files, folders, patterns and addresses. Unreadable photos are reported.
     """
     photos, pixels, failed = [], [], False
     finder = finder_of(args)
-    for source in sources(args.queries, finder):
+    for source in sources(list(asked), finder):
         try:
             pixels.append(load_image(open_source(source), size, report_note))
             photos.append(source)
@@ -323,15 +378,16 @@ def load_photos(args: argparse.Namespace, size: int) -> tuple[list[str], np.ndar
             if args.json:
                 print(json_line({"query": source, "error": str(error)}))
             print(f"error: {error}", file=sys.stderr)
+            if source in args.queries and not args.captions and os.path.splitext(source)[1].lower() not in SUFFIXES:
+                print(
+                    "note: a query that is the name of a file is a picture; say words in other words", file=sys.stderr
+                )
     finder.tell()
     return photos, np.asarray(pixels), failed
 
 
-# Shared by all of these
-
-
-def show(query: str, matches: "list[Match]", args: argparse.Namespace) -> None:
-    """Print the results of a query, and draw them if the user wants pictures."""
+def show(query: str, matches: "list[Match]", args: argparse.Namespace, is_photo: bool) -> None:
+    """Print the results of a query, words or a photo, and draw them if the user wants pictures."""
     if args.json:
         results = [match.to_json() for match in matches]
         print(json_line({"query": query, "results": results}), flush=True)
@@ -339,7 +395,8 @@ def show(query: str, matches: "list[Match]", args: argparse.Namespace) -> None:
         print(printable(query))
         for place, match in enumerate(matches, 1):
             log_prob = "" if match.log_prob is None else f" {match.log_prob:8.2f}"
-            print(f"  {place:3} {match.cosine:6.3f}{log_prob}  {printable(match.found)}", flush=True)
+            copy = "  (near-duplicate)" if match.is_near_duplicate else ""
+            print(f"  {place:3} {match.cosine:6.3f}{log_prob}  {printable(match.found)}{copy}", flush=True)
     if args.pictures:
         try:
             if args.captions:
@@ -348,8 +405,11 @@ def show(query: str, matches: "list[Match]", args: argparse.Namespace) -> None:
                 pictures, labels = read_found(matches)
                 if not pictures:
                     return
-                figure = ranked(query, pictures, labels)
-            name = query if args.captions else "-".join(tokenize(query))[:80]
+                if is_photo:
+                    pictures.insert(0, read_picture(open_source(query), 360))
+                    labels.insert(0, "the query")
+                figure = ranked(printable(query), pictures, labels)
+            name = query if is_photo else "-".join(tokenize(query))[:80]
             print(printable(f"written: {save(figure, Path(args.pictures), name)}"), file=sys.stderr)
         except UnreadableImage as error:  # the query photo was deleted or damaged after it was read
             print(f"error: {error}", file=sys.stderr)
@@ -363,7 +423,8 @@ def read_found(matches: "list[Match]") -> "tuple[list[Image], list[str]]":
     for match in matches:
         try:
             pictures.append(read_picture(match.found, 360))
-            labels.append(printable(f"{match.cosine:.3f}  {Path(match.found).name}"))
+            mark = "= " if match.is_near_duplicate else ""
+            labels.append(printable(f"{mark}{match.cosine:.3f}  {Path(match.found).name}"))
         except UnreadableImage as error:  # deleted or damaged after the search
             report_missing(error)
     return pictures, labels

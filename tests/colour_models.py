@@ -56,7 +56,9 @@ class ColourCaptioner:
     def caption(self, features, config):
         self.seen += 1
         said = [f"a {list(COLOURS)[int(row.argmax())]} ball" for row in features]
-        return [[SimpleNamespace(text=text, log_prob=-1.0, score=-1.0, confidence=None)] * config.beam_size for text in said]
+        return [
+            [SimpleNamespace(text=text, log_prob=-1.0, score=-1.0, confidence=None)] * config.beam_size for text in said
+        ]
 
 
 def unit(vector) -> np.ndarray:

@@ -30,7 +30,7 @@ def cache_folder() -> Path:
         return home / "Library" / "Caches" / NAME
     if os.name == "nt":
         return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / NAME
-    return Path(os.environ.get("XDGNAME_HOME") or home / ".cache") / NAME
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / NAME
 
 
 @contextmanager

@@ -1,9 +1,11 @@
-"""Searches: images for captions, and captions for images.
+"""Searches: images for captions, captions for images, and images for images.
 
 The towers find the nearest items. The first of them are the candidates. A captioner may put these into another order.
+Images for an image are also compared with it by their pixels, which shows near-duplicates (``pictures.likeness``).
 Legend: Q queries, K results or candidates, S pixels per side, B images, R regions, D feature size.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from captioning.base.errors import UserError
+from captioning.pictures.likeness import BOUND, grey, likeness, outlines, thumbnail
 from captioning.pictures.loading import UnreachableImage, UnreadableImage, load_image, open_source
 from captioning.retrieval.aligner import Aligner
 from captioning.retrieval.index import ImageIndex
@@ -28,18 +31,32 @@ class Match:
     """One result of a query.
 
     ``found``: the path of an image, or a caption. ``cosine``: of the towers' vectors. ``log_prob``: log p(caption |
-    image) in nats, or None if no captioner has read the pair.
+    image) in nats, or None if no captioner has read the pair. ``likeness``: that of an image with a query image, or None
+    for other queries.
     """
 
     kind: Literal["image", "caption"]
     found: str
     cosine: float
     log_prob: float | None
+    likeness: float | None = None
+
+    @property
+    def is_near_duplicate(self) -> bool:
+        """Whether this is a copy of the query image, changed a little perhaps."""
+        return self.likeness is not None and self.likeness >= BOUND
 
     def to_json(self) -> dict[str, Any]:
-        """``{"image" or "caption": ..., "cosine": ..., "log_prob": ...}``. A ``log_prob`` of None is left out."""
-        log_prob = {} if self.log_prob is None else {"log_prob": self.log_prob}
-        return {self.kind: self.found, "cosine": self.cosine, **log_prob}
+        """``{"image" or "caption": ..., "cosine": ..., "log_prob": ...}``. A ``log_prob`` of None is left out.
+
+        For a query image also ``"likeness"`` and ``"near_duplicate"``.
+        """
+        found: dict[str, Any] = {self.kind: self.found, "cosine": self.cosine}
+        if self.log_prob is not None:
+            found["log_prob"] = self.log_prob
+        if self.likeness is not None:
+            found |= {"likeness": self.likeness, "near_duplicate": self.is_near_duplicate}
+        return found
 
 
 def unknown_words(query: str, vocabulary: Vocabulary) -> list[str]:
@@ -66,23 +83,15 @@ def search_images(
     read it. ``report`` gets the error of each.
     """
     count = max(best, reranking.candidates if reranking else 0)
-    vectors, pixels, gone = aligner.embed_texts(queries), {}, set[int]()
-    while True:
-        rows, cosines = _without(gone, *index.search(vectors, count + len(gone)), count)
-        candidates = rows[:, : reranking.candidates if reranking else 0]
-        before = len(gone)
-        for row in np.unique(rows).tolist():
-            path = paths[index.images[row]]
-            try:
-                if reranking and row not in pixels and row in candidates:
-                    pixels[row] = load_image(path, reranking.captioner.config.image_size)
-                if not path.is_file():
-                    raise UnreachableImage(f"{path}: has vanished since it was indexed")
-            except UnreadableImage as error:
-                report(error)
-                gone.add(row)
-        if len(gone) == before:
-            break
+    judged = reranking.candidates if reranking else 0
+    pixels: dict[int, np.ndarray] = {}
+
+    def look(path: Path, row: int, rows: np.ndarray) -> None:
+        if reranking and row not in pixels and row in rows[:, :judged]:
+            pixels[row] = load_image(path, reranking.captioner.config.image_size)
+
+    rows, cosines = _reachable(index, aligner.embed_texts(queries), count, paths, look, report)
+    candidates = rows[:, :judged]
     found = _Found(rows, cosines, np.full(rows.shape, np.nan))
     if reranking and rows.size:
         images, image = np.unique(candidates, return_inverse=True)
@@ -91,6 +100,47 @@ def search_images(
         opinions = judgements(reranking.captioner, features.__getitem__, queries, pairs)
         found = _reordered(found, reranking, opinions)
     return _matches("image", found, lambda row: str(paths[index.images[row]]), best)
+
+
+# So many of the nearest images are compared with a query image. Copies are nearest, so they are among them.
+COMPARED = 50
+
+
+def search_by_images(
+    photos: Sequence[str],
+    pixels: np.ndarray,
+    aligner: Aligner,
+    index: ImageIndex,
+    paths: Mapping[str, Path],
+    best: int,
+    batch_size: int,
+    report: Callable[[UnreadableImage], None] = lambda error: None,
+) -> list[list[Match]]:
+    """The near-duplicates of each of ``photos`` in the index, then the ``best`` other images, both most similar first.
+
+    ``photos`` are paths and addresses. ``pixels``: their RGB pixels, uint8 ``(Q, S, S, 3)``. They are encoded
+    ``batch_size`` at a time. ``paths``: see ``search_images``. A photo that is itself in the index is not among its
+    results. An image that has vanished or cannot be read any more is left out, and ``report`` gets its error.
+    """
+    vectors = aligner.embed_pixels(pixels, batch_size)
+    known: dict[int, np.ndarray] = {}
+
+    def look(path: Path, row: int, rows: np.ndarray) -> None:
+        if row not in known:
+            known[row] = thumbnail(path)
+
+    found: list[list[Match]] = []
+    for photo, picture, vector in zip(photos, pixels, vectors, strict=True):
+        rows, cosines = _reachable(index, vector[None], max(best, COMPARED) + 1, paths, look, report)
+        asked, drawn = os.path.realpath(photo), outlines(grey(picture))
+        matches = [
+            Match("image", str(path), float(cosine), None, likeness(drawn, outlines(known[row])))
+            for row, cosine in zip(rows[0].tolist(), cosines[0], strict=True)
+            if os.path.realpath(path := paths[index.images[row]]) != asked
+        ]
+        copies = [match for match in matches if match.is_near_duplicate]
+        found.append([*copies, *[match for match in matches if not match.is_near_duplicate][:best]])
+    return found
 
 
 def search_captions(
@@ -155,6 +205,37 @@ def _matches(
         ]
         for line in zip(*(part[:, :best] for part in found), strict=True)
     ]
+
+
+def _reachable(
+    index: ImageIndex,
+    vectors: np.ndarray,
+    count: int,
+    paths: Mapping[str, Path],
+    look: Callable[[Path, int, np.ndarray], None],
+    report: Callable[[UnreadableImage], None],
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ``count`` images of the index that are nearest to ``vectors (Q, J)``, without those that cannot be read now.
+
+    ``look`` gets the path and row of each image that was found, and all rows int ``(Q, K)``. It may read the image, and
+    raise UnreadableImage. ``report`` gets that error, or that of an image that has vanished. Returns rows int ``(Q, K)``
+    and cosines float32 ``(Q, K)``.
+    """
+    gone: set[int] = set()
+    while True:
+        rows, cosines = _without(gone, *index.search(vectors, count + len(gone)), count)
+        before = len(gone)
+        for row in np.unique(rows).tolist():
+            path = paths[index.images[row]]
+            try:
+                look(path, row, rows)
+                if not path.is_file():
+                    raise UnreachableImage(f"{path}: has vanished since it was indexed")
+            except UnreadableImage as error:
+                report(error)
+                gone.add(row)
+        if len(gone) == before:
+            return rows, cosines
 
 
 def _without(gone: set[int], rows: np.ndarray, cosines: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

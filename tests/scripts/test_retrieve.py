@@ -227,6 +227,77 @@ def test_words_find_the_images_of_a_split(models, data, tmp_path):
         assert drawn.size[0] > 400
 
 
+def scenes(folder: Path) -> Path:
+    """Four pictures that differ, a copy of the first one, small and dark, and a file that is no picture."""
+    folder.mkdir()
+    for seed, name in enumerate(("a.png", "b.png", "c.png", "d.png")):
+        cells = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+        Image.fromarray(cells).resize((120, 100), Image.Resampling.BICUBIC).save(folder / name)
+    with Image.open(folder / "a.png") as image:
+        image.resize((60, 50)).point(lambda value: int(0.7 * value)).save(folder / "copy.jpg")
+    (folder / "bad.jpg").write_text("this is text")
+    return folder
+
+
+def test_a_photo_finds_photos_like_it_and_its_copies_first(models, tmp_path, monkeypatch):
+    folder = scenes(tmp_path / "scenes")
+    monkeypatch.chdir(folder)
+    (folder / "red").write_bytes((folder / "b.png").read_bytes())  # no suffix, so it is not in the index
+    search = ["retrieve", "--model", models[0], "--images", folder, "--best", "2"]
+    outcome = script(*search, "a.png", "a red picture", "red", "--picture", "c.p*", "--picture", "copy.jpg", "--json")
+    assert outcome.status == 0, outcome
+    found = {line["query"]: line["results"] for line in map(json.loads, outcome.out.splitlines())}
+    assert list(found) == ["a.png", "a red picture", "red", "c.png", "copy.jpg"], "in the order of the command line"
+    names = {query: [Path(result["image"]).name for result in results] for query, results in found.items()}
+    copies = {
+        query: [Path(result["image"]).name for result in results if result.get("near_duplicate")]
+        for query, results in found.items()
+    }
+    assert copies == {"a.png": ["copy.jpg"], "a red picture": [], "red": ["b.png"], "c.png": [], "copy.jpg": ["a.png"]}
+    assert {query: len(line) for query, line in names.items()} == {
+        "a.png": 3, "a red picture": 2, "red": 3, "c.png": 2, "copy.jpg": 3
+    }  # fmt: skip
+    for query, line in names.items():
+        assert line[: len(copies[query])] == copies[query], "copies come first"
+        assert query not in line, "a photo is not like itself"
+        others = [result["cosine"] for result in found[query][len(copies[query]) :]]
+        assert others == sorted(others, reverse=True)
+    assert "likeness" not in found["a red picture"][0]
+
+
+def test_a_photo_is_searched_in_a_split_and_drawn(models, data, tmp_path):
+    photo = tmp_path / "photo.jpg"
+    with Image.open(data[0] / "pictures" / "10.png") as image:
+        image.save(photo, quality=95)
+    options = ["--index", tmp_path / "index", "--pictures", tmp_path / "drawn"]
+    outcome = script("retrieve", "--model", models[0], "--split", "test", photo, *options)
+    assert outcome.status == 0, outcome
+    lines = outcome.out.splitlines()
+    assert lines[0] == str(photo)
+    assert lines[1].endswith(f"{data[0] / 'pictures' / '10.png'}  (near-duplicate)")
+    assert lines[2].endswith(f"{data[0] / 'pictures' / '11.png'}")
+    assert (tmp_path / "drawn" / "photo.png").exists()
+
+
+def test_photos_that_cannot_be_read_are_named_and_the_others_are_searched(models, tmp_path, monkeypatch):
+    folder = scenes(tmp_path / "scenes")
+    monkeypatch.chdir(folder)
+    (folder / "grey").write_text("text")
+    search = ["retrieve", "--model", models[0], "--images", folder, "--json"]
+    outcome = script(*search, "bad.jpg", "grey", "a.png", "--picture", "nowhere.jpg")
+    assert outcome.status == 1
+    assert [json.loads(line)["query"] for line in outcome.out.splitlines() if "error" not in json.loads(line)] == [
+        "a.png"
+    ]
+    for name in ("bad.jpg", "grey", "nowhere.jpg"):
+        assert f"error: {name}: " in outcome.err
+    assert outcome.err.count("a query that is the name of a file is a picture") == 1, "of grey alone"
+    outcome = script(*search[:-1], "--index", tmp_path / "index", "--picture", "nowhere.jpg")
+    assert (outcome.status, outcome.out) == (1, "")
+    assert not (tmp_path / "index").exists(), "no index for nothing"
+    refused(*search, "red.jpg", mentions=r"query 'red\.jpg': there is no such file, and .*; mend the name")
+
+
 def test_photos_find_captions(models, photos, tmp_path):
     aligned, _ = models
     (tmp_path / "captions.txt").write_text("a red picture\n\nthis one is grey\na red picture\n...\ngreen\n")
@@ -297,6 +368,11 @@ def test_retrieve_names_what_is_wrong(models, photos, tmp_path):
     )
     refused(*images, "red", "--cosine-weight", "0", mentions="--cosine-weight: is read only with --rerank")
     refused(*images, "red", "--rerank", captioned, "--candidates", "0", mentions="--candidates: must be at least 1")
+    for query in ([photos / "a.png"], ["--picture", photos / "a.png"]):
+        judged = [*query, "--rerank", captioned]
+        refused(*images, *judged, mentions=r"--rerank: a captioner judges words, and .*a\.png is a picture; leave out")
+        refused(*model, *query, mentions="query: .*; give --images FOLDER, --split NAME or --captions FILE")
+    refused(*images, "--picture", photos / "*.gif", mentions=r"\*\.gif: no file has such a name")
     refused(*images, "red", "--split", "dev", mentions="--split: --images searches a folder of your own")
     refused(*images, "red", "--output", tmp_path, mentions="--output: is for the scores of a split")
     refused(*images, "--best", "3", mentions="--best: is for the results of a query")
