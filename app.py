@@ -54,7 +54,7 @@ def main() -> int:
         raise UserError(f'app.py: {error.name} is not installed; pip install -e ".[app]"') from None
     origins = Origins(args.allow_origin) if args.allow_origin else None
     if origins and origins.is_open:
-        shown = "use this server, and search and see its photos" if args.photos else "use this server"
+        shown = "use it, and search and see its photos" if args.photos else "use it"
         print(
             f"warning: --allow-origin '*': any page in a browser that reaches this server can {shown}", file=sys.stderr
         )

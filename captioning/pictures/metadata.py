@@ -527,8 +527,8 @@ def _read_with_pillow(picture: Path) -> _Inside:
     except Exception as error:  # Pillow raises errors of many kinds on damaged files
         raise ValueError(f"its metadata cannot be read ({first_line(error)})") from None
     words = iptc.get((2, 25), [])
-    words = [_decoded(word) for word in (words if isinstance(words, list) else [words])]
-    return _Inside(packet, any(map(_says_something, described)), words)
+    keywords = [_decoded(word) for word in (words if isinstance(words, list) else [words])]
+    return _Inside(packet, any(map(_says_something, described)), keywords)
 
 
 def _decoded(text: bytes) -> str:

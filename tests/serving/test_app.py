@@ -143,6 +143,17 @@ def test_what_photos_need(tmp_path, run_dir, monkeypatch):
     assert opened._place("m1").parent == tmp_path / "run" / "index", "where retrieve.py has it"
 
 
+def test_origins_are_checked_before_any_work(tmp_path, monkeypatch, capsys):
+    for origin, mentions in (("https://example.org/", "--allow-origin: .* is no origin"), ("*", "nowhere")):
+        monkeypatch.setattr(sys, "argv", ["app.py", "--allow-origin", origin, "--model", str(tmp_path / "nowhere")])
+        with pytest.raises(UserError, match=mentions):
+            app.main()
+    assert (
+        capsys.readouterr().err
+        == "warning: --allow-origin '*': any page in a browser that reaches this server can use it\n"
+    )
+
+
 def test_a_port_that_is_taken(run_dir):
     with (
         app.listen("127.0.0.1", 0) as taken,
