@@ -102,7 +102,7 @@ def search_images(
     return _matches("image", found, lambda row: str(paths[index.images[row]]), best)
 
 
-# So many of the nearest images are compared with a query image. Copies are nearest, so they are among them.
+# So many of the nearest images are compared with a query image. Copies are nearly always among the first few.
 COMPARED = 50
 
 

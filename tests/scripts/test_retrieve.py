@@ -265,6 +265,7 @@ def test_a_photo_finds_photos_like_it_and_its_copies_first(models, tmp_path, mon
     assert "likeness" not in found["a red picture"][0]
 
 
+@pytest.mark.slow
 def test_a_photo_is_searched_in_a_split_and_drawn(models, data, tmp_path):
     photo = tmp_path / "photo.jpg"
     with Image.open(data[0] / "pictures" / "10.png") as image:
@@ -279,6 +280,7 @@ def test_a_photo_is_searched_in_a_split_and_drawn(models, data, tmp_path):
     assert (tmp_path / "drawn" / "photo.png").exists()
 
 
+@pytest.mark.slow
 def test_photos_that_cannot_be_read_are_named_and_the_others_are_searched(models, tmp_path, monkeypatch):
     folder = scenes(tmp_path / "scenes")
     monkeypatch.chdir(folder)
