@@ -116,6 +116,16 @@ def test_an_interrupted_table_goes_on_with_what_is_missing(tmp_path, cut):
     assert output.read_bytes().count(b"\xef\xbb\xbf") == 1
 
 
+@pytest.mark.parametrize("name", ["captions.csv", "captions.jsonl"])
+def test_a_cut_leaves_the_rows_that_are_whole(name):
+    form, data, ends = form_of(Path(name), 2), b"", [0]
+    for begins, lines in ((True, []), (False, LINES[:1]), (False, LINES[1:2]), (False, LINES[2:])):
+        data += form.encode(lines, begins)
+        ends.append(len(data))
+    for cut in range(len(data) + 1):
+        assert form.whole(data[:cut]) == max(end for end in ends if end <= cut)
+
+
 def test_half_a_header_is_written_anew(tmp_path):
     folder = make_pictures(tmp_path / "album", 2)
     output = tmp_path / "captions.csv"

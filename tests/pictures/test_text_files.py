@@ -110,17 +110,21 @@ def test_names_of_any_kind(tmp_path):
         assert picture.with_suffix(".txt").read_text() == "a cat\n"
 
 
-def test_a_kill_between_record_and_text_loses_nothing(picture, tmp_path, monkeypatch):
+@pytest.mark.parametrize("left", ["a dog\n", "a cat\n"], ids=["before the text", "after it"])
+def test_a_kill_around_the_writing_of_a_text_loses_nothing(picture, tmp_path, monkeypatch, left):
     write(picture, "a dog")
+    real = text_files.put
 
     def killed(*args, **kwargs):
+        if left == "a cat\n":
+            real(*args, **kwargs)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(text_files, "put", killed)
         with pytest.raises(KeyboardInterrupt):
             write(picture, "a cat")
-    assert files(tmp_path) == {"photo.txt": "a dog\n"}
+    assert files(tmp_path) == {"photo.txt": left}
     assert write(picture, "a bird") == "text"
     assert files(tmp_path) == {"photo.txt": "a bird\n"}
 
