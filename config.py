@@ -795,6 +795,16 @@ class DecodingSettings(CaptionSettings):
         le=10,
     )
     min_length: int = setting(1, "fewest words of a caption", never={"stage": ("align",)}, ge=1, le=1000)
+    prefix: str = setting("", 'words that every caption starts with, such as "a photo of"', never={"stage": ("align",)})
+    include: tuple[str, ...] = setting(
+        (),
+        'words that every caption contains, comma-separated; "red car" is one phrase, and "cat|cats" means one of the '
+        "two. Use it with a beam_size of 10",
+        never={"stage": ("align",)},
+    )
+    exclude_words: tuple[str, ...] = setting(
+        (), "words and phrases that no caption contains, comma-separated", never={"stage": ("align",)}
+    )
     consensus: bool = setting(
         False,
         "rank the captions of a beam by their likeness to all of them. Use it with a beam_size of 20",
@@ -814,6 +824,11 @@ class DecodingSettings(CaptionSettings):
     def votes(self) -> bool:
         """Whether consensus decides. It needs three captions, because two cannot outvote one another."""
         return self.consensus and self.beam_size > 2
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether something is asked of the words of captions."""
+        return bool(self.prefix or self.include or self.exclude_words)
 
     def decoding(self) -> dict[str, Any]:
         """The settings that decide which captions a search finds, by name."""
@@ -868,7 +883,7 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, EncoderSetti
 def search_name(settings: DecodingSettings) -> str:
     """What the search with these settings is called in tables and logs."""
     name = "greedy" if settings.beam_size == 1 else f"beam {settings.beam_size}"
-    return f"{name}, consensus" if settings.votes else name
+    return name + ", consensus" * settings.votes + ", constrained" * settings.is_constrained
 
 
 _LONGEST = 4096  # characters of a setting; no path or address is longer

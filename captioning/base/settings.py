@@ -191,4 +191,4 @@ def refusal(settings: BaseModel, name: str) -> str:
         return ""
     if default is None:
         return f"{reason}; --{name.replace('_', '-')} none unsets it"
-    return f"{reason}; leave it {'out' if default == '' else f'at {default}, the default'}"
+    return f"{reason}; leave it {'out' if default in ('', ()) else f'at {default}, the default'}"

@@ -8,6 +8,7 @@ As in Wu et al. (2016), https://arxiv.org/abs/1609.08144, section 7. Live hypoth
 * An image is done if K hypotheses have ended and the best live one, ranked as if it ended here, is not better.
   With a > 0 a longer caption might still overtake them. Every search that stops early may miss such a caption.
 * With one beam this is greedy search. With a = 0 and as many beams as continuations it is exhaustive search.
+* With required phrases the places of the beam are shared out as ``banks.py`` says.
 """
 
 from typing import Any, NamedTuple
@@ -15,14 +16,17 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from captioning.search.banks import best_in_banks
 from captioning.search.hypotheses import BANNED, IMPOSSIBLE, NO_TRACE, Hypotheses, Step, Trace
+from captioning.search.phrases import FREE, PhraseRules
 from captioning.search.rules import PLAIN, Rules, entropy, score
 from captioning.search.state import (
     join_image,
     join_traces,
     loop_while,
+    merge_beams,
     pick,
-    pick_trace,
+    pick_nest,
     put,
     repeat_rows,
     split_image,
@@ -43,18 +47,23 @@ class BeamState(NamedTuple):
     ended_score: Any  # float32 (B, K): what they are ranked by; BANNED where none has ended yet
     live_trace: Any  # (B, K, L): the trace of the live hypotheses, if it is kept
     ended_trace: Any  # (B, K, L)
+    progress: Any  # (B, K, ...): how far the live hypotheses have come with phrases, if there are rules of phrases
     done: Any  # bool (B,): whether the search for the image is over
     decoder: Any  # the decoder's state for the live hypotheses, without "image": a nest of (B * K, ...)
 
 
 class Candidates(NamedTuple):
-    """The 2K best continuations of the live hypotheses of each image, best first."""
+    """The 2K best continuations of the live hypotheses of each image, best first.
+
+    With required phrases they are those of ``best_in_banks``: the ones that end, then the ones that go on.
+    """
 
     tokens: Any  # int32 (B, 2K, L)
     log_probs: Any  # float32 (B, 2K)
     parent: Any  # int32 (B, 2K): the live hypothesis that goes on, 0 to K - 1
     word: Any  # int32 (B, 2K): the word that it goes on with
     trace: Any  # (B, 2K, L): the trace, if it is kept
+    progress: Any  # (B, 2K, ...): how far they have come with phrases, if there are rules of phrases
 
 
 def beam_search(
@@ -66,12 +75,15 @@ def beam_search(
     length_penalty: float = 1.0,
     rules: Rules = PLAIN,
     keep_trace: bool = False,
+    phrases: PhraseRules = FREE,
 ) -> Hypotheses:
     """The ``beam_size`` best captions that beam search finds for each image.
 
     ``state``: the decoder's state before the first word, of ``batch`` images. ``max_length``: words of the longest
     caption. ``length_penalty`` may be a scalar tensor. ``keep_trace``: also give the ``Trace`` of each caption. There
-    is always a caption: hypotheses that were cut at ``max_length`` words rank below all that ended.
+    is always a caption: hypotheses that were cut at ``max_length`` words rank below all that ended. With ``phrases``
+    there may be none. Then all log-probabilities are below ``IMPOSSIBLE``. If a caption holds the required phrases,
+    ``phrases.banks`` beams find one, unless other rules stand in the way.
     """
     length = max_length + 1
     image, decoder = split_image(repeat_rows(state, beam_size))  # (B, ...) -> (B * K, ...)
@@ -82,7 +94,8 @@ def beam_search(
     def advance(now: BeamState) -> BeamState:
         logits, decoder = step(ops.reshape(now.last, (-1,)), join_image(image, now.decoder))  # (B, K) -> (B * K,)
         log_p = rules.log_probabilities(logits, ops.reshape(now.live, (-1, length)), now.t)
-        candidates = _continue(now, log_p)
+        log_p = phrases.ban(log_p, merge_beams(now.progress), now.t)
+        candidates = _continue(now, log_p, phrases)
         now = _collect_ended(now, candidates, length_penalty)
         now = _keep_live(now, candidates, split_image(decoder)[1])
         # K worse captions that ended early must not cut off a better one that still grows.
@@ -90,11 +103,15 @@ def beam_search(
         is_beaten = score(now.live_log_p[:, 0], now.t + 1, length_penalty) <= now.ended_score[:, -1]
         return now._replace(t=now.t + 1, done=ops.logical_or(now.done, ops.logical_and(is_full, is_beaten)))
 
-    found = loop_while(goes_on, advance, _first(batch, beam_size, length, decoder, keep_trace))
+    progress = phrases.first(batch, beam_size)
+    found = loop_while(goes_on, advance, _first(batch, beam_size, length, decoder, progress, keep_trace))
+    if phrases.required is not None:
+        is_whole = phrases.required.has_all(found.progress.required)
+        found = found._replace(live_log_p=ops.where(is_whole, found.live_log_p, BANNED))
     return _ranked(found, max_length, length_penalty)
 
 
-def _first(batch: int, beam_size: int, length: int, decoder, keep_trace: bool) -> BeamState:
+def _first(batch: int, beam_size: int, length: int, decoder, progress, keep_trace: bool) -> BeamState:
     """The state before the first word."""
     # All beams start equal. Only the first may count, or the K best would be K copies of one caption.
     live_log_p = ops.tile(ops.where(ops.arange(beam_size) == 0, 0.0, BANNED)[None], (batch, 1))
@@ -111,28 +128,33 @@ def _first(batch: int, beam_size: int, length: int, decoder, keep_trace: bool) -
         ended_score=none,
         live_trace=trace,
         ended_trace=trace,
+        progress=progress,
         done=ops.zeros((batch,), dtype="bool"),
         decoder=decoder,
     )
 
 
-def _continue(now: BeamState, log_p) -> Candidates:
+def _continue(now: BeamState, log_p, phrases: PhraseRules) -> Candidates:
     """The best continuations, given the log p of the next word of each live hypothesis, ``(B * K, V)``.
 
     2K of them always contain K without ``<end>``, because each live hypothesis ends in one way only.
     """
     beam_size, vocabulary = now.live.shape[1], log_p.shape[-1]
     total = now.live_log_p[:, :, None] + ops.reshape(log_p, (-1, beam_size, vocabulary))  # (B, K, V)
-    log_probs, index = ops.top_k(ops.reshape(total, (-1, beam_size * vocabulary)), 2 * beam_size)
-    index = ops.cast(index, "int32")
+    if phrases.required is not None:
+        log_probs, index = best_in_banks(total, now.progress.required, phrases.required)
+    else:
+        log_probs, index = ops.top_k(ops.reshape(total, (-1, beam_size * vocabulary)), 2 * beam_size)
+        index = ops.cast(index, "int32")
     parent, word = index // vocabulary, index % vocabulary
     trace = now.live_trace
     if trace != NO_TRACE:
         of_word = ops.take_along_axis(ops.reshape(log_p, (-1, beam_size * vocabulary)), index, axis=1)
         of_step = ops.take_along_axis(ops.reshape(entropy(log_p), (-1, beam_size)), parent, axis=1)
-        old = pick_trace(trace, parent)
+        old = pick_nest(trace, parent)
         trace = Trace(put(old.log_p, now.t, of_word), put(old.entropy, now.t, of_step))
-    return Candidates(put(pick(now.live, parent), now.t, word), log_probs, parent, word, trace)
+    progress = phrases.read(pick_nest(now.progress, parent), word)
+    return Candidates(put(pick(now.live, parent), now.t, word), log_probs, parent, word, trace, progress)
 
 
 def _collect_ended(now: BeamState, candidates: Candidates, length_penalty) -> BeamState:
@@ -149,7 +171,7 @@ def _collect_ended(now: BeamState, candidates: Candidates, length_penalty) -> Be
         ended=pick(ops.concatenate([now.ended, candidates.tokens], axis=1), order),
         ended_log_p=ops.take_along_axis(log_probs, order, axis=1),
         ended_score=ended_score,
-        ended_trace=pick_trace(join_traces(now.ended_trace, candidates.trace), order),
+        ended_trace=pick_nest(join_traces(now.ended_trace, candidates.trace), order),
     )
 
 
@@ -162,13 +184,19 @@ def _keep_live(now: BeamState, candidates: Candidates, decoder) -> BeamState:
     stays = ops.logical_or(now.t == length - 1, now.done)
     first_row = ops.arange(ops.shape(order)[0])[:, None] * beam_size
     rows = first_row + ops.take_along_axis(candidates.parent, order, axis=1)
+
+    def stay_or_go(old, new):
+        """The nest ``old (B, K, ...)`` where the hypotheses stay, and else those in ``new (B, 2K, ...)`` that go on."""
+        return keras.tree.map_structure(
+            lambda old, new: ops.where(stays[:, None, None], old, pick(new, order)), old, new
+        )
+
     return now._replace(
         last=ops.take_along_axis(candidates.word, order, axis=1),
         live=ops.where(stays[:, None, None], now.live, pick(candidates.tokens, order)),
         live_log_p=ops.where(stays[:, None], now.live_log_p, log_p),
-        live_trace=keras.tree.map_structure(
-            lambda old, new: ops.where(stays[:, None, None], old, pick(new, order)), now.live_trace, candidates.trace
-        ),
+        live_trace=stay_or_go(now.live_trace, candidates.trace),
+        progress=stay_or_go(now.progress, candidates.progress),
         decoder=take_rows(decoder, ops.reshape(rows, (-1,))),  # (B, K) -> (B * K,)
     )
 
@@ -187,5 +215,5 @@ def _ranked(found: BeamState, max_length: int, length_penalty) -> Hypotheses:
         tokens=pick(ops.concatenate([found.ended, found.live], axis=1), order),
         log_probs=ops.take_along_axis(log_probs, order, axis=1),
         scores=ops.take_along_axis(scores, order, axis=1),
-        trace=pick_trace(join_traces(found.ended_trace, found.live_trace), order),
+        trace=pick_nest(join_traces(found.ended_trace, found.live_trace), order),
     )

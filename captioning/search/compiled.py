@@ -9,7 +9,10 @@ from captioning.search.beam import beam_search
 from captioning.search.consensus import consensus
 from captioning.search.greedy import greedy_search
 from captioning.search.hypotheses import Hypotheses
+from captioning.search.phrases import PhraseRules
 from captioning.search.rules import Rules
+from captioning.words.constraints import Constraints, constraints_of
+from captioning.words.vocabulary import Vocabulary
 from config import DecodingSettings
 
 
@@ -33,16 +36,33 @@ class Search(keras.Model):
     Features ``(B, R, D)`` -> tokens, log_probs and scores of ``Hypotheses``. With a ``judge`` there is a fourth part:
     what it says. An ensemble takes a tuple of such features. ``length_penalty`` is a variable, so a new value needs no
     compilation.
+
+    Required phrases may need more beams than ``beam_size`` (see ``banks.py``). The search then takes that many, and
+    gives the ``beam_size`` best captions.
     """
 
-    def __init__(self, decoder: Stepper, settings: DecodingSettings, judge: Judge | None = None):
+    def __init__(
+        self,
+        decoder: Stepper,
+        settings: DecodingSettings,
+        judge: Judge | None = None,
+        vocabulary: Vocabulary | None = None,
+    ):
+        """``vocabulary``: that of the decoder; needed if ``settings`` ask something of the words of captions.
+
+        Raises UserError if no caption can be as they ask.
+        """
         super().__init__()
+        if settings.is_constrained and vocabulary is None:
+            raise ValueError("prefix, include and exclude_words need the vocabulary")
         self.judge = judge
         self.decoder = decoder
         self.beam_size = settings.beam_size
         self.votes = settings.votes
         self.max_length = settings.max_caption_length
         self.rules = Rules(settings.min_length, settings.no_repeat_ngram)
+        constraints = constraints_of(vocabulary, settings) if vocabulary and settings.is_constrained else Constraints()
+        self.phrases = PhraseRules(constraints, self.max_length)
         self.length_penalty = self.add_weight(
             name="length_penalty",
             initializer=keras.initializers.Constant(settings.length_penalty),
@@ -63,9 +83,12 @@ class Search(keras.Model):
             "length_penalty": ops.convert_to_tensor(self.length_penalty),
             "rules": self.rules,
             "keep_trace": self.judge is not None,
+            "phrases": self.phrases,
         }
-        if self.beam_size == 1:
-            found = greedy_search(*start, **options)
-        else:
-            found = beam_search(*start, beam_size=self.beam_size, **options)
+        if self.beam_size == self.phrases.banks == 1:
+            return greedy_search(*start, **options)
+        beams = max(self.beam_size, self.phrases.banks)
+        found = beam_search(*start, beam_size=beams, **options)
+        if beams > self.beam_size:
+            found = keras.tree.map_structure(lambda part: part[:, : self.beam_size], found)
         return consensus(found) if self.votes else found

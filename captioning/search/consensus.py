@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from captioning.search.hypotheses import BANNED, IMPOSSIBLE, Hypotheses
-from captioning.search.state import loop_while, pick, pick_trace
+from captioning.search.state import loop_while, pick, pick_nest
 from captioning.words.vocabulary import END, UNK
 
 # A vote weighs p to this power, which was chosen on Flickr8k dev. With 1 a few captions have nearly all the weight.
@@ -58,7 +58,7 @@ def consensus(found: Hypotheses) -> Hypotheses:
         tokens=pick(tokens, order),
         log_probs=ops.take_along_axis(log_probs, order, axis=1),
         scores=ops.take_along_axis(ops.where(has_ended, agreement, scores), order, axis=1),
-        trace=pick_trace(trace, order),
+        trace=pick_nest(trace, order),
     )
 
 

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from captioning.search.hypotheses import NO_TRACE, Hypotheses, Step, Trace
+from captioning.search.phrases import FREE, PhraseRules
 from captioning.search.rules import PLAIN, Rules, entropy, score
 from captioning.search.state import loop_while, put
 from captioning.words.vocabulary import END, PAD, START
@@ -23,6 +24,7 @@ class GreedyState(NamedTuple):
     done: Any  # bool (B,): whether the caption has ended
     log_probs: Any  # float32 (B,): log p of the words so far
     trace: Any  # (B, L): the trace of the words so far, if it is kept
+    progress: Any  # (B, ...): how far the captions have come with phrases, if there are rules of phrases
     decoder: Any  # the decoder's state, a nest of (B, ...)
 
 
@@ -34,11 +36,13 @@ def greedy_search(
     length_penalty: float = 1.0,
     rules: Rules = PLAIN,
     keep_trace: bool = False,
+    phrases: PhraseRules = FREE,
 ) -> Hypotheses:
     """The caption that greedy search finds for each image, as ``Hypotheses`` with K = 1.
 
     ``state``: the decoder's state before the first word, of ``batch`` images. ``max_length``: words of the longest
     caption. ``length_penalty`` may be a scalar tensor. ``keep_trace``: also give the ``Trace`` of each caption.
+    ``phrases`` must require none: the best next word rarely leads to one, so these need ``beam_search``.
     """
     length = max_length + 1
 
@@ -47,7 +51,7 @@ def greedy_search(
 
     def advance(now: GreedyState) -> GreedyState:
         logits, decoder = step(now.last, now.decoder)
-        log_p = rules.log_probabilities(logits, now.tokens, now.t)
+        log_p = phrases.ban(rules.log_probabilities(logits, now.tokens, now.t), now.progress, now.t)
         best_log_p = ops.max(log_p, axis=-1)
         # argmax of integers: on floats, Keras' argmax tells -0 from 0 by their bits, and exported graphs cannot.
         best = ops.cast(ops.argmax(ops.cast(log_p == best_log_p[:, None], "int32"), axis=-1), "int32")
@@ -62,6 +66,7 @@ def greedy_search(
             done=ops.logical_or(stops, best == END),
             log_probs=ops.where(stops, now.log_probs, now.log_probs + best_log_p),
             trace=_traced(now.trace, now.t, stops, best_log_p, log_p),
+            progress=phrases.read(now.progress, best),
             decoder=decoder,
         )
 
@@ -72,6 +77,7 @@ def greedy_search(
         done=ops.zeros((batch,), dtype="bool"),
         log_probs=ops.zeros((batch,), dtype="float32"),
         trace=Trace(*[ops.zeros((batch, length), dtype="float32")] * 2) if keep_trace else NO_TRACE,
+        progress=phrases.first(batch),
         decoder=state,
     )
     found = loop_while(goes_on, advance, first)

@@ -61,9 +61,14 @@ def pick(tokens, order):
     return ops.take(ops.reshape(tokens, (-1, length)), first + order, axis=0)
 
 
-def pick_trace(trace, order):
-    """``pick`` for a trace ``(B, K, L)``, or for one that is not kept."""
-    return keras.tree.map_structure(lambda part: pick(part, order), trace)
+def pick_nest(nest, order):
+    """``pick`` for a nest of tensors ``(B, K, ...)``, such as a trace, which has none if it is not kept."""
+    return keras.tree.map_structure(lambda part: pick(part, order), nest)
+
+
+def merge_beams(nest):
+    """A nest of tensors ``(B, K, ...)`` as one of ``(B * K, ...)``."""
+    return keras.tree.map_structure(lambda part: ops.reshape(part, (-1, *part.shape[2:])), nest)
 
 
 def join_traces(one, other):
