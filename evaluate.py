@@ -300,6 +300,7 @@ def fit_model(args: Namespace, typed: dict[str, Any]) -> None:
     captioner = Captioner.load(path, with_confidence=False)
     config = resolve_trained(args, captioner.config)
     refuse_idle_consensus([config])
+    captioner.check(config)
     dataset = load_dataset(config)
     training = dataset.split("train")  # a data set without this split is refused before the long work
     parts = find_parts(captioner, config, dataset, args, typed)
@@ -381,6 +382,7 @@ def score_models(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -
     captioner = load_captioners(models, args.views)
     config = resolve_trained(args, captioner.config)
     searches = find_searches(args.beam_sizes, config)
+    captioner.check(config)
     dataset = load_dataset(config)
     parts = find_parts(captioner, config, dataset, args, typed)
     training = training_captions(dataset)
@@ -468,7 +470,16 @@ def row_of_all(
 def label_of(row: ScoreRow, search: Config) -> str:
     """The label in the names of the files of one decoding. They belong to one data set, or to several together."""
     return "-".join(
-        filter(None, (row.split, row.dataset, f"beam{search.beam_size}", "consensus" if search.votes else ""))
+        filter(
+            None,
+            (
+                row.split,
+                row.dataset,
+                f"beam{search.beam_size}",
+                "consensus" if search.votes else "",
+                "constrained" if search.is_constrained else "",
+            ),
+        )
     )
 
 

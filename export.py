@@ -71,6 +71,7 @@ def main() -> int:
     captioner = Captioner.load(Path(args.model))
     config = resolve_trained(args, captioner.config)
     refuse_idle_consensus([config])
+    captioner.check(config)
     written = []
     for kind, int8, folder in exports:
         write_export(captioner, config, kind, folder, int8)

@@ -38,9 +38,13 @@ from captioning.pictures.loading import view
 from captioning.search.compiled import Search
 from captioning.search.hypotheses import IMPOSSIBLE
 from captioning.storage import bundles
+from captioning.words.constraints import asking, check_constraints
 from captioning.words.padding import pad
 from captioning.words.vocabulary import Vocabulary
 from config import Config, DecodingSettings
+
+# Searches with constraints that a captioner keeps compiled, the last ones. Each other constraint needs another search.
+_KEPT = 8
 
 # The features of one search: a float array (B, R, D), or for an ensemble a tuple of such arrays.
 Features = np.ndarray | tuple[np.ndarray, ...]
@@ -97,19 +101,37 @@ class Captioner:
         return self._encode(pixels).astype(self.config.feature_dtype)
 
     def caption(
-        self, features: Features | FeatureBatches | EnsembleBatches, decoding: DecodingSettings | None = None
+        self,
+        features: Features | FeatureBatches | EnsembleBatches,
+        decoding: DecodingSettings | None = None,
+        *,
+        prefix: str | None = None,
+        force_words: Sequence[str | Sequence[str]] | None = None,
+        bad_words: Sequence[str] | None = None,
     ) -> list[list[Caption]]:
         """The captions of each image, best first: ``beam_size`` of them, or fewer if fewer sentences are possible.
 
         ``features``: a float array ``(B, R, D)`` that is searched at once, or batches from a store. The last batch may
         be filled up with copies of its last image, which get captions too. ``decoding``: the settings of the search;
         None: those of the run.
+
+        The others take the place of settings. ``prefix``: the words that every caption starts with. ``force_words``
+        (``include``): the words and phrases that every caption contains; a list of phrases means one of them.
+        ``bad_words`` (``exclude_words``): the words and phrases that no caption contains. Other words need another
+        search, which is compiled first. Raises UserError if no caption can be as they ask, or if none is found.
         """
         if not len(features):
             return []
-        decoding = decoding or self.config
+        decoding = asking(decoding or self.config, prefix, force_words, bad_words)
         found = _run(self._search(decoding), features, decoding)  # (B, K, L), (B, K), (B, K), perhaps (B, K)
         return [self._spelled(*image) for image in zip(*found, strict=True)]
+
+    def check(self, decoding: DecodingSettings) -> None:
+        """Raise UserError if no caption can hold the words that ``decoding`` asks for.
+
+        Excluded words that the captioner does not know are named on stderr.
+        """
+        check_constraints(self.vocabulary, decoding)
 
     def observe(
         self, features: FeatureBatches, subspace: Subspace, decoding: DecodingSettings | None = None
@@ -120,7 +142,7 @@ class Captioner:
         ``decoding`` are as in ``caption``. ``subspace``: where the training pictures lie.
         """
         decoding = decoding or self.config
-        search = Search(self.decoder, decoding, Signals(subspace))
+        search = Search(self.decoder, decoding, Signals(subspace), self.vocabulary)
         search.compile()
         *found, signals = _run(search, features, decoding)
         return [self._spelled(*image)[0] for image in zip(*found, strict=True)], signals[:, 0]
@@ -146,7 +168,11 @@ class Captioner:
         """The compiled search with these settings. The length penalty is a variable, so no value needs a new search."""
         key = (id(self.confidence), *(decoding.decoding() | {"length_penalty": None}).values())
         if key not in self._searches:
-            search = Search(self.decoder, decoding, self.confidence)
+            if decoding.is_constrained:
+                constrained = [key for key, search in self._searches.items() if search.phrases.is_constrained]
+                for old in constrained[: -_KEPT + 1]:
+                    del self._searches[old]
+            search = Search(self.decoder, decoding, self.confidence, self.vocabulary)
             search.compile()
             self._searches[key] = search
         return self._searches[key]
@@ -240,29 +266,43 @@ class Ensemble(Captioner):
         return tuple(features for digest in self._digests for features in found[digest])
 
     def caption(
-        self, features: Features | FeatureBatches | EnsembleBatches, decoding: DecodingSettings | None = None
+        self,
+        features: Features | FeatureBatches | EnsembleBatches,
+        decoding: DecodingSettings | None = None,
+        **words: Any,
     ) -> list[list[Caption]]:
         """The captions of each image, best first, as ``Captioner.caption`` gives them.
 
         ``features``: a tuple as ``encode`` gives it, or batches of such tuples from several stores.
+        ``words``: prefix, force_words and bad_words.
         Raises UserError if the captions may become longer than a captioner can process.
         """
         for member in self.members:
             refuse_longer(member.config, decoding or self.config)
         if isinstance(features, tuple) and not len(features[0]):
             return []
-        return super().caption(features, decoding)
+        return super().caption(features, decoding, **words)
 
 
 def _run(
     search: Search, features: Features | FeatureBatches | EnsembleBatches, decoding: DecodingSettings
 ) -> list[np.ndarray]:
-    """The parts that ``search`` gives for ``features``: tokens, log_probs, scores and perhaps what its judge says."""
+    """The parts that ``search`` gives for ``features``: tokens, log_probs, scores and perhaps what its judge says.
+
+    Raises UserError if an image has no caption that is as the settings ask.
+    """
     search.length_penalty.assign(decoding.length_penalty)
     if isinstance(features, keras.utils.PyDataset):
-        return [np.asarray(part) for part in search.predict(features, verbose=0)]
-    # For one batch, predict would take about as long to prepare as the search takes.
-    return [np.asarray(part) for part in search.predict_on_batch(features)]
+        found = [np.asarray(part) for part in search.predict(features, verbose=0)]
+    else:  # for one batch, predict would take about as long to prepare as the search takes
+        found = [np.asarray(part) for part in search.predict_on_batch(features)]
+    if search.phrases.is_constrained and (found[1][:, 0] <= IMPOSSIBLE).any():
+        raise UserError(
+            "include, prefix, exclude_words: no caption was found that is as they ask; ask for fewer words, or set "
+            f"no_repeat_ngram to 0 and max_caption_length higher (they are {decoding.no_repeat_ngram} and "
+            f"{decoding.max_caption_length})"
+        )
+    return found
 
 
 def load_captioners(paths: Sequence[Path], views: int = 1) -> Captioner:

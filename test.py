@@ -10,6 +10,8 @@
     python test.py holiday/ --output captions.jsonl         # a whole folder; the same command goes on with it
     python test.py holiday/ --output captions.csv           # the same for spreadsheet programs
     python test.py holiday/ --min-confidence 0.5            # only captions that are probably right
+    python test.py photo.jpg --prefix "a photo of"          # words that the caption starts with
+    python test.py photo.jpg --include cat,orange --exclude-words dog --beam-size 10
 
 A captioner with a confidence also says how probable it is that a caption is right, such as [82%]. Captions below the
 captioner's own threshold are marked (unsure). evaluate.py --fit-confidence gives a captioner its confidence.
@@ -179,6 +181,7 @@ def refuse_conflicts(args: Namespace) -> None:
 def refuse_impossible(args: Namespace, captioner: "Captioner", config: Config) -> None:
     """Raise UserError for options that this captioner cannot follow."""
     refuse_idle_consensus([config])
+    captioner.check(config)
     if not 1 <= args.best <= config.beam_size:
         raise UserError(f"--best: {args.best} captions need a --beam-size of at least that; it is {config.beam_size}")
     if args.min_confidence is not None and captioner.confidence is None:

@@ -62,6 +62,35 @@ def test_features_and_captions(saved):
     assert made.caption(features[3:4])[0][0].text == made.caption(features)[3][0].text
 
 
+@pytest.mark.slow
+def test_captions_hold_the_words_that_are_asked_for(saved):
+    made = saved[0]
+    features = made.encode(pixels(4))
+    free = made.caption(features)
+    said = {word for found in free for caption in found for word in caption.text.split()}
+    for caption in (c for found in made.caption(features, bad_words=sorted(said)) for c in found):
+        assert not said & set(caption.text.split())
+    options = {"prefix": "word3 word4", "force_words": [["word7 word8", "word9"], "word10"]}
+    for found in made.caption(features, made.config.with_overrides({"beam_size": 1}), **options):
+        (caption,) = found
+        assert caption.text.startswith("word3 word4 ")
+        assert ("word7 word8" in caption.text or "word9" in caption.text) and "word10" in caption.text
+    assert made.caption(features) == free
+    with pytest.raises(UserError, match="no caption was found that is as they ask"):
+        once = made.config.with_overrides({"no_repeat_ngram": 1})
+        made.caption(features, once, force_words=["word1 word2", "word2 word1"])
+
+
+def test_the_last_searches_with_asked_words_are_kept(saved):
+    made = Captioner(saved[0].config, WORDS, saved[0].encoder, saved[0].decoder)
+    plain = made._search(made.config)
+    asked = [made.config.with_overrides({"prefix": f"word{i}"}) for i in range(12)]
+    searches = [made._search(config) for config in asked]
+    assert len(made._searches) == 1 + 8
+    assert [made._search(config) for config in (made.config, *asked[4:])] == [plain, *searches[4:]]
+    assert made._search(asked[0]) is not searches[0]
+
+
 @pytest.mark.parametrize(
     "decoder",
     [

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from model import Caption, Captioner
 
 # Settings that older files do not name, because they did not exist: what was done then.
-_FORMER_SETTINGS = {"views": 1, "consensus": False}
+_FORMER_SETTINGS = {"views": 1, "consensus": False, "prefix": "", "include": [], "exclude_words": []}
 
 
 def list_pictures(folder: Path, finder: Finder | None = None) -> list[str]:
@@ -205,6 +205,7 @@ def _begin(output: Path, settings: dict[str, Any], form: Form) -> None:
         begun = load_json(beside, dict)
         for name, value in _FORMER_SETTINGS.items():
             begun.setdefault(name, value)
+        settings = json.loads(json.dumps(settings))  # with lists in place of tuples, as the file has them
         changes = [
             f"{name} was {begun.get(name)}, now {value}" for name, value in settings.items() if begun.get(name) != value
         ]

@@ -88,7 +88,8 @@ def _traced(captioner: Captioner, decoding: DecodingSettings, batch: int | None)
     import tensorflow as tf
 
     size = captioner.config.image_size
-    module, search = tf.Module(), Search(captioner.decoder, decoding, captioner.confidence)
+    module = tf.Module()
+    search = Search(captioner.decoder, decoding, captioner.confidence, captioner.vocabulary)
     encoder, _ = fold(captioner.encoder)
     module.weights = [weight.value for part in (encoder, search) for weight in part.variables]
     pixels = tf.TensorSpec((batch, size, size, 3), tf.uint8, name="pixels")

@@ -73,7 +73,15 @@ class Search(keras.Model):
 
     def call(self, features):
         found = self.search(features)
-        return tuple(found[:3]) if self.judge is None else (*found[:3], self.judge(features, found))
+        return tuple(found[:3]) if self.judge is None else (*found[:3], self.judge(features, self._chosen(found)))
+
+    def _chosen(self, found: Hypotheses) -> Hypotheses:
+        """``found`` without the prefix, which the model did not choose. It says nothing about how sure the model was."""
+        skipped = self.phrases.prefix_length
+        if not skipped:
+            return found
+        tokens, trace = keras.tree.map_structure(lambda part: part[:, :, skipped:], (found.tokens, found.trace))
+        return found._replace(tokens=tokens, trace=trace)
 
     def search(self, features) -> Hypotheses:
         """The captions of ``features``, best first."""

@@ -128,31 +128,37 @@ class PhraseRules:
     def __init__(self, constraints: Constraints, max_length: int):
         """``max_length``: words of the longest caption."""
         self._last = max_length - 1
-        self._required = Required(constraints.required) if constraints.required else None
-        self._forbidden = _Forbidden(constraints.forbidden) if constraints.forbidden else None
+        self.required = Required(constraints.required) if constraints.required else None
+        self._forbidden = _Forbidden(constraints.forbidden) if constraints.forbidden is not None else None
         self._prefix = constraints.prefix
         self._goes_on = constraints.goes_on
 
     @property
-    def required(self) -> Required | None:
-        return self._required
+    def is_constrained(self) -> bool:
+        """Whether there is any rule."""
+        return bool(self._prefix or self.required or self._forbidden)
+
+    @property
+    def prefix_length(self) -> int:
+        """Tokens of the prefix."""
+        return len(self._prefix)
 
     @property
     def banks(self) -> int:
         """How many captions of an image must grow together, so that one of them comes to hold all required phrases."""
-        return self._required.banks if self._required else 1
+        return self.required.banks if self.required else 1
 
     def first(self, *rows) -> Progress:
         """The progress before the first token."""
         return Progress(
-            self._required.first(*rows) if self._required else (),
+            self.required.first(*rows) if self.required else (),
             self._forbidden.first(*rows) if self._forbidden else (),
         )
 
     def read(self, progress: Progress, tokens) -> Progress:
         """The progress after ``tokens`` int32 ``(...)``."""
         return Progress(
-            self._required.read(progress.required, tokens) if self._required else (),
+            self.required.read(progress.required, tokens) if self.required else (),
             self._forbidden.read(progress.forbidden, tokens) if self._forbidden else (),
         )
 

@@ -146,7 +146,14 @@ class SelfCritic:
         self.trainer, self.batches, self.rewards, self.config = trainer, batches, rewards, config
         self.sampler = Sampler(trainer.decoder, config.max_caption_length)
         # The greedy caption follows the rules of drawing, not those of captioning.
-        plain = {"beam_size": 1, "min_length": 1, "no_repeat_ngram": 0}
+        plain = {
+            "beam_size": 1,
+            "min_length": 1,
+            "no_repeat_ngram": 0,
+            "prefix": "",
+            "include": (),
+            "exclude_words": (),
+        }
         self.greedy = Search(trainer.decoder, config.with_overrides(plain))
 
     def epoch(self, epoch: int) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import difflib
 import sys
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,23 @@ class Wanted(NamedTuple):
     prefix: list[str]
     include: list[list[list[str]]]  # alternatives of each required phrase
     exclude: list[list[str]]
+
+
+def asking(
+    settings: DecodingSettings,
+    prefix: str | None,
+    force_words: Sequence[str | Sequence[str]] | None,
+    bad_words: Sequence[str] | None,
+) -> DecodingSettings:
+    """``settings`` with other words to ask for, under the names of Hugging Face. None leaves a setting as it is."""
+    changes: dict[str, Any] = {}
+    if prefix is not None:
+        changes["prefix"] = prefix
+    if force_words is not None:
+        changes["include"] = tuple(each if isinstance(each, str) else OR.join(each) for each in force_words)
+    if bad_words is not None:
+        changes["exclude_words"] = tuple(bad_words)
+    return settings.model_copy(update=changes) if changes else settings
 
 
 def constraints_of(vocabulary: Vocabulary, settings: DecodingSettings) -> Constraints:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -242,13 +243,23 @@ def test_lines_made_with_other_settings_are_not_mixed(tmp_path, name):
     assert captions_of(output) == wanted(folder)
 
 
-@pytest.mark.parametrize(("name", "former", "other"), [("views", 1, 4), ("consensus", False, True)])
+@pytest.mark.parametrize(
+    ("name", "former", "other"),
+    [
+        ("views", 1, 4),
+        ("consensus", False, True),
+        ("prefix", "", "a"),
+        ("include", (), ("a",)),
+        ("exclude_words", (), ("a",)),
+    ],
+)
 def test_a_file_from_before_there_was_a_setting_has_its_default(tmp_path, name, former, other):
     folder = make_pictures(tmp_path / "album", 2)
     output = tmp_path / "captions.jsonl"
     caption(folder, output)
     caption(folder, output, settings=SETTINGS | {name: former})
-    with pytest.raises(UserError, match=f"{name} was {former}, now {other}"):
+    told = re.escape(f"{name} was {json.loads(json.dumps(former))}, now {json.loads(json.dumps(other))}")
+    with pytest.raises(UserError, match=told):
         caption(folder, output, settings=SETTINGS | {name: other})
 
 
@@ -322,7 +333,8 @@ def test_what_decides_the_captions_is_told_apart(tmp_path):
         *(
             made_with(tmp_path, models, CONFIG.with_overrides({name: value}), 1)
             for name, value in {
-                "beam_size": 5, "length_penalty": 0.5, "no_repeat_ngram": 2, "min_length": 3, "max_caption_length": 9
+                "beam_size": 5, "length_penalty": 0.5, "no_repeat_ngram": 2, "min_length": 3, "max_caption_length": 9,
+                "prefix": "a photo of", "include": ["cat"], "exclude_words": ["dog"],
             }.items()
         ),
     ]  # fmt: skip

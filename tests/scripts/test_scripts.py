@@ -338,6 +338,29 @@ def test_a_beam_may_decide_by_consensus(data, trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_captions_hold_the_words_that_are_asked_for(data, tiny, attentive, tmp_path):
+    pictures, model = data[0] / "pictures", ["--model", attentive]
+    asked = ["--prefix", "A red", "--include", "green|gray,picture", "--exclude-words", "a a,gren"]
+    refused("test", pictures, *model, *asked, mentions=r"include: .* does not know 'gray'")
+    asked[3] = "green,picture"
+    outcome = script("test", pictures, *model, *asked, "--output", tmp_path / "captions.jsonl")
+    assert outcome.status == 0, outcome.err
+    assert "note: exclude_words: no caption has 'gren' (did you mean green?) anyway\n" in outcome.err
+    lines = [json.loads(line) for line in (tmp_path / "captions.jsonl").read_text().splitlines()]
+    assert len(lines) == 12
+    for words in (line["captions"][0]["caption"].split() for line in lines):
+        assert words[:2] == ["a", "red"]
+        assert {"green", "picture"} <= set(words)
+        assert ("a", "a") not in zip(words, words[1:], strict=False)
+    other = [pictures, *model, *asked[:2], "--output", tmp_path / "captions.jsonl"]
+    refused("test", *other, mentions=r"include was \['green', 'picture'\], now \[\]")
+    scored = script("evaluate", *model, *asked, "--split", "test", "--beam-sizes", "1", "--output", tmp_path)
+    assert "| greedy, constrained |" in scored.out, scored
+    assert (tmp_path / "predictions-test-beam1-constrained.json").exists()
+    refused("train", *data[1], *tiny, "--prefix", "a giraffe", mentions="prefix: .* does not know 'giraffe'")
+
+
+@pytest.mark.slow
 def test_several_views_decode_as_one(data, attentive, tmp_path):
     """What evaluate reads from stores is what test.py sees in the picture."""
     options = ["--model", attentive, "--views", "4", "--beam-size", "2"]

@@ -1,5 +1,6 @@
 """Greedy and beam search against plain-Python references, on scripted step functions over a tiny vocabulary."""
 
+import itertools
 from collections import Counter
 from typing import Any, NamedTuple
 

@@ -153,6 +153,7 @@ class CaptionerStage(Stage):
 
     def make_model(self, prepared: Prepared, vocabulary: Vocabulary, run: Run, initial: Captioner | None) -> Captioner:
         captioner = Captioner.untrained(self.config, vocabulary, prepared.encoder, run.pretrained())
+        captioner.check(self.config)  # dev is captioned as the settings say
         if initial:
             take_weights(captioner.decoder, initial.decoder)
         return captioner
