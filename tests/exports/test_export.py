@@ -90,11 +90,31 @@ def test_a_savedmodel_captions_as_the_original(merged):
     assert exported.about["decoding"] == {
         "beam_size": 3,
         "consensus": False,
+        "exclude_words": [],
+        "include": [],
         "length_penalty": 0.7,
         "max_caption_length": 6,
         "min_length": 3,
         "no_repeat_ngram": 2,
+        "prefix": "",
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "beam_size"), [("savedmodel", 1), ("litert", 3), ("onnx", 3)])
+def test_every_format_carries_the_words_that_are_asked_for(make, tmp_path, kind, beam_size):
+    for library in KINDS[kind].libraries:
+        pytest.importorskip(library)
+    captioner = make(decoder="merge")
+    asked = {"prefix": "a", "include": ["word3", "dog|word5 word6"], "exclude_words": ["word7", "word1 word2"]}
+    config = captioner.config.with_overrides({"beam_size": beam_size, **asked})
+    write_export(captioner, config, kind, tmp_path / kind)
+    exported = Exported(tmp_path / kind)
+    assert_same(exported, captioner, config)
+    assert exported.about["decoding"]["include"] == asked["include"]
+    words = exported.captions(pixels(1)[0])[0].split()
+    assert words[0] == "a"
+    assert "word3" in words
 
 
 def assert_as_sure(exported: Exported, captioner: Captioner, config: Config) -> None:

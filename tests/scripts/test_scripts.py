@@ -351,7 +351,7 @@ def test_captions_hold_the_words_that_are_asked_for(data, tiny, attentive, tmp_p
     for words in (line["captions"][0]["caption"].split() for line in lines):
         assert words[:2] == ["a", "red"]
         assert {"green", "picture"} <= set(words)
-        assert ("a", "a") not in zip(words, words[1:], strict=False)
+        assert "a a" not in " ".join(words)
     other = [pictures, *model, *asked[:2], "--output", tmp_path / "captions.jsonl"]
     refused("test", *other, mentions=r"include was \['green', 'picture'\], now \[\]")
     scored = script("evaluate", *model, *asked, "--split", "test", "--beam-sizes", "1", "--output", tmp_path)
