@@ -100,8 +100,13 @@ def test_a_savedmodel_captions_as_the_original(merged):
     }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "beam_size"), [("savedmodel", 1), ("litert", 3), ("onnx", 3)])
+@pytest.mark.parametrize(
+    ("kind", "beam_size"),
+    [
+        pytest.param("litert", 3, marks=pytest.mark.slow),
+        *(pytest.param(*each, marks=pytest.mark.weekly) for each in (("savedmodel", 1), ("onnx", 3))),
+    ],
+)
 def test_every_format_carries_the_words_that_are_asked_for(make, tmp_path, kind, beam_size):
     for library in KINDS[kind].libraries:
         pytest.importorskip(library)
