@@ -166,6 +166,7 @@ def test_as_many_beams_as_required_words_and_one_are_enough():
         assert log_p <= IMPOSSIBLE or is_as_asked(LETTERS, row, include=("a b", "a c"))
 
 
+@pytest.mark.slow
 def test_required_words_that_the_prefix_holds_change_nothing():
     plain, again = (
         search(rare(), 5, 3, phrases=rules(LETTERS, 5, prefix="c a", include=include)) for include in ((), ("a",))
