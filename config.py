@@ -71,6 +71,7 @@ Layout = Literal[
     "cocostyle",
 ]
 CocoYear = Literal["2014", "2017"]
+DemoLanguage = Literal["english", "chinese", "hindi"]
 # The layouts that may come without splits, which are then drawn.
 _DRAWN = ("folder", "flickr30k", "kaggle", "imagefolder", "sidecars", "cocostyle")
 
@@ -143,6 +144,12 @@ class DataSettings(BaseModel):
         ge=20,
         le=1_000_000,
     )
+    demo_language: DemoLanguage = setting(
+        "english",
+        "language of the captions of the scenes. With chinese or hindi set words to unicode",
+        only={"dataset": ("demo",)},
+        tolerated=True,
+    )
     download_urls: tuple[str, ...] = setting(
         (),
         "where preprocessing.py --download finds the archives of the data set, comma-separated; unset: where they are "
@@ -212,6 +219,7 @@ class MixtureSettings(BaseModel):
     test_fraction: OneOrMore[float] = of_each(DataSettings, "test_fraction")
     split_seed: OneOrMore[int] = of_each(DataSettings, "split_seed")
     demo_images: OneOrMore[int] = of_each(DataSettings, "demo_images")
+    demo_language: OneOrMore[DemoLanguage] = of_each(DataSettings, "demo_language")
     # These are lists already, so they belong to a single data set.
     download_urls: tuple[str, ...] = of_each(DataSettings, "download_urls")
     download_checksums: tuple[str, ...] = of_each(DataSettings, "download_checksums")
@@ -384,6 +392,13 @@ class CaptionSettings(BaseModel):
     max_caption_length: int = setting(
         30, "most words of a caption. Training cuts longer captions, and decoding stops there", ge=1, le=1000
     )
+    words: Literal["treebank", "unicode", "characters"] = setting(
+        "treebank",
+        "how captions are split into words, for vocabulary, models and scores. treebank: as the COCO evaluation splits "
+        "English; unicode: by the word boundaries of Unicode (UAX #29), for any language; characters: each character "
+        "is a word. For WordPieces of a multilingual BERT: unicode, with vocabulary=wordpieces",
+        fixed="model",
+    )
     vocabulary: Literal["words", "wordpieces"] = setting(
         "words",
         "units of a caption: words, or WordPieces of bert, which compose rare words. min_length, max_caption_length "
@@ -397,6 +412,12 @@ class CaptionSettings(BaseModel):
         ge=1,
         le=10**9,
     )
+
+    @model_validator(mode="after")
+    def _check_words(self) -> Self:
+        if self.words == "characters" and self.vocabulary == "wordpieces":
+            raise ValueError("words: characters have no parts, so vocabulary=wordpieces needs treebank or unicode")
+        return self
 
 
 class DecoderSettings(CaptionSettings):
@@ -555,7 +576,8 @@ class BatchSettings(CaptionSettings, MachineSettings):
     )
     mirror: bool = setting(
         False,
-        "train on mirrored images too, half of the time. Captions that say left or right never get a mirrored image. "
+        "train on mirrored images too, half of the time. Captions that say left or right never get a mirrored image, "
+        "in English and the languages of captioning/words/sides.py. "
         "With a frozen encoder mirrored images have feature stores of their own",
         fixed="training",
     )

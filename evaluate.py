@@ -50,7 +50,7 @@ from captioning.data.records import SPLIT_NAMES, CaptionDataset, ImageRecord, Re
 from captioning.features.looks import further_views
 from captioning.metrics import java
 from captioning.metrics.cider import cider_d
-from captioning.metrics.protocols import PROTOCOLS
+from captioning.metrics.protocols import PROTOCOLS, measure
 from captioning.metrics.right import cider_of_people, is_right
 from captioning.reports.attention import attention_statistics
 from captioning.reports.comparison import comparison_table, find_sides
@@ -58,8 +58,9 @@ from captioning.reports.reliability import confidence_figure
 from captioning.reports.rows import AttentionStatistics, ScoreRow, rows_text
 from captioning.reports.scoring import score, together, training_captions
 from captioning.reports.tables import score_table
+from captioning.words.splitting import SPLITTINGS, TREEBANK, Splitting
 from config import TOGETHER, Config, DataSettings, MixtureSettings, search_name
-from preprocessing import load_dataset, prepare
+from preprocessing import load_dataset, prepare, report_unspaced
 
 if TYPE_CHECKING:
     from captioning.features.batches import FeatureBatches
@@ -227,11 +228,24 @@ def refuse_beside_fit(args: Namespace, tools: Sequence[str]) -> None:
         raise UserError(f"--unsure-below: {args.unsure_below} is no probability; give a number from 0 to 1")
 
 
-def load_single(args: Namespace, typed: dict[str, Any], option: str) -> tuple[CaptionDataset, DataSettings]:
-    """What captions in files are scored against: the data set, or the references without pictures. Its settings.
+def refuse_unmeasured(args: Namespace, tools: Sequence[str], splitting: Splitting) -> None:
+    """Raise UserError for measures that know the splitting treebank only, if captions are split in another way."""
+    if splitting is TREEBANK:
+        return
+    if tools:
+        raise UserError(f"--java: these programs are made for English, and words is {splitting.name}; leave out --java")
+    if args.protocol == "seed":
+        raise UserError(f"--protocol: seed splits captions at spaces, and words is {splitting.name}; leave it out")
 
-    Raises UserError for several data sets, and for a data set beside references.
+
+def load_single(args: Namespace, typed: dict[str, Any], option: str) -> tuple[CaptionDataset, DataSettings, Splitting]:
+    """What captions in files are scored against: the data set, or the references without pictures.
+
+    Also gives the settings of the data set, and how captions are split. Raises UserError for several data sets, and for
+    a data set beside references.
     """
+    config = Config().with_overrides(typed)
+    splitting = SPLITTINGS[config.words]
     if args.references:
         if named := [name for name in typed if name in own_fields(MixtureSettings)]:
             raise UserError(
@@ -240,12 +254,11 @@ def load_single(args: Namespace, typed: dict[str, Any], option: str) -> tuple[Ca
         warts = Warts()
         records = read_references(Path(args.references), warts)
         print_notes(warts)
-        return CaptionDataset(Path(args.references).stem, Records(records), ()), DataSettings()
-    config = Config().with_overrides(typed)
+        return CaptionDataset(Path(args.references).stem, Records(records), ()), DataSettings(), splitting
     dataset = load_dataset(config)
     if isinstance(dataset, MixedDataset):
         raise UserError(f"{option}: a file holds the captions of one data set; name it alone with --dataset")
-    return dataset, config.data_sets()[0]
+    return dataset, config.data_sets()[0], splitting
 
 
 def chosen(dataset: CaptionDataset, args: Namespace) -> Sequence[ImageRecord]:
@@ -262,26 +275,31 @@ def print_notes(warts: Warts) -> None:
 def compare_files(args: Namespace, typed: dict[str, Any]) -> None:
     """Print whether the captions of the two sides differ."""
     sides = find_sides(args.compare)
-    records = chosen(load_single(args, typed, "--compare")[0], args)
+    dataset, _, splitting = load_single(args, typed, "--compare")
+    records = chosen(dataset, args)
+    report_unspaced((text for record in records for text in record.captions), splitting)
     warts = Warts()
     first, second = ([read_predictions(path, records, warts) for path in side] for side in sides)
     print_notes(warts)
     for letter, side in zip("AB", sides, strict=True):
         print(f"{letter}: {', '.join(map(str, side))}")
-    print(f"{args.split or 'all'}, {len(records)} images\n")
-    print(comparison_table(first, second, records), end="")
+    by = "" if splitting is TREEBANK else f", protocol {measure('coco', splitting.name)}"
+    print(f"{args.split or 'all'}, {len(records)} images{by}\n")
+    print(comparison_table(first, second, records, splitting), end="")
 
 
 def score_file(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -> None:
     """Score the captions of a file."""
-    dataset, data = load_single(args, typed, "--predictions")
+    dataset, data, splitting = load_single(args, typed, "--predictions")
+    refuse_unmeasured(args, tools, splitting)
     path = Path(args.predictions)
     records = chosen(dataset, args)
+    report_unspaced((text for record in records for text in record.captions), splitting)
     warts = Warts()
     captions = read_predictions(path, records, warts)
     print_notes(warts)
-    training = training_captions(dataset) if args.split else ()
-    scores, _ = score(captions, records, args.protocol, data, training, tools)
+    training = training_captions(dataset, splitting) if args.split else ()
+    scores, _ = score(captions, records, args.protocol, data, training, tools, splitting)
     split = args.split or "all"
     row = ScoreRow(captioner=path.stem, split=split, protocol=args.protocol, decoding="as given", scores=scores)
     output = Path(args.output) if args.output else path.parent
@@ -304,14 +322,15 @@ def fit_model(args: Namespace, typed: dict[str, Any]) -> None:
     dataset = load_dataset(config)
     training = dataset.split("train")  # a data set without this split is refused before the long work
     parts = find_parts(captioner, config, dataset, args, typed)
-    references = [[record.captions for record in part.records] for part in parts]
+    split = captioner.vocabulary.split
+    references = [[[*map(split, record.captions)] for record in part.records] for part in parts]
     bound = args.right_cider if args.right_cider is not None else bound_of_people(references)
     subspace = training_subspace(captioner.encode, training, config)
     signals, right = [], []
     for part, of_people in zip(parts, references, strict=True):
         batches = feature_batches(part.stores[0], part.records, config)
         said, measured = captioner.observe(batches, subspace, config)
-        captions = [caption.text for caption in said[: len(part.records)]]
+        captions = [split(caption.text) for caption in said[: len(part.records)]]
         signals.append(measured[: len(part.records)])
         right.append(is_right(captions, of_people, cider_d(captions, of_people)[1], bound))
     confidence, trials = fit_confidence(
@@ -328,8 +347,8 @@ def fit_model(args: Namespace, typed: dict[str, Any]) -> None:
     print(f"\nwritten into the bundle of {path}", file=sys.stderr)
 
 
-def bound_of_people(references: Sequence[Sequence[Sequence[str]]]) -> float:
-    """The CIDEr, times 100, that three of four captions by people reach. ``references``: by data set and image.
+def bound_of_people(references: Sequence[Sequence[Sequence[list[str]]]]) -> float:
+    """The CIDEr, times 100, that three of four captions by people reach. ``references``: words, by data set and image.
 
     Raises UserError if all images have one reference only.
     """
@@ -381,11 +400,13 @@ def score_models(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -
     models = [Path(path) for path in args.model]
     captioner = load_captioners(models, args.views)
     config = resolve_trained(args, captioner.config)
+    splitting = captioner.vocabulary.splitting
+    refuse_unmeasured(args, tools, splitting)
     searches = find_searches(args.beam_sizes, config)
     captioner.check(config)
     dataset = load_dataset(config)
     parts = find_parts(captioner, config, dataset, args, typed)
-    training = training_captions(dataset)
+    training = training_captions(dataset, splitting)
     folder = models[0] if models[0].is_dir() else models[0].parent
     output = Path(args.output) if args.output else folder / "evaluation"
     name = " + ".join(map(name_of, models)) + (f", {args.views} views" if args.views > 1 else "")
@@ -402,7 +423,7 @@ def score_models(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -
             rows.append(captioned.row)
         if len(parts) > 1:
             sure = Sure.joined([each.sure for each in found[-1] if each.sure])
-            rows.append(row_of_all(found[-1], sure, training, tools))
+            rows.append(row_of_all(found[-1], sure, training, tools, splitting))
             draw_confidence(sure, label_of(rows[-1], search), output)
     write_scores(rows, output)
     if args.report:
@@ -427,12 +448,14 @@ def caption_part(
     name, training, tools = scoring
     said, seconds = caption_split(captioner, part.stores, part.records, search)
     captions = [caption.text for caption in said]
-    scores, cider = score(captions, part.records, args.protocol, part.data, training, tools)
+    splitting = captioner.vocabulary.splitting
+    scores, cider = score(captions, part.records, args.protocol, part.data, training, tools, splitting)
     looks = find_attention(captioner, part.stores[0], part.records, captions, search) if with_attention else None
     sure = None
     if captioner.confidence is not None:
-        references = [record.captions for record in part.records]
-        sure = Sure.of(captioner.confidence, captions, [caption.confidence for caption in said], references, cider)
+        references = [[*map(splitting.split, record.captions)] for record in part.records]
+        spoken = [*map(splitting.split, captions)]
+        sure = Sure.of(captioner.confidence, spoken, [caption.confidence for caption in said], references, cider)
     row = ScoreRow(
         captioner=name,
         split=args.split,
@@ -451,12 +474,16 @@ def caption_part(
 
 
 def row_of_all(
-    found: Sequence[Captioned], sure: Sure | None, training: Sequence[list[str]], tools: Sequence[str]
+    found: Sequence[Captioned],
+    sure: Sure | None,
+    training: Sequence[list[str]],
+    tools: Sequence[str],
+    splitting: Splitting,
 ) -> ScoreRow:
     """The scores of one decoding on several data sets together. ``sure``: the confidence in all their captions."""
     scored = [(each.captions, each.part.records, each.row.scores) for each in found]
     seconds = sum(each.row.decoding_seconds or 0 for each in found)
-    scores = together(scored, training, tools)
+    scores = together(scored, training, tools, splitting)
     return replace(
         found[0].row,
         dataset=TOGETHER,
@@ -606,7 +633,7 @@ def write_scores(rows: Sequence[ScoreRow], output: Path) -> None:
     print(text, end="")
     data_sets = {row.dataset for row in rows if row.dataset}
     alone = data_sets if len(data_sets) == 1 else set()  # only one of the several data sets of a run was scored
-    name = "-".join(["scores", rows[0].split, *alone, rows[0].protocol])
+    name = "-".join(["scores", rows[0].split, *alone, rows[0].measure])
     write(output / f"{name}.json", rows_text(rows))
     write(output / f"{name}.md", text)
 

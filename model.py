@@ -234,7 +234,10 @@ class Ensemble(Captioner):
         """``views``: how many views each captioner sees. Raises UserError if vocabularies or image sizes differ."""
         first = captioners[0]
         for member in captioners[1:]:
-            if member.vocabulary.words != first.vocabulary.words:
+            if (member.vocabulary.words, member.vocabulary.splitting) != (
+                first.vocabulary.words,
+                first.vocabulary.splitting,
+            ):
                 raise UserError(
                     "--model: these captioners have different words, so they cannot decode together; name captioners "
                     "that were trained on the same data"

@@ -11,7 +11,7 @@ kind of fault in the data. It can be interrupted at any moment and run again.
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ from captioning.data.mixture import MixedDataset, captions_of
 from captioning.data.records import SPLITS, CaptionDataset
 from captioning.embeddings.bert import read_wordpieces
 from captioning.features.looks import Look
+from captioning.words.splitting import SPLITTINGS, TREEBANK, Splitting, share_in_one_piece
 from captioning.words.vocabulary import Coverage, Vocabulary
 from config import Config, DecoderSettings, EncoderSettings, MixtureSettings
 
@@ -59,7 +60,19 @@ def fit_vocabulary(settings: DecoderSettings, dataset: CaptionDataset | MixedDat
     Raises UserError if there are no training captions, if no word is frequent enough, or if there is no such BERT.
     """
     captions = (caption for _, caption in dataset.split("train").captions())
-    return Vocabulary.fit(captions, settings.vocab_threshold, _wordpieces(settings))
+    splitting = SPLITTINGS[settings.words]
+    report_unspaced((caption for _, caption in dataset.split("train").captions()), splitting)
+    return Vocabulary.fit(captions, settings.vocab_threshold, _wordpieces(settings), splitting)
+
+
+def report_unspaced(captions: Iterable[str], splitting: Splitting) -> None:
+    """Say on stderr if many of ``captions`` are sentences without spaces that would count as one word each."""
+    if splitting is TREEBANK and (share := share_in_one_piece(captions)) > 0.1:
+        print(
+            f"note: words: {share:.0%} of the captions have sentences without spaces, and treebank takes each for one "
+            "word; --words unicode splits them",
+            file=sys.stderr,
+        )
 
 
 def _wordpieces(settings: DecoderSettings) -> Sequence[str]:

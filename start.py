@@ -1,7 +1,8 @@
 """Set up a virtual environment in .venv, and run the demo or the tests in it. Needs only Python 3.11 or newer.
 
-python3 start.py demo       # train, evaluate and caption on generated scenes: no data set, no download of weights
-python3 start.py test       # the tests
+python3 start.py demo           # train, evaluate and caption on generated scenes: no data set, no download of weights
+python3 start.py demo chinese   # the same with captions in Chinese; also hindi
+python3 start.py test           # the tests
 """
 
 import hashlib
@@ -16,6 +17,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 LOCK = "requirements.lock"
+LANGUAGES = ("chinese", "hindi")  # of the demo, besides English
 
 
 def set_up(extras: str) -> None:
@@ -45,24 +47,26 @@ def run(*arguments: str) -> None:
         sys.exit(status)
 
 
-def demo() -> None:
-    name = f"demo-{time.strftime('%Y%m%d-%H%M%S')}"
+def demo(language: str = "") -> None:
+    data = f"demo-{language}" if language else "demo"
+    name = f"{data}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = f"runs/{name}"
-    run("train.py", "--preset", "demo", "--name", name)
+    spoken = ["--demo-language", language, "--words", "unicode", "--data-dir", f"data/{data}"] if language else []
+    run("train.py", "--preset", "demo", *spoken, "--name", name)
     run("evaluate.py", "--model", folder, "--split", "test")
-    pictures = sorted((ROOT / "data/demo/images").glob("*.jpg"))[-3:]
+    pictures = sorted((ROOT / "data" / data / "images").glob("*.jpg"))[-3:]
     run("test.py", "--model", folder, "--pictures", f"{folder}/captioned", *map(str, pictures))
     print(f"\nthe run, its results row and captioned pictures: {folder}, {folder}/evaluation, {folder}/captioned")
 
 
 def main() -> None:
-    if sys.argv[1:] not in (["demo"], ["test"]):
+    if sys.argv[1:] not in (["demo"], *(["demo", language] for language in LANGUAGES), ["test"]):
         sys.exit(__doc__)
     if sys.version_info < (3, 11):  # noqa: UP036  any Python may start this script
         sys.exit(f"error: Python 3.11 or newer is needed; this is {sys.version.split()[0]}")
     if sys.argv[1] == "demo":
         set_up("")
-        demo()
+        demo(*sys.argv[2:])
     else:
         set_up("[dev,app]")
         run("-m", "pytest")

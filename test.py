@@ -45,7 +45,6 @@ from captioning.pictures.loading import UnreadableImage, load_image, open_source
 from captioning.pictures.metadata import write_caption
 from captioning.pictures.text_files import TextFiles
 from captioning.reports.figures import attention_maps, captioned, grid_side, read_picture, save
-from captioning.words.tokenizer import tokenize
 from config import POCKET, Config
 
 if TYPE_CHECKING:
@@ -227,7 +226,7 @@ def caption_pictures(args: Namespace, names: Sequence[str], captioner: "Captione
             draw("--pictures", args.pictures, source, captioned, 1200, texts)
         if found.weights is not None:
             side = grid_side(int(captioner.decoder.sizes["regions"]))
-            words = tokenize(texts[0])
+            words = captioner.vocabulary.split(texts[0])
             draw("--attention", args.attention, source, attention_maps, 480, words, found.weights[:-1], side)
     if unsaid:
         print(f"note: pictures without a caption of that --min-confidence: {unsaid:,}", file=sys.stderr)

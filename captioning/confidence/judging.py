@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from captioning.metrics.calibration import ConfidenceScores, confidence_scores
+from captioning.metrics.references import Caption
 from captioning.metrics.right import is_right
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ class Sure:
     def of(
         cls,
         confidence: "Confidence",
-        captions: Sequence[str],
+        captions: Sequence[Caption],
         confidences: Sequence[float | None],
-        references: Sequence[Sequence[str]],
+        references: Sequence[Sequence[Caption]],
         cider: np.ndarray,
     ) -> "Sure":
         """The judgement of N ``captions``. ``confidence`` gave them ``confidences``.

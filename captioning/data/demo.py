@@ -10,5 +10,5 @@ from config import DataSettings
 def load(settings: DataSettings) -> CaptionDataset:
     """Read the demo scenes; make them first where they are missing. Raises UserError: the folder cannot be used."""
     data_dir = Path(settings.data_dir)
-    scenes.ensure(data_dir, settings.demo_images, settings.split_seed)
+    scenes.ensure(data_dir, settings.demo_images, settings.split_seed, settings.demo_language)
     return folder.read("demo", data_dir / "images", data_dir / "captions.jsonl", settings)

@@ -15,6 +15,7 @@ from captioning.base.errors import UserError
 from captioning.base.texts import Texts
 from captioning.data.markup import clean
 from captioning.data.names import match, nearest
+from captioning.words.splitting import is_unspaced
 from config import DataSettings
 
 SPLITS = ("train", "dev", "test")
@@ -249,7 +250,9 @@ def _usable(
             warts["captions that repeat another of the same image (kept)"].extend(
                 f"{name}: {text}" for text in repeated
             )
-        warts["captions of a single word (kept)"].extend(f"{name}: {text}" for text in kept if len(text.split()) == 1)
+        warts["captions of a single word (kept)"].extend(
+            f"{name}: {text}" for text in kept if len(text.split()) == 1 and not is_unspaced(text)
+        )
         split = splits.get(name, "")
         if not kept:
             what = "with empty captions only" if captions[name] else "listed without captions"

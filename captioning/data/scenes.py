@@ -12,6 +12,7 @@ The folder then holds
     captions.jsonl            in each line {"image": file name, "captions": [5 sentences], "split": train | dev | test}.
                               It is written last, so a folder that has it is complete.
     scenes.json               {"parameters": {format, images, seed}, "scenes": {file name: Scene as an object}}.
+                              Captions that are not English also have their "language" among the parameters.
                               It is written first, so a folder that has it was made by this module.
 """
 
@@ -24,6 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -33,6 +35,7 @@ from captioning.base.files import LOCK, alone_with, is_unfinished, replacing
 from captioning.base.json_files import load_json, take
 from captioning.base.progress import track
 from captioning.base.script import run_script
+from captioning.data.scene_languages import INVERSE, LANGUAGES, Language, Said
 
 FORMAT = 2  # raised when the same seed gives other scenes than before, so that older sets are made anew
 SIDE = 224  # pixels
@@ -305,7 +308,6 @@ def _with_shadow(
 
 # --- Captions --------------------------------------------------------------------------------------------------------
 
-INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 BETWEEN = {  # wordings that stand between the two objects
     "left of": ("to the left of", "left of", "on the left side of"),
     "right of": ("to the right of", "right of", "on the right side of"),
@@ -367,11 +369,8 @@ NAMED = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(KINDS)})\b")
 FILLERS = {"a", "an", "the", "side", *SIZES, "big", "little", "tall"}
 
 
-def _read(caption: str) -> tuple[list[tuple[str, str]], str | None]:
-    """What a caption says: its (colour, kind) pairs, in order, and the relation of the first to the second.
-
-    The relation is None where the caption states none, contradicts itself, or does not name two objects.
-    """
+def _read(caption: str) -> Said:
+    """What an English caption says."""
     words = [SYNONYMS.get(word, word) for word in re.findall(r"[a-z]+", caption.lower()) if word not in FILLERS]
     text = " ".join(words)
     things = NAMED.findall(text)
@@ -402,18 +401,22 @@ def _read(caption: str) -> tuple[list[tuple[str, str]], str | None]:
     return things, stated.pop() if len(stated) == 1 else None
 
 
-def all_right(caption: str, scene: Scene) -> bool:
+# All languages of captions, by the names that the setting ``demo_language`` has.
+SPOKEN = {"english": Language(_captions, _read), **LANGUAGES}
+
+
+def all_right(caption: str, scene: Scene, language: str = "english") -> bool:
     """Whether a caption names both objects, their colours and their relation, in any order and wording.
 
     "a ball left of a cube" says the same as "a cube right of a ball". Size, floor and wall do not count.
     """
-    things, relation = _read(caption)
+    things, relation = SPOKEN[language].read(caption)
     if relation in ("right of", "below"):
         things, relation = things[::-1], INVERSE[relation]
     return relation == scene.relation and things == [scene.first.name, scene.second.name]
 
 
-def score(captions: dict[str, str], scenes: dict[str, Scene]) -> dict[str, float]:
+def score(captions: dict[str, str], scenes: dict[str, Scene], language: str = "english") -> dict[str, float]:
     """Shares (0-1) of the captions that are right, by file name of the image.
 
     objects: exactly the two kinds are named.
@@ -434,13 +437,13 @@ def score(captions: dict[str, str], scenes: dict[str, Scene]) -> dict[str, float
             )
         scene = scenes[name]
         truth = [scene.first.name, scene.second.name]
-        things, relation = _read(caption)
+        things, relation = SPOKEN[language].read(caption)
         if relation in ("right of", "below"):
             things, relation = things[::-1], INVERSE[relation]
         right["objects"] += sorted(kind for _, kind in things) == sorted(kind for _, kind in truth)
         right["colours"] += sorted(colour for colour, _ in things) == sorted(colour for colour, _ in truth)
         right["relation"] += relation == scene.relation and _agreement(things, truth) >= _agreement(things, truth[::-1])
-        right["all_right"] += all_right(caption, scene)
+        right["all_right"] += all_right(caption, scene, language)
     return {part: count / len(captions) for part, count in right.items()}
 
 
@@ -475,26 +478,27 @@ def _parameters_found(folder: Path) -> dict | None:
         ) from None
 
 
-def ensure(folder: Path, images: int, seed: int) -> None:
+def ensure(folder: Path, images: int, seed: int, language: str = "english") -> None:
     """Make the data set in ``folder``, unless a complete one with the same parameters is there.
 
     The same ``images`` and ``seed`` give the same bytes with the same versions of numpy and Pillow. 3/4 of the scenes
     are for training, 1/8 for dev and the rest for test. An interrupted set is completed. A set of other parameters is
-    replaced. Raises UserError when the folder holds other files, cannot be written or the disk is full.
+    replaced. ``language``: of the captions; the pictures are the same in all languages. Raises UserError when the folder holds other files, cannot be written or the disk is full.
     """
     folder = Path(folder)
     try:
         _parameters_found(folder)  # before anything is written there
         folder.mkdir(parents=True, exist_ok=True)
         with alone_with(folder):
-            _ensure(folder, {"format": FORMAT, "images": images, "seed": seed})
+            others = {} if language == "english" else {"language": language}
+            _ensure(folder, {"format": FORMAT, "images": images, "seed": seed} | others)
     except OSError as error:
         raise UserError(
             f"data_dir: cannot make the demo scenes in {folder}: {error.strerror}; make room or name another folder"
         ) from error
 
 
-def _ensure(folder: Path, parameters: dict[str, int]) -> None:
+def _ensure(folder: Path, parameters: dict[str, Any]) -> None:
     found = _parameters_found(folder)
     pictures, captions_file = folder / "images", folder / "captions.jsonl"
     if found not in (None, parameters):
@@ -512,6 +516,9 @@ def _ensure(folder: Path, parameters: dict[str, int]) -> None:
     lots = [np.random.default_rng((parameters["seed"], index)) for index in range(count)]
     scenes = [_draw_scene(rng) for rng in lots]
     captions = [_captions(scene, rng) for scene, rng in zip(scenes, lots, strict=True)]
+    if language := LANGUAGES.get(parameters.get("language", "")):
+        lots_of_words = (np.random.default_rng((parameters["seed"], index, 1)) for index in range(count))
+        captions = [language.write(scene, rng) for scene, rng in zip(scenes, lots_of_words, strict=True)]
     truth = {name: asdict(scene) for name, scene in zip(names, scenes, strict=True)}
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "scenes.json", json.dumps({"parameters": parameters, "scenes": truth}, indent=1).encode())
@@ -527,7 +534,7 @@ def _ensure(folder: Path, parameters: dict[str, int]) -> None:
     dev = (count - train) // 2
     splits = ["train"] * train + ["dev"] * dev + ["test"] * (count - train - dev)
     lines = [
-        json.dumps({"image": name, "captions": sentences, "split": split})
+        json.dumps({"image": name, "captions": sentences, "split": split}, ensure_ascii=False)
         for name, sentences, split in zip(names, captions, splits, strict=True)
     ]
     _write(captions_file, ("\n".join(lines) + "\n").encode())
@@ -557,11 +564,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the data set goes")
     parser.add_argument("--images", type=int, default=1200, help="number of scenes [default: 1200]")
+    parser.add_argument("--language", choices=SPOKEN, default="english", help="of the captions [default: english]")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other scenes [default: 0]")
     args = parser.parse_args()
     if args.images < 1 or args.seed < 0:
         parser.error("--images must be at least 1 and --seed at least 0")
-    ensure(args.folder, args.images, args.seed)
+    ensure(args.folder, args.images, args.seed, args.language)
     print(f"{args.folder}: {args.images} scenes with five captions each")
 
 

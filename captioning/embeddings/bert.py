@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from unicodedata import category, normalize
 
 import numpy as np
 
@@ -54,7 +55,7 @@ def read_bert(name: str, words: Sequence[str]) -> tuple[list[list[int]], dict[st
         backbone = hub.models.BertBackbone.from_preset(name)
         weights = {weight.path: ops.convert_to_numpy(weight.value) for weight in backbone.weights}
         pieces = _wordpieces(name, hub)
-        tokenizer = hub.models.BertTokenizer(pieces, lowercase=True, strip_accents=True)
+        tokenizer = hub.models.BertTokenizer(pieces, lowercase=True, strip_accents=not _keeps_accents(pieces))
     if len(pieces) > len(weights[_TABLE]):
         raise UserError(
             f"bert: the vocabulary of {name} has {len(pieces)} pieces, more than its weights, which have "
@@ -65,6 +66,11 @@ def read_bert(name: str, words: Sequence[str]) -> tuple[list[list[int]], dict[st
         if word in _COUNTERPARTS or word.startswith("##"):  # the tokeniser would take these words apart
             ids[i] = [tokenizer.token_to_id(_COUNTERPARTS.get(word, word))]
     return ids, weights
+
+
+def _keeps_accents(pieces: Sequence[str]) -> bool:
+    """Whether a BERT with these WordPieces reads accents, and the vowel signs of scripts such as Hindi's, as they are."""
+    return any(category(mark) == "Mn" for piece in pieces if not piece.isascii() for mark in normalize("NFD", piece))
 
 
 def mean_vectors(pieces: Sequence[Sequence[int]], weights: Mapping[str, np.ndarray]) -> np.ndarray:

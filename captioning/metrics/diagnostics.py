@@ -26,13 +26,13 @@ class Diagnostics:
     distinct: float  # different captions, as a share of all
     mean_length: float  # words per caption
     vocabulary: int  # different words in use
-    dangling: float  # share of captions that end in a function word
+    dangling: float | None = None  # share of captions that end in a function word; None if they are not English
     repeats: float  # share with a word twice in a row
     repeated_bigrams: float  # share in which some two words occur again
     repeated_trigrams: float  # share in which some three words occur again
     most_common: float  # share of the commonest caption
     novel: float | None = None  # share of captions that no training caption equals; None without training captions
-    # Objects that no reference names (``chair``); None without references, and in old files.
+    # Objects that no reference names (``chair``); None without references, if they are not English, and in old files.
     chair_s: float | None = None  # share of captions with such an object
     chair_i: float | None = None  # share of all mentions of objects; None also when no caption names an object
 
@@ -51,22 +51,23 @@ def diagnose(
     predictions: Sequence[Caption],
     training: Iterable[Caption] | None = None,
     references: Sequence[Sequence[Caption]] | None = None,
+    english: bool = True,
 ) -> Diagnostics:
     """The statistics of ``predictions``.
 
     ``training``: the captions that a novel caption is not among. ``references[i]``: all references of the image of
-    ``predictions[i]``.
+    ``predictions[i]``. ``english``: whether they are; only then function words and objects are known.
     """
     captions = [tuple(words(prediction)) for prediction in predictions]
     count = len(captions)
-    hallucinated = None if references is None else chair(mentions(captions, references))
+    hallucinated = chair(mentions(captions, references)) if references is not None and english else None
     known = None if training is None else {tuple(words(caption)) for caption in training}
     return Diagnostics(
         captions=count,
         distinct=len(set(captions)) / count,
         mean_length=sum(map(len, captions)) / count,
         vocabulary=len({word for caption in captions for word in caption}),
-        dangling=sum(not caption or caption[-1] in FUNCTION_WORDS for caption in captions) / count,
+        dangling=sum(not caption or caption[-1] in FUNCTION_WORDS for caption in captions) / count if english else None,
         repeats=sum(any(a == b for a, b in pairwise(caption)) for caption in captions) / count,
         repeated_bigrams=sum(_repeats(caption, 2) for caption in captions) / count,
         repeated_trigrams=sum(_repeats(caption, 3) for caption in captions) / count,
@@ -75,6 +76,12 @@ def diagnose(
         chair_s=hallucinated and hallucinated.sentence,
         chair_i=hallucinated and hallucinated.instance,
     )
+
+
+def is_english(captions: Iterable[Sequence[str]]) -> bool:
+    """Whether ``captions``, given by their words, are English: at least a fifth of the words are its function words."""
+    words_of_all = [word for caption in captions for word in caption]
+    return 5 * sum(word in FUNCTION_WORDS for word in words_of_all) >= len(words_of_all)
 
 
 def by_reference_length(

@@ -1,7 +1,9 @@
 """The two protocols that captions are scored by. Never compare a figure of one with a figure of the other.
 
 ``coco`` gives every number of this project but one. Its words are those of ``captioning.words.tokenizer``: lower case,
-Penn Treebank splitting, no punctuation. All references count. The scores are corpus BLEU with uniform weights
+Penn Treebank splitting, no punctuation. For other languages captions may be split in other ways
+(``captioning.words.splitting``). Tables then call the protocol ``coco-unicode`` or ``coco-characters``, whose figures
+must not be compared with those of ``coco`` either. All references count. The scores are corpus BLEU with uniform weights
 (``bleu_rouge``), ROUGE-L (``bleu_rouge``) and CIDEr (``cider``; papers call CIDEr-D CIDEr, and so do our tables). The
 arithmetic is that of pycocoevalcap 1.2, the evaluation that published results come from; ``tools/metric_parity.py``
 compares the two.
@@ -19,11 +21,17 @@ import re
 from collections.abc import Sequence
 
 from captioning.metrics.bleu_rouge import bleu_counts, bleu_score
+from captioning.words.splitting import TREEBANK
 
 PROTOCOLS = ("coco", "seed")
 
 # The weight of each of the n log precisions in BLEU-n.
 _SEED_WEIGHTS = (1, 1 / 2, 0.3, 1 / 4)
+
+
+def measure(protocol: str, words: str = TREEBANK.name) -> str:
+    """What tables and files call ``protocol`` with captions that are split by ``words``, such as "coco-unicode"."""
+    return protocol if words == TREEBANK.name else f"{protocol}-{words}"
 
 
 def seed_bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:

@@ -8,9 +8,9 @@ import numpy as np
 
 from captioning.base.errors import UserError
 from captioning.data.records import ImageRecord
-from captioning.metrics.references import words
 from captioning.metrics.significance import Difference, compare, image_statistics
 from captioning.reports.tables import TITLES, markdown
+from captioning.words.splitting import TREEBANK, Splitting
 
 
 def find_sides(patterns: Sequence[str]) -> list[list[Path]]:
@@ -34,14 +34,21 @@ def find_sides(patterns: Sequence[str]) -> list[list[Path]]:
 
 
 def comparison_table(
-    first: Sequence[Sequence[str]], second: Sequence[Sequence[str]], records: Sequence[ImageRecord]
+    first: Sequence[Sequence[str]],
+    second: Sequence[Sequence[str]],
+    records: Sequence[ImageRecord],
+    splitting: Splitting = TREEBANK,
 ) -> str:
     """How the captions of B differ from those of A, as a Markdown table.
 
     ``first`` holds the captions of ``records`` from each seed of A, and ``second`` those from each seed of B.
+    ``splitting``: how captions and references are split into words.
     """
-    references = [[words(caption) for caption in record.captions] for record in records]
-    a, b = (np.stack([image_statistics(captions, references) for captions in side]) for side in (first, second))
+    references = [[*map(splitting.split, record.captions)] for record in records]
+    a, b = (
+        np.stack([image_statistics([*map(splitting.split, captions)], references) for captions in side])
+        for side in (first, second)
+    )
     text = markdown([_cells(difference) for difference in compare(a, b)])
     if len(first) > 1:
         text += (

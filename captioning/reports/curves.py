@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
+from captioning.metrics.protocols import measure
 from captioning.storage.runs import Run, by_data_set, column_of
 from config import TOGETHER, search_name
 
@@ -27,11 +28,11 @@ class Panel:
     curves: list[Curve]
 
 
-def panels(history: Sequence[dict[str, float]], search: str) -> list[Panel]:
+def panels(history: Sequence[dict[str, float]], search: str, protocol: str = "coco") -> list[Panel]:
     """The loss, then the scores on dev, from the lines of history.csv.
 
     A captioner's history has a column "nll", and an aligner's has none. ``search`` names the decoding of the dev
-    captions. With several data sets another panel shows the main score of each.
+    captions, and ``protocol`` what they are scored by. With several data sets another panel shows the main score of each.
     """
     data_sets = by_data_set(history[0])
 
@@ -57,7 +58,7 @@ def panels(history: Sequence[dict[str, float]], search: str) -> list[Panel]:
             ("cider", "CIDEr-D", "tab:red", "o-"),
             ("reward", "CIDEr-D, drawn training captions", "tab:gray", "o-"),
         )
-        captions = f"Dev captions{', ' + TOGETHER if data_sets else ''} ({search}), coco protocol"
+        captions = f"Dev captions{', ' + TOGETHER if data_sets else ''} ({search}), {protocol} protocol"
         found = [Panel("Negative log-likelihood", "nats per word", losses), Panel(captions, "", scores)]
         return [*found, Panel(f"CIDEr-D of dev captions ({search})", "", each("cider", "tab:red"))][
             : 3 if data_sets else 2
@@ -81,7 +82,10 @@ def panels(history: Sequence[dict[str, float]], search: str) -> list[Panel]:
 def panels_of(run: Run) -> list[Panel]:
     """The panels of a run. There are none before its first epoch. Raises UserError if history.csv is damaged."""
     history = run.history()
-    return panels(history, search_name(run.config().dev_search())) if history else []
+    if not history:
+        return []
+    config = run.config()
+    return panels(history, search_name(config.dev_search()), measure("coco", config.words))
 
 
 def draw_curves(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -12,6 +13,7 @@ from PIL import Image
 from captioning.base.errors import UserError
 from captioning.pictures.loading import open_picture
 from captioning.pictures.opening import MAX_MEMORY
+from captioning.reports.fonts import families, quiet_boxes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,18 +29,27 @@ def read_picture(source: str | Path | BinaryIO, side: int, memory: int = MAX_MEM
     return picture
 
 
+def _wrapped(text: str, columns: int) -> str:
+    """``text`` in lines of at most so many columns. A character of East Asia takes two."""
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return textwrap.fill(text, round(columns * len(text) / (len(text) + wide)) if wide else columns)
+
+
 def captioned(picture: Image.Image, captions: Sequence[str]) -> "Figure":
     """The picture with its captions below it."""
     from matplotlib.figure import Figure
 
-    text = "\n".join(textwrap.fill(caption, 48) for caption in captions)
+    text = "\n".join(_wrapped(caption, 48) for caption in captions)
     width = 6.0
     height = width * picture.height / picture.width
     figure = Figure(figsize=(width, height + 0.28 * (text.count("\n") + 1) + 0.2))
     axes = figure.add_axes((0, 1 - height / figure.get_figheight(), 1, height / figure.get_figheight()))
     axes.imshow(picture, aspect="auto")
     axes.axis("off")
-    figure.text(0.5, 0.08 / figure.get_figheight(), text, ha="center", va="bottom", fontsize=13, parse_math=False)
+    figure.text(
+        0.5, 0.08 / figure.get_figheight(), text, ha="center", va="bottom", fontsize=13, parse_math=False,
+        fontfamily=families(text),
+    )  # fmt: skip
     return figure
 
 
@@ -49,7 +60,8 @@ def ranked(query: str, pictures: Sequence[Image.Image], labels: Sequence[str]) -
     columns = min(5, len(pictures))
     rows = -(-len(pictures) // columns)
     figure = Figure(figsize=(2.4 * columns, 2.65 * rows + 0.25), layout="constrained")
-    figure.suptitle(textwrap.fill(query, 24 * columns), fontsize=13, parse_math=False)
+    fonts = families(query, *labels)
+    figure.suptitle(_wrapped(query, 24 * columns), fontsize=13, parse_math=False, fontfamily=fonts)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel in panels:
         panel.axis("off")
@@ -57,7 +69,7 @@ def ranked(query: str, pictures: Sequence[Image.Image], labels: Sequence[str]) -
         panel.imshow(picture)
         panel.text(
             0.5, -0.03, textwrap.shorten(label, 40, placeholder="..."), ha="center", va="top",
-            transform=panel.transAxes, fontsize=9, parse_math=False,
+            transform=panel.transAxes, fontsize=9, parse_math=False, fontfamily=fonts,
         )  # fmt: skip
     return figure
 
@@ -98,13 +110,14 @@ def attention_maps(picture: Image.Image, words: Sequence[str], weights: np.ndarr
     for panel in panels:
         panel.axis("off")
     panels[0].imshow(picture)
+    fonts = families(*words)
     dimmed = np.asarray(picture.convert("L")) * 0.5
     for panel, word, grid, row in zip(panels[1:], words, grids, weights, strict=False):
         panel.imshow(dimmed, cmap="gray", vmin=0, vmax=255)
         # Bilinear resizing adds no values above or below the weights. The middle of a region shows its own weight.
         smooth = Image.fromarray(grid.astype("float32")).resize(picture.size, Image.Resampling.BILINEAR)
         heat = panel.imshow(np.asarray(smooth), cmap=ListedColormap(colours), vmin=0, vmax=grids.max())
-        panel.set_title(word, fontsize=13, parse_math=False)
+        panel.set_title(word, fontsize=13, parse_math=False, fontfamily=fonts)
         if weights.shape[1] > regions:
             panel.text(
                 0.5, -0.03, f"looks at the image: {1 - row[-1]:.0%}", ha="center", va="top", transform=panel.transAxes
@@ -128,5 +141,6 @@ def save(figure: "Figure", folder: Path, source: str) -> Path:
     while path.exists():
         number += 1
         path = folder / f"{stem}-{number}.png"
-    figure.savefig(path, dpi=100)
+    with quiet_boxes():
+        figure.savefig(path, dpi=100)
     return path

@@ -100,6 +100,7 @@ def report(
         decoder=config.decoder,
         encoder=Path(config.encoder).name,
         decodings=decodings,
+        protocol=rows[-1].measure,
         written=time.strftime("%Y-%m-%d %H:%M"),
         style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8").strip()),
         script=Markup(script),

@@ -1,6 +1,6 @@
 """Rows of results. A row holds what evaluate.py measures on the captions of one decoding. No Keras.
 
-scores-SPLIT-PROTOCOL.json is a JSON list of rows, one for each decoding. Each row is one flat object: the fields of
+scores-SPLIT-PROTOCOL.json, or scores-SPLIT-PROTOCOL-SPLITTING.json, is a JSON list of rows, one for each decoding. Each row is one flat object: the fields of
 ``ScoreRow``. The fields of ``scores`` and of its ``diagnostics`` take the places of these two. A field that is None has
 no key.
 """
@@ -17,8 +17,11 @@ from captioning.base.errors import UserError
 from captioning.base.json_files import load_json
 from captioning.metrics.calibration import ConfidenceScores
 from captioning.metrics.diagnostics import Diagnostics, LengthGroup
+from captioning.metrics.protocols import measure
 from captioning.metrics.significance import Intervals
+from captioning.words.splitting import TREEBANK
 
+OUR_TREEBANK = "text.py"  # in files of scores: the splitting "treebank", by the name that its module once had
 Bleu = tuple[float, float, float, float]  # BLEU-1 to BLEU-4
 
 
@@ -35,7 +38,7 @@ class CocoScores:
     cider_d: float
     meteor: float | None = None
     spice: float | None = None
-    tokenizer: str  # "text.py" (our own) or "stanford"
+    tokenizer: str  # what split the captions: OUR_TREEBANK, "stanford", or another of our splittings by its name
     intervals: Intervals
     shuffled_bleu: Bleu
     shuffled_cider_d: float
@@ -93,6 +96,12 @@ class ScoreRow:
         if not isinstance(self.scores, CocoScores):
             raise ValueError(f"the row has scores of the protocol {self.protocol}, not of coco")
         return self.scores
+
+    @property
+    def measure(self) -> str:
+        """The protocol, and behind it the splitting unless it is that of the published protocol."""
+        split = self.scores.tokenizer if isinstance(self.scores, CocoScores) else OUR_TREEBANK
+        return measure(self.protocol, TREEBANK.name if split in (OUR_TREEBANK, "stanford") else split)
 
     def to_json(self) -> dict[str, Any]:
         """The row as one flat object."""

@@ -11,11 +11,12 @@ from captioning.data import scenes
 from captioning.data.mixture import MixedDataset, captions_of
 from captioning.data.records import CaptionDataset, ImageRecord
 from captioning.metrics import java
-from captioning.metrics.diagnostics import by_reference_length, diagnose
+from captioning.metrics.diagnostics import Diagnostics, by_reference_length, diagnose, is_english
 from captioning.metrics.protocols import seed_bleu
-from captioning.metrics.references import Caption, words
+from captioning.metrics.references import Caption
 from captioning.metrics.significance import corpus_scores, image_statistics, intervals, mean_intervals
-from captioning.reports.rows import CocoScores, Scores, SeedScores
+from captioning.reports.rows import OUR_TREEBANK, CocoScores, Scores, SeedScores
+from captioning.words.splitting import TREEBANK, Splitting
 from config import DataSettings
 
 Words = list[str]
@@ -29,15 +30,17 @@ def score(
     data: DataSettings,
     training: Sequence[Caption] = (),
     tools: Collection[str] = (),
+    splitting: Splitting = TREEBANK,
 ) -> tuple[Scores, np.ndarray]:
     """All scores of N ``captions``, one for each record, and the CIDEr-D of each caption, float64 ``(N,)``.
 
     ``training``: all training captions, if there are any. A caption that is not among them is novel. ``tools``: the
-    Java programs to use, from ``java.TOOLS``. The ``seed`` protocol uses none of their scores.
+    Java programs to use, from ``java.TOOLS``. The ``seed`` protocol uses none of their scores. ``splitting``: how
+    captions and references are split into words; the Java programs know ``TREEBANK`` only.
     """
-    found, references = _words(captions, records, tools)
+    found, references = _words(captions, records, tools, splitting)
     images = image_statistics(found, references)
-    diagnostics = diagnose(found, training or None, references)
+    diagnostics = _diagnose(found, training, references, splitting)
     demo, shuffled_demo = _demo_shares(captions, records, data)
     if protocol == "seed":
         wanted = [record.captions for record in records]
@@ -57,7 +60,7 @@ def score(
         cider_d=corpus.cider_d,
         meteor=java.meteor(found, references)[0] if "meteor" in tools else None,
         spice=java.spice(found, references)[0] if "spice" in tools else None,
-        tokenizer="stanford" if "tokenizer" in tools else "text.py",
+        tokenizer="stanford" if "tokenizer" in tools else OUR_TREEBANK if splitting is TREEBANK else splitting.name,
         intervals=intervals(images),
         shuffled_bleu=_bleu(control.bleu),
         shuffled_cider_d=control.cider_d,
@@ -73,16 +76,17 @@ def together(
     parts: Sequence[tuple[Sequence[str], Sequence[ImageRecord], Scores]],
     training: Sequence[Caption] = (),
     tools: Collection[str] = (),
+    splitting: Splitting = TREEBANK,
 ) -> Scores:
     """The scores of several data sets together. Each part holds the captions, the records and the scores of one.
 
     Scores are means over the data sets, whatever their sizes. Intervals are about these means. ``diagnostics`` and
-    ``cider_d_by_reference_length`` count the captions of all data sets. ``training`` and ``tools``: see ``score``.
+    ``cider_d_by_reference_length`` count the captions of all data sets. The other arguments: see ``score``.
     """
-    spoken = [_words(captions, records, tools) for captions, records, _ in parts]
+    spoken = [_words(captions, records, tools, splitting) for captions, records, _ in parts]
     found = [caption for captions, _ in spoken for caption in captions]
     references = [own for _, of_part in spoken for own in of_part]
-    diagnostics = diagnose(found, training or None, references)
+    diagnostics = _diagnose(found, training, references, splitting)
     scores = [part for _, _, part in parts]
     seed = [part for part in scores if isinstance(part, SeedScores)]
     if seed:
@@ -109,10 +113,10 @@ def together(
     )
 
 
-def training_captions(dataset: CaptionDataset | MixedDataset) -> list[Words]:
+def training_captions(dataset: CaptionDataset | MixedDataset, splitting: Splitting = TREEBANK) -> list[Words]:
     """The words of all training captions. Empty if the data set has no training split."""
     # There are many captions and few words, so each word is kept once.
-    return [list(map(sys.intern, words(caption))) for caption in captions_of(dataset, "train")]
+    return [list(map(sys.intern, splitting.split(caption))) for caption in captions_of(dataset, "train")]
 
 
 def shuffled(captions: Sequence[T]) -> list[T]:
@@ -121,16 +125,24 @@ def shuffled(captions: Sequence[T]) -> list[T]:
 
 
 def _words(
-    captions: Sequence[str], records: Sequence[ImageRecord], tools: Collection[str]
+    captions: Sequence[str], records: Sequence[ImageRecord], tools: Collection[str], splitting: Splitting
 ) -> tuple[list[Words], list[list[Words]]]:
     """The words of the captions and of the references. ``tools`` may ask for Stanford's tokeniser."""
     texts = [text for record in records for text in record.captions]
     if "tokenizer" in tools:
         split, found = java.tokenize(texts), java.tokenize(captions)
     else:
-        split, found = [words(text) for text in texts], [words(text) for text in captions]
+        split, found = [*map(splitting.split, texts)], [*map(splitting.split, captions)]
     following = iter(split)
     return found, [[next(following) for _ in record.captions] for record in records]
+
+
+def _diagnose(
+    found: list[Words], training: Sequence[Caption], references: list[list[Words]], splitting: Splitting
+) -> Diagnostics:
+    """The diagnostics of captions and references, given by their words."""
+    english = splitting is TREEBANK or is_english(words for group in references for words in group)
+    return diagnose(found, training or None, references, english)
 
 
 def _demo_shares(
@@ -142,7 +154,8 @@ def _demo_shares(
     described = scenes.load_scenes(Path(data.data_dir))
     names = [record.file_name for record in records]
     shares, control = (
-        scenes.score(dict(zip(names, texts, strict=True)), described) for texts in (captions, shuffled(captions))
+        scenes.score(dict(zip(names, texts, strict=True)), described, data.demo_language)
+        for texts in (captions, shuffled(captions))
     )
     return shares, control
 

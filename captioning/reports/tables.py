@@ -34,7 +34,7 @@ def score_cells(row: ScoreRow) -> dict[str, str]:
     cells = {"captioner": row.captioner, "split": row.split}
     cells |= {"data set": row.dataset} if row.dataset else {}
     cells["images"] = str(found.captions)
-    cells |= {"protocol": row.protocol, "decoding": row.decoding}
+    cells |= {"protocol": row.measure, "decoding": row.decoding}
     cells |= {f"B{n}": f"{value:.2f}" for n, value in enumerate(scores.bleu, 1)}
     if isinstance(scores, CocoScores):
         values = {title: getattr(scores, name) for name, title in TITLES.items() if name != "bleu4"}
@@ -48,7 +48,7 @@ def score_cells(row: ScoreRow) -> dict[str, str]:
     return cells | {
         "vocabulary": f"{found.vocabulary:,}",
         "words": f"{found.mean_length:.1f}",
-        "dangling": f"{found.dangling:.1%}",
+        "dangling": "-" if found.dangling is None else f"{found.dangling:.1%}",
     }
 
 

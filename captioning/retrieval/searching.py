@@ -21,7 +21,6 @@ from captioning.retrieval.aligner import Aligner
 from captioning.retrieval.index import ImageIndex
 from captioning.retrieval.judge import judgements
 from captioning.retrieval.ranking import Reranking, background, nearest, neighbours
-from captioning.words.tokenizer import tokenize
 from captioning.words.vocabulary import Vocabulary
 from model import Captioner
 
@@ -61,7 +60,7 @@ class Match:
 
 def unknown_words(query: str, vocabulary: Vocabulary) -> list[str]:
     """The words of ``query`` that the model does not know. Raises UserError if it knows none of them."""
-    words = tokenize(query)
+    words = vocabulary.split(query)
     unknown = [word for word in words if not vocabulary.knows(word)]
     if len(unknown) == len(words):
         raise UserError(f"query {query!r}: the model knows none of these words; say it in other words")

@@ -46,7 +46,6 @@ from captioning.serving.guard import CrossOrigin, Guard, Hosts, Origins
 from captioning.serving.photos import BadQuery, Gone, NoPhotos, Photos, SearchFailed
 from captioning.serving.search_api import search_routes
 from captioning.serving.worker import Closed
-from captioning.words.tokenizer import tokenize
 from config import DecodingSettings
 
 if TYPE_CHECKING:
@@ -373,7 +372,7 @@ def _caption_answer(caption: "Caption", attention: Attention | None) -> CaptionA
         found.confidence, found.unsure = round(caption.confidence, 4), caption.unsure
     if attention is not None:
         found.attention = AttentionAnswer(
-            words=tokenize(caption.text),
+            words=attention.words,
             side=attention.side,
             weights=[[round(float(share), 5) for share in row] for row in attention.weights],
             sentinel=None if attention.sentinel is None else [round(float(share), 5) for share in attention.sentinel],

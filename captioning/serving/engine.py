@@ -102,13 +102,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Attention:
-    """Where the decoder looked for each of T words.
+    """Where the decoder looked for each of T ``words``.
 
     ``weights`` float32 ``(T, side * side)``: shares of the attention. The columns go through the grid row by row, and
     the grid covers the whole picture. ``sentinel`` float32 ``(T,)``: the share that went to no region. It is None for
     decoders without a sentinel.
     """
 
+    words: list[str]
     side: int
     weights: np.ndarray
     sentinel: np.ndarray | None
@@ -252,10 +253,14 @@ class Engine(Worker[_Job]):
         except UserError:
             return  # the regions are no square grid, so nothing can be laid over a picture
         captions = [(i, caption.text) for i in wanted for caption in (results[i].greedy, *results[i].captions)]
-        weights = iter(captioner.attend(features[[i for i, _ in captions]], [text for _, text in captions]))
+        weights = captioner.attend(features[[i for i, _ in captions]], [text for _, text in captions])
+        split = captioner.vocabulary.split
+        # The last row of the weights is that of <end>, which is no word.
+        looks = iter(
+            [_attention(split(text), found[:-1], side) for (_, text), found in zip(captions, weights, strict=True)]
+        )
         for i in wanted:
-            # The last row of the weights is that of <end>, which is no word.
-            first, *others = (_attention(next(weights)[:-1], side) for _ in range(1 + len(results[i].captions)))
+            first, *others = (next(looks) for _ in range(1 + len(results[i].captions)))
             results[i] = Result(results[i].greedy, results[i].captions, first, others)
 
     def _captioner(self, model: Model) -> "Captioner":
@@ -268,10 +273,10 @@ class Engine(Worker[_Job]):
         return self._captioners[model.name]
 
 
-def _attention(weights: np.ndarray, side: int) -> Attention:
-    """``weights`` float32 ``(T, side * side)``, perhaps with one more column for the sentinel, as ``Attention``."""
+def _attention(words: list[str], weights: np.ndarray, side: int) -> Attention:
+    """The attention for T ``words``. ``weights`` float32 ``(T, side * side)``, or with one more column, the sentinel."""
     regions = side * side
-    return Attention(side, weights[:, :regions], weights[:, regions] if weights.shape[1] > regions else None)
+    return Attention(words, side, weights[:, :regions], weights[:, regions] if weights.shape[1] > regions else None)
 
 
 def memory_for(file: BinaryIO, name: str, size: int) -> int:

@@ -139,6 +139,11 @@ def reading(path: Path, kind: str) -> Iterator[tuple[Path, Config, Vocabulary, k
     """
     bundle = _opened(path, kind)
     config, vocabulary = _settings(bundle), _vocabulary(bundle)
+    if config.words != vocabulary.splitting.name:
+        raise UserError(
+            f"{bundle.path}: config.json splits captions by {config.words}, and vocabulary.json by "
+            f"{vocabulary.splitting.name}; {_ADVICE}"
+        )
     with temporary_folder(f"the parts of {bundle.path}") as folder:
         _unpack(bundle, folder)
         try:

@@ -14,7 +14,7 @@ import numpy as np
 from captioning.base.backend import compiles_per_shape
 from captioning.features.store import FeatureStore, View
 from captioning.words.padding import pad
-from captioning.words.tokenizer import tokenize
+from captioning.words.sides import names_sides
 from captioning.words.vocabulary import Vocabulary
 from config import BatchSettings
 
@@ -22,8 +22,6 @@ from config import BatchSettings
 _ROUND_TO = 4 if compiles_per_shape() else 1
 # Captions are sorted by length within so many shuffled batches. That is enough to pad little, and keeps batches random.
 _POOL_BATCHES = 50
-# Captions with these words are wrong for a mirrored image.
-_SIDES = {"left", "right", "leftmost", "rightmost", "lefthand", "righthand", "left-hand", "right-hand"}
 
 
 def round_width(tokens: int, coarseness: int = 1) -> int:
@@ -83,7 +81,7 @@ class CaptionBatches(keras.utils.PyDataset):
             rows.append(store.rows[name])
             if views:  # views have rows of their own, because they hold only training images
                 view_rows.append(views[0].store.rows[name])
-            names_side.append(self.mirrored_looks > 0 and not _SIDES.isdisjoint(tokenize(caption)))
+            names_side.append(self.mirrored_looks > 0 and names_sides(caption, vocabulary.splitting))
         self.tokens = np.asarray(tokens, dtype=np.min_scalar_type(len(vocabulary)))
         self.rows, self.lengths, self.view_rows = (np.array(column, np.int32) for column in (rows, lengths, view_rows))
         self.names_side = np.array(names_side, bool)

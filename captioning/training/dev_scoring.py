@@ -28,7 +28,6 @@ from captioning.retrieval.index import neighbours
 from captioning.retrieval.ranking import score
 from captioning.storage.runs import column_of
 from captioning.training.batches import CaptionBatches, PairBatches
-from captioning.words.tokenizer import tokenize
 from config import Config
 from model import Captioner
 
@@ -74,21 +73,23 @@ class CaptionScores(DevScores):
     def __init__(self, captioner: Captioner, prepared: Prepared, config: Config):
         super().__init__(prepared)
         self.captioner, self.config, self.store = captioner, config, prepared.store
-        self.cider = Cider([[tokenize(caption) for caption in record.captions] for record in self.records])
+        self.references = [[*map(captioner.vocabulary.split, record.captions)] for record in self.records]
+        self.cider = Cider(self.references)
 
     def __call__(self, trainer):
         with self._encoded() as (references, features):
             found = trainer.evaluate(references, verbose=0, return_dict=True)
             captions = self._caption(features)
         scores = {f"val_{name}": value for name, value in found.items()}
-        scores["bleu4"] = bleu(captions, [record.captions for record in self.records])[3]
-        scores["cider"] = self.cider.score(range(len(captions)), [tokenize(caption) for caption in captions]).mean()
+        spoken = [*map(self.captioner.vocabulary.split, captions)]
+        scores["bleu4"] = bleu(spoken, self.references)[3]
+        scores["cider"] = self.cider.score(range(len(spoken)), spoken).mean()
         return scores, captions
 
     def cannot_rank(self, monitor):
         if monitor == "bleu4" and self.config.max_caption_length < 4:
             return f"BLEU-4 counts sequences of four words, and max_caption_length is {self.config.max_caption_length}"
-        references = ((i, tokenize(text)) for i, record in enumerate(self.records) for text in record.captions)
+        references = [(i, words) for i, group in enumerate(self.references) for words in group]
         if monitor == "bleu4" and not any(len(words) >= 4 for _, words in references):
             return "BLEU-4 counts sequences of four words, and no caption of dev has four words"
         if monitor == "cider" and not any(self.cider.score([i], [words])[0] > 0 for i, words in references):

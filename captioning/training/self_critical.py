@@ -30,7 +30,6 @@ from captioning.search.sampling import ban_unsampled, sample
 from captioning.training.batches import round_width
 from captioning.training.cross_entropy import CaptionTrainer
 from captioning.training.image_batches import ReferenceBatches
-from captioning.words.tokenizer import tokenize
 from captioning.words.vocabulary import END, PAD, START, Vocabulary
 from config import Config, TrainingSettings
 
@@ -109,7 +108,7 @@ class Rewards:
         """
         groups: dict[int, list[list[str]]] = {}
         for row, caption in captions:
-            groups.setdefault(row, []).append([*tokenize(caption), vocabulary.words[END]])
+            groups.setdefault(row, []).append([*vocabulary.split(caption), vocabulary.words[END]])
         self.position = {row: i for i, row in enumerate(groups)}
         self.cider = Cider(list(groups.values()))
         self.vocabulary, self.weight = vocabulary, weight

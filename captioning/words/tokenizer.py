@@ -1,12 +1,15 @@
-"""The words of a caption, split in one way for the vocabulary, the models and the scores. No Keras.
+"""The words of an English caption, as vocabulary, models and scores count them unless told otherwise. No Keras.
 
-The rules are those of the Stanford PTB tokeniser, which the COCO caption evaluation uses. Text becomes lower case, is
+``splitting.py`` has other ways for other languages. The rules are those of the Stanford PTB tokeniser, which the COCO caption evaluation uses. Text becomes lower case, is
 split as in the Penn Treebank ("man's" becomes "man" and "'s"), and loses its punctuation. The work is done by NLTK's
 Treebank tokeniser, which needs no download.
 """
 
 import re
+from collections.abc import Sequence
+from unicodedata import normalize
 
+import regex
 from nltk.tokenize import TreebankWordTokenizer
 
 # The tokens that pycocoevalcap's PTBTokenizer removes, and signs that NLTK splits off in another way.
@@ -20,6 +23,11 @@ _treebank = TreebankWordTokenizer()
 # minute.
 _PLAIN = re.compile(r"(?:[a-z0-9 ]++|,(?= )|(?<=[a-z0-9])-(?=[a-z0-9]))*+\.?")
 _CONTRACTIONS = frozenset(["cannot", "gimme", "gonna", "gotta", "lemme", "wanna"])
+# Punctuation that English does not have, such as the danda of Hindi and the full stop of Chinese. What stands inside
+# words stays: the apostrophe of Armenian, the signs of Hebrew, and the signs in Arabic numbers.
+_FOREIGN = regex.compile(
+    r"(?V1)[\p{P}--[\u0000-\u036F\u2000-\u206F\u2E00-\u2E7F\u055A\u05F3\u05F4\u066B\u066C]]|[\u00A1\u00AB\u00BB\u00BF]"
+)
 
 
 def tokenize(caption: str) -> list[str]:
@@ -33,12 +41,14 @@ def tokenize(caption: str) -> list[str]:
         words = text.removesuffix(".").replace(",", "").split()
         if _CONTRACTIONS.isdisjoint(words):
             return words
+    if not text.isascii():
+        text = _FOREIGN.sub(" ", normalize("NFC", text))
     # The Treebank tokeniser splits off a full stop only at the end of the text. A caption may have several sentences.
     text = re.sub(r"\.+(\s|$)", " . ", text)
     return [token for token in _treebank.tokenize(text) if token not in _PUNCTUATION]
 
 
-def detokenize(words: list[str]) -> str:
+def detokenize(words: Sequence[str]) -> str:
     """The words as readable text. ``tokenize`` splits it into the same words again.
 
     >>> detokenize(['the', 'man', "'s", 'lawn'])

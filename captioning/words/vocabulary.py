@@ -10,12 +10,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from captioning.base.errors import UserError
 from captioning.base.json_files import parse_json, take
-from captioning.words.tokenizer import detokenize, tokenize
+from captioning.words.splitting import SPLITTINGS, TREEBANK, Splitting
 
 # The ids of the special words, which are the same in every vocabulary. No other file defines them.
 PAD = 0  # fills rows up to one length
@@ -41,9 +42,9 @@ class Coverage:
         return self.unknown.total() / max(1, self.words)
 
 
-def _frequent(captions: Iterable[str], threshold: int, wordpieces: Sequence[str]) -> list[str]:
+def _frequent(captions: Iterable[str], threshold: int, wordpieces: Sequence[str], splitting: Splitting) -> list[str]:
     """The words of a vocabulary, most frequent first (see ``Vocabulary.fit``)."""
-    counts = Counter(word for caption in captions for word in tokenize(caption))
+    counts = Counter(word for caption in captions for word in splitting.split(caption))
     if wordpieces:
         every, words = Vocabulary(wordpieces, wordpieces=True), counts
         counts = Counter()
@@ -57,40 +58,52 @@ def _frequent(captions: Iterable[str], threshold: int, wordpieces: Sequence[str]
 class Vocabulary:
     """Words, or WordPieces, and their ids: the special words have 0 to 3, the others follow."""
 
-    def __init__(self, words: Sequence[str], wordpieces: bool = False):
+    def __init__(self, words: Sequence[str], wordpieces: bool = False, splitting: Splitting = TREEBANK):
         """``words``: all but the special ones, in the order of their ids. ``wordpieces``: they are parts of words.
 
+        ``splitting``: how captions are split into words.
         Raises UserError if there are no words, or if a word occurs twice.
         """
         if not words:
             raise UserError("vocab_threshold: no word occurs this often in the training captions; choose a lower one")
         self.words = [*SPECIALS, *words]
-        self.wordpieces = wordpieces
+        self.wordpieces, self.splitting = wordpieces, splitting
         self._ids = {word: i for i, word in enumerate(self.words)}
         if len(self._ids) != len(self.words):
             raise UserError("vocabulary: a word occurs twice, or is spelled like a special word; make it anew")
 
     @classmethod
-    def fit(cls, captions: Iterable[str], threshold: int, wordpieces: Sequence[str] = ()) -> "Vocabulary":
+    def fit(
+        cls,
+        captions: Iterable[str],
+        threshold: int,
+        wordpieces: Sequence[str] = (),
+        splitting: Splitting = TREEBANK,
+    ) -> "Vocabulary":
         """The words that occur at least ``threshold`` times in ``captions``, those of the training split.
 
         With ``wordpieces``, all pieces of a BERT, the vocabulary holds those pieces that the words consist of. Then
         pieces are counted. The order is by falling frequency, then by spelling. So the order of the captions changes no
         id.
         """
-        return cls(_frequent(captions, threshold, wordpieces), bool(wordpieces))
+        return cls(_frequent(captions, threshold, wordpieces, splitting), bool(wordpieces), splitting)
 
     def extended(self, captions: Iterable[str], threshold: int, wordpieces: Sequence[str] = ()) -> "Vocabulary":
         """These words and, behind them, the new ones that ``fit`` would take. The ids of these words stay.
 
         ``wordpieces``: all pieces of the BERT, if these words are WordPieces.
         """
-        new = [word for word in _frequent(captions, threshold, wordpieces) if word not in self._ids]
-        return Vocabulary([*self.words[len(SPECIALS) :], *new], self.wordpieces)
+        frequent = _frequent(captions, threshold, wordpieces, self.splitting)
+        new = [word for word in frequent if word not in self._ids]
+        return Vocabulary([*self.words[len(SPECIALS) :], *new], self.wordpieces, self.splitting)
 
     def __len__(self) -> int:
         """How many words there are, special ones included."""
         return len(self.words)
+
+    def split(self, caption: str) -> list[str]:
+        """The words of ``caption``, as this vocabulary splits captions."""
+        return self.splitting.split(caption)
 
     def encode(self, caption: str, max_length: int) -> np.ndarray:
         """The ids of ``<start>``, of at most ``max_length`` words of ``caption``, and of ``<end>``: int32 ``(T,)``.
@@ -98,17 +111,17 @@ class Vocabulary:
         Unknown words become ``<unk>``. A longer caption is cut and gets no ``<end>``. So no model learns to stop in the
         middle of a sentence.
         """
-        ids = [i for word in tokenize(caption) for i in self._split(word)]
+        ids = [i for word in self.split(caption) for i in self._split(word)]
         tail = [END] if len(ids) <= max_length else []
         return np.asarray([START, *ids[:max_length], *tail], dtype=np.int32)
 
     def lengths(self, caption: str) -> list[int]:
         """How many ids ``encode`` gives to each word of ``caption``: one, or with WordPieces one per piece."""
-        return [len(self._split(word)) for word in tokenize(caption)]
+        return [len(self._split(word)) for word in self.split(caption)]
 
     def coverage(self, captions: Iterable[str]) -> "Coverage":
         """How many words ``captions`` have, and which of them are unknown."""
-        counts = Counter(word for caption in captions for word in tokenize(caption))
+        counts = Counter(word for caption in captions for word in self.split(caption))
         return Coverage(counts.total(), Counter({word: n for word, n in counts.items() if not self.knows(word)}))
 
     def knows(self, word: str) -> bool:
@@ -132,7 +145,7 @@ class Vocabulary:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The caption with these ids, as text, up to the first ``<end>``. ``<pad>`` and ``<start>`` are left out."""
-        return detokenize(self.spell(ids))
+        return self.splitting.join(self.spell(ids))
 
     def spell(self, ids: Iterable[int]) -> list[str]:
         """The words of that caption. WordPieces are put together."""
@@ -154,8 +167,10 @@ class Vocabulary:
 
         "words"       list of all words in the order of their ids, the four special ones first
         "wordpieces"  true if the words are WordPieces; otherwise the entry is missing
+        "splitting"   how captions are split into words (``splitting.py``); with treebank the entry is missing
         """
-        about = {"words": self.words} | ({"wordpieces": True} if self.wordpieces else {})
+        about: dict[str, Any] = {"words": self.words} | ({"wordpieces": True} if self.wordpieces else {})
+        about |= {} if self.splitting is TREEBANK else {"splitting": self.splitting.name}
         return json.dumps(about, ensure_ascii=False, indent=0) + "\n"
 
     @classmethod
@@ -169,8 +184,10 @@ class Vocabulary:
                 raise ValueError(problem)
         except ValueError as error:
             raise UserError(f"{source}: not a vocabulary: {error}; {advice}") from None
-        wordpieces = bool(found.get("wordpieces"))
-        return cls(words[len(SPECIALS) :], wordpieces)
+        name = str(found.get("splitting", TREEBANK.name))
+        if name not in SPLITTINGS:
+            raise UserError(f"{source}: splits captions by {name!r}, which this release does not know; use a newer one")
+        return cls(words[len(SPECIALS) :], bool(found.get("wordpieces")), SPLITTINGS[name])
 
 
 def _problem(words: object) -> str:

@@ -246,7 +246,12 @@ function row(entry, found, best, tag) {
   if (found.attention) {
     words.role = "group";
     words.ariaLabel = found.caption;
-    words.append(...found.attention.words.flatMap((word, i) => [wordButton(entry, found, word, i), " "]));
+    let end = 0;  // words stand apart where the caption has a space
+    for (const [i, word] of found.attention.words.entries()) {
+      const start = found.caption.indexOf(word, end);
+      words.append(i && start !== end ? " " : "", wordButton(entry, found, word, i));
+      end = Math.max(start, end) + word.length;
+    }
     words.addEventListener("keydown", walk);
   } else {
     words.textContent = found.caption;
