@@ -3,7 +3,8 @@
 An export is a folder, which ``writing`` makes:
 
     model/, model.onnx or model.tflite    encoder and search in one graph
-    vocabulary.json                       {"words": [...]}: all words in id order, <pad> <start> <end> <unk> first
+    vocabulary.json                       {"words": [...]}: all words in id order, <pad> <start> <end> <unk> first; see
+                                          ``Vocabulary.to_json``
     export.json                           inputs, outputs, the recipe for pixels, decoding settings, versions, and the
                                           sha256 of the other files. With a confidence also "unsure_below": captions
                                           with a lower confidence are called unsure

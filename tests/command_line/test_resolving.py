@@ -130,6 +130,7 @@ def test_a_trained_captioner_refuses_what_training_fixed(name):
         "unknown_limit": "0.5",
         "schedule": "cosine",
         "vocabulary": "wordpieces",
+        "words": "unicode",
     }
     args = typed("--" + name.replace("_", "-"), other.get(name, "32"), trained=True)
     with pytest.raises(UserError, match=f"^{name}: the model was trained with "):
@@ -245,6 +246,7 @@ def test_when_each_setting_may_change():
         "feature_grid",
         "feature_dtype",
         "vocabulary",
+        "words",
         "vocab_threshold",
     }
     decoder = {

@@ -6,16 +6,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from helpers import ROOT
 from PIL import Image
 
+import start
 from captioning.base.errors import UserError
 from captioning.base.files import is_unfinished
 from captioning.data import scenes
 from captioning.data.scenes import Scene, Thing
+from captioning.words.splitting import SPLITTINGS
+from config import DemoLanguage
 
 SCENE = Scene(
     Thing("red", "ball", "small", 60, 190), "left of", Thing("blue", "cube", "large", 164, 190), "wooden", "brick"
@@ -28,7 +32,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def captions_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -264,3 +268,59 @@ def test_a_damaged_list_of_scenes_is_named(tmp_path, content):
     with pytest.raises(UserError, match=r"no usable scenes\.json"):
         scenes.ensure(tmp_path, 20, 3)
     assert [path.name for path in tmp_path.iterdir()] == ["scenes.json"]
+
+
+@pytest.mark.parametrize("language", ["chinese", "hindi"])
+def test_captions_of_other_languages_are_all_right_for_their_own_scene_only(language):
+    found = scenes.SPOKEN[language]
+    for index in range(15):
+        scene = scenes._draw_scene(np.random.default_rng((0, index)))
+        captions = found.write(scene, np.random.default_rng(index))
+        assert len(set(captions)) == 5
+        for caption in captions:
+            assert not caption.isascii()
+            assert caption.endswith(("。", "।"))
+            for way in SPLITTINGS.values():  # as a captioner says it, without punctuation
+                assert scenes.all_right(way.join(way.split(caption)), scene, language), (way.name, caption)
+            for wrong in altered(scene):
+                assert not scenes.all_right(caption, wrong, language), (caption, wrong)
+
+
+@pytest.mark.parametrize(
+    ("language", "caption", "scene"),
+    [
+        ("chinese", "蓝色的立方体的左边是红色的球", SCENE),
+        ("chinese", "右边是一个蓝色立方体", None),
+        ("chinese", "一个红色的球和一个蓝色的立方体", None),
+        ("chinese", "左边是一个红色的球，左边是一个蓝色的立方体", None),
+        ("chinese", "", None),
+        ("hindi", "लाल गेंद नीले घन के ऊपर है", STACKED),
+        ("hindi", "नीला घन लाल गेंद के दाईं ओर", SCENE),
+        ("hindi", "एक लाल गेंद और एक नीला घन", None),
+        ("hindi", "नीली गेंद लाल घन के ऊपर है", None),
+    ],
+)
+def test_other_wordings_and_wrong_captions(language, caption, scene):
+    right = [each for each in (SCENE, STACKED) if scenes.all_right(caption, each, language)]
+    assert right == ([scene] if scene else [])
+
+
+def test_all_languages_show_the_same_pictures(tmp_path, monkeypatch):
+    def paint(scene, rng):
+        return Image.new("RGB", (8, 8), tuple(rng.integers(0, 256, 3).tolist()))
+
+    monkeypatch.setattr(scenes, "_render", paint)
+    folders = {language: tmp_path / language for language in scenes.SPOKEN}
+    for language, folder in folders.items():
+        scenes.ensure(folder, 4, 3, language)
+    pictures = [[path.read_bytes() for path in sorted((each / "images").iterdir())] for each in folders.values()]
+    assert pictures[1:] == [pictures[0]] * 2
+    found = [json.loads((each / "scenes.json").read_text())["parameters"].get("language") for each in folders.values()]
+    assert found == [None, "chinese", "hindi"], "folders of earlier releases, which name no language, are English"
+    assert captions_of(folders["chinese"])[0]["captions"] != captions_of(folders["hindi"])[0]["captions"]
+    scenes.ensure(folders["chinese"], 4, 3, "hindi")
+    assert captions_of(folders["chinese"]) == captions_of(folders["hindi"])
+
+
+def test_the_setting_offers_these_languages():
+    assert get_args(DemoLanguage) == tuple(scenes.SPOKEN) == ("english", *start.LANGUAGES)

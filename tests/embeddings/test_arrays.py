@@ -11,12 +11,19 @@ from helpers import PIECES
 from captioning.base.errors import UserError
 from captioning.base.files import load_arrays, save_arrays
 from captioning.embeddings.arrays import load_pretrained
-from captioning.embeddings.bert import SPARE, read_wordpieces
+from captioning.embeddings.bert import SPARE, _keeps_accents, read_wordpieces
 from captioning.words.vocabulary import Vocabulary
 from config import Config
 
 WORDS = Vocabulary(["a", "dog", "cat", "t-shirt", "skateboarder", "café", "'s"]).words
 A, DOG, CAT, T_SHIRT, SKATEBOARDER, CAFE, S = range(4, 11)
+
+
+def test_a_bert_reads_accents_if_its_pieces_have_some():
+    """A cased one of many languages does. Without its vowel signs Hindi would be other words."""
+    assert _keeps_accents(["dog", "##े", "红"])
+    assert _keeps_accents(["caf", "##é"])
+    assert not _keeps_accents(["dog", "##s", "红", "ß"])
 
 
 # Text files ----------------------------------------------------------------------------------------------------------

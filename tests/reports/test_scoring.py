@@ -1,5 +1,7 @@
 """Captions are scored by both protocols, and set against a shuffled control."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from three_images import RECORDS, RIGHT
@@ -8,10 +10,12 @@ from captioning.data import scenes
 from captioning.metrics import java
 from captioning.metrics.bleu_rouge import bleu, rouge_l
 from captioning.metrics.cider import cider_d
-from captioning.metrics.diagnostics import diagnose
+from captioning.metrics.diagnostics import diagnose, is_english
 from captioning.metrics.protocols import seed_bleu
-from captioning.reports.rows import Scores, SeedScores
+from captioning.reports.rows import ScoreRow, Scores, SeedScores
 from captioning.reports.scoring import score, together
+from captioning.reports.tables import score_cells
+from captioning.words.splitting import UNICODE
 from config import Config
 
 
@@ -116,3 +120,35 @@ def test_scores_together_are_means_over_data_sets_whatever_their_sizes(protocol)
         low, high = found.intervals.cider_d
         assert low <= found.cider_d <= high
         assert sum(group.images for group in found.cider_d_by_reference_length) == 5
+
+
+CHINESE = [
+    replace(RECORDS[0], captions=("一只红色的狗在跑。",)),
+    replace(RECORDS[1], captions=("两只黑猫，在床上睡觉",)),
+]
+
+
+def test_scores_say_which_splitting_they_are_of():
+    captions = ["一只红色的狗在跑", "两只猫在床上睡觉"]
+    by_unicode, _ = score(captions, CHINESE, "coco", Config(), splitting=UNICODE)
+    assert by_unicode.bleu[0] > 90
+    assert 0 < by_unicode.bleu[3] < 100
+    assert by_unicode.diagnostics.mean_length == 8
+    assert (by_unicode.tokenizer, score(captions, CHINESE, "coco", Config())[0].tokenizer) == ("unicode", "text.py")
+    row = ScoreRow(captioner="a", split="test", protocol="coco", decoding="greedy", scores=by_unicode)
+    assert (row.measure, score_cells(row)["protocol"]) == ("coco-unicode", "coco-unicode")
+    # Function words and objects are known in English only.
+    assert (by_unicode.diagnostics.dangling, by_unicode.diagnostics.chair_s, score_cells(row)["dangling"]) == (
+        None,
+        None,
+        "-",
+    )
+    both = together([(captions, CHINESE, by_unicode)] * 2, splitting=UNICODE)
+    assert (both.bleu, both.tokenizer) == (by_unicode.bleu, "unicode")
+    english, _ = score(RIGHT, RECORDS, "coco", Config(), splitting=UNICODE)
+    assert english.bleu == pytest.approx([100] * 4)
+
+
+def test_english_is_known_by_its_function_words():
+    assert is_english([["a", "dog", "is", "on", "the", "grass"]])
+    assert not is_english([["un", "perro", "a", "la", "orilla", "del", "mar"]])

@@ -110,6 +110,32 @@ def test_captions_are_scored_against_references_without_pictures(tmp_path, run, 
         bare("--references", tmp_path / "few.csv", "--model", tmp_path)
 
 
+def test_captions_in_chinese_are_scored_by_characters_or_words_of_unicode(tmp_path, bare):
+    references, found = tmp_path / "references.csv", tmp_path / "found.csv"
+    references.write_text(
+        "image,caption\n1.jpg,一只红色的狗在草地上跑。\n2.jpg,两只黑色的猫，在床上睡觉\n", encoding="utf-8"
+    )
+    found.write_text("image,caption\n1.jpg,一只红色的狗在草地上\n2.jpg,两只黑猫在床上睡觉\n", encoding="utf-8")
+    files = ["--references", references, "--predictions", found]
+    shown, told = bare(*files)
+    assert "note: words: 50% of the captions have sentences without spaces" in told
+    assert cells(shown.splitlines()[2])[5] == "0.00", "each sentence is a word"
+    shown, told = bare(*files, "--words", "unicode")
+    # All 19 characters are right, and the references have 22: exp(1 - 22 / 19).
+    assert cells(shown.splitlines()[2])[3:6] == ["coco-unicode", "as given", "85.39"]
+    assert "note: words" not in told
+    assert json.loads((tmp_path / "scores-all-coco-unicode.json").read_text())[0]["tokenizer"] == "unicode"
+    assert (tmp_path / "scores-all-coco.json").is_file(), "scores of two splittings stand beside each other"
+    shown, _ = bare("--references", references, "--compare", found, found, "--words", "characters")
+    assert "all, 2 images, protocol coco-characters" in shown
+
+
+def test_java_tools_are_refused_for_other_splittings(tmp_path, run, monkeypatch):
+    monkeypatch.setattr(java, "require", lambda tool: None)
+    with pytest.raises(UserError, match="--java: these programs are made for English, and words is unicode"):
+        run("--predictions", tmp_path / "a", "--java", "meteor", "--words", "unicode")
+
+
 def test_comparison_of_two_files(tmp_path, run):
     first = predictions(tmp_path / "a.json", [*RIGHT[:2], "a cow"])
     second = predictions(tmp_path / "b.json", RIGHT)
@@ -153,6 +179,11 @@ def test_comparison_of_several_seeds(tmp_path, run):
         (
             ["--predictions", "a", "--java", "meter"],
             "--java: there is no 'meter'; choose from meteor, spice, tokenizer",
+        ),
+        (["--predictions", "a", "--words", "wordpieces"], "words: .*'treebank', 'unicode' or 'characters'"),
+        (
+            ["--predictions", "a", "--words", "unicode", "--protocol", "seed"],
+            "--protocol: seed splits captions at spaces",
         ),
         (["--compare", "a", "absent.json"], "no file is named 'a'"),
         (["--predictions", "a", "--report"], "--report: .*give --model"),

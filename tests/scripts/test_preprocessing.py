@@ -12,6 +12,7 @@ from captioning.base.errors import UserError
 from captioning.data.mixture import MixedDataset
 from captioning.data.records import CaptionDataset, ImageRecord
 from captioning.features.looks import training_looks
+from captioning.retrieval.searching import unknown_words
 from config import Config
 from preprocessing import find_vocabulary, prepare
 
@@ -154,6 +155,19 @@ def test_unknown_words_are_told_before_training(capsys):
     find_vocabulary(Config(vocab_threshold=3), dataset)
     told = capsys.readouterr().err
     assert "note: vocab_threshold: 57.1% of the words of the training captions are unknown, such as 'dog'" in told
+
+
+def test_sentences_without_spaces_are_told_and_split_by_unicode(capsys):
+    dataset = captioned("一只红色的狗在草地上跑。", "一只狗", "一只红色的猫")
+    found = find_vocabulary(Config(vocab_threshold=1), dataset)
+    assert "note: words: 50% of the captions have sentences without spaces" in capsys.readouterr().err
+    assert found.words[4:] == ["一只狗", "一只红色的狗在草地上跑"]
+    found = find_vocabulary(Config(vocab_threshold=1, words="unicode"), dataset)
+    told = capsys.readouterr()
+    assert (told.err, found.splitting.name, found.words[4:7]) == ("", "unicode", ["一", "只", "狗"])
+    assert "16.7% of those of dev" in told.out
+    # A search splits its query in the same way.
+    assert unknown_words("红猫！", found) == ["猫"]
 
 
 def test_a_captioner_refuses_what_it_does_not_know_or_learns_it(tmp_path, capsys):

@@ -210,6 +210,15 @@ def test_a_newer_format_asks_for_an_update(saved, tmp_path):
         Captioner.load(path)
 
 
+def test_settings_and_vocabulary_split_captions_in_one_way(tmp_path):
+    made = captioner(Config(encoder=save_encoder(tmp_path / "mine.keras"), words="unicode", **SIZES))
+    made.save(tmp_path / "two.zip")  # its vocabulary is of treebank
+    with pytest.raises(
+        UserError, match=r"two\.zip: config\.json splits .* by unicode, and vocabulary\.json by treebank"
+    ):
+        Captioner.load(tmp_path / "two.zip")
+
+
 @pytest.mark.parametrize("about", ["", "[]", "{}", '{"format": "1", "sha256": {}}', '{"format": 1, "sha256": []}', "7"])
 def test_a_foreign_zip_file(saved, tmp_path, about):
     path = pack(tmp_path / "foreign.zip", {**parts(saved[1]), "bundle.json": about.encode()})

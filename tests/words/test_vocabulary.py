@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from captioning.base.errors import UserError
+from captioning.words.splitting import TREEBANK, UNICODE
 from captioning.words.vocabulary import END, PAD, START, UNK, Vocabulary
 
 CAPTIONS = ["A dog runs .", "A dog sits .", "The man's dog", "A cat"]
@@ -148,3 +149,37 @@ def test_coverage_counts_the_words_that_are_unknown():
     assert (found.words, found.unknown, found.unknown_share) == (6, {"hund": 2}, 2 / 6)
     assert Vocabulary(["a"]).coverage([]).unknown_share == 0
     assert Vocabulary(["snow", "##er"], wordpieces=True).coverage(["snower bird"]).unknown == {"bird": 1}
+
+
+CHINESE = ["一只红色的狗。", "红色的球，一只猫"]
+
+
+def test_a_vocabulary_splits_captions_in_its_own_way():
+    found = Vocabulary.fit(CHINESE, 2, splitting=UNICODE)
+    assert found.words[4:] == ["一", "只", "的", "红", "色"]
+    assert found.decode(found.encode("一只红色的", 9)) == "一只红色的"
+    assert found.coverage(["红猫"]).unknown == {"猫": 1}
+    assert found.lengths("红狗") == [1, 1]
+    again = Vocabulary.from_json(found.to_json(), "here")
+    assert (again.words, again.splitting) == (found.words, UNICODE)
+    assert found.extended(["猫猫"], 2).words[-1] == "猫"
+    assert found.extended(["猫猫"], 2).splitting is UNICODE
+
+
+def test_wordpieces_of_several_languages_follow_the_words_of_unicode():
+    pieces = ["[PAD]", "红", "狗", "dog", "##gy", "ला", "##ल"]
+    found = Vocabulary.fit(["红doggy狗。लाल है।"], 1, pieces, UNICODE)
+    text = "红狗doggy लाल"
+    assert [found.words[i] for i in found.encode(text, 9)] == [
+        *("<start>", "红", "狗", "dog", "##gy", "ला", "##ल", "<end>"),
+    ]
+    assert found.decode(found.encode(text, 9)) == text
+    assert Vocabulary.from_json(found.to_json(), "here").splitting is UNICODE
+
+
+def test_files_of_earlier_releases_mean_treebank_and_unknown_ways_are_named():
+    text = Vocabulary.fit(CAPTIONS, 1).to_json()
+    assert "splitting" not in text
+    assert Vocabulary.from_json(text, "here").splitting is TREEBANK
+    with pytest.raises(UserError, match="here: splits captions by 'jieba', which this release does not know"):
+        Vocabulary.from_json(text.replace('"words"', '"splitting": "jieba", "words"'), "here")
