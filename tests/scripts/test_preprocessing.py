@@ -167,7 +167,7 @@ def test_sentences_without_spaces_are_told_and_split_by_unicode(capsys):
     assert (told.err, found.splitting.name, found.words[4:7]) == ("", "unicode", ["一", "只", "狗"])
     assert "16.7% of those of dev" in told.out
     # A search splits its query in the same way.
-    assert unknown_words("红猫！", found) == ["猫"]
+    assert unknown_words("红猫。", found) == ["猫"]
 
 
 def test_a_captioner_refuses_what_it_does_not_know_or_learns_it(tmp_path, capsys):
