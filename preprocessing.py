@@ -100,6 +100,13 @@ def find_vocabulary(config: Config, dataset: CaptionDataset | MixedDataset) -> V
     print(
         f"unknown words: {lacks.unknown_share:.1%} of those of the training captions, {dev.unknown_share:.1%} of those of dev"
     )
+    if (cut := lacks.longer_share(config.max_caption_length)) > 0.1:
+        enough = next(length for length in sorted(lacks.lengths) if lacks.longer_share(length) <= 0.01)
+        print(
+            f"note: max_caption_length: {cut:.0%} of the training captions are longer than {config.max_caption_length} and "
+            f"are cut; --max-caption-length {enough} cuts hardly any",
+            file=sys.stderr,
+        )
     if lacks.unknown_share > config.unknown_limit:
         _report_unknown(config, lacks)
     return vocabulary

@@ -30,16 +30,21 @@ SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")  # their spelling, by id
 class Coverage:
     """How much of some captions a vocabulary knows.
 
-    ``words``: how many words they have. ``unknown``: which are unknown.
+    ``words``: how many words they have. ``unknown``: which are unknown. ``lengths``: how many captions have so many ids.
     """
 
     words: int
     unknown: Counter[str]
+    lengths: Counter[int]
 
     @property
     def unknown_share(self) -> float:
         """The share of the words that are unknown."""
         return self.unknown.total() / max(1, self.words)
+
+    def longer_share(self, length: int) -> float:
+        """The share of the captions that have more than ``length`` ids, which training cuts."""
+        return sum(n for ids, n in self.lengths.items() if ids > length) / max(1, self.lengths.total())
 
 
 def _frequent(captions: Iterable[str], threshold: int, wordpieces: Sequence[str], splitting: Splitting) -> list[str]:
@@ -121,8 +126,13 @@ class Vocabulary:
 
     def coverage(self, captions: Iterable[str]) -> "Coverage":
         """How many words ``captions`` have, and which of them are unknown."""
-        counts = Counter(word for caption in captions for word in self.split(caption))
-        return Coverage(counts.total(), Counter({word: n for word, n in counts.items() if not self.knows(word)}))
+        counts, lengths = Counter[str](), Counter[int]()
+        for caption in captions:
+            words = self.split(caption)
+            counts.update(words)
+            lengths[sum(len(self._split(word)) for word in words) if self.wordpieces else len(words)] += 1
+        unknown = Counter({word: n for word, n in counts.items() if not self.knows(word)})
+        return Coverage(counts.total(), unknown, lengths)
 
     def knows(self, word: str) -> bool:
         """Whether ``word`` has an id, or with WordPieces consists of pieces that have one."""

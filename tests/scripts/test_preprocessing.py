@@ -170,6 +170,17 @@ def test_sentences_without_spaces_are_told_and_split_by_unicode(capsys):
     assert unknown_words("红猫。", found) == ["猫"]
 
 
+def test_captions_that_are_mostly_cut_are_told(capsys):
+    dataset = captioned(*["a dog"] * 99, "a dog runs", "a dog")
+    find_vocabulary(Config(vocab_threshold=1, words="characters", max_caption_length=4), dataset)
+    note = (
+        "note: max_caption_length: 100% of the training captions are longer than 4 and are cut; --max-caption-length 5"
+    )
+    assert note in capsys.readouterr().err
+    find_vocabulary(Config(vocab_threshold=1, words="characters", max_caption_length=5), dataset)
+    assert "max_caption_length" not in capsys.readouterr().err
+
+
 def test_a_captioner_refuses_what_it_does_not_know_or_learns_it(tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
     words = ["<pad>", "<start>", "<end>", "<unk>", "a", "dog"]

@@ -27,6 +27,7 @@ from captioning.serving.engine import (
     read_upload,
 )
 from captioning.serving.worker import Closed
+from captioning.words.vocabulary import Vocabulary
 from config import Config
 
 CONFIG = Config(image_size=32, beam_size=3, length_penalty=0.7)
@@ -37,6 +38,7 @@ class FakeCaptioner:
 
     def __init__(self):
         self.decoder = SimpleNamespace(sizes={"regions": 4})
+        self.vocabulary = Vocabulary(["a"])
         self.calls: list[tuple[int, Config]] = []
         self.entered, self.gate = threading.Event(), threading.Event()
         self.gate.set()

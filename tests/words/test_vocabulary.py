@@ -147,8 +147,10 @@ def test_an_extended_vocabulary_keeps_its_ids_and_adds_frequent_new_words():
 def test_coverage_counts_the_words_that_are_unknown():
     found = Vocabulary(["dog", "runs", "a"]).coverage(["A dog runs.", "a hund", "hund!"])
     assert (found.words, found.unknown, found.unknown_share) == (6, {"hund": 2}, 2 / 6)
+    assert [found.longer_share(length) for length in (0, 1, 2, 3)] == [1, 2 / 3, 1 / 3, 0]
     assert Vocabulary(["a"]).coverage([]).unknown_share == 0
     assert Vocabulary(["snow", "##er"], wordpieces=True).coverage(["snower bird"]).unknown == {"bird": 1}
+    assert Vocabulary(["snow", "##er"], wordpieces=True).coverage(["snower bird"]).lengths == {3: 1}
 
 
 CHINESE = ["一只红色的狗。", "红色的球，一只猫"]
