@@ -9,6 +9,7 @@
     python evaluate.py --model runs/NAME --beam-sizes 20 --consensus       # the caption most like all of its beam
     python evaluate.py --predictions FILE --split test                     # score captions from elsewhere
     python evaluate.py --references FILE --predictions FILE                # without a data set and its pictures
+    python evaluate.py --references FILE --predictions FILE --words unicode    # captions in Chinese, Hindi, ...
     python evaluate.py --compare FILE FILE --split test                    # do two captioners differ beyond chance?
     python evaluate.py --compare "runs/a-*/FILE" "runs/b-*/FILE"           # several seeds of each
     python evaluate.py --model runs/NAME --fit-confidence                  # fit its confidence, on dev

@@ -20,6 +20,7 @@ from fastapi.testclient import TestClient
 from captioning.base.errors import UserError
 from captioning.serving import api
 from captioning.serving.engine import MAX_BEAM, Engine, Model
+from captioning.words.vocabulary import Vocabulary
 from config import Config
 
 
@@ -28,6 +29,7 @@ class FakeCaptioner:
 
     def __init__(self, error: Exception | None = None, confidence: float | None = None):
         self.decoder = SimpleNamespace(sizes={"regions": 4})
+        self.vocabulary = Vocabulary(["a"])
         self.error = error
         self.sure = (
             {"confidence": None} if confidence is None else {"confidence": confidence, "unsure": confidence < 0.5}
