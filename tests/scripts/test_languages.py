@@ -24,7 +24,7 @@ def test_a_demo_in_chinese_trains_and_is_right(tmp_path):
     places = [f"--{name}-dir={tmp_path / name}" for name in ("data", "feature", "run")]
     outcome = script(
         "train", "--preset", "demo", "--demo-language", "chinese", "--words", "unicode", "--demo-images", "20",
-        *places, "--data-weight", "20", "--batch-size", "30", "--epochs", "2", "--dropout", "0",
+        *places, "--data-weight", "20", "--batch-size", "30", "--epochs", "3", "--dropout", "0",
         "--learning-rate", "0.004", "--schedule", "constant", "--name", "zh", "--no-tensorboard",
     )  # fmt: skip
     assert outcome.status == 0, outcome
