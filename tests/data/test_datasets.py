@@ -341,11 +341,13 @@ def test_missing_folder_and_file_are_named(tmp_path):
 
 
 def test_the_demo_is_read_like_any_folder(tmp_path, monkeypatch):
-    def ensure(folder, images, seed):
-        line = {"image": "0.png", "caption": f"{images} scenes of seed {seed}", "split": "train"}
+    def ensure(folder, images, seed, language):
+        line = {"image": "0.png", "caption": f"{images} scenes of seed {seed} in {language}", "split": "train"}
         write_files(folder, {"images/0.png": "", "captions.jsonl": json.dumps(line)})
 
     monkeypatch.setattr(scenes, "ensure", ensure)
-    dataset = datasets.load(Config(dataset="demo", data_dir=str(tmp_path), demo_images=20, split_seed=3))
+    dataset = datasets.load(
+        Config(dataset="demo", data_dir=str(tmp_path), demo_images=20, split_seed=3, demo_language="hindi")
+    )
     assert dataset.name == "demo"
-    assert dataset.split("train")[0].captions == ("20 scenes of seed 3",)
+    assert dataset.split("train")[0].captions == ("20 scenes of seed 3 in hindi",)
