@@ -9,7 +9,6 @@ import numpy as np
 
 from captioning.base.errors import UserError
 from captioning.words.phrases import Automaton, automata
-from captioning.words.tokenizer import tokenize
 from captioning.words.vocabulary import Vocabulary
 from config import DecodingSettings
 
@@ -55,7 +54,7 @@ def constraints_of(vocabulary: Vocabulary, settings: DecodingSettings) -> Constr
 
     Excluded phrases with a word that the vocabulary does not know need no rule, because no caption can hold them.
     """
-    wanted = _wanted(settings)
+    wanted = _wanted(vocabulary, settings)
     _refuse_unknown(vocabulary, "prefix", wanted.prefix)
     for alternatives in wanted.include:
         _refuse_unknown(vocabulary, "include", [word for phrase in alternatives for word in phrase])
@@ -77,22 +76,22 @@ def constraints_of(vocabulary: Vocabulary, settings: DecodingSettings) -> Constr
 def check_constraints(vocabulary: Vocabulary, settings: DecodingSettings) -> None:
     """Refuse as ``constraints_of`` does, before any work, and name on stderr what ``exclude_words`` asks in vain."""
     constraints_of(vocabulary, settings)
-    for phrase in _wanted(settings).exclude:
+    for phrase in _wanted(vocabulary, settings).exclude:
         if unknown := _unknown(vocabulary, phrase):
             print(f"note: exclude_words: no caption has {_with_near(vocabulary, unknown)} anyway", file=sys.stderr)
 
 
-def _wanted(settings: DecodingSettings) -> Wanted:
+def _wanted(vocabulary: Vocabulary, settings: DecodingSettings) -> Wanted:
     """The phrases in ``settings``. Raises UserError for one without a word."""
     return Wanted(
-        _words("prefix", settings.prefix) if settings.prefix else [],
-        [[_words("include", phrase) for phrase in text.split(OR)] for text in settings.include],
-        [_words("exclude_words", phrase) for phrase in settings.exclude_words],
+        _words(vocabulary, "prefix", settings.prefix) if settings.prefix else [],
+        [[_words(vocabulary, "include", phrase) for phrase in text.split(OR)] for text in settings.include],
+        [_words(vocabulary, "exclude_words", phrase) for phrase in settings.exclude_words],
     )
 
 
-def _words(name: str, text: str) -> list[str]:
-    words = tokenize(text)
+def _words(vocabulary: Vocabulary, name: str, text: str) -> list[str]:
+    words = vocabulary.split(text)
     if not words:
         raise UserError(f"{name}: {text!r} holds no word; leave it out, or write a word")
     return words

@@ -7,11 +7,14 @@ from unicodedata import normalize
 
 import pytest
 
+from captioning.base.errors import UserError
 from captioning.words import splitting
+from captioning.words.constraints import constraints_of
 from captioning.words.sides import names_sides
 from captioning.words.splitting import CHARACTERS, SPLITTINGS, TREEBANK, UNICODE, share_in_one_piece
 from captioning.words.tokenizer import tokenize
-from config import CaptionSettings
+from captioning.words.vocabulary import Vocabulary
+from config import CaptionSettings, Config
 
 # A caption, its words by Unicode, and what these words are joined to.
 CAPTIONS = [
@@ -94,6 +97,23 @@ def test_sentences_in_one_piece_are_noticed():
 )
 def test_captions_that_say_left_or_right(caption, treebank, others):
     assert [names_sides(caption, way) for way in (TREEBANK, UNICODE, CHARACTERS)] == [treebank, others, others]
+
+
+def test_words_that_captions_must_hold_are_split_like_captions():
+    vocabulary = Vocabulary([*"一只红色的狗猫"], splitting=UNICODE)
+    asked = constraints_of(vocabulary, Config(prefix="一只", include=("红色",), exclude_words=("黑猫", "猫")))
+    (required,) = asked.required
+
+    def missing(caption: str) -> int:
+        state = 0
+        for token in vocabulary.encode(caption, 9)[1:-1]:
+            state = required.follow[state, required.kinds[token]]
+        return int(required.missing[state])
+
+    assert vocabulary.decode(asked.prefix) == "一只"
+    assert (missing("一只红色的狗"), missing("一只红"), missing("一只色红")) == (0, 1, 1)
+    with pytest.raises(UserError, match="include: this captioner does not know '黑'"):
+        constraints_of(vocabulary, Config(include=("黑猫",)))
 
 
 def test_the_examples_of_the_docstrings():
