@@ -24,6 +24,7 @@ HEAVY = (
     "coco_scale",
     "folder",
     "app",
+    "bombs",
     "onednn",
     "fine_tuning",
     "first_caption",
@@ -45,7 +46,7 @@ def test_every_benchmark_is_tried():
 def test_a_quick_run_prints_a_table_and_writes_json(name, tmp_path, request):
     output = tmp_path / "results.json"
     command = [sys.executable, BENCHMARKS / f"{name}.py", "--quick", "--output", output]
-    if name == "app":
+    if name in ("app", "bombs"):
         pytest.importorskip("fastapi")
         pytest.importorskip("uvicorn")
     if name == "backends":  # the others go the same way, and compiling for them takes minutes

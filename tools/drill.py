@@ -3,6 +3,8 @@
     python tools/drill.py                                  # 10,000 inputs
     python tools/drill.py --inputs 200 --only index        # of the kinds whose names hold this word
     python tools/drill.py --only "feature store" --trial 17    # one input again, with its traceback
+    python tools/drill.py --kills 100                      # kill long works; see tools/drill_kills.py
+    python tools/drill.py --full-disks 100                 # let disks fill up
 
 An input is a whole file, or a few, in which one or two things were changed: bits, bytes, lines, numbers, names, lengths. The
 seed and the number of a trial decide them. A reader may give what it reads, or raise UserError. What counts as a fault:
@@ -36,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from captioning.base.errors import UserError
 from captioning.base.script import run_script
+from tools import drill_kills
 from tools.drill_kinds import KINDS, Kind, contents
 
 SECONDS = 10
@@ -227,7 +230,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other damage [default: 0]")
     parser.add_argument("--only", default="", help="only kinds whose names hold this")
     parser.add_argument("--trial", type=int, help="only the trial of this number, of each kind")
+    parser.add_argument(
+        "--kills", type=int, metavar="N", help="instead kill long works N times, and compare their results"
+    )
+    parser.add_argument(
+        "--full-disks", type=int, metavar="N", help="instead let N disks fill up under works that write"
+    )
     args = parser.parse_args()
+    for times, disturb in ((args.kills, drill_kills.kill), (args.full_disks, drill_kills.fill)):
+        if times is not None:
+            return drill_kills.report(disturb, times, args.seed, args.only)
     kinds = [kind for kind in KINDS if args.only in kind.name]
     if not kinds or args.inputs < 1:
         raise UserError(f"--only: no kind of {', '.join(kind.name for kind in KINDS)} holds {args.only!r}")

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from keras import ops
 from captioning.base.backend import backend_name
 from captioning.base.environment import package_versions
 from captioning.base.errors import UserError
+from captioning.base.scratch import scratch_folder
 from captioning.exports.reading import FORMAT, KINDS, Exported
 from captioning.features.folding import fold
 from captioning.pictures.loading import PREPROCESSING
@@ -29,6 +29,7 @@ from captioning.search.compiled import Search
 from config import DecodingSettings
 from model import Captioner
 
+_UNFINISHED = ".export-"  # begins the names of folders in which exports are made
 OPSET = 18  # the newest version of ONNX' operators that tf2onnx 1.17 writes
 
 
@@ -63,8 +64,8 @@ def write_export(captioner: Captioner, decoding: DecodingSettings, kind: str, fo
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as temporary:
-            new = Path(temporary, "new")
+        with scratch_folder(folder.parent, _UNFINISHED) as temporary:
+            new = temporary / "new"
             new.mkdir()
             try:
                 _WRITERS[kind](captioner, decoding, new / KINDS[kind].model, int8)
@@ -77,7 +78,7 @@ def write_export(captioner: Captioner, decoding: DecodingSettings, kind: str, fo
                 reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
                 raise UserError(f"--format: {kind} cannot hold this captioner: {reason}; take another format") from None
             if folder.exists():
-                os.rename(folder, Path(temporary, "old"))
+                os.rename(folder, temporary / "old")
             os.rename(new, folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error}); choose another --output") from None

@@ -3,8 +3,12 @@
 An index is a folder with two files:
 
     index.json          {"format": 1, "model": fingerprint, "source": whose pictures they are, "version": N,
-                        "images": [[name, size, mtime], ...], "unreadable": {name: [size, mtime, reason]}}
+                        "images": [[name, size, mtime], ...], "unreadable": {name: [size, mtime, reason]},
+                        "checksums": [one for each 1,024 images, ...]}
     vectors-N.npy       float32 (at least as many rows as images, J): unit vectors in the order of ``images``
+
+A checksum is the CRC-32 of the vectors of its images, followed by the JSON text of the list of their names. All are
+compared when an index is opened. Indexes of earlier releases have none.
 
 A picture is embedded again if its size in bytes or its time of change in nanoseconds has changed.
 
@@ -18,10 +22,11 @@ import errno
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -36,6 +41,7 @@ from config import PRETRAINED, SEARCH
 FORMAT = 1
 _TRY_AGAIN = (-1, -1)  # a stamp that no file has, so the next update tries the picture again
 _CHUNK = 1024  # pictures between two versions of index.json
+_BLOCK = 1024  # pictures of a checksum
 
 Stamp = tuple[int, int]  # size in bytes, time of change in nanoseconds
 # Takes names of pictures. Gives for each batch all names, vectors float32 (B, J) and reasons. The vectors belong to the
@@ -69,6 +75,8 @@ class ImageIndex:
             if len(vectors) < len(self.images) or not vectors.shape[1]:
                 raise ValueError("index.json and the vectors do not belong together")
             self.vectors = vectors[: len(self.images)]
+            if "checksums" in about:
+                self._refuse_changed(take(about, "checksums", list))
         except FileNotFoundError as error:
             raise UserError(
                 f"{folder}: not an index ({Path(error.filename).name} is missing); name another --index"
@@ -78,6 +86,17 @@ class ImageIndex:
                 f"{folder}: damaged index ({error}); delete it, and the next search builds it again"
             ) from None
 
+    def _refuse_changed(self, checksums: list[Any]) -> None:
+        """Raise ValueError unless the vectors and names are those of which the ``checksums`` were taken."""
+        blocks = range(0, len(self.images), _BLOCK)
+        if len(checksums) != len(blocks):
+            raise ValueError(f"there are {len(checksums)} checksums for {len(blocks)} blocks of vectors")
+        for start, written in zip(blocks, checksums, strict=True):
+            names = self.images[start : start + _BLOCK]
+            if _checksum(zlib.crc32(self.vectors[start : start + _BLOCK]), names) != written:
+                where = f"{_vectors(self.folder, self.version).name}: the vectors of {names[0]} to {names[-1]}"
+                raise ValueError(f"{where} are not what was written")
+
     def search(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The ``count`` pictures that are nearest to each of ``queries``, float unit vectors ``(Q, J)``, best first.
 
@@ -85,6 +104,11 @@ class ImageIndex:
         the number of pictures if that is less.
         """
         return neighbours(np.asarray(queries, dtype=np.float32), self.vectors, count)
+
+
+def _checksum(rows: int, names: Sequence[str]) -> int:
+    """The checksum of images with these ``names``. ``rows``: the CRC-32 of their vectors."""
+    return zlib.crc32(json.dumps(list(names)).encode(), rows)
 
 
 def _is_line(line: Any, *kinds: type) -> bool:
@@ -147,10 +171,23 @@ class _Contents:
     version: int
     images: list[list]
     unreadable: dict[str, tuple[int, int, str]]
+    checksums: list[int] = field(default_factory=list)
+    _summed: int = 0  # how many of the images the checksums are of
+
+    def add_checksums(self, file: BinaryIO, offset: int, row: int) -> None:
+        """Read the vectors that are new in ``file``, of ``row`` bytes each, from ``offset``, for their checksums."""
+        names, place = [name for name, *_ in self.images], file.tell()
+        del self.checksums[self._summed // _BLOCK :]  # the last block may have grown
+        for start in range(len(self.checksums) * _BLOCK, len(names), _BLOCK):
+            block = names[start : start + _BLOCK]
+            file.seek(offset + start * row)
+            self.checksums.append(_checksum(zlib.crc32(file.read(len(block) * row)), block))
+        self._summed = len(names)
+        file.seek(place)
 
     def save(self, folder: Path) -> None:
-        about = {"format": FORMAT, "model": self.model, "source": self.source, "version": self.version}
-        about |= {"images": self.images, "unreadable": self.unreadable}
+        about: dict[str, Any] = {"format": FORMAT, "model": self.model, "source": self.source, "version": self.version}
+        about |= {"images": self.images, "unreadable": self.unreadable, "checksums": self.checksums}
         write_atomically(folder / "index.json", json.dumps(about, indent=0))  # ASCII: not all file names are UTF-8
 
 
@@ -213,6 +250,7 @@ def _write(
     def commit() -> None:
         file.flush()
         os.fsync(file.fileno())
+        new.add_checksums(file, offset, 4 * dimension)
         new.save(folder)
 
     with (

@@ -32,7 +32,7 @@ import numpy as np
 
 from captioning.base.environment import describe
 from captioning.base.errors import UserError
-from captioning.base.files import load_arrays, save_arrays, write_atomically
+from captioning.base.files import is_unfinished, load_arrays, save_arrays, write_atomically
 from captioning.base.json_files import read_json, take
 from captioning.command_line.reading import read_settings
 from captioning.words.vocabulary import Vocabulary
@@ -66,6 +66,17 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}: missing or damaged ({error}); {_ADVICE}") from None
 
 
+def _is_begun(folder: Path) -> bool:
+    """Whether ``folder`` holds nothing but what ``Run.create`` leaves when its process is killed."""
+    known = {"checkpoints", "vocabulary.json", "embedding.npz"}
+    try:
+        return all(path.name in known or is_unfinished(path) for path in folder.iterdir()) and not any(
+            (folder / "checkpoints").glob("*")
+        )
+    except OSError:
+        return False
+
+
 class Run:
     """One run folder."""
 
@@ -92,11 +103,12 @@ class Run:
         cls.check(config, name)
         run = cls(Path(config.run_dir) / name)
         try:
-            run.checkpoints.mkdir(parents=True)
-            write_atomically(run.folder / "config.json", config.to_json())
+            run.checkpoints.mkdir(parents=True, exist_ok=run.folder.exists())
             write_atomically(run.folder / "vocabulary.json", vocabulary.to_json())
             if pretrained:
                 save_arrays(run.folder / "embedding.npz", pretrained)
+            # The last file, because a folder that has it is a run that can go on.
+            write_atomically(run.folder / "config.json", config.to_json())
         except OSError as error:
             raise UserError(f"{run.folder}: cannot write there ({error.strerror}); choose another --run-dir") from None
         return run
@@ -105,7 +117,7 @@ class Run:
     def check(config: Config, name: str | None) -> None:
         """Raise the UserError that ``create`` would raise. This is for before the long work that precedes it."""
         folder = Path(config.run_dir) / (name or "")
-        if name and folder.exists():
+        if name and folder.exists() and not _is_begun(folder):
             raise UserError(f"{folder}: exists; choose another --name, or go on with --resume {folder}")
         try:
             Path(config.run_dir).mkdir(parents=True, exist_ok=True)

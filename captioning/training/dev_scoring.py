@@ -4,7 +4,6 @@ An object here is made once per run and called after every epoch. It returns sco
 text for each of the first dev images. The user sees these texts.
 """
 
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from captioning.base.scratch import scratch_folder
 from captioning.data.mixture import joined_name
 from captioning.features.batches import FeatureBatches
 from captioning.features.extraction import extract_features
@@ -129,8 +129,8 @@ class TunedCaptionScores(CaptionScores):
 
     @contextmanager
     def _encoded(self):
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".dev-") as folder:
-            config = self.config.with_overrides({"feature_dir": folder})
+        with scratch_folder(self.folder, ".dev-") as folder:
+            config = self.config.with_overrides({"feature_dir": str(folder)})
             self.encode.renew()
             [store] = extract_features(config, self.dataset, self.records, self.captioner.encoder, self.encode)
             yield self._read(store)

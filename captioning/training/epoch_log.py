@@ -3,25 +3,36 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from captioning.base.files import write_bytes
+
 
 def show_epoch(
-    line: dict[str, float],
-    epochs: int,
-    summary: str,
-    each: Sequence[str],
-    samples: Sequence[tuple[str, str]],
-    folder: Path,
+    line: dict[str, float], epochs: int, summary: str, each: Sequence[str], samples: Sequence[tuple[str, str]]
 ) -> None:
-    """Print what happened in an epoch, and add its samples to samples.txt in the run ``folder``.
+    """Print what happened in an epoch.
 
     ``line`` is the epoch's line of history.csv. ``epochs`` is how many there will be. ``summary`` is what the stage
     says of the epoch, and ``each`` what it says of each of several data sets. ``samples`` are pairs (file name, text)
     of dev.
     """
-    shown = "".join(f"    {name}: {sample}\n" for name, sample in samples)
     text = (
         f"epoch {line['epoch']}/{epochs}: {summary}, {line['words_per_second']:,.0f} words/s, {line['seconds']:.0f} s"
     )
-    print(text + "".join(f"\n    {part}" for part in each) + f"\n{shown}", end="", flush=True)
-    with open(folder / "samples.txt", "a", encoding="utf-8") as file:
-        file.write(f"epoch {line['epoch']}\n{shown}")
+    print(text + "".join(f"\n    {part}" for part in each) + f"\n{_indented(samples)}", end="", flush=True)
+
+
+def add_samples(folder: Path, epoch: int, samples: Sequence[tuple[str, str]]) -> None:
+    """Add the ``samples`` of an epoch (from 1) to samples.txt in the run ``folder``, whole or not at all.
+
+    They replace those of the same epoch, which a killed process may have left. Raises OSError.
+    """
+    path, head = folder / "samples.txt", f"epoch {epoch}\n".encode()
+    written = path.read_bytes() if path.exists() else b""
+    earlier = (b"\n" + written).partition(b"\n" + head)[0][1:]
+    earlier += b"\n" if earlier and not earlier.endswith(b"\n") else b""
+    # A file name that is not UTF-8 holds lone surrogates.
+    write_bytes(path, earlier + head + _indented(samples).encode("utf-8", "backslashreplace"))
+
+
+def _indented(samples: Sequence[tuple[str, str]]) -> str:
+    return "".join(f"    {name}: {text}\n" for name, text in samples)

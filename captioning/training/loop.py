@@ -10,6 +10,7 @@ from captioning.base.errors import Terminated
 from captioning.base.files import alone_with
 from captioning.base.scratch import sweep
 from captioning.features.prepared import Prepared
+from captioning.reports.curves import draw_curves
 from captioning.storage.bundles import UNFINISHED as UNFINISHED_BUNDLE
 from captioning.storage.runs import Run
 from captioning.training.checkpoints import Checkpoints
@@ -38,6 +39,8 @@ def _fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, i
     kind = stage_named(config.stage)
     checkpoints = Checkpoints(run, kind.best_weights)
     checkpoints.refuse_missing()
+    if run.state()["epochs"]:
+        _catch_up(run, checkpoints)
     epochs = epochs_left(config, run, run.bundle(kind.bundle))
     if config.precision != "float32":
         keras.mixed_precision.set_dtype_policy(f"mixed_{config.precision}")
@@ -67,6 +70,14 @@ def _fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, i
         stage.model.save(run.bundle(stage.bundle))
         print(f"{stage.bundle} of epoch {best}: {run.bundle(stage.bundle)}")
     return status
+
+
+def _catch_up(run: Run, checkpoints: Checkpoints) -> None:
+    """Do what was still to come after the last whole epoch, if the process was killed just then."""
+    checkpoints.remove_others()
+    curves = run.folder / "curves.png"
+    if not curves.exists() or curves.stat().st_mtime_ns < (run.folder / "state.json").stat().st_mtime_ns:
+        draw_curves(run)
 
 
 def _start_message(stage: Stage) -> str:

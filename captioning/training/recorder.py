@@ -10,7 +10,7 @@ from captioning.base.progress import Progress
 from captioning.reports.curves import draw_curves
 from captioning.storage.runs import Run, by_data_set, column_of
 from captioning.training.checkpoints import Checkpoints
-from captioning.training.epoch_log import show_epoch
+from captioning.training.epoch_log import add_samples, show_epoch
 from captioning.training.history import History
 from captioning.training.optimizers import learning_rate
 from captioning.training.seeding import seed_epoch
@@ -83,10 +83,12 @@ class Recorder(keras.callbacks.Callback):
             self.checkpoints.save_best(self.stage.model, epoch + 1)
         self.average.on_test_end()
         self.checkpoints.save_last(self.model, epoch + 1)
+        shown = list(zip(self.stage.dev.sample_names(self.config.sample_captions), samples, strict=False))
+        add_samples(self.run.folder, epoch + 1, shown)
         self.history.write()
         self.checkpoints.remove_others()
         draw_curves(self.run)
-        self._show(line, is_best, samples)
+        self._show(line, is_best, shown)
         if out_of_patience(self.config.patience, epoch + 1, int(self.history.best["epoch"])):
             print(f"no better epoch for {self.config.patience} epochs; stopping")
             self.model.stop_training = True
@@ -108,8 +110,7 @@ class Recorder(keras.callbacks.Callback):
             "seconds": time.perf_counter() - self.began,
         }
 
-    def _show(self, line: dict[str, float], is_best: bool, samples: list[str]) -> None:
+    def _show(self, line: dict[str, float], is_best: bool, samples: list[tuple[str, str]]) -> None:
         summary = self.stage.summary(line) + (" *" if is_best else "")
         each = [f"{name}: {self.stage.dev_summary(scores)}" for name, scores in by_data_set(line).items()]
-        shown = list(zip(self.stage.dev.sample_names(self.config.sample_captions), samples, strict=False))
-        show_epoch(line, self.config.epochs, summary, each, shown, self.run.folder)
+        show_epoch(line, self.config.epochs, summary, each, samples)

@@ -230,6 +230,56 @@ def test_damage_is_named(tmp_path, photos, damage):
         build(tmp_path, photos)
 
 
+def _flipped(folder: Path, place: int) -> None:
+    """Change one bit of the vectors in ``folder``, ``place`` bytes before their end."""
+    (path,) = folder.glob("vectors-*.npy")
+    content = bytearray(path.read_bytes())
+    content[-place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("block", [1024, 3])
+def test_a_changed_bit_of_the_vectors_is_named(tmp_path, photos, monkeypatch, block):
+    monkeypatch.setattr(index, "_BLOCK", block)
+    monkeypatch.setattr(index, "_CHUNK", 2)  # index.json is written several times
+    build(tmp_path, photos)
+    photos["7.jpg"] = tmp_path / "photos" / "7.jpg"
+    photos["7.jpg"].write_text("photo 7")
+    found, _ = build(tmp_path, photos)  # the second version
+    for row in (0, 4, 7):
+        first, last = (0, 7) if block > 8 else (row // 3 * 3, min(7, row // 3 * 3 + 2))
+        place = 4 * J * (len(found.images) - row) - 5
+        _flipped(tmp_path / "index", place)
+        named = rf"vectors-2\.npy: the vectors of {first}\.jpg to {last}\.jpg are not what was written.*delete it"
+        with pytest.raises(UserError, match=named):
+            ImageIndex(tmp_path / "index")
+        with pytest.raises(UserError, match=named):
+            build(tmp_path, photos)
+        _flipped(tmp_path / "index", place)
+    assert len(ImageIndex(tmp_path / "index").images) == 8
+
+
+@pytest.mark.parametrize("written", ["[]", "[1, 2]", '["1"]', "[null]", "7"])
+def test_damaged_checksums_of_an_index_are_named(tmp_path, photos, written):
+    build(tmp_path, photos)
+    path = tmp_path / "index" / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"checksums": json.loads(written)}))
+    with pytest.raises(UserError, match="damaged index"):
+        build(tmp_path, photos)
+
+
+def test_an_index_of_an_earlier_release_has_no_checksums(tmp_path, photos):
+    build(tmp_path, photos)
+    path = tmp_path / "index" / "index.json"
+    about = json.loads(path.read_text())
+    del about["checksums"]
+    path.write_text(json.dumps(about))
+    assert build(tmp_path, photos)[1] == []
+    photos["0.jpg"].write_text("another 0")
+    assert build(tmp_path, photos)[1] == ["0.jpg"]
+    assert json.loads(path.read_text())["checksums"], "the next update gives it some"
+
+
 def test_a_newer_format_and_a_missing_index_are_named(tmp_path, photos):
     with pytest.raises(UserError, match="nowhere: not an index"):
         ImageIndex(tmp_path / "nowhere")

@@ -1,8 +1,10 @@
 """Run folders: what is written is what is read, and nothing is overwritten."""
 
 import json
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from captioning.base.errors import UserError
@@ -65,6 +67,47 @@ def test_an_existing_run_is_not_overwritten(tmp_path):
     with pytest.raises(UserError, match=f"{run.folder}: exists; choose another --name, or go on with --resume"):
         create(tmp_path, epochs=1)
     assert (run.folder / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("killed_at", ["vocabulary.json", "embedding.npz", "config.json"])
+def test_a_run_that_was_killed_while_it_was_made_is_made_again(tmp_path, monkeypatch, killed_at):
+    whole = create(tmp_path / "whole", embedding="bert-static")
+    arrays = {"vectors": np.ones((6, 2), "float32")}
+
+    class Killed(BaseException):
+        pass
+
+    def replace(new, path):
+        if Path(path).name == killed_at:
+            raise Killed
+        rename(new, path)
+
+    rename = os.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # nobody tidies up
+        with pytest.raises(Killed):
+            Run.create(whole.config(), WORDS, "mine-too", arrays)
+    left = tmp_path / "whole" / "mine-too"
+    assert left.exists()
+    Run.check(whole.config(), "mine-too")
+    run = Run.create(whole.config(), WORDS, "mine-too", arrays)
+    assert sorted(path.name for path in left.iterdir()) == [
+        *("checkpoints", "config.json", "embedding.npz", "vocabulary.json")
+    ]
+    assert run.vocabulary().words == WORDS.words
+
+
+def test_a_folder_of_other_files_is_no_run_that_was_begun(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"mine: exists"):
+        create(tmp_path)
+    (tmp_path / "mine" / "notes.txt").rename(tmp_path / "notes.txt")
+    (tmp_path / "mine" / "checkpoints").mkdir()
+    (tmp_path / "mine" / "checkpoints" / "last-0001.weights.h5").write_text("weights")
+    with pytest.raises(UserError, match=r"mine: exists"):
+        create(tmp_path)
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):

@@ -253,8 +253,12 @@ def test_a_finished_run_wants_more_epochs(prepared, straight):
 def test_a_run_cut_off_before_its_bundle_gets_it_on_resume(prepared, one_epoch, tmp_path):
     config, run = one_epoch[0], Run(shutil.copytree(one_epoch[1].folder, tmp_path / "run"))
     run.bundle("captioner").unlink()
+    (run.folder / "curves.png").unlink()
+    (run.checkpoints / "best-0000.weights.h5").write_text("an earlier best epoch, still to be removed")
     history = run.history()
     assert train(prepared, config, run) == 0
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["best-0001.weights.h5", "last-0001.weights.h5"]
+    assert (run.folder / "curves.png").exists()
     assert Captioner.load(run.bundle("captioner")).config == config
     assert run.history() == history
 

@@ -238,3 +238,5 @@ def test_a_crash_while_saving_leaves_a_run_that_goes_on(prepared, no_curves, mon
     record(prepared, monkeypatch, config, run, BLEU[:3], NLL[:3])
     assert kept(run) == {"last-0003.weights.h5": "3", "best-0002.weights.h5": "2"}
     assert [line["epoch"] for line in run.history()] == [1, 2, 3]
+    samples = (run.folder / "samples.txt").read_text().splitlines()
+    assert [line for line in samples if line.startswith("epoch")] == ["epoch 1", "epoch 2", "epoch 3"]
