@@ -12,6 +12,7 @@ import sys
 import time
 import venv
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
@@ -24,20 +25,42 @@ def set_up(extras: str) -> None:
     """Make .venv and install this project into it, with the versions of the lock file, unless that has been done.
 
     ``extras`` are names from ``pyproject.toml`` in square brackets, or an empty string. A file in .venv holds a digest
-    of the lists of dependencies. If they change, everything is installed again.
+    of the lists of dependencies. If they change, everything is installed again. What an interrupted call left is
+    completed. If that fails, for example because the disk is full, exit with status 2 and a message.
     """
-    if not PYTHON.exists():
-        print(f"making {VENV}", flush=True)
-        venv.create(VENV, with_pip=True)
     wanted = b"".join((ROOT / name).read_bytes() for name in ("requirements.txt", "pyproject.toml", LOCK))
     digest = hashlib.sha256(wanted).hexdigest()
     stamp = VENV / f"installed{extras}"
-    if not stamp.exists() or stamp.read_text() != digest:
+    if PYTHON.exists() and stamp.exists() and stamp.read_text() == digest:
+        return
+    try:
+        if not has_pip():
+            print(f"making {VENV}", flush=True)
+            venv.create(VENV, with_pip=True)
         print("installing the dependencies (TensorFlow is large; this takes a few minutes once)", flush=True)
         # --no-compile saves time. Python later compiles only the part of TensorFlow that is imported.
         options = ["--quiet", "--disable-pip-version-check", "--no-compile"]
-        run("-m", "pip", "install", *options, "-e", f".{extras}", "-c", LOCK)
+        install = [PYTHON, "-m", "pip", "install", *options, "-e", f".{extras}", "-c", LOCK]
+        if subprocess.run(install, cwd=ROOT).returncode:
+            refuse("pip could not install the dependencies, for the reason above")
         stamp.write_text(digest)
+    except OSError as error:
+        refuse(f"cannot be written ({error.strerror or error})")
+    except subprocess.CalledProcessError as error:  # the installation of pip
+        lines = (error.output or b"").decode(errors="replace").strip().splitlines()
+        refuse(f"pip cannot be installed there ({lines[-1] if lines else error})")
+
+
+def has_pip() -> bool:
+    """Whether .venv has a Python with pip. An interrupted call may have left one without."""
+    found = PYTHON.exists() and subprocess.run([PYTHON, "-m", "pip", "--version"], capture_output=True)
+    return bool(found) and not found.returncode
+
+
+def refuse(reason: str) -> NoReturn:
+    """Exit with status 2, and say why .venv cannot be made."""
+    print(f"error: {VENV}: {reason}; remove the cause, then run the same command again", file=sys.stderr)
+    sys.exit(2)
 
 
 def run(*arguments: str) -> None:

@@ -11,6 +11,7 @@ seed and the number of a trial decide them. A reader may give what it reads, or 
 
     traceback     another error
     hang          more than ten seconds
+    memory        512 MiB more than before
     leftover      files that were not there before
     changed       files that a reader has changed, and that it only reads
 
@@ -21,7 +22,9 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -42,6 +45,7 @@ from tools import drill_kills
 from tools.drill_kinds import KINDS, Kind, contents
 
 SECONDS = 10
+MEMORY = 512 << 20  # bytes
 # What may stand for any value in JSON, CSV and lines of text.
 ODD = (
     *("", "0", "-1", "3.5", "1e999", "NaN", "Infinity", "9" * 5000, "null", "true", "[]", "{}", '""', '"\\ud800"'),
@@ -176,6 +180,7 @@ def fault(kind: Kind, whole: dict[str, bytes], folder: Path, rng: random.Random)
             break
         files[name] = changed
     lay_out(folder, files)
+    taken = _peak_memory()
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -191,6 +196,8 @@ def fault(kind: Kind, whole: dict[str, bytes], folder: Path, rng: random.Random)
         return "traceback", traceback.format_exc()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+    if _peak_memory() - taken > MEMORY:
+        return "memory", f"{_peak_memory() - taken:,} bytes\n"
     after = contents(folder)
     if hidden := sorted(name for name in after if name not in whole and Path(name).name.startswith(".")):
         return "leftover", f"{hidden}\n"
@@ -220,6 +227,11 @@ def drill(kind: Kind, trials: range, seed: int, scratch: Path) -> tuple[Counter[
     return counts, faults
 
 
+def _peak_memory() -> int:
+    """The most memory that this process has taken so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def _hang(*_: object) -> None:
     raise Hang
 
@@ -245,11 +257,11 @@ def main() -> int:
         raise UserError(f"--only: no kind of {', '.join(kind.name for kind in KINDS)} holds {args.only!r}")
     warnings.simplefilter("ignore")  # those of Pillow on damaged pictures
     if any(kind.keras for kind in kinds):
-        import keras  # noqa: F401  # now, because it takes longer than a reader may
+        import model  # noqa: F401  # now, because Keras takes longer than a reader may
     total: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="drill-") as scratch:
         for kind in kinds:
-            trials = range(-(-args.inputs // len(kinds)))
+            trials = range(math.ceil(args.inputs * kind.share / sum(kind.share for kind in kinds)))
             if args.trial is not None:
                 trials = range(args.trial, args.trial + 1)
             began = time.perf_counter()

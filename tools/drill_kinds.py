@@ -1,6 +1,6 @@
 """The kinds of files that this software reads, for ``tools/drill.py``: each makes small whole ones, and reads them.
 
-No kind needs Keras but the bundle.
+Only those kinds need Keras that say so.
 """
 
 import csv
@@ -10,7 +10,9 @@ import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -32,6 +34,9 @@ from captioning.storage.runs import Run
 from captioning.words.vocabulary import Vocabulary
 from config import ROOT, Config, DataSettings
 
+_SMALL = Config(
+    encoder="mine.keras", image_size=32, embedding_size=8, hidden_size=8, max_caption_length=6, batch_size=4
+)
 WORDS = Vocabulary(["a", "dog", "runs", "on", "grass"])
 
 
@@ -45,7 +50,7 @@ class Kind:
     """A kind of file. ``make`` writes whole ones into a folder. ``read`` reads them, and raises UserError where it must.
 
     ``writes``: whether ``read`` may change files in the folder, as work that goes on does. ``keras``: whether it imports
-    Keras.
+    Keras. ``share``: how many of the inputs it gets, compared with other kinds; less where reading takes long.
     """
 
     name: str
@@ -53,6 +58,7 @@ class Kind:
     read: Callable[[Path], object]
     writes: bool = False
     keras: bool = False
+    share: float = 1.0
 
 
 # Settings, words, runs -----------------------------------------------------------------------------------------------
@@ -315,16 +321,21 @@ def _members(folder: Path) -> None:
     (folder / "vocabulary.json").write_text(WORDS.to_json(), encoding="utf-8")
 
 
-def _read_members(folder: Path) -> object:
-    """What is read of a bundle with these members, whose digests are right."""
-    from captioning.storage import bundles
-
-    path, members = folder / "captioner.zip", contents(folder)
+def _packed(path: Path, members: Mapping[str, bytes]) -> Path:
+    """Write the bundle ``path`` with these members, and with right digests."""
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
     with zipfile.ZipFile(path, "w") as bundle:
         for name, content in members.items():
             bundle.writestr(name, content)
         bundle.writestr("bundle.json", json.dumps({"format": 1, "kind": "captioner", "sha256": digests}))
+    return path
+
+
+def _read_members(folder: Path) -> object:
+    """What is read of a bundle with these members, whose digests are right."""
+    from captioning.storage import bundles
+
+    path = _packed(folder / "captioner.zip", contents(folder))
     return bundles.settings_of(path, "captioner"), bundles._vocabulary(
         bundles._opened(path, "captioner", ("vocabulary.json",))
     )
@@ -345,6 +356,59 @@ def _read_weights(folder: Path) -> object:
         return refuse_oversized(folder / "a.weights.h5")
     except Exception as error:  # every caller makes a UserError of any
         raise UserError(str(error)) from None
+
+
+@cache
+def _decoder() -> Any:
+    """A small decoder. The drill builds it once, and gives it all damaged weights."""
+    from captioning.decoders.build import build_decoder
+
+    return build_decoder(_SMALL, vocabulary_size=len(WORDS), regions=1, feature_size=5)
+
+
+def _keras_weights(folder: Path) -> None:
+    from captioning.features.weight_files import save_weights
+
+    save_weights(_decoder(), folder / "decoder.weights.h5")
+
+
+def _read_keras_weights(folder: Path) -> object:
+    """What is done with the weights of a bundle whose digests are right."""
+    from captioning.features.weight_files import refuse_oversized
+    from captioning.storage import bundles
+
+    try:
+        refuse_oversized(folder / "decoder.weights.h5")
+    except Exception as error:  # the bundle's reader makes a UserError of any
+        raise UserError(str(error)) from None
+    return bundles.load_weights(_decoder(), folder / "decoder.weights.h5", folder / "captioner.zip")
+
+
+def _captioner(folder: Path) -> None:
+    """The members of a small captioner's bundle, and in ``encoder/`` those of its encoder."""
+    import keras
+    from keras import layers
+
+    images = keras.Input((None, None, 3))
+    keras.Model(images, layers.Conv2D(5, 32, strides=32)(images)).save(folder / "encoder.keras")
+    with zipfile.ZipFile(folder / "encoder.keras") as packed:
+        packed.extractall(folder / "encoder")
+    (folder / "encoder.keras").unlink()
+    (folder / "config.json").write_text(_SMALL.to_json(), encoding="utf-8")
+    (folder / "vocabulary.json").write_text(WORDS.to_json(), encoding="utf-8")
+    _keras_weights(folder)
+
+
+def _load_captioner(folder: Path) -> object:
+    """Load a bundle of these members, whose digests are right."""
+    from model import Captioner
+
+    members = contents(folder)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as encoder:
+        for name in [name for name in members if name.startswith("encoder/")]:
+            encoder.writestr(name.removeprefix("encoder/"), members.pop(name))
+    return Captioner.load(_packed(folder / "captioner.zip", members | {"encoder.keras": packed.getvalue()}))
 
 
 def _read_bundle(folder: Path) -> object:
@@ -396,6 +460,8 @@ KINDS = (
     Kind("bundle", _bundle, _read_bundle, keras=True),
     Kind("members of a bundle", _members, _read_members, writes=True, keras=True),
     Kind("weights", _weights, _read_weights, keras=True),
+    Kind("weights, read by Keras", _keras_weights, _read_keras_weights, keras=True, share=0.5),
+    Kind("captioner, read by Keras", _captioner, _load_captioner, writes=True, keras=True, share=0.1),
     Kind("flickr8k", _flickr8k, _dataset(dataset="flickr8k")),
     Kind("flickr30k", _flickr30k, _dataset(dataset="flickr30k")),
     Kind("coco", _coco, _dataset(dataset="coco")),

@@ -36,6 +36,8 @@ _PICTURES = 12
 _COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (128, 128, 128)}
 _WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.utime", "os.chmod"}
 
+_TIMES = ("seconds", "words_per_second", "reward_share")  # columns of history.csv
+
 Command = Sequence[str]
 
 
@@ -118,7 +120,7 @@ WORKS = (
             *("--download-urls", "SERVER/Flickr8k_Dataset.zip,SERVER/Flickr8k_text.zip"),
         ),
     ),
-    Work("demo scenes", ("captioning/data/scenes.py", "HERE/demo", "--images", "24")),
+    Work("demo scenes", ("captioning/data/scenes.py", "HERE/demo", "--images", "10")),
 )
 # Further scripts that write. They are short, so they are not killed, but a disk may be full for them too.
 WRITERS = (
@@ -278,12 +280,14 @@ def script(arguments: Sequence[str], temporary: Path) -> None:
 def snapshot(folder: Path) -> dict[str, str]:
     """A digest of what each file below ``folder`` says, by path. What differs between any two works is left out of it:
 
-    times, versions of an index, how a run began and went on, drawings, and the order of arrays in a file.
+    times, versions of an index, how a run began and went on, drawings, and the order of arrays in a file. A file of four
+    bytes with which Python tries whether it can write into the folder for temporary files is left out too.
     """
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(repr(_said(path)).encode()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not re.fullmatch(r"vectors-\d+\.npy", path.name)
+        if path.is_file()
+        and not re.fullmatch(r"(.*/)?vectors-\d+\.npy|tmp/[a-z0-9_]{8}", path.relative_to(folder).as_posix())
     }
 
 
@@ -298,7 +302,7 @@ def _said(path: Path) -> Any:
         return _arrays(content)
     if name == "history.csv":
         lines = [line.split(",") for line in content.decode().splitlines()]
-        kept = [i for i, column in enumerate(lines[0]) if column not in ("seconds", "words_per_second")]
+        kept = [i for i, column in enumerate(lines[0]) if column not in _TIMES]
         return [[line[i] for i in kept] for line in lines]
     if name == "index.json" and b'"version"' in content:
         from captioning.retrieval.index import ImageIndex
@@ -358,20 +362,24 @@ class Workshop:
 
     def __init__(self, scratch: Path, works: Sequence[Work]):
         """Raises RuntimeError when data or a model cannot be made."""
-        import_all(any(work.name == "export" for work in works))
         self.here, self.data, self.log = scratch / "here", scratch / "data", scratch / "log"
         self.data.mkdir(parents=True)
-        self._peaceful(partial(make_data, self.data))
-        self.server, self.port = _serve(self.data / "archives")
-        self._peaceful(self._script((*_EXTRACTION, *_STORED), self.data / "extraction"))
-        needed = {part for work in works for command in (work.command, *work.before) for part in command}
+        self.server = self.port = 0
+        parts = [part for work in works for command in (work.command, *work.before) for part in command]
+        if any(work.copies for work in works) or any("DATA/" in part or "SERVER/" in part for part in parts):
+            import_all(any(work.name == "export" for work in works))
+            self._peaceful(partial(make_data, self.data))
+            self._peaceful(self._script((*_EXTRACTION, *_STORED), self.data / "extraction"))
+            self.server, self.port = _serve(self.data / "archives")
         for name, command in MODELS:
-            if any(part.startswith(f"DATA/{name}/") for part in needed):
+            if any(f"DATA/{name}/" in part for part in parts):
                 self._peaceful(self._script(command, self.data / name))
         self._checked = snapshot(self.data)
 
     def close(self) -> None:
         """Stop the server of downloads."""
+        if not self.server:
+            return
         os.kill(self.server, signal.SIGKILL)
         os.waitpid(self.server, 0)
 
