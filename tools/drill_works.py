@@ -35,7 +35,7 @@ HANG = 600  # seconds
 _PICTURES = 12
 _COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (128, 128, 128)}
 _WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.utime", "os.chmod"}
-
+_NOT_COMPARED = ("about.json", "curves.png", "fingerprint.pb", "saved_model.pb", "export.json")
 _TIMES = ("seconds", "words_per_second", "reward_share")  # columns of history.csv
 
 Command = Sequence[str]
@@ -183,9 +183,10 @@ class Moment:
 
 @dataclass(frozen=True)
 class End:
-    """How a process ended: its status (-9: killed; None: it hung), its seconds, and of one that was not killed how many
+    """How a process ended.
 
-    writes it began and which modules it imported.
+    status: -9 if it was killed, None if it hung. writes, modules: how many writes it began, and what it imported. Both are
+    known only of a process that was not killed.
     """
 
     status: int | None
@@ -262,7 +263,7 @@ def _be_child(function: Callable[[], Any], below: Path, log: Path, last: int, wr
 def _to_write(args: tuple[Any, ...]) -> bool:
     """Whether the audit event ``open`` with these arguments is of a file that will be written."""
     _, mode, flags = args
-    return set(mode or "") & set("wax+") != set() if mode else bool(flags & (os.O_WRONLY | os.O_RDWR))
+    return bool(set(mode) & set("wax+")) if mode else bool(flags & (os.O_WRONLY | os.O_RDWR))
 
 
 def script(arguments: Sequence[str], temporary: Path) -> None:
@@ -283,18 +284,20 @@ def snapshot(folder: Path) -> dict[str, str]:
     times, versions of an index, how a run began and went on, drawings, and the order of arrays in a file. A file of four
     bytes with which Python tries whether it can write into the folder for temporary files is left out too.
     """
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(repr(_said(path)).encode()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and not re.fullmatch(r"(.*/)?vectors-\d+\.npy|tmp/[a-z0-9_]{8}", path.relative_to(folder).as_posix())
-    }
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        name = re.sub(r"vectors-\d+\.npy$", "vectors.npy", path.relative_to(folder).as_posix())
+        while name in found:
+            name += " again"
+        if path.is_file() and not re.fullmatch(r"tmp/[a-z0-9_]{8}", name):
+            found[name] = hashlib.sha256(repr(_said(path)).encode()).hexdigest()
+    return found
 
 
 def _said(path: Path) -> Any:
     """What a file says: its bytes, but for those that ``snapshot`` names."""
     content, name = path.read_bytes(), path.name
-    if name in ("about.json", "curves.png", "fingerprint.pb", "saved_model.pb", "export.json"):
+    if name in _NOT_COMPARED or re.fullmatch(r"vectors-\d+\.npy", name):  # the index compares its vectors
         return "there"
     if name.endswith((".zip", ".keras")) and path.parent.name != "archives":
         return _members(content)

@@ -4,9 +4,11 @@ import functools
 import hashlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -242,6 +244,9 @@ def test_what_fails_leaves_the_old_export_and_nothing_else(merged, tmp_path, mon
     folder = tmp_path / "exported" / "onnx"
     folder.mkdir(parents=True)
     (folder / "export.json").write_text("the old one")
+    killed = folder.parent / ".export-of-a-killed-process"
+    killed.mkdir()
+    os.utime(killed, (time.time() - 10,) * 2)
 
     def write(captioner, config, path, int8):
         path.write_text("half of it")

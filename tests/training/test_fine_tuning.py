@@ -1,3 +1,5 @@
+import os
+import time
 from pathlib import Path
 
 import keras
@@ -150,7 +152,11 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(folder, dataset, firs
     with monkeypatch.context() as patch:
         patch.setattr(Recorder, "on_train_batch_end", interrupt)
         run = train(config, dataset, "interrupted", status=130)
+    killed = run.folder / ".dev-of-a-killed-process"
+    killed.mkdir()
+    os.utime(killed, (time.time() - 10,) * 2)
     train(config, dataset, "", run=run)
+    assert not [path.name for path in run.folder.iterdir() if path.name.startswith(".")]
     for mine, others in zip(run.history(), expected.history(), strict=True):
         assert mine["val_nll"] == pytest.approx(others["val_nll"], rel=1e-5)
     mine, others = kernels(Captioner.load(run.folder)), kernels(Captioner.load(expected.folder))
