@@ -21,11 +21,11 @@ from pathlib import Path
 from statistics import median
 
 import requests
+from clients import ask, memory, served
 from common import ROOT, make_parser, print_table, verdict, write_results
 from folder import make_photographs
 from huge_pictures import make_picture
 
-from app import ask, memory, served
 from captioning.base.script import run_script
 from config import POCKET
 

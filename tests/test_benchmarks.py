@@ -33,7 +33,7 @@ HEAVY = (
 
 
 def test_every_benchmark_is_tried():
-    assert {*LIGHT, *HEAVY, "classic", "common"} == {path.stem for path in BENCHMARKS.glob("*.py")}
+    assert {*LIGHT, *HEAVY, "classic", "clients", "common"} == {path.stem for path in BENCHMARKS.glob("*.py")}
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ HANG = 600  # seconds
 _PICTURES = 12
 _COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (128, 128, 128)}
 _WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.utime", "os.chmod"}
-_NOT_COMPARED = ("about.json", "curves.png", "fingerprint.pb", "saved_model.pb", "export.json")
+_NOT_COMPARED = ("about.json", "curves.png", "report.html", "fingerprint.pb", "saved_model.pb", "export.json")
 _TIMES = ("seconds", "words_per_second", "reward_share")  # columns of history.csv
 
 Command = Sequence[str]
@@ -312,7 +312,7 @@ def _said(path: Path) -> Any:
 
         index = ImageIndex(path.parent)
         return sorted((name, index.vectors[row].tobytes()) for row, name in enumerate(index.images)), index.unreadable
-    return content
+    return re.sub(rb'"started": "[^"]*"', b"", content) if name.endswith(".json") else content
 
 
 def _members(content: bytes) -> list[tuple[str, Any]]:
