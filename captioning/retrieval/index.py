@@ -93,7 +93,8 @@ class ImageIndex:
             raise ValueError(f"there are {len(checksums)} checksums for {len(blocks)} blocks of vectors")
         for start, written in zip(blocks, checksums, strict=True):
             names = self.images[start : start + _BLOCK]
-            if _checksum(zlib.crc32(self.vectors[start : start + _BLOCK]), names) != written:
+            rows = np.ascontiguousarray(self.vectors[start : start + _BLOCK]).data
+            if _checksum(zlib.crc32(rows), names) != written:
                 where = f"{_vectors(self.folder, self.version).name}: the vectors of {names[0]} to {names[-1]}"
                 raise ValueError(f"{where} are not what was written")
 
