@@ -43,7 +43,7 @@ MAX_BEAM = 10  # largest beam size; each size is compiled at its first use
 MAX_PIXELS = 50_000_000
 # A picture may take this many bytes while it is decoded. Above SMALL it waits for other large ones.
 MAX_MEMORY = 400 << 20
-SMALL = 32 << 20
+SMALL = 64 << 20
 _ANY = 1 << 60
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _SMALLER = "send a smaller copy (one megapixel is enough for captions)"
