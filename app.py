@@ -25,26 +25,26 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import get_args
 
 from captioning.base.errors import UserError
 from captioning.base.script import hide_progress, run_script
 from captioning.command_line.options import make_parser, typed_settings
 from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
+from captioning.exports.runtime import add_runtime, load_captioner, refuse_without_graphs
 from captioning.pictures.finding import add_finding, finder_of, require_pictures
 from captioning.retrieval.index import default_folder, shipped_towers
 from captioning.serving.engine import Engine, Model
 from captioning.serving.photos import Photos
-from config import PRETRAINED, SEARCH, Config
-
-if TYPE_CHECKING:
-    from model import Captioner
+from captioning.storage.members import name_of, settings_of
+from config import POCKET, PRETRAINED, SEARCH, Config, RegionDecoders
 
 
 def main() -> int:
     args = app_parser().parse_args()
     typed = typed_settings(args)
-    settle_backend(typed.get("backend"))
+    if typed.get("backend") or args.photos:
+        settle_backend(typed.get("backend"))
     logging.getLogger("tensorflow").setLevel("ERROR")  # it warns that each size of batch is compiled
     try:
         from captioning.serving.api import create_app
@@ -85,6 +85,7 @@ def app_parser() -> ArgumentParser:
         help="a run folder or a captioner.zip. Give --model several times to offer several captioners [default: all in "
         "pretrained/ and run_dir]",
     )
+    add_runtime(parser)
     parser.add_argument(
         "--host",
         default="127.0.0.1",
@@ -125,9 +126,10 @@ def app_parser() -> ArgumentParser:
 
 
 def bundles_found(run_dir: str) -> list[Path]:
-    """The captioners that come with this repository, then those of ``run_dir``, newest first."""
+    """The captioners that come with this repository, the pocket captioner first; then those of ``run_dir``, newest first."""
     runs = sorted((path for path in Path(run_dir).glob("*/captioner.zip") if path.is_file()), key=_age)
-    shipped = sorted(path for path in PRETRAINED.glob("*.zip") if path.name != SEARCH.name)
+    shipped = [path for path in PRETRAINED.glob("*.zip") if path.name != SEARCH.name]
+    shipped.sort(key=lambda path: (path.name != POCKET.name, path.name))
     return [*shipped, *(path.parent for path in runs)]
 
 
@@ -180,12 +182,11 @@ def warm_up(engine: Engine, named: bool) -> None:
 
 
 def _model(path: Path, args: Namespace) -> Model:
-    from captioning.decoders.build import decoder_class
-    from captioning.storage.bundles import name_of, settings_of
-
     config = resolve_trained(args, settings_of(path, "captioner"))
     refuse_idle_consensus([config])
-    return Model(name_of(path), config, decoder_class(config.decoder).attends, partial(_load, path))
+    refuse_without_graphs(path, args)
+    attends = config.decoder in get_args(RegionDecoders)
+    return Model(name_of(path), config, attends, partial(load_captioner, [path], 1, args))
 
 
 def photos_of(args: Namespace) -> Photos | None:
@@ -198,7 +199,6 @@ def photos_of(args: Namespace) -> Photos | None:
                 )
         return None
     from captioning.retrieval.aligner import Aligner
-    from captioning.storage.bundles import settings_of
 
     folder, towers = Path(args.photos), Path(args.aligner or shipped_towers("--aligner"))
     settings_of(towers, "aligner")
@@ -209,12 +209,6 @@ def photos_of(args: Namespace) -> Photos | None:
         return Path(args.index or default_folder(towers, model, folder.resolve().name, str(folder.resolve())))
 
     return Photos(folder, partial(Aligner.load, towers), place, finder=finder)
-
-
-def _load(path: Path) -> "Captioner":
-    from model import Captioner
-
-    return Captioner.load(path)
 
 
 def listen(host: str, port: int) -> socket.socket:

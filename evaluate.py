@@ -395,7 +395,7 @@ class Captioned:
 
 def score_models(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -> None:
     """Caption a split with each beam size, score the captions, and write all results."""
-    from captioning.storage.bundles import name_of
+    from captioning.storage.members import name_of
     from model import load_captioners
 
     models = [Path(path) for path in args.model]

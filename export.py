@@ -1,6 +1,7 @@
 """Export a trained captioner to TensorFlow, ONNX Runtime or LiteRT, with encoder and search in one graph.
 
     pip install -e ".[export]"
+    python export.py --model runs/NAME --format onnx          # into the run folder, where test.py and app.py use it
     python export.py --output exported/                       # the captioner that comes with this repository
     python export.py --model runs/NAME --output exported/
     python export.py --model runs/NAME --output exported/ --format onnx --beam-size 1 --int8
@@ -8,6 +9,10 @@
 
 The exports are exported/savedmodel, exported/onnx and exported/litert, with --int8 also onnx-int8 and litert-int8.
 docs/exports.md shows how to call each from Python without Keras.
+
+Without --output, the export is written beside the captioner: into its run folder, or into a folder named like its bundle.
+There test.py and app.py find the ONNX export, and caption with it. After a change of the captioner, make it anew with
+--overwrite.
 
 --check captions pictures with the original and with each export, one picture at a time. The exit status is 1 if best
 captions differ in an export that is not int8. Each export keeps these captions in predictions.json, by the file names
@@ -29,10 +34,12 @@ from captioning.base.errors import UserError
 from captioning.base.files import write
 from captioning.base.progress import track
 from captioning.base.script import run_script
+from captioning.base.trained import fingerprint
 from captioning.command_line.options import make_parser, typed_settings
 from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
 from captioning.exports.checking import Comparison, Original, compare
 from captioning.exports.reading import KINDS, Exported
+from captioning.exports.runtime import exports_beside
 from captioning.pictures.finding import Finder, is_address, sources
 from captioning.pictures.loading import UnreadableImage, load_image, open_source
 from captioning.reports.tables import markdown
@@ -53,7 +60,7 @@ class Wanted(NamedTuple):
 
 
 def main() -> int:
-    args = export_parser().parse_args()
+    args = settled(export_parser().parse_args())
     exports = wanted_exports(args)
     refuse_backend(args)
     settle_backend("tensorflow")
@@ -74,7 +81,7 @@ def main() -> int:
     captioner.check(config)
     written = []
     for kind, int8, folder in exports:
-        write_export(captioner, config, kind, folder, int8)
+        write_export(captioner, config, kind, folder, int8, fingerprint(Path(args.model)))
         written.append(Exported(folder))
         print(f"written: {folder}: {written[-1].megabytes:,.1f} MB", flush=True)
     return check(captioner, config, written, listed) if listed else 0
@@ -88,8 +95,10 @@ def export_parser() -> ArgumentParser:
         metavar="RUN",
         help="a run folder or a captioner.zip [default: pretrained/pocket.zip]",
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="each export becomes a folder in this one")
-    parser.add_argument("--format", nargs="+", choices=KINDS, default=tuple(KINDS), help="[default: all of them]")
+    parser.add_argument(
+        "--output", metavar="DIR", help="each export becomes a folder in this one [default: beside the captioner]"
+    )
+    parser.add_argument("--format", nargs="+", choices=KINDS, help="[default: all of them; without --output only onnx]")
     parser.add_argument("--int8", action="store_true", help="write onnx and litert with weights of 8 bits too")
     parser.add_argument("--overwrite", action="store_true", help="replace exports that exist already")
     parser.add_argument(
@@ -99,6 +108,13 @@ def export_parser() -> ArgumentParser:
         help="caption these files, folders or web addresses with the original and each export, and compare",
     )
     return parser
+
+
+def settled(args: Namespace) -> Namespace:
+    """The command line with its defaults for --format and --output, which depend on one another and on --model."""
+    args.format = args.format or (tuple(KINDS) if args.output else ("onnx",))
+    args.output = args.output or str(exports_beside(Path(args.model)))
+    return args
 
 
 def wanted_exports(args: Namespace) -> list[Wanted]:

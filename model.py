@@ -14,7 +14,6 @@ A captioner is kept in one file, the bundle (``captioning/storage/bundles.py``).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,8 @@ from captioning.features.digests import encoder_digest
 from captioning.features.folding import FoldedEncoder
 from captioning.features.weight_files import save_weights
 from captioning.pictures.loading import view
+from captioning.search.captions import Caption, read_ids, spelled, weights_of_words
 from captioning.search.compiled import Search
-from captioning.search.hypotheses import IMPOSSIBLE
 from captioning.storage import bundles
 from captioning.words.constraints import asking, check_constraints
 from captioning.words.padding import pad
@@ -48,17 +47,6 @@ _KEPT = 8
 
 # The features of one search: a float array (B, R, D), or for an ensemble a tuple of such arrays.
 Features = np.ndarray | tuple[np.ndarray, ...]
-
-
-@dataclass(frozen=True)
-class Caption:
-    """One caption of an image."""
-
-    text: str
-    log_prob: float  # natural log of its probability
-    score: float  # the score that ranks it
-    confidence: float | None = None  # the probability that it is right; None if the captioner gives none
-    unsure: bool = False  # whether its confidence is below the threshold of the captioner
 
 
 class Captioner:
@@ -93,6 +81,21 @@ class Captioner:
         decoder = build_decoder(config, len(vocabulary), regions, feature_size, pretrained)
         return cls(config, vocabulary, encoder, decoder)
 
+    @property
+    def attends(self) -> bool:
+        """Whether there is attention to show."""
+        return self.decoder.attends
+
+    @property
+    def regions(self) -> int:
+        """The regions of an image that the decoder may look at."""
+        return int(self.decoder.sizes["regions"])
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether captions have a confidence."""
+        return self.confidence is not None
+
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """Features ``(B, R, D)`` of the dtype ``feature_dtype``, from RGB pixels ``(B, S, S, 3)``.
 
@@ -124,7 +127,7 @@ class Captioner:
             return []
         decoding = asking(decoding or self.config, prefix, force_words, bad_words)
         found = _run(self._search(decoding), features, decoding)  # (B, K, L), (B, K), (B, K), perhaps (B, K)
-        return [self._spelled(*image) for image in zip(*found, strict=True)]
+        return [self._spelled(image) for image in zip(*found, strict=True)]
 
     def check(self, decoding: DecodingSettings) -> None:
         """Raise UserError if no caption can hold the words that ``decoding`` asks for.
@@ -145,24 +148,11 @@ class Captioner:
         search = Search(self.decoder, decoding, Signals(subspace), self.vocabulary)
         search.compile()
         *found, signals = _run(search, features, decoding)
-        return [self._spelled(*image)[0] for image in zip(*found, strict=True)], signals[:, 0]
+        return [self._spelled(image)[0] for image in zip(*found, strict=True)], signals[:, 0]
 
-    def _spelled(
-        self, tokens: np.ndarray, log_probs: np.ndarray, scores: np.ndarray, confidences: np.ndarray | None = None
-    ) -> list[Caption]:
-        """The captions of one image, from ``tokens (K, L)``. ``log_probs``, ``scores``, ``confidences``: ``(K,)``."""
-        captions = [
-            Caption(self.vocabulary.decode(ids), float(log_prob), float(score))
-            for ids, log_prob, score in zip(tokens, log_probs, scores, strict=True)
-        ]
-        if self.confidence is not None and confidences is not None:
-            threshold = self.confidence.unsure_below
-            captions = [
-                replace(caption, confidence=float(confidence), unsure=bool(confidence < threshold))
-                for caption, confidence in zip(captions, confidences, strict=True)
-            ]
-        # If a search finds fewer than K captions, impossible ones fill the rest. The first one always counts.
-        return captions[:1] + [caption for caption in captions[1:] if caption.log_prob > IMPOSSIBLE]
+    def _spelled(self, found: Sequence[np.ndarray]) -> list[Caption]:
+        """The captions of one image, from the parts of a search's result."""
+        return spelled(self.vocabulary, found, self.confidence.unsure_below if self.confidence else 0.0)
 
     def _search(self, decoding: DecodingSettings) -> Search:
         """The compiled search with these settings. The length penalty is a variable, so no value needs a new search."""
@@ -184,19 +174,13 @@ class Captioner:
         has one more column, for the sentinel. Each row sums to one. The decoder reads the given captions (teacher
         forcing); the weights are the same as in decoding. Raises UserError for a decoder without attention.
         """
-        if not self.decoder.attends:
+        if not self.attends:
             raise UserError(
                 f"decoder: {self.config.decoder} has no attention that could be shown; take a run with another decoder"
             )
-        ids = [self.vocabulary.encode(text, max_length=len(text))[:-1] for text in captions]  # no caption is cut
-        _, weights = self.decoder.attend(ops.convert_to_tensor(features), ops.convert_to_tensor(pad(ids)))
-        weights = ops.convert_to_numpy(weights).astype("float32")  # (B, T, R)
-        # How many tokens each word has, and <end> has one. WordPieces: a word gets the mean of its pieces.
-        lengths = [np.asarray([*self.vocabulary.lengths(text), 1]) for text in captions]
-        return [
-            np.add.reduceat(weight[: len(row)], np.cumsum(of_words) - of_words) / of_words[:, None].astype("float32")
-            for weight, row, of_words in zip(weights, ids, lengths, strict=True)
-        ]
+        ids = pad(read_ids(self.vocabulary, captions))
+        _, weights = self.decoder.attend(ops.convert_to_tensor(features), ops.convert_to_tensor(ids))
+        return weights_of_words(self.vocabulary, captions, ops.convert_to_numpy(weights))  # (B, T, R)
 
     def save(self, path: Path, half: bool = False) -> None:
         """Write the bundle ``path`` as a whole or not at all. ``half``: kernels as float16, which halves the file."""

@@ -214,7 +214,7 @@ def score_split(aligner: "Aligner", config: Config, args: argparse.Namespace) ->
     """Score a split, print the table and write it. Returns the exit status."""
     from captioning.base.environment import describe
     from captioning.retrieval.scoring import best_order, score_records, table
-    from captioning.storage.bundles import name_of
+    from captioning.storage.members import name_of
 
     split = args.split or "dev"
     reranking = load_reranking(args, "gain")

@@ -13,6 +13,8 @@
     python test.py photo.jpg --prefix "a photo of"          # words that the caption starts with
     python test.py photo.jpg --include cat,orange --exclude-words dog --beam-size 10
 
+ONNX Runtime captions where the captioner has ONNX graphs that do what is asked; the one of this repository has them. The
+first caption then comes within a second. Otherwise Keras captions, and a note says why. --runtime decides by hand.
 A captioner with a confidence also says how probable it is that a caption is right, such as [82%]. Captions below the
 captioner's own threshold are marked (unsure). evaluate.py --fit-confidence gives a captioner its confidence.
 A picture that cannot be read is reported, and the others go on. The exit status is then 1.
@@ -38,38 +40,35 @@ from captioning.base.errors import UserError
 from captioning.base.files import write
 from captioning.base.script import run_script
 from captioning.base.texts import json_line, printable
-from captioning.command_line.options import add_views, make_parser, typed_settings
-from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
+from captioning.command_line.options import add_views, make_parser
+from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained
+from captioning.exports.runtime import add_runtime, load_captioner
 from captioning.pictures.finding import add_finding, expanded, finder_of, sources
 from captioning.pictures.loading import UnreadableImage, load_image, open_source
 from captioning.pictures.metadata import write_caption
 from captioning.pictures.text_files import TextFiles
 from captioning.reports.figures import attention_maps, captioned, grid_side, read_picture, save
+from captioning.search.captions import Caption, PictureCaptioner
 from config import POCKET, Config
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from model import Caption, Captioner
-
 
 def main() -> int:
     args = parse()
     refuse_conflicts(args)
-    settle_backend(typed_settings(args).get("backend"))
     # The pictures are listed before the model loads, so that a folder without pictures is refused at once.
     finder = finder_of(args)
     names = list_pictures(Path(args.images[0]), finder) if args.output else list(sources(args.images, finder))
     if args.coco_results:
         coco_ids(names)
 
-    from model import load_captioners
-
-    captioner = load_captioners([Path(path) for path in args.model], args.views)
+    captioner = load_captioner([Path(path) for path in args.model], args.views, args)
     config = resolve_trained(args, captioner.config)
     refuse_impossible(args, captioner, config)
-    if captioner.confidence is None:
-        print(f"note: captions come without a confidence: {no_confidence(captioner)}", file=sys.stderr)
+    if not captioner.is_judged:
+        print(f"note: captions come without a confidence: {no_confidence(args)}", file=sys.stderr)
     status = (caption_folder if args.output else caption_pictures)(args, names, captioner, config)
     finder.tell()
     return status
@@ -91,6 +90,7 @@ def parse() -> Namespace:
         help="a run folder or a captioner.zip; give --model several times to decode with an ensemble [default: "
         "pretrained/pocket.zip]",
     )
+    add_runtime(parser)
     add_finding(parser)
     add_views(parser)
     parser.add_argument("--best", type=int, default=1, metavar="K", help="captions per picture, at most beam_size")
@@ -177,23 +177,23 @@ def refuse_conflicts(args: Namespace) -> None:
         raise UserError("--attention: shows where one captioner looks; give one --model, and leave out --views")
 
 
-def refuse_impossible(args: Namespace, captioner: "Captioner", config: Config) -> None:
+def refuse_impossible(args: Namespace, captioner: PictureCaptioner, config: Config) -> None:
     """Raise UserError for options that this captioner cannot follow."""
     refuse_idle_consensus([config])
     captioner.check(config)
     if not 1 <= args.best <= config.beam_size:
         raise UserError(f"--best: {args.best} captions need a --beam-size of at least that; it is {config.beam_size}")
-    if args.min_confidence is not None and captioner.confidence is None:
-        raise UserError(f"--min-confidence: {no_confidence(captioner)}; leave this out, or name another --model")
+    if args.min_confidence is not None and not captioner.is_judged:
+        raise UserError(f"--min-confidence: {no_confidence(args)}; leave this out, or name another --model")
     if args.attention:
-        if not captioner.decoder.attends:
+        if not captioner.attends:
             raise UserError(f"--attention: the decoder {config.decoder} has no attention; take a run of one that has")
-        grid_side(int(captioner.decoder.sizes["regions"]))
+        grid_side(captioner.regions)
 
 
-def no_confidence(captioner: "Captioner") -> str:
-    """Why the captioner has no confidence."""
-    if captioner.members != [captioner]:
+def no_confidence(args: Namespace) -> str:
+    """Why the captioner that was asked for has no confidence."""
+    if len(args.model) * args.views > 1:
         return "an ensemble and --views have none, because a confidence belongs to one captioner and one look"
     return "this captioner has none; evaluate.py --fit-confidence gives it one"
 
@@ -204,11 +204,11 @@ def no_confidence(captioner: "Captioner") -> str:
 class Found(NamedTuple):
     """The captions of one picture, and where the decoder looked."""
 
-    captions: "list[Caption]"  # best first
+    captions: list[Caption]  # best first
     weights: np.ndarray | None  # (T + 1, R): the attention for each word of the best caption, then for the end token
 
 
-def caption_pictures(args: Namespace, names: Sequence[str], captioner: "Captioner", config: Config) -> int:
+def caption_pictures(args: Namespace, names: Sequence[str], captioner: PictureCaptioner, config: Config) -> int:
     """Print the captions of each picture, and draw the figures that the user wants. Returns the exit status."""
     failed = unsaid = 0
     for source, found in find_captions(names, captioner, config, attend=bool(args.attention)):
@@ -225,7 +225,7 @@ def caption_pictures(args: Namespace, names: Sequence[str], captioner: "Captione
         if args.pictures:
             draw("--pictures", args.pictures, source, captioned, 1200, texts)
         if found.weights is not None:
-            side = grid_side(int(captioner.decoder.sizes["regions"]))
+            side = grid_side(captioner.regions)
             words = captioner.vocabulary.split(texts[0])
             draw("--attention", args.attention, source, attention_maps, 480, words, found.weights[:-1], side)
     if unsaid:
@@ -233,13 +233,13 @@ def caption_pictures(args: Namespace, names: Sequence[str], captioner: "Captione
     return 1 if failed else 0
 
 
-def is_wanted(caption: "Caption", least: float | None) -> bool:
+def is_wanted(caption: Caption, least: float | None) -> bool:
     """Whether a caption has the confidence that ``--min-confidence`` asks for."""
     return least is None or (caption.confidence is not None and caption.confidence >= least)
 
 
 def find_captions(
-    names: Sequence[str], captioner: "Captioner", config: Config, attend: bool
+    names: Sequence[str], captioner: PictureCaptioner, config: Config, attend: bool
 ) -> Iterator[tuple[str, Found | UnreadableImage]]:
     """Caption pictures in batches. Yields each name with its captions, or with the reason why it cannot be read."""
 
@@ -262,7 +262,7 @@ def find_captions(
                 yield source, each if isinstance(each, UnreadableImage) else next(found)
 
 
-def caption_batch(pixels: np.ndarray, captioner: "Captioner", config: Config, attend: bool) -> list[Found]:
+def caption_batch(pixels: np.ndarray, captioner: PictureCaptioner, config: Config, attend: bool) -> list[Found]:
     """The captions of RGB pixels uint8 ``(B, S, S, 3)`` and, with ``attend``, where the decoder looked."""
     features = captioner.encode(pixels)
     found = captioner.caption(features, config)
@@ -272,7 +272,7 @@ def caption_batch(pixels: np.ndarray, captioner: "Captioner", config: Config, at
     return [Found(captions, weights) for captions, weights in zip(found, looks, strict=True)]
 
 
-def report_captions(source: str, captions: "Sequence[Caption]", as_json: bool) -> None:
+def report_captions(source: str, captions: Sequence[Caption], as_json: bool) -> None:
     """Print the captions of a picture."""
     if as_json:
         print(json_line(entry(source, captions)), flush=True)
@@ -284,7 +284,7 @@ def report_captions(source: str, captions: "Sequence[Caption]", as_json: bool) -
             print(f"  {caption.score:7.3f}  {caption.text}{sureness(caption)}", flush=True)
 
 
-def sureness(caption: "Caption") -> str:
+def sureness(caption: Caption) -> str:
     """The text behind a caption: its confidence, and whether the captioner is unsure. Empty without a confidence."""
     if caption.confidence is None:
         return ""
@@ -312,7 +312,7 @@ def draw(option: str, folder: str, source: str, make: Callable[..., "Figure"], s
 # A whole folder -------------------------------------------------------------------------------------------------------
 
 
-def caption_folder(args: Namespace, names: Sequence[str], captioner: "Captioner", config: Config) -> int:
+def caption_folder(args: Namespace, names: Sequence[str], captioner: PictureCaptioner, config: Config) -> int:
     """Caption a folder into a file, and into the pictures' metadata if the user wants that. Returns the exit status."""
     folder, output = Path(args.images[0]), Path(args.output)
     models = [Path(path) for path in args.model]

@@ -11,7 +11,7 @@ not count. The median counts.
 The bar: the folder has at least 80% of the pictures per second of the bare encoder. That is the Keras model's own
 ``predict_on_batch``. The captioner uses this model folded (``captioning/features/folding.py``), which is faster. So the bar
 is easier than it was before there was folding. The share of the folded encoder's speed is printed too, and the speed of the
-folder without folding.
+folder without folding. ONNX Runtime, by which ``test.py`` captions where it can, captions the same folder in turn.
 """
 
 import itertools
@@ -22,17 +22,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from common import image_name, make_parser, print_table, verdict, write_results
 from PIL import Image
 
 from captioning.base.script import run_script
-from config import POCKET
-
-if TYPE_CHECKING:
-    from model import Captioner
+from config import POCKET, Config
 
 BAR = 0.8
 
@@ -48,14 +45,16 @@ def make_photographs(folder: Path, count: int) -> float:
     return sum(path.stat().st_size for path in folder.iterdir()) / count
 
 
-def ways(captioner: "Captioner", folder: Path, outputs: Path, batches: int) -> dict[str, Callable[[], object]]:
+def ways(path: Path, folder: Path, outputs: Path, batches: int) -> dict[str, Callable[[], object]]:
     """The pieces of work to time, by name, each on ``batches`` batches of the photographs in ``folder``.
 
-    ``outputs``: a folder for the files of captions. Everything is compiled when this returns.
+    ``path``: the captioner. ``outputs``: a folder for the files of captions. Everything is compiled when this returns.
     """
     from captioning.albums.captions import caption_album, list_pictures
     from captioning.pictures.loading import load_image
+    from model import Captioner
 
+    captioner, graphs = Captioner.load(path), graphs_of(path)
     config = captioner.config.with_overrides({"beam_size": 3})
     size = config.extract_batch_size
     names = list_pictures(folder)
@@ -80,6 +79,13 @@ def ways(captioner: "Captioner", folder: Path, outputs: Path, batches: int) -> d
     unfolded = SimpleNamespace(encode=encode, caption=captioner.caption)
     for compiled in (captioner, unfolded):
         album(names[:size], compiled)
+    by_onnx = {}
+    if graphs:
+        by_onnx = {
+            "encoder, onnx": lambda: [graphs.encode(pixels) for _ in range(batches)],
+            "search alone, onnx": lambda: [graphs.caption(features, config) for _ in range(batches)],
+            "folder, onnx": lambda: album(names, graphs),
+        }
     return {
         "reading alone": read_all,
         "bare encoder": lambda: [captioner.encoder.predict_on_batch(pixels) for _ in range(batches)],
@@ -87,7 +93,19 @@ def ways(captioner: "Captioner", folder: Path, outputs: Path, batches: int) -> d
         "search alone": lambda: [captioner.caption(features, config) for _ in range(batches)],
         "folder": lambda: album(names, captioner),
         "folder, not folded": lambda: album(names, unfolded),
+        **by_onnx,
     }
+
+
+def graphs_of(path: Path) -> Any:
+    """The captioner ``path`` on ONNX Runtime, or None if it has no ONNX export."""
+    from captioning.exports.runtime import GraphCaptioner, Unsuitable
+
+    try:
+        return GraphCaptioner.load(path)
+    except Unsuitable as reason:
+        print(f"not timed: ONNX Runtime: {reason}")
+        return None
 
 
 def main() -> None:
@@ -98,17 +116,14 @@ def main() -> None:
     args = parser.parse_args()
     batches, rounds = (2, 1) if args.quick else (16, 5)
 
-    from model import Captioner
-
-    captioner = Captioner.load(POCKET)
-    count = batches * captioner.config.extract_batch_size
+    count = batches * Config().extract_batch_size
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "photographs")
         mean_bytes = make_photographs(folder, count)
-        work = ways(captioner, folder, Path(temporary), batches)
+        work = ways(POCKET, folder, Path(temporary), batches)
         if args.beside:
             (Path(temporary) / "beside").mkdir()
-            beside = ways(Captioner.load(args.beside), folder, Path(temporary) / "beside", batches)
+            beside = ways(args.beside, folder, Path(temporary) / "beside", batches)
             work[f"folder, {args.beside.name}"] = beside["folder"]
         seconds: dict[str, list[float]] = {name: [] for name in work}
         for _ in range(rounds):
@@ -127,6 +142,9 @@ def main() -> None:
     print(
         f"folder: {share:.0%} of the bare encoder's speed, {of_folded:.0%} of the folded one's; {verdict(args, share >= BAR)}"
     )
+    by_onnx = rates["folder, onnx"] / rates["folder"] if "folder, onnx" in rates else None
+    if by_onnx:
+        print(f"folder: ONNX Runtime is {by_onnx:.2f} times as fast as Keras")
     ratio = rates["folder"] / rates[f"folder, {args.beside.name}"] if args.beside else None
     if ratio:
         print(f"folder: {ratio:.2f} times the pictures/s of {args.beside.name}")
@@ -137,6 +155,7 @@ def main() -> None:
         "share": share,
         "share_of_folded": of_folded,
         "ratio_beside": ratio,
+        "ratio_onnx": by_onnx,
     }
     write_results(args, "folder", results | {"pass": share >= BAR})
 

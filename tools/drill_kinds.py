@@ -333,12 +333,10 @@ def _packed(path: Path, members: Mapping[str, bytes]) -> Path:
 
 def _read_members(folder: Path) -> object:
     """What is read of a bundle with these members, whose digests are right."""
-    from captioning.storage import bundles
+    from captioning.storage.members import opened, settings_of, vocabulary_in
 
     path = _packed(folder / "captioner.zip", contents(folder))
-    return bundles.settings_of(path, "captioner"), bundles._vocabulary(
-        bundles._opened(path, "captioner", ("vocabulary.json",))
-    )
+    return settings_of(path, "captioner"), vocabulary_in(opened(path, "captioner", ("vocabulary.json",)))
 
 
 def _weights(folder: Path) -> None:
@@ -412,9 +410,9 @@ def _load_captioner(folder: Path) -> object:
 
 
 def _read_bundle(folder: Path) -> object:
-    from captioning.storage import bundles
+    from captioning.storage.members import kind_of, settings_of
 
-    return bundles.settings_of(folder / "run", "captioner"), bundles.kind_of(folder / "run")
+    return settings_of(folder / "run", "captioner"), kind_of(folder / "run")
 
 
 def _read_zip(folder: Path) -> object:

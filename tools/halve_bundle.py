@@ -35,7 +35,7 @@ def main() -> None:
     settle_backend(typed_settings(args).get("backend"))
 
     from captioning.retrieval.aligner import Aligner
-    from captioning.storage.bundles import kind_of
+    from captioning.storage.members import kind_of
     from model import Captioner
 
     if kind_of(args.model) == "aligner":

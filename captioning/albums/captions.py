@@ -22,7 +22,7 @@ from contextlib import closing, suppress
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -41,10 +41,8 @@ from captioning.pictures.loading import (
     load_image,
     one_behind,
 )
+from captioning.search.captions import Caption, PictureCaptioner
 from config import Config, DecodingSettings
-
-if TYPE_CHECKING:
-    from model import Caption, Captioner
 
 # Settings that older files do not name, because they did not exist: what was done then.
 _FORMER_SETTINGS = {"views": 1, "consensus": False, "prefix": "", "include": [], "exclude_words": []}
@@ -85,12 +83,12 @@ def made_with(
     }
 
 
-def entry(image: str, captions: "Sequence[Caption]") -> dict[str, Any]:
+def entry(image: str, captions: Sequence[Caption]) -> dict[str, Any]:
     """The captions of a picture as a JSON object: a line of an album."""
     return {"image": image, "captions": [_caption_entry(caption) for caption in captions]}
 
 
-def _caption_entry(caption: "Caption") -> dict[str, Any]:
+def _caption_entry(caption: Caption) -> dict[str, Any]:
     found: dict[str, Any] = {"caption": caption.text, "log_prob": caption.log_prob, "score": caption.score}
     if caption.confidence is not None:
         found |= {"confidence": round(caption.confidence, 4), "unsure": caption.unsure}
@@ -106,7 +104,7 @@ def caption_album(
     names: Sequence[str],
     output: Path,
     settings: dict[str, Any],
-    captioner: "Captioner",
+    captioner: PictureCaptioner,
     config: Config,
     best: int = 1,
 ) -> int:
@@ -158,8 +156,8 @@ def caption_album(
 
 
 def _captioned(
-    folder: Path, names: Sequence[str], captioner: "Captioner", config: Config, notes: dict[str, list[str]]
-) -> "Generator[tuple[Sequence[str], list[list[Caption]], dict[int, UnreadableImage]], None, None]":
+    folder: Path, names: Sequence[str], captioner: PictureCaptioner, config: Config, notes: dict[str, list[str]]
+) -> Generator[tuple[Sequence[str], list[list[Caption]], dict[int, UnreadableImage]], None, None]:
     """Caption pictures batch by batch. Yields for each batch the names, the captions, and why some cannot be read.
 
     There are captions for every position of the batch. The reasons are by position. Three batches are in work at a

@@ -3,6 +3,7 @@
 ``captioning/storage`` reads whole models and checks every byte. Settings and words are needed before Keras is loaded.
 """
 
+import hashlib
 import zipfile
 import zlib
 from pathlib import Path
@@ -47,3 +48,17 @@ def read_trained(path: Path, name: str) -> tuple[str, str]:
         raise UserError(
             f"{place}: neither a run folder nor a bundle, or a damaged one ({error}); copy it again, or name another"
         ) from None
+
+
+def bundle_of(model: Path) -> Path:
+    """The bundle of a captioner: ``model`` itself, or the one in the run folder ``model``."""
+    return model / "captioner.zip" if model.is_dir() else model
+
+
+def fingerprint(model: Path) -> str:
+    """A digest of all that the bundle of a captioner holds, as hexadecimal text. Raises UserError as ``read_trained`` does.
+
+    It is that of bundle.json, which holds a digest of each member.
+    """
+    text, _ = read_trained(bundle_of(model), "bundle.json")
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -60,7 +60,7 @@ class Signals:
         """
         of_words = _of_words(found)  # (B, K, 5)
         of_pictures = self._of_pictures(features)[:, None]  # (B, 1, S - 5)
-        return ops.concatenate([of_words, ops.repeat(of_pictures, of_words.shape[1], axis=1)], axis=-1)
+        return ops.concatenate([of_words, ops.repeat(of_pictures, ops.shape(of_words)[1], axis=1)], axis=-1)
 
     def _of_pictures(self, features):
         mean, directions, deviations = (ops.convert_to_tensor(part.astype("float32")) for part in self.subspace)

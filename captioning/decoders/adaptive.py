@@ -25,6 +25,8 @@ class AdaptiveDecoder(RegionDecoder):
     look at the image.
     """
 
+    has_sentinel = True
+
     def __init__(self, attention_size: int = 256, **sizes):
         super().__init__(**sizes)
         self.sizes["attention_size"] = attention_size
@@ -97,12 +99,12 @@ class AdaptiveDecoder(RegionDecoder):
         embedding = self.embedding.init_state(ops.shape(features)[0])
         return {"image": image, "embedding": embedding, "hidden": zeros, "cell": zeros}
 
-    def step(self, token_ids, state):
+    def look(self, token_ids, state):
         word, embedding = self.embedding.step(token_ids, state["embedding"])
         gates = self.word_gates(word) - state["image"]["minus_gates"]
         hidden, cell, sentinel = self._advance(gates, state["hidden"], state["cell"])
-        logits, _ = self._attend(hidden[:, None], sentinel[:, None], state["image"])
-        return logits[:, 0], {**state, "embedding": embedding, "hidden": hidden, "cell": cell}
+        logits, weights = self._attend(hidden[:, None], sentinel[:, None], state["image"])
+        return logits[:, 0], {**state, "embedding": embedding, "hidden": hidden, "cell": cell}, weights[:, 0]
 
 
 def _five_biases(shape, dtype=None):

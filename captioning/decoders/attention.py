@@ -89,11 +89,13 @@ class AttentionDecoder(RegionDecoder):
         embedding = self.embedding.init_state(ops.shape(features)[0])
         return {"image": image, "embedding": embedding, "hidden": hidden, "cell": cell}
 
-    def step(self, token_ids, state):
+    def look(self, token_ids, state):
         word, embedding = self.embedding.step(token_ids, state["embedding"])
-        hidden, cell, context, _ = self._advance(self.word_gates(word), state["hidden"], state["cell"], state["image"])
+        hidden, cell, context, weights = self._advance(
+            self.word_gates(word), state["hidden"], state["cell"], state["image"]
+        )
         logits = self.word_logits(ops.concatenate([hidden, context, word], axis=-1))
-        return logits, {**state, "embedding": embedding, "hidden": hidden, "cell": cell}
+        return logits, {**state, "embedding": embedding, "hidden": hidden, "cell": cell}, weights
 
 
 DECODER = AttentionDecoder

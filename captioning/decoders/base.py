@@ -25,7 +25,9 @@ Decoders that look at regions (``attends``) also tell where they look:
 
     attend(features (B, R, D), token_ids (B, T)) -> (logits (B, T, V), weights (B, T, R))
 
-A decoder with a sentinel has one more weight, ``(B, T, R + 1)``.
+    look(token_ids (B,), state) -> (logits (B, V), next state, weights (B, R))
+
+``look`` is a ``step`` that also gives the weights. A decoder with a sentinel has one more weight: ``R + 1``.
 
 A new decoder is a file ``decoders/NAME.py`` that ends with ``DECODER = YourDecoder``, and NAME among the kinds of
 decoders in config.py. docs/architecture.md has an example. ``build.py`` finds the file by its name and gives the sizes.
@@ -52,6 +54,8 @@ class Decoder(keras.Model):
 
     # Whether the decoder has ``attend``.
     attends = False
+    # Whether its attention has one more weight, that of a sentinel.
+    has_sentinel = False
     # Whether most of the work depends on the image alone. Then a batch should hold all captions of an image.
     by_image = False
     # Whether a state has room for a fixed number of tokens only. ``__init__`` takes this number as ``max_length``.
@@ -208,6 +212,13 @@ class RegionDecoder(Decoder):
 
     def call(self, features, token_ids, training=None, image_of=None):
         return self.attend(features, token_ids, training, image_of)[0]
+
+    def look(self, token_ids, state):
+        """``step`` with a third part: where the decoder looks for the next word, float ``(B, R)``, as in ``attend``."""
+        raise NotImplementedError
+
+    def step(self, token_ids, state):
+        return self.look(token_ids, state)[:2]
 
 
 def of_captions(parts, image_of):

@@ -163,7 +163,7 @@ class TransformerDecoder(RegionDecoder):
         words = [empty] * self.sizes["layers"]
         return {"image": regions, "embedding": embedding, "words": words, "position": position}
 
-    def step(self, token_ids, state):
+    def look(self, token_ids, state):
         position = state["position"]  # int32 (B,): the same for all rows
         word, embedding = self.embedding.step(token_ids, state["embedding"])
         x = self._place(word, position)[:, None]
@@ -176,9 +176,10 @@ class TransformerDecoder(RegionDecoder):
         for block, own, image in zip(self.decoder_blocks, state["words"], state["image"], strict=True):
             new = block.self_attention.key_value(block.self_norm(x))  # (B, 1, 2 H)
             words.append(ops.where(here[..., None], new, own))
-            x, _ = block(x, own=words[-1], allowed=known, regions=image)
+            x, weights = block(x, own=words[-1], allowed=known, regions=image)
         logits = self.word_logits(self.decoder_norm(x))[:, 0]
-        return logits, {**state, "embedding": embedding, "words": words, "position": position + 1}
+        state = {**state, "embedding": embedding, "words": words, "position": position + 1}
+        return logits, state, ops.mean(weights, axis=1)[:, 0]
 
 
 DECODER = TransformerDecoder

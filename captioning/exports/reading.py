@@ -2,14 +2,16 @@
 
 An export is a folder, which ``writing`` makes:
 
-    model/, model.onnx or model.tflite    encoder and search in one graph
-    vocabulary.json                       {"words": [...]}: all words in id order, <pad> <start> <end> <unk> first; see
-                                          ``Vocabulary.to_json``
-    export.json                           inputs, outputs, the recipe for pixels, decoding settings, versions, and the
-                                          sha256 of the other files. With a confidence also "unsure_below": captions
-                                          with a lower confidence are called unsure
-    check.json                            how its captions and times compare with the original's, from export.py --check
-    predictions.json                      the captions of that check, as evaluate.py --predictions reads them
+    model/ or model.tflite           encoder and search in one graph
+    encoder.onnx, search.onnx        with ONNX they are two graphs (see ``graphs.py``)
+    vocabulary.json                  {"words": [...]}: all words in id order, <pad> <start> <end> <unk> first; see
+                                     ``Vocabulary.to_json``
+    export.json                      inputs, outputs, the recipe for pixels, decoding settings, versions, the sha256 of the
+                                     other files, and the fingerprint of the bundle that it was made of
+                                     (``base.trained.fingerprint``). With a confidence also "unsure_below": captions with
+                                     a lower confidence are called unsure
+    check.json                       how its captions and times compare with the original's, from export.py --check
+    predictions.json                 the captions of that check, as evaluate.py --predictions reads them
 
 ``docs/exports.md`` shows how to read an export without this module.
 Legend: B images, S pixels per side, K captions per image, L longest caption in tokens.
@@ -25,24 +27,25 @@ import numpy as np
 
 from captioning.base.errors import UserError
 from captioning.base.json_files import load_json, take
+from captioning.exports.graphs import Graphs
 from captioning.search.hypotheses import IMPOSSIBLE
 from captioning.words.vocabulary import Vocabulary
 
-FORMAT = 1
+FORMAT = 2  # 1: with ONNX, encoder and search were one graph
 
 
 class Kind(NamedTuple):
-    """A kind of export: the name of its model's file or folder, and the libraries that write it and run it."""
+    """A kind of export: the names of its graphs' files or folders, and the libraries that write it and run it."""
 
-    model: str
+    graphs: tuple[str, ...]
     libraries: tuple[str, ...]
 
 
 # A SavedModel needs TensorFlow only. The other libraries come with the extra "export".
 KINDS = {
-    "savedmodel": Kind("model", ()),
-    "onnx": Kind("model.onnx", ("tf2onnx", "onnx", "onnxruntime")),
-    "litert": Kind("model.tflite", ("ai_edge_litert",)),
+    "savedmodel": Kind(("model",), ()),
+    "onnx": Kind(("encoder.onnx", "search.onnx"), ("tf2onnx", "onnx", "onnxruntime")),
+    "litert": Kind(("model.tflite",), ("ai_edge_litert",)),
 }
 
 # A loaded graph: uint8 RGB pixels (B, S, S, 3) to named arrays.
@@ -60,23 +63,30 @@ class Exported:
     def __init__(self, folder: Path):
         """Open the export in ``folder``. The runtime starts with the first picture.
 
-        Raises UserError if the export is not complete. The first picture raises UserError if the runtime is missing.
+        Raises UserError if the export is not complete, or of another release. The first picture raises UserError if the
+        runtime is missing.
         """
         self.folder = folder
         try:
             self.about = load_json(folder / "export.json", dict)
             words = (folder / "vocabulary.json").read_text(encoding="utf-8")
             kind = take(self.about, "kind", str, _RUNTIMES.__contains__)
-            self._start, self._model = _RUNTIMES[kind], folder / take(self.about, "model", str)
+            found = take(self.about, "format", int)
             take(self.about, "sha256", dict)
         except (OSError, ValueError) as error:
             raise UserError(f"{folder}: not a whole export ({error!r}); write it with export.py") from None
+        if found != FORMAT:
+            raise UserError(
+                f"{folder}: written by another release (format {found}, this one reads {FORMAT}); write it anew with "
+                "export.py"
+            )
+        self._start, self._graphs = _RUNTIMES[kind], [folder / name for name in KINDS[kind].graphs]
         self.vocabulary = Vocabulary.from_json(words, f"{folder}/vocabulary.json")
 
     @cached_property
     def _run(self) -> Run:
         try:
-            return self._start(self._model)
+            return self._start(*self._graphs)
         except ImportError as error:
             raise UserError(f'{self.folder}: cannot be run here ({error}); pip install -e ".[export]"') from None
 
@@ -108,12 +118,9 @@ def _savedmodel(path: Path) -> Run:
     return run
 
 
-def _onnx(path: Path) -> Run:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return lambda pixels: dict(zip(names, session.run(names, {"pixels": pixels}), strict=True))
+def _onnx(encoder: Path, search: Path) -> Run:
+    graphs = Graphs(encoder, search)
+    return lambda pixels: graphs.search(features=graphs.encode(pixels))
 
 
 def _litert(path: Path) -> Run:
@@ -123,4 +130,4 @@ def _litert(path: Path) -> Run:
     return lambda pixels: signature(pixels=pixels)
 
 
-_RUNTIMES: dict[str, Callable[[Path], Run]] = {"savedmodel": _savedmodel, "onnx": _onnx, "litert": _litert}
+_RUNTIMES: dict[str, Callable[..., Run]] = {"savedmodel": _savedmodel, "onnx": _onnx, "litert": _litert}

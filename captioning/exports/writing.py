@@ -1,16 +1,18 @@
-"""Writes exports: a captioner from pixels to word ids as one graph, for TensorFlow, ONNX or LiteRT.
+"""Writes exports: a captioner from pixels to word ids as graphs, for TensorFlow, ONNX or LiteRT.
 
-All three formats are made from one traced TensorFlow function, because TensorFlow's converters keep the loop of the
-search. So exports are written under Keras' TensorFlow backend. The captioner may have been trained under any backend,
-because a bundle is the same for all.
-Legend: B images, S pixels per side, K captions per image, L longest caption in tokens.
+All three formats are made from traced TensorFlow functions, because TensorFlow's converters keep the loop of the search.
+So exports are written under Keras' TensorFlow backend. The captioner may have been trained under any backend, because a
+bundle is the same for all.
+
+SavedModel and LiteRT have one graph with the decoding settings of the export. ONNX has two, which leave beam size, length
+penalty and shortest caption open (see ``graphs.py``). ``test.py`` and ``app.py`` caption with these.
+Legend: B images, S pixels per side, R regions, D feature size, K captions per image, L longest caption in tokens.
 """
 
 import hashlib
 import json
-import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +20,20 @@ import keras
 import numpy as np
 from keras import ops
 
-from captioning.base.backend import backend_name
+from captioning.base.backend import backend_name, models_within
 from captioning.base.environment import package_versions
 from captioning.base.errors import UserError
 from captioning.base.scratch import scratch_folder
+from captioning.exports.onnx_models import halve_weights, round_weights, to_onnx, with_defaults
 from captioning.exports.reading import FORMAT, KINDS, Exported
 from captioning.features.folding import fold
 from captioning.pictures.loading import PREPROCESSING
 from captioning.search.compiled import Search
+from captioning.search.looking import looks
 from config import DecodingSettings
 from model import Captioner
 
 _UNFINISHED = ".export-"  # begins the names of folders in which exports are made
-OPSET = 18  # the newest version of ONNX' operators that tf2onnx 1.17 writes
 
 
 def whole_graph(captioner: Captioner, encoder: keras.Model, search: Search) -> Callable[[Any], dict[str, Any]]:
@@ -39,23 +42,58 @@ def whole_graph(captioner: Captioner, encoder: keras.Model, search: Search) -> C
     The function takes RGB pixels uint8 ``(B, S, S, 3)``. It gives ``tokens`` int32 ``(B, K, L)``, and ``log_probs`` and
     ``scores`` float32 ``(B, K)``. If ``search`` has a judge, it also gives ``confidence`` float32 ``(B, K)``.
     """
-    names = ("tokens", "log_probs", "scores", *(("confidence",) if search.judge is not None else ()))
+    encode = _encoder_graph(captioner, encoder)
 
     def graph(pixels):
-        features = encoder(ops.cast(pixels, "float32"), training=False)
-        # The decoder was trained on features that were rounded in the same way.
-        features = ops.cast(ops.cast(features, captioner.config.feature_dtype), "float32")
-        return dict(zip(names, search.call(features), strict=True))
+        return _named(search.call(ops.cast(encode(pixels), "float32")))
 
     return graph
 
 
-def write_export(captioner: Captioner, decoding: DecodingSettings, kind: str, folder: Path, int8: bool = False) -> None:
+def _encoder_graph(captioner: Captioner, encoder: keras.Model) -> Callable[[Any], Any]:
+    """The features ``(B, R, D)`` of pixels uint8 ``(B, S, S, 3)``, as a function. They are of ``feature_dtype``."""
+    # The decoder was trained on features that were rounded in the same way.
+    return lambda pixels: ops.cast(encoder(ops.cast(pixels, "float32"), training=False), captioner.config.feature_dtype)
+
+
+def _search_graph(captioner: Captioner, search: Search) -> Callable[..., dict[str, Any]]:
+    """The function that search.onnx is made of. ``graphs.py`` describes what it takes and gives."""
+    decoder = captioner.decoder
+
+    def graph(features, beam_size, length_penalty, min_length, looked=None, given=None):
+        found = _named(search.call_with(ops.cast(features, "float32"), beam_size, length_penalty, min_length))
+        if looked is None:
+            return found
+        state = decoder.init_state(ops.cast(looked, "float32"))
+        return found | {"attention": looks(decoder.look, state, given, _looked_at(captioner))}
+
+    return graph
+
+
+def _looked_at(captioner: Captioner) -> int:
+    """How many weights the attention for a word has: one for each region, and perhaps one for a sentinel."""
+    return captioner.regions + captioner.decoder.has_sentinel
+
+
+def _named(found: Sequence[Any]) -> dict[str, Any]:
+    """What a ``Search`` gives, by name."""
+    return dict(zip(("tokens", "log_probs", "scores", "confidence"), found, strict=False))
+
+
+def write_export(
+    captioner: Captioner,
+    decoding: DecodingSettings,
+    kind: str,
+    folder: Path,
+    int8: bool = False,
+    fingerprint: str = "",
+) -> None:
     """Write ``captioner`` as ``kind``, one of ``reading.KINDS``, into ``folder``. It will decode as ``decoding`` says.
 
     The export is written as a whole or not at all. It is made in a neighbouring folder, where it captions a blank
-    picture as a trial. Then it replaces an older export. ``int8``: the weights have 8 bits (onnx, litert). Raises
-    UserError if the converter cannot take this captioner, or if the folder cannot be written.
+    picture as a trial. Then it replaces an older export. ``int8``: the weights have 8 bits (onnx, litert).
+    ``fingerprint``: that of the captioner's bundle (``base.trained.fingerprint``). Raises UserError if the converter
+    cannot take this captioner, or if the folder cannot be written.
     """
     if backend_name() != "tensorflow":
         raise UserError(
@@ -68,8 +106,8 @@ def write_export(captioner: Captioner, decoding: DecodingSettings, kind: str, fo
             new = temporary / "new"
             new.mkdir()
             try:
-                _WRITERS[kind](captioner, decoding, new / KINDS[kind].model, int8)
-                _describe(captioner, decoding, kind, int8, new)
+                _WRITERS[kind](captioner, decoding, new, int8)
+                _describe(captioner, decoding, kind, int8, fingerprint, new)
                 # A trial, because tf2onnx does not stop at an operator that it does not know.
                 Exported(new).captions(np.zeros((captioner.config.image_size,) * 2 + (3,), "uint8"))
             except (UserError, OSError):
@@ -98,75 +136,95 @@ def _traced(captioner: Captioner, decoding: DecodingSettings, batch: int | None)
     return module
 
 
-def _savedmodel(captioner: Captioner, decoding: DecodingSettings, path: Path, int8: bool) -> None:
+def _savedmodel(captioner: Captioner, decoding: DecodingSettings, folder: Path, int8: bool) -> None:
     import tensorflow as tf
 
     module = _traced(captioner, decoding, None)
+    path = folder / KINDS["savedmodel"].graphs[0]
     tf.saved_model.save(module, str(path), signatures=module.serve.get_concrete_function())
 
 
-def _onnx(captioner: Captioner, decoding: DecodingSettings, path: Path, int8: bool) -> None:
-    import tf2onnx
-
-    # Its warnings are about the graph, which users cannot change.
-    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
-    serve = _traced(captioner, decoding, None).serve
-    tf2onnx.convert.from_function(
-        serve,
-        input_signature=serve.input_signature,
-        opset=OPSET,
-        custom_op_handlers={"Erfc": (_erfc, ["Erf"])},
-        output_path=str(path),
-    )
-    if int8:
-        _round_weights(path)
-
-
-def _round_weights(path: Path) -> None:
-    """Store the large weights of an ONNX model in 8 bits, with one scale per output channel.
-
-    The model still computes in float32. The alternative, onnxruntime's quantize_dynamic, rounds activations too. It
-    made a ResNet50 three times as slow as in float. Its file was 1.5 times as large as with this function, and no more
-    captions stayed the same.
-    """
+def _onnx(captioner: Captioner, decoding: DecodingSettings, folder: Path, int8: bool) -> None:
     import onnx
-    from onnx import helper, numpy_helper
 
-    model = onnx.load(path)
-    graph, restored = model.graph, []
-    for weight in list(graph.initializer):
-        if weight.data_type != onnx.TensorProto.FLOAT or len(weight.dims) < 2 or np.prod(weight.dims) < 1024:
-            continue
-        values = numpy_helper.to_array(weight)
-        # The kernels of convolutions, with 4 axes, have their output channels first.
-        axis = 0 if values.ndim == 4 else values.ndim - 1
-        others = tuple(i for i in range(values.ndim) if i != axis)
-        scale = np.maximum(np.abs(values).max(others), 1e-12) / 127
-        rounded = np.rint(values / np.expand_dims(scale, others)).astype("int8")
-        names = [f"{weight.name}_int8", f"{weight.name}_scale"]
-        graph.initializer.remove(weight)
-        graph.initializer.extend(map(numpy_helper.from_array, (rounded, scale), names))
-        restored.append(helper.make_node("DequantizeLinear", names, [weight.name], axis=axis))
-    nodes = [*restored, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    onnx.save(model, path)
+    for name, make in zip(KINDS["onnx"].graphs, (_onnx_encoder, _onnx_search), strict=True):
+        model = make(captioner, decoding, int8)
+        onnx.save(round_weights(model) if int8 else halve_weights(model), folder / name)
 
 
-def _erfc(graph, node, name, args) -> None:
-    """Write Erfc(x) as 1 - Erf(x). TensorFlow's GELU uses Erfc, which ONNX does not have."""
-    one = graph.make_const(f"{name}_one", np.float32(1)).output[0]
-    graph.insert_new_node_on_output("Sub", node.output[0], name=f"{name}_complement", inputs=[one, node.output[0]])
+def _onnx_encoder(captioner: Captioner, decoding: DecodingSettings, int8: bool) -> Any:
+    """encoder.onnx as an ONNX model.
+
+    Unless it is for 8 bits, kernels stay apart from the batch norms behind them. Then the kernels of a bundle in half
+    precision are still float16, and ``halve_weights`` loses nothing. ONNX Runtime folds them when it opens the file.
+    """
+    import tensorflow as tf
+
+    encoder = fold(captioner.encoder)[0] if int8 else captioner.encoder
+    size = captioner.config.image_size
+    pixels = tf.TensorSpec((None, size, size, 3), tf.uint8, name="pixels")
+    # TensorFlow would fold the batch norms too. As an input of the graph, the variance of a batch norm stops that.
+    variances = [norm.moving_variance for norm in _batch_norms(encoder)]
+    names = [f"variance_{i}" for i in range(len(variances))]
+    specs = [tf.TensorSpec(each.shape, each.dtype, name=name) for each, name in zip(variances, names, strict=True)]
+    encode = _encoder_graph(captioner, encoder)
+
+    def graph(pixels, *values):
+        with keras.StatelessScope(state_mapping=list(zip(variances, values, strict=True))):
+            return {"features": encode(pixels)}
+
+    model = to_onnx(graph, [pixels, *specs])
+    return with_defaults(model, dict(zip(names, map(ops.convert_to_numpy, variances), strict=True)), fixed=True)
 
 
-def _litert(captioner: Captioner, decoding: DecodingSettings, path: Path, int8: bool) -> None:
+def _batch_norms(model: keras.Model) -> list[Any]:
+    """The batch norms of ``model`` and of the models nested in it."""
+    found = [layer for part in models_within(model) for layer in part.layers]
+    return [layer for layer in dict.fromkeys(found) if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def _onnx_search(captioner: Captioner, decoding: DecodingSettings, int8: bool) -> Any:
+    """search.onnx as an ONNX model."""
+    import tensorflow as tf
+
+    width, dtype = int(captioner.encoder.output_shape[-1]), captioner.config.feature_dtype
+    shape = (None, captioner.regions, width)
+    specs = {
+        "features": tf.TensorSpec(shape, dtype),
+        "beam_size": tf.TensorSpec((), tf.int32),
+        "length_penalty": tf.TensorSpec((), tf.float32),
+        "min_length": tf.TensorSpec((), tf.int32),
+    }
+    defaults = {
+        "beam_size": np.array(decoding.beam_size, "int32"),
+        "length_penalty": np.array(decoding.length_penalty, "float32"),
+        "min_length": np.array(decoding.min_length, "int32"),
+    }
+    if captioner.attends:
+        specs |= {"looked": tf.TensorSpec(shape, dtype), "given": tf.TensorSpec((None, None), tf.int32)}
+        defaults |= {"looked": np.zeros((0, *shape[1:]), dtype), "given": np.zeros((0, 0), "int32")}
+    search = Search(captioner.decoder, decoding, captioner.confidence, captioner.vocabulary)
+    fixed = {}
+    if search.phrases.banks > 1:  # required phrases have places in a beam of fixed size
+        del specs["beam_size"], defaults["beam_size"]
+        fixed["beam_size"] = search.beam_size
+    compute = _search_graph(captioner, search)
+
+    def graph(*values):
+        return compute(**dict(zip(specs, values, strict=True)), **fixed)
+
+    signature = [tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in specs.items()]
+    return with_defaults(to_onnx(graph, signature), defaults)
+
+
+def _litert(captioner: Captioner, decoding: DecodingSettings, folder: Path, int8: bool) -> None:
     import tensorflow as tf
 
     module = _traced(captioner, decoding, 1)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
     if int8:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    path.write_bytes(converter.convert())
+    (folder / KINDS["litert"].graphs[0]).write_bytes(converter.convert())
 
 
 _WRITERS: dict[str, Callable[[Captioner, DecodingSettings, Path, bool], None]] = {
@@ -176,7 +234,9 @@ _WRITERS: dict[str, Callable[[Captioner, DecodingSettings, Path, bool], None]] =
 }
 
 
-def _describe(captioner: Captioner, decoding: DecodingSettings, kind: str, int8: bool, folder: Path) -> None:
+def _describe(
+    captioner: Captioner, decoding: DecodingSettings, kind: str, int8: bool, fingerprint: str, folder: Path
+) -> None:
     """Write ``vocabulary.json`` and ``export.json`` beside the model."""
     (folder / "vocabulary.json").write_text(captioner.vocabulary.to_json(), encoding="utf-8")
     size, beams = captioner.config.image_size, decoding.beam_size
@@ -186,7 +246,8 @@ def _describe(captioner: Captioner, decoding: DecodingSettings, kind: str, int8:
         "format": FORMAT,
         "kind": kind,
         "int8": int8,
-        "model": KINDS[kind].model,
+        "graphs": KINDS[kind].graphs,
+        "bundle": fingerprint,
         "inputs": {"pixels": {"dtype": "uint8", "shape": [batch, size, size, 3]}},
         "outputs": {
             "tokens": {"dtype": "int32", "shape": [batch, beams, decoding.max_caption_length + 1]},
@@ -195,6 +256,8 @@ def _describe(captioner: Captioner, decoding: DecodingSettings, kind: str, int8:
             **({"confidence": confidence} if judged else {}),
         },
         **({"unsure_below": judged.unsure_below} if judged else {}),
+        "attends": captioner.attends,
+        "regions": captioner.regions,
         "image_size": size,
         "pixels": {
             "name": PREPROCESSING,

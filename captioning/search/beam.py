@@ -139,7 +139,7 @@ def _continue(now: BeamState, log_p, phrases: PhraseRules) -> Candidates:
 
     2K of them always contain K without ``<end>``, because each live hypothesis ends in one way only.
     """
-    beam_size, vocabulary = now.live.shape[1], log_p.shape[-1]
+    beam_size, vocabulary = ops.shape(now.live)[1], log_p.shape[-1]
     total = now.live_log_p[:, :, None] + ops.reshape(log_p, (-1, beam_size, vocabulary))  # (B, K, V)
     if phrases.required is not None:
         log_probs, index = best_in_banks(total, now.progress.required, phrases.required)
@@ -159,7 +159,7 @@ def _continue(now: BeamState, log_p, phrases: PhraseRules) -> Candidates:
 
 def _collect_ended(now: BeamState, candidates: Candidates, length_penalty) -> BeamState:
     """``now`` with the K best of the ended hypotheses and of the candidates that end here."""
-    beam_size = now.live.shape[1]
+    beam_size = ops.shape(now.live)[1]
     is_possible = candidates.log_probs > IMPOSSIBLE
     is_among_best = ops.arange(2 * beam_size) < beam_size
     ends = ops.logical_and(ops.logical_and(candidates.word == END, is_possible), is_among_best)
@@ -177,7 +177,7 @@ def _collect_ended(now: BeamState, candidates: Candidates, length_penalty) -> Be
 
 def _keep_live(now: BeamState, candidates: Candidates, decoder) -> BeamState:
     """``now`` with the K best candidates that go on, and the ``decoder`` state ``(B * K, ...)`` in their order."""
-    beam_size, length = now.live.shape[1:]
+    beam_size, length = ops.shape(now.live)[1:]
     goes_on = ops.where(candidates.word == END, 2 * BANNED, candidates.log_probs)
     log_p, order = ops.top_k(goes_on, beam_size)
     # The last position is for <end> only, so the live hypotheses stay as they are there.
@@ -203,7 +203,7 @@ def _keep_live(now: BeamState, candidates: Candidates, decoder) -> BeamState:
 
 def _ranked(found: BeamState, max_length: int, length_penalty) -> Hypotheses:
     """The K best of all hypotheses: the ended ones by score, then the live ones, which were cut."""
-    beam_size = found.live.shape[1]
+    beam_size = ops.shape(found.live)[1]
     is_possible = found.live_log_p > IMPOSSIBLE
     live_score = ops.where(is_possible, score(found.live_log_p, max_length, length_penalty), BANNED)
     # Below every score of an ended caption. The factor keeps the live ones in the order they stand in, best first.

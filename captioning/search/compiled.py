@@ -1,5 +1,6 @@
 """A search as a Keras model, so that Keras compiles it and feeds it batches."""
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 import keras
@@ -72,7 +73,47 @@ class Search(keras.Model):
         self.built = True
 
     def call(self, features):
-        found = self.search(features)
+        return self._judged(features, self.search(features))
+
+    def call_with(self, features, beam_size, length_penalty, min_length):
+        """``call`` with three settings as scalar tensors, in a graph that leaves them open (TensorFlow only).
+
+        It is always beam search. With one beam that gives the same as greedy search. With required phrases ``beam_size``
+        must be an int.
+        """
+        options = self._options(features, length_penalty, replace(self.rules, min_length=min_length))
+        return self._judged(features, self._beams(beam_size, options))
+
+    def search(self, features) -> Hypotheses:
+        """The captions of ``features``, best first."""
+        options = self._options(features, ops.convert_to_tensor(self.length_penalty), self.rules)
+        if self.beam_size == self.phrases.banks == 1:
+            return greedy_search(**options)
+        return self._beams(self.beam_size, options)
+
+    def _options(self, features, length_penalty, rules: Rules) -> dict[str, Any]:
+        """The arguments that both searches have."""
+        return {
+            "step": self.decoder.step,
+            "state": self.decoder.init_state(features),
+            "batch": ops.shape(keras.tree.flatten(features)[0])[0],
+            "max_length": self.max_length,
+            "length_penalty": length_penalty,
+            "rules": rules,
+            "keep_trace": self.judge is not None,
+            "phrases": self.phrases,
+        }
+
+    def _beams(self, beam_size, options: dict[str, Any]) -> Hypotheses:
+        """What beam search finds, and consensus chooses if wanted. ``options``: those of ``_options``."""
+        beams = max(beam_size, self.phrases.banks) if self.phrases.banks > 1 else beam_size
+        found = beam_search(beam_size=beams, **options)
+        if beams is not beam_size:
+            found = keras.tree.map_structure(lambda part: part[:, :beam_size], found)
+        return consensus(found) if self.votes else found
+
+    def _judged(self, features, found: Hypotheses) -> tuple[Any, ...]:
+        """The parts that this model gives for what a search ``found``."""
         return tuple(found[:3]) if self.judge is None else (*found[:3], self.judge(features, self._chosen(found)))
 
     def _chosen(self, found: Hypotheses) -> Hypotheses:
@@ -82,21 +123,3 @@ class Search(keras.Model):
             return found
         tokens, trace = keras.tree.map_structure(lambda part: part[:, :, skipped:], (found.tokens, found.trace))
         return found._replace(tokens=tokens, trace=trace)
-
-    def search(self, features) -> Hypotheses:
-        """The captions of ``features``, best first."""
-        batch = ops.shape(keras.tree.flatten(features)[0])[0]
-        start = (self.decoder.step, self.decoder.init_state(features), batch, self.max_length)
-        options = {
-            "length_penalty": ops.convert_to_tensor(self.length_penalty),
-            "rules": self.rules,
-            "keep_trace": self.judge is not None,
-            "phrases": self.phrases,
-        }
-        if self.beam_size == self.phrases.banks == 1:
-            return greedy_search(*start, **options)
-        beams = max(self.beam_size, self.phrases.banks)
-        found = beam_search(*start, beam_size=beams, **options)
-        if beams > self.beam_size:
-            found = keras.tree.map_structure(lambda part: part[:, : self.beam_size], found)
-        return consensus(found) if self.votes else found

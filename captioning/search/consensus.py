@@ -41,7 +41,7 @@ def consensus(found: Hypotheses) -> Hypotheses:
     Captions that did not end have no vote and stay last.
     """
     tokens, log_probs, scores, trace = found
-    beams = tokens.shape[1]
+    beams = ops.shape(tokens)[1]
     has_ended = ops.logical_and(ops.any(tokens == END, axis=-1), log_probs > IMPOSSIBLE)
     weights = ops.softmax(_VOTE_POWER * ops.where(has_ended, log_probs, BANNED), axis=1)
     ngrams = _ngrams(tokens)

@@ -13,7 +13,7 @@ import asyncio
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
+from typing import Annotated, Any, BinaryIO, cast
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -26,6 +26,7 @@ from starlette.requests import ClientDisconnect
 
 from captioning.base.errors import UserError
 from captioning.pictures.loading import UnreadableImage
+from captioning.search.captions import Caption
 from captioning.serving.engine import (
     FORMATS,
     MAX_BEAM,
@@ -47,9 +48,6 @@ from captioning.serving.photos import BadQuery, Gone, NoPhotos, Photos, SearchFa
 from captioning.serving.search_api import search_routes
 from captioning.serving.worker import Closed
 from config import DecodingSettings
-
-if TYPE_CHECKING:
-    from model import Caption
 
 PAGE = Path(__file__).parent / "page"
 MAX_BYTES = 20 << 20
@@ -366,7 +364,7 @@ def _answer_errors(app: FastAPI) -> None:
         return answer(500, "internal", "the server failed on this request; its log says why")
 
 
-def _caption_answer(caption: "Caption", attention: Attention | None) -> CaptionAnswer:
+def _caption_answer(caption: Caption, attention: Attention | None) -> CaptionAnswer:
     found = CaptionAnswer(caption=caption.text, log_prob=caption.log_prob, score=caption.score)
     if caption.confidence is not None:
         found.confidence, found.unsure = round(caption.confidence, 4), caption.unsure

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -28,11 +28,9 @@ from captioning.base.texts import printable
 from captioning.pictures.loading import TooLargeImage, UnknownFormat, UnreadableImage, load_image, measure
 from captioning.pictures.opening import Tell
 from captioning.reports.figures import grid_side
+from captioning.search.captions import Caption, PictureCaptioner
 from captioning.serving.worker import Worker
 from config import Config
-
-if TYPE_CHECKING:
-    from model import Caption, Captioner
 
 BATCHES = (1, 2, 4, 8, 16)  # the only sizes of batches that encoder and search see
 WINDOW = 0.01  # seconds that a picture waits for others
@@ -82,7 +80,7 @@ class Model:
     name: str
     config: Config
     attends: bool
-    load: Callable[[], "Captioner"]
+    load: Callable[[], PictureCaptioner]
 
     def decoding(self, beam_size: int | None = None, length_penalty: float | None = None) -> Decoding:
         """The decoding that a caller asks for. None takes the model's own value. Raises UserError for a bad value."""
@@ -122,8 +120,8 @@ class Result:
     ``attention`` is for the captions of the beam, in the same order. It is empty if the caller did not ask for it.
     """
 
-    greedy: "Caption"
-    captions: "list[Caption]"
+    greedy: Caption
+    captions: list[Caption]
     greedy_attention: Attention | None = None
     attention: list[Attention] = field(default_factory=list)
 
@@ -149,7 +147,7 @@ class Engine(Worker[_Job]):
         self.default = models[0]
         self._places, self._taken, self._window = places, 0, window
         self._pace = 0.1  # seconds per picture, a moving average
-        self._captioners: OrderedDict[str, Captioner] = OrderedDict()
+        self._captioners: OrderedDict[str, PictureCaptioner] = OrderedDict()
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -245,11 +243,11 @@ class Engine(Worker[_Job]):
         return results
 
     def _add_attention(
-        self, captioner: "Captioner", features: np.ndarray, results: list[Result], wanted: list[int]
+        self, captioner: PictureCaptioner, features: np.ndarray, results: list[Result], wanted: list[int]
     ) -> None:
         """Add the attention of all captions to the results whose numbers are ``wanted``."""
         try:
-            side = grid_side(captioner.decoder.sizes["regions"])
+            side = grid_side(captioner.regions)
         except UserError:
             return  # the regions are no square grid, so nothing can be laid over a picture
         captions = [(i, caption.text) for i in wanted for caption in (results[i].greedy, *results[i].captions)]
@@ -263,7 +261,7 @@ class Engine(Worker[_Job]):
             first, *others = (next(looks) for _ in range(1 + len(results[i].captions)))
             results[i] = Result(results[i].greedy, results[i].captions, first, others)
 
-    def _captioner(self, model: Model) -> "Captioner":
+    def _captioner(self, model: Model) -> PictureCaptioner:
         """The captioner of ``model``. Loading it may remove the least recently used captioner from memory."""
         if model.name not in self._captioners:
             while len(self._captioners) >= KEPT:

@@ -7,17 +7,17 @@ Treebank tokeniser, which needs no download.
 
 import re
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 from unicodedata import normalize
 
 import regex
-from nltk.tokenize import TreebankWordTokenizer
 
 # The tokens that pycocoevalcap's PTBTokenizer removes, and signs that NLTK splits off in another way.
 _PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "(", ")", "[", "]", "{", "}", ".", "?", "!", ",", ":", "-", "--", "...", ";", '"', "#", "*"]
 )
 _SUFFIXES = ("'s", "n't", "'re", "'ll", "'ve", "'m", "'d")
-_treebank = TreebankWordTokenizer()
 # Nearly all captions consist of words, commas, hyphens and a full stop. In these the Treebank rules split only the
 # words of _CONTRACTIONS. Without the thirty regular expressions of NLTK, COCO's 617,000 captions take seconds, not a
 # minute.
@@ -45,7 +45,14 @@ def tokenize(caption: str) -> list[str]:
         text = _FOREIGN.sub(" ", normalize("NFC", text))
     # The Treebank tokeniser splits off a full stop only at the end of the text. A caption may have several sentences.
     text = re.sub(r"\.+(\s|$)", " . ", text)
-    return [token for token in _treebank.tokenize(text) if token not in _PUNCTUATION]
+    return [token for token in _treebank().tokenize(text) if token not in _PUNCTUATION]
+
+
+@cache
+def _treebank() -> Any:
+    from nltk.tokenize import TreebankWordTokenizer  # here, since NLTK loads much that captioning does not need
+
+    return TreebankWordTokenizer()
 
 
 def detokenize(words: Sequence[str]) -> str:

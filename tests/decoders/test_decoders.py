@@ -16,6 +16,7 @@ from captioning.decoders import build
 from captioning.decoders.base import Decoder, OneVectorDecoder, RegionDecoder
 from captioning.decoders.build import build_decoder, decoder_class, decoder_names
 from captioning.search.compiled import Search
+from captioning.search.looking import looks
 from captioning.training.cross_entropy import CaptionTrainer
 from captioning.words.vocabulary import END, PAD, START
 from config import Config, OneVectorDecoders
@@ -197,6 +198,9 @@ def test_attention_tells_where_each_word_looks(name):
     moved = ops.convert_to_numpy(decoder.attend(features[:, [2, 0, 1]], tokens)[1])
     np.testing.assert_allclose(moved[..., :REGIONS], weights[..., [2, 0, 1]], atol=1e-5)
     assert weights[..., :REGIONS].std(-1).min() > 1e-6
+    # Step by step the decoder looks at the same places.
+    looked = looks(decoder.look, decoder.init_state(features), ops.convert_to_tensor(tokens), columns)
+    np.testing.assert_allclose(ops.convert_to_numpy(looked), weights, atol=1e-5)
 
 
 def test_config_round_trip(name):

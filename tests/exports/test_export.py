@@ -25,6 +25,7 @@ from captioning.data.records import ImageRecord
 from captioning.exports import writing
 from captioning.exports.checking import compare
 from captioning.exports.reading import KINDS, Exported
+from captioning.exports.runtime import GraphCaptioner
 from captioning.exports.writing import write_export
 from captioning.pictures.loading import load_image
 from captioning.words.vocabulary import Vocabulary
@@ -124,6 +125,25 @@ def test_every_format_carries_the_words_that_are_asked_for(make, tmp_path, kind,
     assert "word3" in words
 
 
+def assert_open(exported: Exported, captioner: Captioner, config: Config) -> None:
+    """What ONNX leaves open is as with the original: beams, length penalty, shortest caption, and attention."""
+    graphs, features = GraphCaptioner(exported, config), captioner.encode(pixels(3))
+    np.testing.assert_allclose(graphs.encode(pixels(3)), features, atol=2e-3, rtol=2e-3)
+    for beam_size, length_penalty, min_length in [(4, 1.5, 1), (3, 0.0, 5), (1, 0.7, 3)]:
+        values = {"beam_size": beam_size, "length_penalty": length_penalty, "min_length": min_length}
+        asked = config.with_overrides(values | ({"consensus": False} if beam_size < 3 else {}))
+        expected, found = captioner.caption(features, asked), graphs.caption(features, asked)
+        assert [[each.text for each in image] for image in found] == [
+            [each.text for each in image] for image in expected
+        ]
+        np.testing.assert_allclose(found[0][0].score, expected[0][0].score, rtol=2e-3)
+    assert graphs.attends == captioner.attends
+    if graphs.attends:
+        texts = [image[0].text for image in expected]
+        for one, other in zip(graphs.attend(features, texts), captioner.attend(features, texts), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-3)
+
+
 def assert_as_sure(exported: Exported, captioner: Captioner, config: Config) -> None:
     """The same confidence of each caption as the original."""
     for one in pixels(3):
@@ -184,6 +204,8 @@ def test_every_format_captions_as_the_original(make, tmp_path, kind, decoder, se
     config = captioner.config.with_overrides(search)
     write_export(captioner, config, kind, tmp_path / "export")
     assert_same(Exported(tmp_path / "export"), captioner, config)
+    if kind == "onnx":
+        assert_open(Exported(tmp_path / "export"), captioner, config)
     if config.votes:
         found = captioner.caption(captioner.encode(pixels(6)), config)
         assert sum(0 < captions[0].score < 1 for captions in found) > 1
@@ -248,8 +270,8 @@ def test_what_fails_leaves_the_old_export_and_nothing_else(merged, tmp_path, mon
     killed.mkdir()
     os.utime(killed, (time.time() - 10,) * 2)
 
-    def write(captioner, config, path, int8):
-        path.write_text("half of it")
+    def write(captioner, config, folder, int8):
+        (folder / "encoder.onnx").write_text("half of it")
         raise ValueError("\nUnknown operator\nand much more")
 
     monkeypatch.setitem(writing._WRITERS, "onnx", write)

@@ -28,7 +28,7 @@ class FakeCaptioner:
     """Says the first grey value of each picture."""
 
     def __init__(self, error: Exception | None = None, confidence: float | None = None):
-        self.decoder = SimpleNamespace(sizes={"regions": 4})
+        self.regions = 4
         self.vocabulary = Vocabulary(["a"])
         self.error = error
         self.sure = (

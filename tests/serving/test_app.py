@@ -21,7 +21,6 @@ from sure import CONFIDENCE
 
 import app
 from captioning.base.errors import UserError
-from captioning.command_line.options import make_parser
 from captioning.serving.engine import Engine, Model
 from captioning.words.vocabulary import Vocabulary
 from config import Config
@@ -58,16 +57,18 @@ def run_dir(tmp_path_factory) -> Path:
 
 
 def arguments(*typed: str):
-    return make_parser("", trained=True).parse_args(typed)
+    return app.app_parser().parse_args(typed)
 
 
 def test_what_ships_comes_first_then_the_newest_run(run_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(app, "PRETRAINED", tmp_path)
-    shutil.copyfile(run_dir / "merge" / "captioner.zip", tmp_path / "pocket.zip")
+    for name in ("flickr8k.zip", "pocket.zip"):
+        shutil.copyfile(run_dir / "merge" / "captioner.zip", tmp_path / name)
     (tmp_path / "search.zip").write_bytes(b"towers, which caption nothing")
     os.utime(run_dir / "torn" / "captioner.zip", (1e9, 1e9))
     found = app.bundles_found(run_dir)
-    assert found == [tmp_path / "pocket.zip", *(run_dir / name for name in ("adaptive", "merge", "torn"))]
+    shipped = [tmp_path / "pocket.zip", tmp_path / "flickr8k.zip"]
+    assert found == [*shipped, *(run_dir / name for name in ("adaptive", "merge", "torn"))]
 
 
 def test_what_can_be_chosen(run_dir, tmp_path, capsys):
@@ -130,7 +131,7 @@ def test_what_photos_need(tmp_path, run_dir, monkeypatch):
         photos("--photos", tmp_path)
     with pytest.raises(UserError, match="one of kind aligner is wanted"):
         photos("--photos", tmp_path, "--aligner", run_dir / "merge")
-    monkeypatch.setattr("captioning.storage.bundles.settings_of", lambda path, kind: Config())
+    monkeypatch.setattr("app.settings_of", lambda path, kind: Config())
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"--photos: .*empty: holds no pictures"):
         photos("--photos", tmp_path / "empty", "--aligner", tmp_path)

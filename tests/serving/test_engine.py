@@ -37,7 +37,7 @@ class FakeCaptioner:
     """Says the first grey value of each picture. ``gate`` holds it up; ``calls`` are its batch sizes and beams."""
 
     def __init__(self):
-        self.decoder = SimpleNamespace(sizes={"regions": 4})
+        self.regions = 4
         self.vocabulary = Vocabulary(["a"])
         self.calls: list[tuple[int, Config]] = []
         self.entered, self.gate = threading.Event(), threading.Event()
@@ -177,9 +177,9 @@ def test_attention_of_those_who_asked(engine, fake):
 
 
 def test_attention_that_cannot_be_laid_over_a_picture_and_a_sentinel(engine, fake):
-    fake.decoder.sizes["regions"] = 3
+    fake.regions = 3
     assert engine.submit(engine.default, grey(1), Decoding(1, 1.0), True).result(30).attention == []
-    fake.decoder.sizes["regions"] = 1
+    fake.regions = 1
     fake.attend = lambda features, captions: [np.array([[0.7, 0.3]] * 4)] * len(captions)
     (look,) = engine.submit(engine.default, grey(1), Decoding(1, 1.0), True).result(30).attention
     np.testing.assert_allclose(look.sentinel, [0.3] * 3)

@@ -17,6 +17,7 @@ import model
 from captioning.base.errors import UserError
 from captioning.command_line.reading import read_settings
 from captioning.storage import bundles
+from captioning.storage.members import settings_of
 from config import Config
 from model import Captioner
 
@@ -82,12 +83,12 @@ def test_a_bundle_gives_the_same_features_and_captions(saved):
 
 def test_settings_are_read_without_the_weights(saved, tmp_path, monkeypatch, no_keras):
     made, path = saved
-    assert bundles.settings_of(path, "captioner") == made.config == bundles.settings_of(path.parent, "captioner")
+    assert settings_of(path, "captioner") == made.config == settings_of(path.parent, "captioner")
     with pytest.raises(UserError, match="one of kind aligner is wanted"):
-        bundles.settings_of(path, "aligner")
+        settings_of(path, "aligner")
     changed = parts(path) | {"config.json": b"{}"}
     with pytest.raises(UserError, match=r"damaged: config\.json"):
-        bundles.settings_of(pack(tmp_path / "captioner.zip", changed), "captioner")
+        settings_of(pack(tmp_path / "captioner.zip", changed), "captioner")
 
 
 def test_a_run_folder_stands_for_its_bundle(saved, monkeypatch, no_keras):

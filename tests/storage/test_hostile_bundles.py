@@ -13,7 +13,7 @@ import pytest
 from small_captioner import save_captioner
 
 from captioning.base.errors import UserError
-from captioning.storage import bundles
+from captioning.storage.members import kind_of, settings_of
 from model import Captioner
 
 FILE = "captioner.zip"
@@ -134,7 +134,7 @@ def test_a_hostile_bundle_is_named_and_takes_no_memory(members, tmp_path, change
 
 
 def test_the_same_bundle_without_harm_is_read(members, tmp_path):
-    assert bundles.settings_of(pack(tmp_path, members), "captioner").hidden_size
+    assert settings_of(pack(tmp_path, members), "captioner").hidden_size
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_damaged_list_of_members_is_named(members, tmp_path, about):
         Captioner.load(pack(tmp_path, members, **about))
     if "encoder" not in about:
         with pytest.raises(UserError, match=r"captioner\.zip"):
-            bundles.kind_of(tmp_path / FILE)
+            kind_of(tmp_path / FILE)
 
 
 def test_a_lie_about_the_packed_size_is_seen(members, tmp_path):

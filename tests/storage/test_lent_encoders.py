@@ -15,7 +15,7 @@ from captioning.base.errors import UserError
 from captioning.features.encoder import build_encoder
 from captioning.features.weight_files import save_weights_float16
 from captioning.retrieval.aligner import Aligner
-from captioning.storage import bundles
+from captioning.storage.members import settings_of
 from captioning.words.vocabulary import Vocabulary
 from config import Config
 from model import Captioner
@@ -152,7 +152,7 @@ def test_the_tool_halves_both_kinds(saved, tmp_path, monkeypatch, capsys):
     tool(run / "aligner.zip", tmp_path / "own.zip")
     assert "encoder.keras" in members(tmp_path / "own.zip")
     tool(saved.captioner, tmp_path / "again.zip", "--length-penalty", "0.5")
-    assert bundles.settings_of(tmp_path / "again.zip", "captioner").length_penalty == 0.5
+    assert settings_of(tmp_path / "again.zip", "captioner").length_penalty == 0.5
     assert "search.zip: 0." in capsys.readouterr().out
     with pytest.raises(UserError, match=r"--encoder-of: .* is a captioner"):
         tool(saved.captioner, tmp_path / "no.zip", "--encoder-of", saved.captioner)

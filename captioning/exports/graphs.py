@@ -1,0 +1,73 @@
+"""The two graphs of an ONNX export, run by ONNX Runtime. No Keras.
+
+    encoder.onnx    pixels uint8 (B, S, S, 3) -> features (B, R, D), of the dtype ``feature_dtype``
+    search.onnx     features (B, R, D) -> tokens int32 (B, K, L), log_probs and scores float32 (B, K), and confidence
+                    float32 (B, K) if the captioner has one
+
+Further inputs of search.onnx may be left out:
+
+    beam_size int32 (), length_penalty float32 (), min_length int32 ()
+                                by default those of the export. K is the beam size
+    looked (M, R, D), given int32 (M, T)
+                                the features of M pictures, and what the decoder reads about each, from <start> on.
+                                Decoders with attention give one more output, attention float32 (M, T, R): where they
+                                look for each next word. By default M is 0
+
+So search.onnx is two functions that share the weights of the decoder: captions for ``features``, attention for
+``looked``. With no rows a function takes no time.
+Legend: B images, S pixels per side, R regions, D feature size, K captions per image, L longest caption in tokens.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class Graphs:
+    """Both graphs, opened. Raises whatever ONNX Runtime raises for files that it cannot run."""
+
+    def __init__(self, encoder: Path, search: Path):
+        # An arena keeps memory for the next batch. It makes the encoder a third faster. The search would hold much more
+        # memory than it needs. It has very many small nodes, and to look for some to fuse takes longer than it saves.
+        self._encoder = _session(encoder, "ORT_ENABLE_ALL", arena=True)
+        self._search = _session(search, "ORT_ENABLE_BASIC", arena=False)
+        (features,) = self._encoder.get_outputs()
+        self._dtype, self._shape = _DTYPES[features.type], features.shape[1:]
+        self._outputs = [output.name for output in self._search.get_outputs()]
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """The features ``(B, R, D)`` of RGB pixels uint8 ``(B, S, S, 3)``."""
+        return self._encoder.run(None, {"pixels": np.asarray(pixels, "uint8")})[0]
+
+    def search(self, **inputs: Any) -> dict[str, np.ndarray]:
+        """The outputs of search.onnx by name. ``inputs``: those described above, as arrays."""
+        return dict(zip(self._outputs, self._search.run(None, inputs), strict=True))
+
+    def attend(self, features: np.ndarray, token_ids: np.ndarray) -> np.ndarray:
+        """Where the decoder looks while it reads ``token_ids`` int32 ``(M, T)``: float32 ``(M, T, R)``."""
+        none = np.zeros((0, *self._shape), self._dtype)
+        return self.search(features=none, looked=features, given=token_ids)["attention"]
+
+
+_DTYPES = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
+
+
+def _session(path: Path, level: str, arena: bool) -> Any:
+    """``path``, opened. ``level``: how far the graph is optimised first. ``arena``: whether memory is kept between runs."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    options.enable_cpu_mem_arena = arena
+    options.log_severity_level = 3  # it warns of inputs that may be left out
+    options.intra_op_num_threads = _cores()
+    # Threads that wait for work by spinning would take the cores from the other graph and from the readers of pictures.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

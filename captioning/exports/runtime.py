@@ -1,0 +1,209 @@
+"""Which runtime captions pictures: ONNX Runtime where a captioner has graphs that do what is asked, or else Keras. No Keras.
+
+ONNX Runtime starts in a fraction of a second and takes little memory. Keras does everything. The graphs of a captioner are
+its ONNX export, which ``export.py --format onnx`` writes beside it:
+
+    RUN/                   -> RUN/onnx/
+    RUN/captioner.zip      -> RUN/onnx/
+    pretrained/pocket.zip  -> pretrained/pocket/onnx/
+"""
+
+import hashlib
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from captioning.base.errors import UserError, first_line
+from captioning.base.json_files import take
+from captioning.base.texts import printable
+from captioning.base.trained import bundle_of, fingerprint
+from captioning.command_line.options import typed_settings
+from captioning.command_line.resolving import resolve_trained, settle_backend
+from captioning.exports.graphs import Graphs
+from captioning.exports.reading import KINDS, Exported
+from captioning.search.captions import Caption, PictureCaptioner, read_ids, spelled, weights_of_words
+from captioning.storage.members import settings_of
+from captioning.words.constraints import check_constraints
+from captioning.words.padding import pad
+from config import Config, DecodingSettings
+
+# The decoding settings that search.onnx takes as inputs. It has those of the export for all others.
+_OPEN = {"beam_size", "length_penalty", "min_length"}
+
+
+class Unsuitable(Exception):
+    """Why the graphs of a captioner cannot do what is asked."""
+
+
+def add_runtime(parser: ArgumentParser) -> None:
+    """Offer ``--runtime`` to a script that captions pictures."""
+    parser.add_argument(
+        "--runtime",
+        choices=["onnx", "keras"],
+        help="onnx: caption with ONNX Runtime, which starts in a second, and refuse what it cannot do. keras: with Keras "
+        "[default: onnx where the captioner has ONNX graphs that can do what is asked, otherwise keras]",
+    )
+
+
+def exports_beside(model: Path) -> Path:
+    """The folder in which the exports of the captioner ``model`` lie, a run folder or a bundle. It need not exist."""
+    if model.is_dir():
+        return model
+    return model.parent if model.name == "captioner.zip" else model.with_suffix("")
+
+
+class GraphCaptioner:
+    """A captioner whose graphs ONNX Runtime runs. It offers what ``search.captions.PictureCaptioner`` says."""
+
+    def __init__(self, exported: Exported, config: Config):
+        """``exported``: a whole ONNX export. ``config``: the settings of the captioner.
+
+        Raises ValueError if export.json is damaged, and whatever ONNX Runtime raises for graphs that it cannot run.
+        """
+        self.config, self.vocabulary = config, exported.vocabulary
+        self.attends = take(exported.about, "attends", bool)
+        self.regions = take(exported.about, "regions", int)
+        self._unsure_below = take({"unsure_below": -1.0} | exported.about, "unsure_below", float)
+        self._graphs = Graphs(*(exported.folder / name for name in KINDS["onnx"].graphs))
+
+    @classmethod
+    def load(cls, model: Path) -> "GraphCaptioner":
+        """The graphs beside the captioner ``model``, a run folder or a bundle. Raises Unsuitable."""
+        return cls._open(model, export_of(model), settings_of(model, "captioner"))
+
+    @classmethod
+    def _open(cls, model: Path, exported: Exported, config: Config) -> "GraphCaptioner":
+        try:
+            _refuse_damaged(exported)
+            return cls(exported, config)
+        except ImportError as error:
+            raise Unsuitable(f"{error.name or error} is not installed; pip install onnxruntime") from None
+        except Exception as error:  # ONNX Runtime raises errors of many kinds
+            raise Unsuitable(f"{exported.folder}: cannot be run here ({first_line(error)}); {_anew(model)}") from None
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether captions have a confidence."""
+        return self._unsure_below >= 0
+
+    def check(self, decoding: DecodingSettings) -> None:
+        """Raise UserError if no caption can hold the words that ``decoding`` asks for, as ``model.Captioner.check`` does."""
+        check_constraints(self.vocabulary, decoding)
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """Features ``(B, R, D)`` of RGB pixels uint8 ``(B, S, S, 3)``."""
+        return self._graphs.encode(pixels)
+
+    def caption(self, features: np.ndarray, decoding: DecodingSettings | None = None) -> list[list[Caption]]:
+        """The captions of each image, best first, as ``model.Captioner.caption`` gives them."""
+        decoding = decoding or self.config
+        found = self._graphs.search(
+            features=features,
+            beam_size=np.array(decoding.beam_size, "int32"),
+            length_penalty=np.array(decoding.length_penalty, "float32"),
+            min_length=np.array(decoding.min_length, "int32"),
+        )
+        names = ("tokens", "log_probs", "scores", *(("confidence",) if self.is_judged else ()))
+        parts = zip(*(found[name] for name in names), strict=True)
+        return [spelled(self.vocabulary, image, self._unsure_below) for image in parts]
+
+    def attend(self, features: np.ndarray, captions: Sequence[str]) -> list[np.ndarray]:
+        """Where the decoder looks for each word of ``captions``, as ``model.Captioner.attend`` gives it."""
+        weights = self._graphs.attend(features, pad(read_ids(self.vocabulary, captions)))
+        return weights_of_words(self.vocabulary, captions, weights)
+
+
+def load_captioner(models: Sequence[Path], views: int, args: Namespace) -> PictureCaptioner:
+    """The captioner that does what the command line ``args`` asks, on the runtime that ``--runtime`` names.
+
+    ``models``: run folders or bundles. Several, or several ``views``, are an ensemble. Without ``--runtime`` it says on
+    stderr why Keras captions, if it does. Raises UserError.
+    """
+    try:
+        if len(models) * views > 1:
+            raise Unsuitable("only Keras runs ensembles and --views")
+        return graph_captioner(models[0], args)
+    except Unsuitable as reason:
+        why = str(reason)
+    if args.runtime == "onnx":
+        raise _refusal(why)
+    settle_backend(typed_settings(args).get("backend"))
+    from model import load_captioners
+
+    captioner = load_captioners(models, views)
+    if args.runtime is None:
+        print(printable(f"note: Keras captions, which takes seconds to start: {why}"), file=sys.stderr)
+    return captioner
+
+
+def graph_captioner(model: Path, args: Namespace) -> GraphCaptioner:
+    """The graphs beside the captioner ``model``, if they do what the command line ``args`` asks.
+
+    Raises Unsuitable if they do not, and UserError if no captioner could.
+    """
+    exported, trained = _suitable(model, args)
+    return GraphCaptioner._open(model, exported, trained)
+
+
+def refuse_without_graphs(model: Path, args: Namespace) -> None:
+    """Raise UserError if ``--runtime onnx`` is given and the graphs beside ``model`` do not do what ``args`` asks."""
+    if args.runtime == "onnx":
+        try:
+            _suitable(model, args)
+        except Unsuitable as reason:
+            raise _refusal(str(reason)) from None
+
+
+def _refusal(why: str) -> UserError:
+    return UserError(f"--runtime onnx: {why}; or leave --runtime out, and Keras captions")
+
+
+def _suitable(model: Path, args: Namespace) -> tuple[Exported, Config]:
+    """The export that ``graph_captioner`` opens, and the settings of the captioner. Raises as ``graph_captioner`` does."""
+    if args.runtime == "keras":
+        raise Unsuitable("--runtime keras")
+    if backend := typed_settings(args).get("backend"):
+        raise Unsuitable(f"--backend {backend} is one of Keras")
+    exported, trained = export_of(model), settings_of(model, "captioner")
+    asked = resolve_trained(args, trained)
+    if asked.is_constrained:
+        raise Unsuitable("only Keras runs prefix, include and exclude_words")
+    # An export of before a setting does what is the default now. JSON has lists and no tuples.
+    fixed, wanted_settings = (json.loads(json.dumps(each)) for each in (Config().decoding(), asked.decoding()))
+    fixed |= exported.about["decoding"]
+    for name, wanted in wanted_settings.items():
+        if name not in _OPEN and wanted != fixed[name]:
+            raise Unsuitable(f"{name} is {wanted}, and the ONNX graphs have {fixed[name]}")
+    return exported, trained
+
+
+def export_of(model: Path) -> Exported:
+    """The ONNX export beside the captioner ``model``. Raises Unsuitable if there is none of these weights."""
+    folder = exports_beside(model) / "onnx"
+    if not (folder / "export.json").is_file():
+        raise Unsuitable(f"{model} has no ONNX graphs; python export.py --format onnx --model {model} makes them")
+    try:
+        exported = Exported(folder)
+        if exported.about["kind"] != "onnx" or not isinstance(exported.about.get("decoding"), dict):
+            raise UserError(f"{folder}: not an ONNX export")
+        if exported.about.get("bundle") != fingerprint(model):
+            raise UserError(f"{folder}: made of other weights than those in {bundle_of(model)}")
+    except UserError as error:
+        raise Unsuitable(f"{error}; {_anew(model)}") from None
+    return exported
+
+
+def _refuse_damaged(exported: Exported) -> None:
+    """Raise ValueError if a file of the export is not what was written, and OSError if it cannot be read."""
+    for name in (*KINDS["onnx"].graphs, "vocabulary.json"):
+        with open(exported.folder / name, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != exported.about["sha256"].get(name):
+                raise ValueError(f"{name} is not what was written")
+
+
+def _anew(model: Path) -> str:
+    return f"python export.py --format onnx --overwrite --model {model} makes it anew"
