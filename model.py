@@ -36,6 +36,7 @@ from captioning.features.weight_files import save_weights
 from captioning.pictures.loading import view
 from captioning.search.captions import Caption, read_ids, spelled, weights_of_words
 from captioning.search.compiled import Search
+from captioning.search.hypotheses import IMPOSSIBLE
 from captioning.storage import bundles
 from captioning.words.constraints import asking, check_constraints
 from captioning.words.padding import pad
