@@ -173,6 +173,7 @@ def test_what_needs_no_keras_does_not_load_it():
     light += (
         " captioning.albums.captions captioning.serving.engine captioning.reports.figures captioning.exports.reading"
     )
+    light += " captioning.exports.runtime captioning.storage.members captioning.search.captions app test"
     light += " captioning.retrieval.index captioning.storage.runs captioning.features.store captioning.embeddings.bert"
     code = f"import sys, {', '.join(light.split())}; print(sorted({KERAS!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

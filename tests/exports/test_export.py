@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -24,6 +25,7 @@ from captioning.data.predictions import read_predictions
 from captioning.data.records import ImageRecord
 from captioning.exports import writing
 from captioning.exports.checking import compare
+from captioning.exports.onnx_models import halve_weights
 from captioning.exports.reading import KINDS, Exported
 from captioning.exports.runtime import GraphCaptioner
 from captioning.exports.writing import write_export
@@ -293,6 +295,30 @@ def test_only_exports_are_replaced_and_only_when_told_to(tmp_path):
         export.refuse(["savedmodel"], [made], overwrite=False)
     with pytest.raises(UserError, match=r"photos: exists already; choose another --output$"):
         export.refuse(["savedmodel"], [other], overwrite=True)
+
+
+def test_without_output_onnx_goes_beside_the_captioner(tmp_path):
+    def wanted(*typed):
+        args = export.settled(export.export_parser().parse_args(list(map(str, typed))))
+        return [(each.kind, each.folder) for each in export.wanted_exports(args)]
+
+    assert wanted("--model", tmp_path) == [("onnx", tmp_path / "onnx")]
+    assert wanted("--model", "a/b.zip", "--format", "litert") == [("litert", Path("a/b/litert"))]
+    assert wanted("--model", tmp_path, "--output", "out") == [(kind, Path("out", kind)) for kind in KINDS]
+
+
+def test_weights_are_halved_where_that_loses_nothing():
+    onnx = pytest.importorskip("onnx")
+    exact = np.arange(2048, dtype="float32").reshape(2, 1024)
+    weights = {"exact": exact, "inexact": exact + 0.3, "large": exact * 1e9, "small": exact[:1, :8]}
+    made = [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()]
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "weights", [], [], made))
+    graph = halve_weights(model).graph
+    assert {weight.name: weight.data_type for weight in graph.initializer} == {
+        "exact_float16": onnx.TensorProto.FLOAT16,
+        **dict.fromkeys(("inexact", "large", "small"), onnx.TensorProto.FLOAT),
+    }
+    assert [(node.op_type, *node.input, *node.output) for node in graph.node] == [("Cast", "exact_float16", "exact")]
 
 
 def test_missing_libraries_are_named(monkeypatch):
