@@ -1,19 +1,20 @@
-"""What captions say about people's sex, and with which activities: those of the data, and those of a model.
+"""What captions say about people's sex and age, and with which activities: those of the data, and those of a model.
 
     python tools/people_words.py --data-dir data/flickr8k
     python tools/people_words.py --predictions results/lite0/predictions-test-beam3.json --output results/lite0/people.json
 
-A caption is about a man or boy when it has words for them and none for a woman or girl, and the other way round. The
-first table has, for each activity, the share of men and boys among those captions. With predictions of the test split
-it also has the captions of the model. A second table then takes images where at least three of the five people name
-one sex and nobody names the other. It shows what the model says of them. Hendricks et al. (2018,
-https://arxiv.org/abs/1803.09797) measure it so.
+A caption is about a man or boy when it has words for them and none for a woman or girl, and the other way round. In the
+same way it is about a child or about an adult. The first table has, for each activity, the share of men and boys among
+the captions about one sex, and the second one that of children among the captions about one age. With predictions of
+the test split they also have the captions of the model. Further tables then take images where at least three of the
+five people name one sex, or one age, and nobody names the other. They show what the model says of them. Hendricks et
+al. (2018, https://arxiv.org/abs/1803.09797) measure it so.
 """
 
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,55 @@ from captioning.reports.tables import markdown
 from captioning.words.tokenizer import tokenize
 from preprocessing import load_dataset
 
-MALE = frozenset(
-    ["man", "men", "boy", "boys", "guy", "guys", "male", "males", "gentleman", "he", "his", "him", "himself"]
-)
-FEMALE = frozenset(
-    ["woman", "women", "girl", "girls", "lady", "ladies", "female", "females", "she", "her", "hers", "herself"]
-)
+SEXES = {
+    "male": ["man", "men", "boy", "boys", "guy", "guys", "male", "males", "gentleman", "he", "his", "him", "himself"],
+    "female": [
+        "woman",
+        "women",
+        "girl",
+        "girls",
+        "lady",
+        "ladies",
+        "female",
+        "females",
+        "she",
+        "her",
+        "hers",
+        "herself",
+    ],
+}
+AGES = {
+    "child": [
+        "boy",
+        "boys",
+        "girl",
+        "girls",
+        "child",
+        "children",
+        "kid",
+        "kids",
+        "baby",
+        "babies",
+        "toddler",
+        "toddlers",
+        "infant",
+        "infants",
+    ],
+    "adult": [
+        "man",
+        "men",
+        "woman",
+        "women",
+        "lady",
+        "ladies",
+        "guy",
+        "guys",
+        "gentleman",
+        "gentlemen",
+        "adult",
+        "adults",
+    ],
+}
 ACTIVITIES = {
     "ball games": ["soccer", "football", "basketball", "baseball", "tennis", "volleyball", "hockey", "rugby"],
     "bicycle": ["bike", "bikes", "bicycle", "biker", "bicyclist", "biking"],
@@ -54,54 +98,63 @@ ACTIVITIES = {
 }
 
 
-def sex(words: Iterable[str]) -> str | None:
-    """ "male" or "female" where ``words`` name only one of the two, else None."""
-    male, female = not MALE.isdisjoint(words), not FEMALE.isdisjoint(words)
-    return None if male == female else "male" if male else "female"
+Kinds = Mapping[str, Collection[str]]  # two kinds of people, each with its words
 
 
-def counts(captions: list[list[str]]) -> dict[str, dict[str, float]]:
-    """How many captions are about one sex, and the share (%) of them that is about men and boys.
+def kind_of(words: Collection[str], kinds: Kinds) -> str | None:
+    """The one of ``kinds`` that ``words`` name, or None if they name both or neither."""
+    named = [kind for kind, names in kinds.items() if not set(names).isdisjoint(words)]
+    return named[0] if len(named) == 1 else None
+
+
+def counts(captions: list[list[str]], kinds: Kinds) -> dict[str, dict[str, float]]:
+    """How many captions are about one of ``kinds``, and the share (%) of them that is about the first one.
 
     Counted among all captions ("all"), and among those with the words of each activity.
     """
+    first = next(iter(kinds))
     found: dict[str, dict[str, float]] = {}
     for name, words in {"all": None, **ACTIVITIES}.items():
         told = [caption for caption in captions if words is None or not set(words).isdisjoint(caption)]
-        tally = Counter(filter(None, map(sex, told)))
+        tally = Counter(filter(None, (kind_of(caption, kinds) for caption in told)))
         if total := tally.total():
-            found[name] = {"captions": total, "male": 100 * tally["male"] / total}
+            found[name] = {"captions": total, first: 100 * tally[first] / total}
     return found
 
 
-def activity_table(found: dict[str, dict[str, dict[str, float]]]) -> str:
-    """A Markdown table of the ``counts`` of several sources, with a row for each activity of the first."""
+def activity_table(found: dict[str, dict[str, dict[str, float]]], about: str, first: str, shown: str) -> str:
+    """A Markdown table of the ``counts`` of several sources, with a row for each activity of the first.
+
+    ``about``: what the captions tell, as a heading. ``first``: the kind whose share it has, which is called ``shown``.
+    """
     rows = []
     for activity in next(iter(found.values())):
-        row = {"captions about one sex": activity}
+        row = {about: activity}
         for name, counted in found.items():
-            here = counted.get(activity, {"captions": 0, "male": float("nan")})
-            row |= {name: f"{here['captions']:,}", f"{name}: men and boys": f"{here['male']:.0f}%"}
+            here = counted.get(activity, {"captions": 0, first: float("nan")})
+            row |= {name: f"{here['captions']:,}", f"{name}: {shown}": f"{here[first]:.0f}%"}
         rows.append(row)
     return markdown(rows)
 
 
-def said_of(records: Sequence[ImageRecord], predicted: Sequence[list[str]]) -> dict[str, Counter[str]]:
-    """What the model's captions say of images whose people agree on one sex: the sex to the answers."""
-    said: dict[str, Counter[str]] = {"male": Counter(), "female": Counter()}
+def said_of(records: Sequence[ImageRecord], predicted: Sequence[list[str]], kinds: Kinds) -> dict[str, Counter[str]]:
+    """What the model's captions say of images whose people agree on one of ``kinds``: the kind to the answers."""
+    said: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
     for record, caption in zip(records, predicted, strict=True):
-        votes = Counter(filter(None, (sex(tokenize(text)) for text in record.captions)))
+        votes = Counter(filter(None, (kind_of(tokenize(text), kinds) for text in record.captions)))
         if len(votes) == 1 and votes.total() >= 3:
-            said[next(iter(votes))][sex(caption) or "neither or both"] += 1
+            said[next(iter(votes))][kind_of(caption, kinds) or "neither or both"] += 1
     return said
 
 
 def answer_table(said: dict[str, Counter[str]]) -> str:
     """``said_of`` as a Markdown table."""
-    answers = ("male", "female", "neither or both")
     rows = [
         {"people say": truth, "images": str(found.total())}
-        | {f"model: {name}": f"{100 * found[name] / found.total():.0f}%" for name in answers}
+        | {
+            f"model: {name}": f"{100 * found[name] / found.total():.0f}%" if found else "-"
+            for name in (*said, "neither or both")
+        }
         for truth, found in said.items()
     ]
     return markdown(rows)
@@ -113,21 +166,20 @@ def main() -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON")
     args = parser.parse_args()
     dataset = load_dataset(resolve(args))
-    found = {
-        "training captions": counts([tokenize(text) for record in dataset.split("train") for text in record.captions])
-    }
-    figures: dict[str, Any] = dict(found)
+    sources = {"training captions": [tokenize(text) for record in dataset.split("train") for text in record.captions]}
+    records = dataset.split("test")
     if args.predictions:
-        records = dataset.split("test")
-        predicted = [tokenize(text) for text in read_predictions(args.predictions, records)]
-        said = said_of(records, predicted)
-        found["predictions"] = counts(predicted)
-        figures = {**found, "said": {truth: dict(answers) for truth, answers in said.items()}}
-    print(activity_table(found), end="")
-    if args.predictions:
-        print("\n" + answer_table(said), end="")
+        sources["predictions"] = [tokenize(text) for text in read_predictions(args.predictions, records)]
+    figures: dict[str, Any] = {"command": " ".join(["python tools/people_words.py", *sys.argv[1:]])}
+    for about, kinds, shown in (("sex", SEXES, "men and boys"), ("age", AGES, "children")):
+        found = {name: counts(captions, kinds) for name, captions in sources.items()}
+        print(activity_table(found, f"captions about one {about}", next(iter(kinds)), shown))
+        figures[about] = dict(found)
+        if args.predictions:
+            said = said_of(records, sources["predictions"], kinds)
+            print(answer_table(said))
+            figures[about]["said"] = {truth: dict(answers) for truth, answers in said.items()}
     if args.output:
-        figures["command"] = " ".join(["python tools/people_words.py", *sys.argv[1:]])
         write(args.output, json.dumps(figures, indent=2) + "\n")
 
 
