@@ -5,7 +5,7 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -28,8 +28,9 @@ _MACHINES = (
 # Libraries of Apple's programs keep the photos in these folders, and small copies in others.
 _APPLE_LIBRARY = (".photoslibrary", ".migratedphotolibrary", ".photolibrary")
 _APPLE_PHOTOS = {"originals", "masters"}
-# Files beside pictures that are nothing of their own.
+# Files beside pictures that are nothing of their own. A text is one if it has the name of a picture.
 _BESIDE = {".xmp"}
+_TEXT = ".txt"
 _SHOWN = 8  # kinds that are named; others are counted together
 
 
@@ -68,8 +69,10 @@ class Finder:
                 folders.clear()
                 continue
             folders[:] = [name for name in sorted(folders) if self._enters(parent, below, name)]
+            pictures = {name for name in files if os.path.splitext(name)[1].lower() in self._found}
+            described = pictures | {os.path.splitext(name)[0] for name in pictures}
             for name in sorted(files):
-                if self._takes(parent, below, name):
+                if self._takes(parent, below, name, described):
                     yield (below / name).as_posix()
 
     def _enters(self, parent: str, below: Path, name: str) -> bool:
@@ -86,9 +89,13 @@ class Finder:
             return True
         return False
 
-    def _takes(self, parent: str, below: Path, name: str) -> bool:
-        """Whether a file is a picture that is wanted."""
-        suffix = os.path.splitext(name)[1].lower()
+    def _takes(self, parent: str, below: Path, name: str, described: Collection[str]) -> bool:
+        """Whether a file is a picture that is wanted.
+
+        ``described``: what texts about the pictures of its folder are called, without their suffix.
+        """
+        stem, suffix = os.path.splitext(name)
+        suffix = suffix.lower()
         if name.startswith("."):
             self._hidden += suffix in self._found
         elif self._is_excluded(below / name):
@@ -98,7 +105,7 @@ class Finder:
             if os.path.isfile(path) or os.path.islink(path):
                 return True
             self._kinds["no regular file"] += 1
-        elif suffix not in _BESIDE:
+        elif suffix not in _BESIDE and not (suffix == _TEXT and stem in described):
             self._kinds[suffix or "no suffix"] += 1
         return False
 

@@ -89,6 +89,15 @@ def test_what_is_left_out_is_counted_by_suffix(tmp_path):
     assert finder.left_out() == []
 
 
+def test_texts_beside_pictures_are_not_counted_as_left_out(tmp_path):
+    made(
+        tmp_path, "a.jpg", "a.txt", "b.png", "b.jpg", "b.png.txt", "c.jpg", "c.TXT", "deep/d.jpg", "d.txt", "notes.txt"
+    )
+    finder = Finder()
+    assert len(list(finder.names(tmp_path))) == 5
+    assert finder.left_out() == ["left out by suffix: 2 .txt"], "d.txt is in another folder than d.jpg"
+
+
 def test_formats_whose_library_is_there_are_found(tmp_path, monkeypatch):
     made(tmp_path, "a.heic", "b.NEF")
     monkeypatch.setattr(extra_formats, "has_library", lambda name: name == "rawpy")
