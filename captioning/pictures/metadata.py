@@ -67,6 +67,9 @@ _MAX_PACKET = 16 << 20
 _MAX_DEPTH = 200
 _MAX_SPANS = 1000
 
+# Characters that no XML 1.0 has (https://www.w3.org/TR/xml/#charsets). IPTC is often filled up with NUL.
+_NO_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+
 _UNFINISHED = ".captioning-"  # begins the names of files that are being written
 _ABANDONED = 3600  # seconds after which such a file is nobody's any more
 
@@ -532,11 +535,12 @@ def _read_with_pillow(picture: Path) -> _Inside:
 
 
 def _decoded(text: bytes) -> str:
-    """A text of IPTC, which is often UTF-8 without saying so."""
+    """A text of IPTC, which is often UTF-8 without saying so, in one line and without what XML cannot hold."""
     try:
-        return text.decode()
+        found = text.decode()
     except UnicodeDecodeError:
-        return text.decode("latin-1")
+        found = text.decode("latin-1")
+    return " ".join(_NO_XML.sub(" ", found).split())
 
 
 # Writing --------------------------------------------------------------------------------------------------------------

@@ -125,6 +125,14 @@ def _iptc(*words: bytes) -> bytes:
     return struct.pack(">BBH", 0xFF, 0xED, len(resource) + 2) + resource
 
 
+def test_keywords_elsewhere_that_xml_cannot_hold_cost_no_caption(tmp_path):
+    image = picture(tmp_path / "a.jpg")
+    data = image.read_bytes()
+    image.write_bytes(data[:2] + _iptc(b"Hafen\0\0", b"am\r\nMeer\x1b") + data[2:])
+    assert write_caption(image, "a dog", keywords=["dog"]) == "sidecar"
+    assert keywords((tmp_path / "a.jpg.xmp").read_bytes()) == ["Hafen", "am Meer", "dog"]
+
+
 @pytest.mark.parametrize("words", [["Hafen"], ["Hafen", "Öl"]])
 def test_keywords_that_a_picture_has_elsewhere_are_copied_once(tmp_path, words):
     """A program that reads the new place only would lose them."""
