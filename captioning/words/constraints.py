@@ -1,6 +1,7 @@
 """What a user asks of captions (``prefix``, ``include``, ``exclude_words``), in the tokens of a vocabulary. No Keras."""
 
 import difflib
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from captioning.words.vocabulary import Vocabulary
 from config import DecodingSettings
 
 OR = "|"  # stands between alternatives of ``include``
+# Chinese, Japanese and Arabic keyboards write these. Left out as punctuation, they would make one phrase of two words.
+_OTHER_COMMAS = re.compile("[，、､،]")
 
 
 class Constraints(NamedTuple):
@@ -38,14 +41,18 @@ def asking(
     force_words: Sequence[str | Sequence[str]] | None,
     bad_words: Sequence[str] | None,
 ) -> DecodingSettings:
-    """``settings`` with other words to ask for, under the names of Hugging Face. None leaves a setting as it is."""
+    """``settings`` with other words to ask for, under the names of Hugging Face. None leaves a setting as it is.
+
+    A text in place of a list is one phrase.
+    """
     changes: dict[str, Any] = {}
     if prefix is not None:
         changes["prefix"] = prefix
     if force_words is not None:
-        changes["include"] = tuple(each if isinstance(each, str) else OR.join(each) for each in force_words)
+        phrases = [force_words] if isinstance(force_words, str) else force_words
+        changes["include"] = tuple(each if isinstance(each, str) else OR.join(each) for each in phrases)
     if bad_words is not None:
-        changes["exclude_words"] = tuple(bad_words)
+        changes["exclude_words"] = (bad_words,) if isinstance(bad_words, str) else tuple(bad_words)
     return settings.model_copy(update=changes) if changes else settings
 
 
@@ -91,6 +98,8 @@ def _wanted(vocabulary: Vocabulary, settings: DecodingSettings) -> Wanted:
 
 
 def _words(vocabulary: Vocabulary, name: str, text: str) -> list[str]:
+    if name != "prefix" and (comma := _OTHER_COMMAS.search(text)):
+        raise UserError(f"{name}: {text!r} holds {comma[0]!r}, which separates nothing; write a plain comma (,)")
     words = vocabulary.split(text)
     if not words:
         raise UserError(f"{name}: {text!r} holds no word; leave it out, or write a word")

@@ -234,6 +234,8 @@ ENGLISH = Vocabulary(["a", "photo", "of", "cat", "cats", "black", "dog", "man", 
         ({"include": ("xyzzy",)}, r"include: .* know 'xyzzy';"),
         ({"include": ("...",)}, r"include: '\.\.\.' holds no word"),
         ({"include": ("cat|",)}, r"include: '' holds no word"),
+        ({"include": ("cat，dog",)}, "include: 'cat，dog' holds '，', which separates nothing; write a plain comma"),
+        ({"exclude_words": ("cat、dog",)}, "exclude_words: 'cat、dog' holds '、', which"),
         ({"prefix": "!"}, "prefix: '!' holds no word"),
         (
             {"include": ("black cat",), "exclude_words": ("cat",)},
@@ -259,6 +261,7 @@ def test_what_no_caption_can_hold_is_refused(asked, message):
         {"prefix": "a photo", "include": ("photo of", "of cat")},
         {"include": ("a", "a cat", "cat", "black|dog", "dog|cat")},
         {"include": ("A man's",)},
+        {"prefix": "a cat，a dog"},
         {"prefix": "a cat a dog", "no_repeat_ngram": 2},
     ],
 )
@@ -283,3 +286,5 @@ def test_the_names_of_hugging_face_take_the_place_of_settings():
     assert asking(settings, None, None, None) is settings
     found = asking(settings, "", ["black cat", ["cat", "cats"]], [])
     assert (found.prefix, found.include, found.exclude_words) == ("", ("black cat", "cat|cats"), ())
+    found = asking(settings, None, "black cat", "cat")
+    assert (found.include, found.exclude_words) == (("black cat",), ("cat",)), "a text alone is one phrase, not letters"
