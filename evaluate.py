@@ -245,8 +245,6 @@ def load_single(args: Namespace, typed: dict[str, Any], option: str) -> tuple[Ca
     Also gives the settings of the data set, and how captions are split. Raises UserError for several data sets, and for
     a data set beside references.
     """
-    config = Config().with_overrides(typed)
-    splitting = SPLITTINGS[config.words]
     if args.references:
         if named := [name for name in typed if name in own_fields(MixtureSettings)]:
             raise UserError(
@@ -255,11 +253,13 @@ def load_single(args: Namespace, typed: dict[str, Any], option: str) -> tuple[Ca
         warts = Warts()
         records = read_references(Path(args.references), warts)
         print_notes(warts)
+        splitting = SPLITTINGS[Config().with_overrides(typed).words]
         return CaptionDataset(Path(args.references).stem, Records(records), ()), DataSettings(), splitting
+    config = Config().with_overrides(typed)
     dataset = load_dataset(config)
     if isinstance(dataset, MixedDataset):
         raise UserError(f"{option}: a file holds the captions of one data set; name it alone with --dataset")
-    return dataset, config.data_sets()[0], splitting
+    return dataset, config.data_sets()[0], SPLITTINGS[config.words]
 
 
 def chosen(dataset: CaptionDataset, args: Namespace) -> Sequence[ImageRecord]:

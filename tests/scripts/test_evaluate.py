@@ -106,6 +106,8 @@ def test_captions_are_scored_against_references_without_pictures(tmp_path, run, 
         bare("--references", tmp_path / "few.csv", "--predictions", predictions(tmp_path / "mine.json", RIGHT))
     with pytest.raises(UserError, match="--data-dir: --references takes the place of a data set"):
         bare("--references", tmp_path / "few.csv", "--predictions", two, "--data-dir", tmp_path)
+    with pytest.raises(UserError, match="--dataset: --references takes the place of a data set"):
+        bare("--references", tmp_path / "few.csv", "--predictions", two, "--dataset", "folder")
     with pytest.raises(UserError, match="--references: is for captions in files"):
         bare("--references", tmp_path / "few.csv", "--model", tmp_path)
 
