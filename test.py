@@ -327,12 +327,13 @@ def caption_folder(args: Namespace, names: Sequence[str], captioner: PictureCapt
 
 def describe_pictures(args: Namespace, folder: Path, names: Sequence[str], output: Path, workers: int) -> int:
     """Write the captions in ``output`` into the metadata of the pictures. Returns how many pictures failed."""
-    embed, texts = args.write_metadata == "embed", TextFiles()
+    embed, texts, named = args.write_metadata == "embed", TextFiles(), set[str]()
 
     def write(picture: Path, caption: str) -> str:
         if args.write_metadata == "text":
             return texts.write(picture, caption)
         keywords = keywords_of(caption) if args.keywords else None
+        named.update(keywords or ())
         return write_caption(picture, caption, embed, args.overwrite_descriptions, keywords)
 
     found = write_metadata(folder, names, output, write, workers, args.min_confidence or 0.0)
@@ -346,6 +347,8 @@ def describe_pictures(args: Namespace, folder: Path, names: Sequence[str], outpu
             f"metadata: {found['embedded']:,} captions inside their pictures, {found['sidecar']:,} beside them; "
             f"{found['kept']:,} pictures kept the description they had, {found['failed']:,} failed"
         )
+    if args.keywords and not named and found["embedded"] + found["sidecar"] + found["kept"]:
+        print("note: --keywords: no caption names anything in our lists, which are in English", file=sys.stderr)
     if found["unsure"]:
         print(f"unsure: {found['unsure']:,} captions below --min-confidence were not written")
     if embed and found["sidecar"]:

@@ -605,6 +605,11 @@ def test_a_folder_gets_a_table_texts_and_keywords(trained, data, tmp_path, monke
     assert "12 beside them" in outcome.out
     assert output.read_bytes() == before
     assert "<rdf:Bag><rdf:li>dog</rdf:li></rdf:Bag>" in (folder / "01.png.xmp").read_text()
+    assert ".txt" not in outcome.err, "our texts are nothing that was left out"
+    assert "--keywords" not in outcome.err
+    monkeypatch.setattr("captioning.albums.keywords.keywords_of", lambda caption: [])
+    outcome = script(*command, "--write-metadata", "sidecar", "--keywords")
+    assert "note: --keywords: no caption names anything in our lists, which are in English" in outcome.err
 
 
 def test_a_folder_of_coco_images_gets_what_its_server_takes(trained, data, tmp_path):
