@@ -1,8 +1,8 @@
 """The words of an English caption, as vocabulary, models and scores count them unless told otherwise. No Keras.
 
-``splitting.py`` has other ways for other languages. The rules are those of the Stanford PTB tokeniser, which the COCO caption evaluation uses. Text becomes lower case, is
+The rules are those of the Stanford PTB tokeniser, which the COCO caption evaluation uses. Text becomes lower case, is
 split as in the Penn Treebank ("man's" becomes "man" and "'s"), and loses its punctuation. The work is done by NLTK's
-Treebank tokeniser, which needs no download.
+Treebank tokeniser, which needs no download. ``splitting.py`` has other ways for other languages.
 """
 
 import re
