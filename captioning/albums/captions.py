@@ -125,6 +125,7 @@ def caption_album(
         with open(output, "ab", buffering=0) as file, alone_with(output):
             _begin(output, settings, form)
             done = {line["image"]: "error" in line for line in read_lines(output)}
+            _end_line(output)
             unreadable = sum(done.get(name, False) for name in names)
             todo = [name for name in names if name not in done]
             notes: dict[str, list[str]] = {}
@@ -219,6 +220,15 @@ def _begin(output: Path, settings: dict[str, Any], form: Form) -> None:
             f"file. If only the folder has moved, change its path in {beside.name}"
         )
     os.truncate(output, form.whole(written))
+
+
+def _end_line(output: Path) -> None:
+    """Add the last line end, if a spreadsheet program has left it out."""
+    with open(output, "r+b") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":
+                file.write(b"\r\n")
 
 
 def _append(file: FileIO, lines: Sequence[dict[str, Any]], form: Form) -> None:

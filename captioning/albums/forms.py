@@ -36,7 +36,7 @@ class Form(Protocol):
         """The bytes of ``lines``. ``begins``: they are the first ones of their file."""
 
     def whole(self, written: bytes) -> int:
-        """How many of the bytes of a file are whole lines. A killed process may leave a part of a line behind them."""
+        """How many of the bytes of a file stay. A killed process may leave a part of a line behind them."""
 
     def read(self, path: Path) -> Iterator[dict[str, Any]]:
         """The lines of a file. Raises UserError that names a line which is not a picture with its captions."""
@@ -101,16 +101,20 @@ class _Table:
             quotes += row.count(b'"')
             if quotes % 2 == 0 and row.endswith(b"\n"):
                 end = at
-        return end
+        return end if _is_cut(written[end:]) else len(written)
 
     def read(self, path: Path) -> Iterator[dict[str, Any]]:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file, strict=True)
-            columns, best = self._header(rows, path)
             try:
+                columns, best = self._header(rows, path)
                 for row in rows:
                     if any(row):
                         yield _line(dict(zip(columns, row, strict=True)), best)
+            except UnicodeDecodeError:
+                raise UserError(
+                    f'{path}: is not in UTF-8; save it as UTF-8 (in Excel "CSV UTF-8"), or name another file'
+                ) from None
             except (ValueError, csv.Error) as error:
                 raise _no_line(path, rows.line_num, error) from None
 
@@ -118,7 +122,7 @@ class _Table:
         """The names of the columns, and for how many captions there are some. Raises UserError."""
         try:
             columns = next(rows, _columns(self.best))
-        except (ValueError, csv.Error):  # other separators between cells in quotes
+        except csv.Error:  # other separators between cells in quotes
             columns = []
         best = sum(bool(re.fullmatch(r"caption(_\d+)?", name)) for name in columns)
         if columns != _columns(best):
@@ -127,6 +131,17 @@ class _Table:
                 "with commas between all cells, or name another file"
             )
         return columns, best
+
+
+def _is_cut(rest: bytes) -> bool:
+    """Whether ``rest``, which ends no row, is a row of ours that was cut short.
+
+    All rows of ours begin with a quote. Others are of a program that leaves out the last line end, or ends lines in
+    another way. If further rows follow, somebody has damaged the quotes of this one. Nothing of theirs is dropped.
+    """
+    mark = _BOM.encode()
+    is_ours = mark.startswith(rest) or rest.removeprefix(mark).startswith(b'"')
+    return is_ours and not re.search(rb'\n"[^"]', rest)
 
 
 def _columns(best: int) -> list[str]:
@@ -157,9 +172,10 @@ def _line(cells: dict[str, str], best: int) -> dict[str, Any]:
 
 
 def _caption(cells: dict[str, str], number: str) -> dict[str, Any] | None:
-    if not (text := cells[f"caption{number}"].strip()):
+    # People may have broken a caption into lines. Metadata and texts hold it in one.
+    if not (text := " ".join(text_of(cells[f"caption{number}"].strip()).split())):
         return None
-    found: dict[str, Any] = {"caption": text_of(text)}
+    found: dict[str, Any] = {"caption": text}
     for part in ("log_prob", "score", "confidence"):
         if written := cells[f"{part}{number}"]:
             found[part] = float(written.replace(",", "."))  # as programs write it in many countries

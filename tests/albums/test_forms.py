@@ -167,18 +167,21 @@ def test_a_disk_that_fills_up_leaves_no_half_row(tmp_path, monkeypatch, name):
     assert best_of(output) == wanted(folder)
 
 
-def test_a_table_that_a_spreadsheet_program_has_saved_goes_on(tmp_path):
+@pytest.mark.parametrize(("line_end", "last"), [("\n", "\n"), ("\r\n", ""), ("\n", ""), ("\r", "\r"), ("\r", "")])
+def test_a_table_that_a_spreadsheet_program_has_saved_goes_on(tmp_path, line_end, last):
     folder = make_pictures(tmp_path / "album", 3)
     output = tmp_path / "captions.csv"
     caption(folder, output)
     rows = list(csv.reader(output.read_text("utf-8-sig").splitlines()))
-    rows[1][1] = "corrected, by hand"
-    rows.append([""] * len(rows[0]))
+    rows[1][1] = "corrected,\r\nby hand "
+    rows[-1][1] = "corrected too"
+    rows.insert(2, [""] * len(rows[0]))
     with open(output, "w", newline="", encoding="utf-8") as file:  # no mark, no quotes, other line ends
-        csv.writer(file, lineterminator="\n").writerows(rows)
+        csv.writer(file, lineterminator=line_end).writerows(rows)
+    os.truncate(output, output.stat().st_size - len(line_end) + len(last))
     make_pictures(folder, 2, first=3)
     caption(folder, output)
-    assert best_of(output) == wanted(folder) | {rows[1][0]: "corrected, by hand"}
+    assert best_of(output) == wanted(folder) | {rows[1][0]: "corrected, by hand", rows[-1][0]: "corrected too"}
 
 
 @pytest.mark.parametrize(
@@ -191,6 +194,8 @@ def test_a_table_that_a_spreadsheet_program_has_saved_goes_on(tmp_path):
         ('"brightness 1"', '""', "line 2: .*neither a caption nor an error"),
         ("-2.0", '"low"', "line 2: .*could not convert"),
         ('"1.png"', '"1"2.png', "line 2: .*expected after"),
+        ('"brightness 1"', '"bright"ness 1"', "line 2: .*expected after"),
+        ('"brightness 1"', '"brightness 1', "line 3: .*expected after"),
     ],
 )
 def test_rows_of_another_kind_are_named_and_nothing_is_lost(tmp_path, old, new, message):
@@ -200,6 +205,18 @@ def test_rows_of_another_kind_are_named_and_nothing_is_lost(tmp_path, old, new, 
     output.write_text(output.read_text("utf-8-sig").replace(old, new), newline="")
     before = output.read_bytes()
     with pytest.raises(UserError, match=rf"captions\.csv, {message}"):
+        caption(folder, output)
+    assert output.read_bytes() == before
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_a_table_that_was_saved_in_another_encoding_is_named(tmp_path, encoding):
+    folder = make_pictures(tmp_path / "album", 3)
+    output = tmp_path / "captions.csv"
+    caption(folder, output)
+    output.write_bytes(output.read_text("utf-8-sig").replace("brightness 2", "Größe").encode(encoding))
+    before = output.read_bytes()
+    with pytest.raises(UserError, match=r"captions\.csv: is not in UTF-8; save it as UTF-8 \(in Excel"):
         caption(folder, output)
     assert output.read_bytes() == before
 
