@@ -126,7 +126,7 @@ def app_parser() -> ArgumentParser:
 
 
 def bundles_found(run_dir: str) -> list[Path]:
-    """The captioners that come with this repository, the pocket captioner first; then those of ``run_dir``, newest first."""
+    """The captioners that come with this repository, the pocket one first; then those of ``run_dir``, newest first."""
     runs = sorted((path for path in Path(run_dir).glob("*/captioner.zip") if path.is_file()), key=_age)
     shipped = [path for path in PRETRAINED.glob("*.zip") if path.name != SEARCH.name]
     shipped.sort(key=lambda path: (path.name != POCKET.name, path.name))
@@ -167,8 +167,8 @@ def models_of(paths: Sequence[Path], args: Namespace, named: bool) -> list[Model
 def warm_up(engine: Engine, named: bool) -> None:
     """Load the default captioner, and compile its search. Raises UserError.
 
-    ``named``: whether the user named the captioners. Otherwise one that cannot be loaded is reported and left out, and the
-    next one becomes the default.
+    ``named``: whether the user named the captioners. Otherwise one that cannot be loaded is reported and left out, and
+    the next one becomes the default.
     """
     while True:
         print(f"loading {engine.default.name}", flush=True)

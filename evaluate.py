@@ -263,7 +263,10 @@ def load_single(args: Namespace, typed: dict[str, Any], option: str) -> tuple[Ca
 
 
 def chosen(dataset: CaptionDataset, args: Namespace) -> Sequence[ImageRecord]:
-    """The images that are scored: those of the split, or all if none is named. Raises UserError for an unknown split."""
+    """The images that are scored: those of the split, or all if none is named.
+
+    Raises UserError for an unknown split.
+    """
     return dataset.split(args.split) if args.split else dataset.records
 
 

@@ -10,8 +10,9 @@
 The exports are exported/savedmodel, exported/onnx and exported/litert, with --int8 also onnx-int8 and litert-int8.
 docs/exports.md shows how to call each from Python without Keras.
 
-Without --output, the export is written beside the captioner: into its run folder, or into a folder named like its bundle.
-There test.py and app.py find the ONNX export, and caption with it. After a change of the captioner, make it anew with
+Without --output, the export is written beside the captioner: into its run folder, or into a folder named like its
+bundle. There test.py and app.py find the ONNX export, and caption with it. After a change of the captioner, make it
+anew with
 --overwrite.
 
 --check captions pictures with the original and with each export, one picture at a time. The exit status is 1 if best

@@ -1,15 +1,16 @@
-"""Find images by captions or by images, and captions by images, with two towers that train.py --stage align has trained.
+"""Find images by captions or by images, and captions by images, with the two towers of train.py --stage align.
 
     python retrieve.py --images photos/ "two dogs in the snow"                    # with pretrained/search.zip
     python retrieve.py --model runs/ALIGN --split test                            # score a split in both directions
     python retrieve.py --model runs/ALIGN --split test --rerank runs/CAPTIONER    # the same with a captioner as judge
     python retrieve.py --model runs/ALIGN --images photos/ "a dog in the snow"    # search a folder
-    python retrieve.py --model runs/ALIGN --images photos/ photo.jpg              # photos like this one, and copies of it
+    python retrieve.py --model runs/ALIGN --images photos/ photo.jpg              # photos like this one
     python retrieve.py --model runs/ALIGN --split test "two children" --pictures found/
     python retrieve.py --model runs/ALIGN --captions captions.txt photo.jpg       # one caption per line
     python retrieve.py --model runs/ALIGN --captions train photo.jpg              # the captions of a split
 
-A query that is a web address or the name of a file is a picture. Any other is words. --picture says that it is a picture.
+A query that is a web address or the name of a file is a picture. Any other is words. --picture says that it is a
+picture.
 
 Without a query, a split is scored. The scores are written as JSON and as a Markdown table. Images are embedded once,
 into an index (see captioning/retrieval/index.py). Later searches read the index and bring it up to date.

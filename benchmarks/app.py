@@ -3,13 +3,13 @@
     python benchmarks/app.py                                # the pocket captioner
     python benchmarks/app.py --model runs/NAME
 
-Starts app.py on this machine and sends it JPEGs of the size of Flickr8k's (500 x 375 pixels, about 130 kB). The time is from
-the first byte sent to the last byte received. After the server's warm-up, one client asks 20 times. Then 20 and 50 clients
-ask at once, each three times in a row. Every answer has the greedy caption and those of the captioner's own beam. "With
-attention" it also has where the decoder looked, as the page asks.
+Starts app.py on this machine and sends it JPEGs of the size of Flickr8k's (500 x 375 pixels, about 130 kB). The time is
+from the first byte sent to the last byte received. After the server's warm-up, one client asks 20 times. Then 20 and 50
+clients ask at once, each three times in a row. Every answer has the greedy caption and those of the captioner's own
+beam. "With attention" it also has where the decoder looked, as the page asks.
 
-The bars: one second for one client, with attention. Of 20 clients none fails, and their median is below ten times that of
-one client.
+The bars: one second for one client, with attention. Of 20 clients none fails, and their median is below ten times that
+of one client.
 """
 
 import os

@@ -3,9 +3,10 @@
     python benchmarks/backends.py
     python benchmarks/backends.py --only tensorflow
 
-Measures as throughput.py does for our decoders, in a process of its own for each backend and precision. Each decoder has the
-sizes of its flickr8k preset: merge and inject over one vector, the others over 49 regions. The transformer is also measured
-with its captions apart: each has an image of its own, as in the training of the other decoders. There is no bar.
+Measures as throughput.py does for our decoders, in a process of its own for each backend and precision. Each decoder
+has the sizes of its flickr8k preset: merge and inject over one vector, the others over 49 regions. The transformer is
+also measured with its captions apart: each has an image of its own, as in the training of the other decoders. There is
+no bar.
 """
 
 import argparse

@@ -3,8 +3,8 @@
     python benchmarks/beams.py
     python benchmarks/beams.py --rules      # the cost of n-gram, prefix, excluded and required words
 
-Encodes made-up photographs once. Then each way of searching captions the features, in turns. The first turn compiles and
-does not count. The median of the others counts.
+Encodes made-up photographs once. Then each way of searching captions the features, in turns. The first turn compiles
+and does not count. The median of the others counts.
 
 With --rules every caption has exactly 12 words, so every search takes equally many steps. The bar is for their time
 against the search without rules. CPU seconds are those of all cores, and hardly depend on other work on the machine.

@@ -3,10 +3,10 @@
     python benchmarks/bombs.py                              # the pocket captioner
     python benchmarks/bombs.py --model runs/NAME
 
-Starts app.py on this machine. First one honest client asks 10 times, and 30 honest clients ask at once, three times in a
-row, as in app.py. Then the same 30 ask again while 20 others send bombs, each the next one as soon as it is answered. The
-bombs are PNG pictures of one colour. Some are as large as the server decodes (49 megapixels with transparency). Others are
-one pixel wide, or larger than it accepts.
+Starts app.py on this machine. First one honest client asks 10 times, and 30 honest clients ask at once, three times in
+a row, as in app.py. Then the same 30 ask again while 20 others send bombs, each the next one as soon as it is answered.
+The bombs are PNG pictures of one colour. Some are as large as the server decodes (49 megapixels with transparency).
+Others are one pixel wide, or larger than it accepts.
 
 The bars: with the bombs the median of an honest client is below 3 times that of the same clients without them, none
 fails, and the server never takes more than 1.6 GB.

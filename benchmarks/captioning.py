@@ -3,8 +3,8 @@
     python benchmarks/captioning.py
 
 Trains a merge decoder of default size for a moment on made-up captions of about ten words, so that its captions have a
-natural length. Then captions the images of a store with Captioner.caption, by beam search of 3 and by greedy search. The
-first call includes compilation. A later call does not.
+natural length. Then captions the images of a store with Captioner.caption, by beam search of 3 and by greedy search.
+The first call includes compilation. A later call does not.
 
 The classic loop (benchmarks/classic.py) has the same weights. It captions one image and one beam at a time with
 ``predict``. It is timed on the first images and scaled up.
@@ -85,7 +85,10 @@ def time_ours(captioner: "Captioner", store: FeatureStore, beam_size: int) -> tu
 
 
 def time_classic(captioner: "Captioner", store: FeatureStore, images: int) -> tuple[float, float]:
-    """Caption the first images of the store the classic way, with a beam of 3. Returns seconds, and words per caption."""
+    """Caption the first images of the store the classic way, with a beam of 3.
+
+    Returns seconds, and words per caption.
+    """
     import classic
 
     model = classic.build_model(captioner.config, len(captioner.vocabulary), FEATURE_SIZE, LONGEST_PREFIX)

@@ -1,8 +1,9 @@
 """The way of the classic Keras captioning tutorials, for comparison: one row per prefix, one ``predict`` per word.
 
-The decoders have the same layers and sizes as ours (``captioning/decoders/``), so weights can be copied. Only the feeding
-differs. In training, every prefix of a caption is a row. It is padded in front to the longest caption, and its target is the
-next word, one-hot. In captioning, each image, word and beam takes one ``predict`` of the padded words so far.
+The decoders have the same layers and sizes as ours (``captioning/decoders/``), so weights can be copied. Only the
+feeding differs. In training, every prefix of a caption is a row. It is padded in front to the longest caption, and its
+target is the next word, one-hot. In captioning, each image, word and beam takes one ``predict`` of the padded words so
+far.
 Legend: B rows, L longest prefix, D feature size, V vocabulary size.
 """
 
@@ -18,7 +19,7 @@ from config import Config
 
 
 def build_model(config: Config, vocabulary_size: int, feature_size: int, max_length: int) -> keras.Model:
-    """The decoder that ``config`` names, compiled: ``[features (B, D), prefixes (B, L)]`` to probabilities ``(B, V)``."""
+    """The decoder of ``config``, compiled: ``[features (B, D), prefixes (B, L)]`` to probabilities ``(B, V)``."""
     features = keras.Input((feature_size,))
     prefix = keras.Input((max_length,), dtype="int32")
     image = layers.Dropout(config.dropout)(features)

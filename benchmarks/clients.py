@@ -35,7 +35,10 @@ def served(model: Path) -> Iterator[tuple[str, int]]:
 
 
 def ask(address: str, pictures: list[bytes], clients: int, times: int, attention: bool) -> tuple[list[float], int]:
-    """Let ``clients`` ask at once, each ``times`` in a row. Returns the seconds of every answer, and the number of failures."""
+    """Let ``clients`` ask at once, each ``times`` in a row.
+
+    Returns the seconds of every answer, and the number of failures.
+    """
     seconds: list[float] = []
     failures: list[int] = []
     together = threading.Barrier(clients)

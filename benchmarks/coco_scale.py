@@ -2,17 +2,19 @@
 
     python benchmarks/coco_scale.py
 
-Writes made-up data in COCO's layout: two captions files with 617,000 captions in all, 123,287 empty image files (the readers
-open none), and a feature store with 25 GB of zeros. The store is a sparse file, which takes no space. Then the steps of
-train.py are timed. The extraction of features is not measured. Nor is the disk, which decides how fast real features come: a
-batch from a sparse file shows only the cost of the reading itself.
+Writes made-up data in COCO's layout: two captions files with 617,000 captions in all, 123,287 empty image files (the
+readers open none), and a feature store with 25 GB of zeros. The store is a sparse file, which takes no space. Then the
+steps of train.py are timed. The extraction of features is not measured. Nor is the disk, which decides how fast real
+features come: a batch from a sparse file shows only the cost of the reading itself.
 
-Peak memory is that of the process during the step. On other systems than Linux it is that since the start of the process.
+Peak memory is that of the process during the step. On other systems than Linux it is that since the start of the
+process.
 
-The same steps run with a sixteenth of the data, and a decoder of as many words. They show how the memory of training grows
-with the data. TensorFlow's own memory differs by a fifth from run to run. So both sizes run in turn, several times, and
-their medians are compared.
-The bar: at most a minute of CPU time and 2 GB before the first batch, and 5% more memory in training than with the sixteenth.
+The same steps run with a sixteenth of the data, and a decoder of as many words. They show how the memory of training
+grows with the data. TensorFlow's own memory differs by a fifth from run to run. So both sizes run in turn, several
+times, and their medians are compared.
+The bar: at most a minute of CPU time and 2 GB before the first batch, and 5% more memory in training than with the
+sixteenth.
 """
 
 import argparse
@@ -138,7 +140,10 @@ def write_data(folder: Path, scale: int) -> None:
 
 
 def lay_out(folder: Path, steps: Steps) -> tuple[Any, Any, int]:
-    """Time everything before the first batch. Returns the batches, the data that training keeps, and the number of words."""
+    """Time everything before the first batch.
+
+    Returns the batches, the data that training keeps, and the number of words.
+    """
     config = Config(dataset="coco", data_dir=str(folder))
     dataset = steps("read the captions files, list the images", lambda: load_dataset(config))
     vocabulary = steps("fit the vocabulary", lambda: fit_vocabulary(config, dataset))
@@ -158,7 +163,10 @@ def lay_out(folder: Path, steps: Steps) -> tuple[Any, Any, int]:
 
 
 def run_steps(folder: Path, trained: int) -> dict[str, Any]:
-    """Time everything that training does with the data in ``folder``, up to ``trained`` batches. Runs in its own process."""
+    """Time everything that training does with the data in ``folder``, up to ``trained`` batches.
+
+    Runs in its own process.
+    """
     steps = Steps()
     batches, prepared, words = lay_out(folder, steps)
     before = {name: sum(step[name] for step in steps.found.values()) for name in ("seconds", "cpu_seconds")}

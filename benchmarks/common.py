@@ -45,7 +45,8 @@ def synthetic_vocabulary(size: int = VOCABULARY_SIZE) -> Vocabulary:
 def synthetic_captions(images: int, seed: int = 0, vocabulary_size: int = VOCABULARY_SIZE) -> list[tuple[str, str]]:
     """Pairs of file name and caption, five for each image, as ``CaptionBatches`` takes them.
 
-    Lengths are like those of Flickr8k: 11 words on average, 2 to 36. The frequency of a word is proportional to 1 / rank.
+    Lengths are like those of Flickr8k: 11 words on average, 2 to 36. The frequency of a word is proportional to 1 /
+    rank.
     """
     rng = np.random.default_rng(seed)
     lengths = np.clip(np.rint(rng.gamma(8.5, 1.3, images * CAPTIONS_PER_IMAGE)), 2, 36).astype(int)

@@ -2,9 +2,9 @@
 
     python benchmarks/fine_tuning.py
 
-A step trains the soft attention decoder and all layers of a ResNet50. Each picture has five captions. Pixels, weights and
-words are random. The ways take turns. The first step compiles and does not count. The median of the others counts. An
-encoder that is not folded computes in float32 in any case.
+A step trains the soft attention decoder and all layers of a ResNet50. Each picture has five captions. Pixels, weights
+and words are random. The ways take turns. The first step compiles and does not count. The median of the others counts.
+An encoder that is not folded computes in float32 in any case.
 """
 
 import time

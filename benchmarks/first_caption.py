@@ -2,10 +2,10 @@
 
     python benchmarks/first_caption.py
 
-Starts the command again and again, with the pocket captioner and its own settings, on one photograph. ONNX Runtime and Keras
-take turns. The first start of each reads files from the disk, and does not count. A second caption is timed inside one
-process of each: reading the file, encoder and search. The bars for ONNX Runtime: one second, 250 MB and 0.3 seconds. The bars
-for Keras: ten seconds and 0.3.
+Starts the command again and again, with the pocket captioner and its own settings, on one photograph. ONNX Runtime and
+Keras take turns. The first start of each reads files from the disk, and does not count. A second caption is timed
+inside one process of each: reading the file, encoder and search. The bars for ONNX Runtime: one second, 250 MB and 0.3
+seconds. The bars for Keras: ten seconds and 0.3.
 """
 
 import os

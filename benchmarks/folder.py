@@ -3,15 +3,16 @@
     python benchmarks/folder.py
     python benchmarks/folder.py --beside pretrained/flickr8k.zip     # with another captioner, and the ratio of both
 
-Makes JPEGs of the size of Flickr8k's (500 x 375 pixels, about 130 kB). Captions them as ``test.py FOLDER --output`` does,
-with the pocket captioner and a beam of 3, and syncs the lines to the disk. Each of the three parts is also measured alone, on
-as many batches: files to pixels, pixels to features, features to captions. All take turns. The first batch compiles and does
-not count. The median counts.
+Makes JPEGs of the size of Flickr8k's (500 x 375 pixels, about 130 kB). Captions them as ``test.py FOLDER --output``
+does, with the pocket captioner and a beam of 3, and syncs the lines to the disk. Each of the three parts is also
+measured alone, on as many batches: files to pixels, pixels to features, features to captions. All take turns. The first
+batch compiles and does not count. The median counts.
 
 The bar: the folder has at least 80% of the pictures per second of the bare encoder. That is the Keras model's own
-``predict_on_batch``. The captioner uses this model folded (``captioning/features/folding.py``), which is faster. So the bar
-is easier than it was before there was folding. The share of the folded encoder's speed is printed too, and the speed of the
-folder without folding. ONNX Runtime, by which ``test.py`` captions where it can, captions the same folder in turn.
+``predict_on_batch``. The captioner uses this model folded (``captioning/features/folding.py``), which is faster. So the
+bar is easier than it was before there was folding. The share of the folded encoder's speed is printed too, and the
+speed of the folder without folding. ONNX Runtime, by which ``test.py`` captions where it can, captions the same folder
+in turn.
 """
 
 import itertools

@@ -2,8 +2,8 @@
 
     python benchmarks/folding.py
 
-Encoders with random weights take one picture at a time, and batches of 32. Both forms take turns. The first turn compiles
-and does not count. The median of the others counts.
+Encoders with random weights take one picture at a time, and batches of 32. Both forms take turns. The first turn
+compiles and does not count. The median of the others counts.
 """
 
 import time

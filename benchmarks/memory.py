@@ -2,13 +2,14 @@
 
     python benchmarks/memory.py
 
-Each figure is the peak resident memory (VmHWM) of a process of its own. The process trains on made-up float16 features of
-7 x 7 x 2048 with five captions per image. It reads every row of its store: in 16 epochs of the 1x store, 4 of 4x and 1 of
-16x. So all processes take the same number of steps. The decoder is small, so memory for data cannot hide behind it.
+Each figure is the peak resident memory (VmHWM) of a process of its own. The process trains on made-up float16 features
+of 7 x 7 x 2048 with five captions per image. It reads every row of its store: in 16 epochs of the 1x store, 4 of 4x and
+1 of 16x. So all processes take the same number of steps. The decoder is small, so memory for data cannot hide behind
+it.
 
-The classic way (benchmarks/classic.py) is measured too: all features in a dictionary, one row per prefix, one-hot targets.
-It trains for a few batches only, because its features are all in memory before the first. It does not run if it would need
-more than --cap-gb.
+The classic way (benchmarks/classic.py) is measured too: all features in a dictionary, one row per prefix, one-hot
+targets. It trains for a few batches only, because its features are all in memory before the first. It does not run if
+it would need more than --cap-gb.
 The bar: 16x costs at most 5% more than 1x.
 """
 
@@ -44,7 +45,10 @@ CLASSIC_ROWS, CLASSIC_STEPS = 64, 20
 
 
 def train_ours(folder: Path, epochs: int) -> dict[str, float]:
-    """Train on the whole store ``epochs`` times. Returns peak bytes after the first epoch and at the end, and the steps."""
+    """Train on the whole store ``epochs`` times.
+
+    Returns peak bytes after the first epoch and at the end, and the steps.
+    """
     import keras
 
     from captioning.decoders.build import build_decoder

@@ -3,8 +3,8 @@
     python benchmarks/onednn.py
 
 Two encoders take batches of 32 pictures, and the pocket captioner searches with a beam of 3 over the features of noise.
-Processes with the kernels and without take turns. The median counts. ``base.script.set_up_tensorflow`` turns the kernels on
-for all scripts. TensorFlow itself does so only if the processor has AVX-512's VNNI or better.
+Processes with the kernels and without take turns. The median counts. ``base.script.set_up_tensorflow`` turns the
+kernels on for all scripts. TensorFlow itself does so only if the processor has AVX-512's VNNI or better.
 """
 
 import argparse

@@ -2,12 +2,12 @@
 
     python benchmarks/products.py
 
-Profiles training steps on batches with Flickr8k's proportions, and adds up the time of the kernels over all threads. Each
-decoder has the sizes of its flickr8k preset. As in training, each caption has an image of its own, but with the transformer
-five captions share one.
+Profiles training steps on batches with Flickr8k's proportions, and adds up the time of the kernels over all threads.
+Each decoder has the sizes of its flickr8k preset. As in training, each caption has an image of its own, but with the
+transformer five captions share one.
 
-This works on TensorFlow and PyTorch. On JAX, XLA fuses products with other operations, so they have no time of their own.
-There is no bar.
+This works on TensorFlow and PyTorch. On JAX, XLA fuses products with other operations, so they have no time of their
+own. There is no bar.
 """
 
 import tempfile

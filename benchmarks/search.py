@@ -6,8 +6,8 @@ Builds an index as retrieve.py does, in a temporary folder. The vectors are rand
 empty files stand for the photos. Measures opening the index, embedding a query, and searching. The text tower has the
 default size. It is untrained, which costs as much.
 
-The first query includes compilation, and reading the vectors from the disk unless the system has kept them in memory. The
-median of the 20 queries after it counts. The time to add 100 images is measured too.
+The first query includes compilation, and reading the vectors from the disk unless the system has kept them in memory.
+The median of the 20 queries after it counts. The time to add 100 images is measured too.
 The bar: a query after the first takes at most half a second.
 """
 

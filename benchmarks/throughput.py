@@ -2,9 +2,10 @@
 
     python benchmarks/throughput.py
 
-Trains our merge and inject decoders at their default sizes, with CaptionBatches and CaptionTrainer. Trains the same decoders
-the classic way (benchmarks/classic.py) at several batch sizes. The fastest of these counts. A target word is a word or an
-<end> that the loss has scored once. The first epoch compiles and does not count. The median of the others counts.
+Trains our merge and inject decoders at their default sizes, with CaptionBatches and CaptionTrainer. Trains the same
+decoders the classic way (benchmarks/classic.py) at several batch sizes. The fastest of these counts. A target word is a
+word or an <end> that the loss has scored once. The first epoch compiles and does not count. The median of the others
+counts.
 The bar: at least 20 times the classic words per second.
 """
 
@@ -42,8 +43,8 @@ def ours(
 ) -> float:
     """Target words per second of our training on ``captions``. The first of the ``epochs`` does not count.
 
-    ``pretrained``: the arrays of a word embedding that is not learned. ``batches_type``: a class of batches to use instead
-    of the one that training takes.
+    ``pretrained``: the arrays of a word embedding that is not learned. ``batches_type``: a class of batches to use
+    instead of the one that training takes.
     """
     from captioning.decoders.build import build_decoder
     from captioning.training.cross_entropy import CaptionTrainer
@@ -69,7 +70,8 @@ def classic(
     vocabulary = synthetic_vocabulary()
     encoded = [(name, vocabulary.encode(caption, 100)) for name, caption in captions]
     max_length = max(len(tokens) for _, tokens in encoded) - 1
-    # A caption has 12 targets on average. Only whole photos of 5 captions are taken, so that a batch of photos has them all.
+    # A caption has 12 targets on average. Only whole photos of 5 captions are taken, so that a batch of photos has them
+    # all.
     encoded = encoded[: max(1, targets // 60) * 5]
     features = {name: store.read([store.rows[name]])[0].reshape(-1) for name in {name for name, _ in encoded}}
     batches = PrefixBatches(features, encoded, len(vocabulary), max_length, workers=config.workers, **batch_size)

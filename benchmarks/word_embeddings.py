@@ -3,13 +3,13 @@
     pip install -e ".[bert]"
     python benchmarks/word_embeddings.py --bert FOLDER        # or the name of a KerasHub preset
 
-The decoder has the sizes of its flickr8k preset, over 49 regions. Training is measured as in throughput.py, in target words
-per second. All captions have 12 words, so an untrained decoder does the work of a trained one. The first pass compiles. The
-median of the five passes after it counts. Nearly all of the made-up words are several WordPieces. Of real words, about 15%
-are.
+The decoder has the sizes of its flickr8k preset, over 49 regions. Training is measured as in throughput.py, in target
+words per second. All captions have 12 words, so an untrained decoder does the work of a trained one. The first pass
+compiles. The median of the five passes after it counts. Nearly all of the made-up words are several WordPieces. Of real
+words, about 15% are.
 
-The last line is about bert-prefix alone, with 128 captions of 12 words. A bidirectional BERT has to read each prefix anew.
-The line says how many times as long that takes as reading under a causal mask. There is no bar.
+The last line is about bert-prefix alone, with 128 captions of 12 words. A bidirectional BERT has to read each prefix
+anew. The line says how many times as long that takes as reading under a causal mask. There is no bar.
 """
 
 import tempfile
@@ -58,7 +58,10 @@ def captioning(config: Config, store, pretrained) -> float:
 
 
 def reading_anew(config: Config, pretrained) -> float:
-    """The time of encoding each prefix by itself, divided by that of encoding the caption once. Each is the best of three."""
+    """The time of encoding each prefix by itself, divided by that of encoding the caption once.
+
+    Each is the best of three.
+    """
     import numpy as np
 
     from captioning.embeddings.build import build_embedding

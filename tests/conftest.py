@@ -44,8 +44,8 @@ def pytest_collection_modifyitems(items):
 def pytest_configure(config):
     """Make compiling quick on JAX, and let processes share what they have compiled. Collect garbage seldom.
 
-    A test runs a compiled program only once or twice. Tracing makes many objects that stay. At Python's own thresholds the
-    garbage collector takes a tenth of the time to look through them.
+    A test runs a compiled program only once or twice. Tracing makes many objects that stay. At Python's own thresholds
+    the garbage collector takes a tenth of the time to look through them.
     """
     gc.set_threshold(100_000, 50, 100)
     # PyTorch's threads keep their cores busy while they wait for one another. If other processes need the cores, tests

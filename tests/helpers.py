@@ -90,7 +90,10 @@ def random_captioner(config, vocabulary):
 
 
 def fake_arrays(kind: str, words: int, max_length: int = 12, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random arrays as ``captioning/embeddings/arrays.py`` gives them: vectors, or a BERT of two layers. Words have up to 3 pieces."""
+    """Random arrays as ``captioning/embeddings/arrays.py`` gives them: vectors, or a BERT of two layers.
+
+    Words have up to 3 pieces.
+    """
     rng = np.random.default_rng(seed)
     if kind == "learned":
         return {}

@@ -32,7 +32,10 @@ class Outcome:
 
 
 def script(name: str, *arguments: str | Path) -> Outcome:
-    """Run a script as ``python name.py arguments`` would, but in this process. An exception other than its end fails."""
+    """Run a script as ``python name.py arguments`` would, but in this process.
+
+    An exception other than its end fails.
+    """
     out, err = io.StringIO(), io.StringIO()
     before = sys.argv
     sys.argv = [name, *map(str, arguments)]
@@ -55,7 +58,10 @@ def refused(name: str, *arguments: str | Path, mentions: str) -> None:
 
 
 def make_data(folder: Path) -> list[str]:
-    """Twelve pictures of one colour, a CSV of two captions each, and encoder.keras. Returns the options that name the data."""
+    """Twelve pictures of one colour, a CSV of two captions each, and encoder.keras.
+
+    Returns the options that name the data.
+    """
     images = folder / "pictures"
     images.mkdir(parents=True)
     save_encoder(folder / "encoder.keras")

@@ -1,4 +1,7 @@
-"""The tests that are marked with ``backends`` pass on the other Keras backends too. Plain ``pytest`` runs them on TensorFlow."""
+"""The tests that are marked with ``backends`` pass on the other Keras backends too.
+
+Plain ``pytest`` runs them on TensorFlow.
+"""
 
 import importlib.util
 import os

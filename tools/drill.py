@@ -6,8 +6,9 @@
     python tools/drill.py --kills 100                      # kill long works; see tools/drill_kills.py
     python tools/drill.py --full-disks 100                 # let disks fill up
 
-An input is a whole file, or a few, in which one or two things were changed: bits, bytes, lines, numbers, names, lengths. The
-seed and the number of a trial decide them. A reader may give what it reads, or raise UserError. What counts as a fault:
+An input is a whole file, or a few, in which one or two things were changed: bits, bytes, lines, numbers, names,
+lengths. The seed and the number of a trial decide them. A reader may give what it reads, or raise UserError. What
+counts as a fault:
 
     traceback     another error
     hang          more than ten seconds
@@ -169,7 +170,10 @@ def lay_out(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def fault(kind: Kind, whole: dict[str, bytes], folder: Path, rng: random.Random) -> tuple[str, str]:
-    """Damage files as ``rng`` decides, and read them. Returns what happened in a word, and a traceback if there is one."""
+    """Damage files as ``rng`` decides, and read them.
+
+    Returns what happened in a word, and a traceback if there is one.
+    """
     files = dict(whole)
     for _ in range(rng.choice((1, 1, 1, 2))):
         # The small files decide more than pictures that are not read.

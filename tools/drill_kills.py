@@ -1,11 +1,11 @@
-"""Disturb long works, start them again, and compare them with works that nobody disturbed. ``tools/drill.py`` calls this.
+"""Disturb long works, start them again, and compare them with undisturbed ones. ``tools/drill.py`` calls this.
 
-``--kills N``: a work is killed with SIGKILL up to three times in a row and started again each time. At last it may end. A
-seed and a number decide each moment: every other kill strikes just before a file is written, renamed or removed, and the
-others after a time.
+``--kills N``: a work is killed with SIGKILL up to three times in a row and started again each time. At last it may end.
+A seed and a number decide each moment: every other kill strikes just before a file is written, renamed or removed, and
+the others after a time.
 
-``--full-disks N``: a work runs on a disk that is too small for it. It must end with status 2 and one message. Then the disk
-becomes larger, and the same work goes on to its end. This needs the right to mount a file system.
+``--full-disks N``: a work runs on a disk that is too small for it. It must end with status 2 and one message. Then the
+disk becomes larger, and the same work goes on to its end. This needs the right to mount a file system.
 
 What counts as a fault:
 
@@ -139,7 +139,10 @@ def _used(folder: Path) -> int:
 def disturb(
     drill: Drill, works: Sequence[Work], times: int, seed: int
 ) -> Iterator[tuple[str, Counter[str], list[str]]]:
-    """Disturb all ``works`` together so many times. Gives the name of each, how often each thing happened, the faults."""
+    """Disturb all ``works`` together so many times.
+
+    Gives the name of each, how often each thing happened, the faults.
+    """
     shares = [work.share for work in works]
     bounds = [round(times * sum(shares[:i]) / sum(shares)) for i in range(len(works) + 1)]
     with tempfile.TemporaryDirectory(prefix="drill-") as scratch:

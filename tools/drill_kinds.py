@@ -47,10 +47,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file. ``make`` writes whole ones into a folder. ``read`` reads them, and raises UserError where it must.
+    """A kind of file. ``make`` writes whole ones into a folder. ``read`` reads them, or raises UserError if it must.
 
-    ``writes``: whether ``read`` may change files in the folder, as work that goes on does. ``keras``: whether it imports
-    Keras. ``share``: how many of the inputs it gets, compared with other kinds; less where reading takes long.
+    ``writes``: whether ``read`` may change files in the folder, as work that goes on does. ``keras``: whether it
+    imports Keras. ``share``: how many of the inputs it gets, compared with other kinds; less where reading takes long.
     """
 
     name: str

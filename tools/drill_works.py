@@ -1,6 +1,7 @@
 """The long works that ``tools/drill_kills.py`` disturbs: scripts with tiny data, each in a process of its own.
 
-A work runs in a process that is forked from one that has imported Keras and computed nothing. So its start takes no time.
+A work runs in a process that is forked from one that has imported Keras and computed nothing. So its start takes no
+time.
 """
 
 import contextlib
@@ -185,8 +186,8 @@ class Moment:
 class End:
     """How a process ended.
 
-    status: -9 if it was killed, None if it hung. writes, modules: how many writes it began, and what it imported. Both are
-    known only of a process that was not killed.
+    status: -9 if it was killed, None if it hung. writes, modules: how many writes it began, and what it imported. Both
+    are known only of a process that was not killed.
     """
 
     status: int | None
@@ -281,8 +282,8 @@ def script(arguments: Sequence[str], temporary: Path) -> None:
 def snapshot(folder: Path) -> dict[str, str]:
     """A digest of what each file below ``folder`` says, by path. What differs between any two works is left out of it:
 
-    times, versions of an index, how a run began and went on, drawings, and the order of arrays in a file. A file of four
-    bytes with which Python tries whether it can write into the folder for temporary files is left out too.
+    times, versions of an index, how a run began and went on, drawings, and the order of arrays in a file. A file of
+    four bytes with which Python tries whether it can write into the folder for temporary files is left out too.
     """
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):

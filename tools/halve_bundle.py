@@ -4,8 +4,9 @@
     python tools/halve_bundle.py runs/ALIGN pretrained/search.zip --encoder-of pretrained/pocket.zip
     python tools/halve_bundle.py runs/ALIGN pretrained/search.zip --encoder-of weights/efficientnet_lite2.weights.h5
 
-The captioners and towers of pretrained/ are made with this. Decoding settings on the command line become those of the new
-bundle. An encoder that is a saved Keras model stays as it is. Score the new bundle, since rounding may change a caption.
+The captioners and towers of pretrained/ are made with this. Decoding settings on the command line become those of the
+new bundle. An encoder that is a saved Keras model stays as it is. Score the new bundle, since rounding may change a
+caption.
 
 With --encoder-of, towers leave their encoder to another file: the bundle of a captioner with the same encoder, or a
 weights file. Later both files must keep their places to each other.

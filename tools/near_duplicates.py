@@ -6,7 +6,8 @@
 
 All pairs of the pictures of dev are compared (``captioning/pictures/likeness.py``). The pairs that are most alike are
 printed, so that somebody can look whether they are different pictures. Every eighth picture is changed in several ways
-and compared with itself. The table has the lowest likeness of the copies, and the share of copies at the bound or above.
+and compared with itself. The table has the lowest likeness of the copies, and the share of copies at the bound or
+above.
 """
 
 import io

@@ -1,7 +1,7 @@
 """What captions say about people's sex and age, and with which activities: those of the data, and those of a model.
 
     python tools/people_words.py --data-dir data/flickr8k
-    python tools/people_words.py --predictions results/lite0/predictions-test-beam3.json --output results/lite0/people.json
+    python tools/people_words.py --predictions results/lite0/predictions-test-beam3.json
 
 A caption is about a man or boy when it has words for them and none for a woman or girl, and the other way round. In the
 same way it is about a child or about an adult. The first table has, for each activity, the share of men and boys among

@@ -1,11 +1,12 @@
 """Take a picture of the page's photo search, in headless Chromium. docs/search.png was made with this.
 
     pip download --no-deps --only-binary :all: -d wheels scikit-image==0.26.0
-    unzip -j -d photos wheels/scikit_image-*.whl skimage/data/{astronaut,camera,chelsea,coffee,coins,moon,motorcycle_left}.png skimage/data/rocket.jpg
+    unzip -j -d photos wheels/scikit_image-*.whl
+    skimage/data/{astronaut,camera,chelsea,coffee,coins,moon,motorcycle_left}.png skimage/data/rocket.jpg
     python tools/search_picture.py photos "a motorcycle in a garage" docs/search.png
 
-Needs chromium and chromedriver, and pip install -e ".[app,dev]". More options go to app.py, such as --aligner runs/ALIGN.
-The PNG file has 256 colours.
+Needs chromium and chromedriver, and pip install -e ".[app,dev]". More options go to app.py, such as --aligner
+runs/ALIGN. The PNG file has 256 colours.
 """
 
 import io

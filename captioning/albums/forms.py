@@ -94,7 +94,8 @@ class _Table:
         yield "\n".join(line.get("notes", []))
 
     def whole(self, written: bytes) -> int:
-        # A line end inside quotes does not end a row. A quote inside quotes is doubled, so their number is even outside.
+        # A line end inside quotes does not end a row. A quote inside quotes is doubled, so their number is even
+        # outside.
         at = end = quotes = 0
         for row in written.splitlines(keepends=True):
             at += len(row)

@@ -1,8 +1,8 @@
 """Keywords for photo programs: the things and places that a caption names.
 
-They are the 80 classes of MS-COCO's objects, by the words that CHAIR knows for each (``metrics.chair``), and further nouns
-that captioners often use. A fixed list needs no tagger, and a word that it lacks gives no keyword. All words for people
-give "person", because captioners often err about sex and age.
+They are the 80 classes of MS-COCO's objects, by the words that CHAIR knows for each (``metrics.chair``), and further
+nouns that captioners often use. A fixed list needs no tagger, and a word that it lacks gives no keyword. All words for
+people give "person", because captioners often err about sex and age.
 """
 
 from functools import cache
@@ -11,8 +11,8 @@ from itertools import pairwise
 from captioning.metrics.chair import Phrases, class_names, plurals
 from captioning.words.tokenizer import tokenize
 
-# Nouns that our captioners used most often on the dev and test splits of Flickr8k and MS-COCO, without clothes and parts
-# of bodies, and others of their kind.
+# Nouns that our captioners used most often on the dev and test splits of Flickr8k and MS-COCO, without clothes and
+# parts of bodies, and others of their kind.
 _NOUNS = """
 airport alley backyard balcony barn bathroom beach bedroom bridge building castle church city classroom courtyard crowd
 desert dock farm field forest fountain garden gym harbor highway hill hotel house kitchen lake lawn library market

@@ -26,8 +26,8 @@ def write_metadata(
     """Write the best captions in the file ``output`` into the metadata of the pictures ``names`` in ``folder``.
 
     ``write`` gets a picture and its caption: see ``pictures.metadata.write_caption`` and ``pictures.text_files``.
-    ``workers`` threads write. ``min_confidence``: captions with a lower confidence are not written. Returns the number of
-    pictures by outcome:
+    ``workers`` threads write. ``min_confidence``: captions with a lower confidence are not written. Returns the number
+    of pictures by outcome:
 
         embedded      the caption is inside the picture
         sidecar       the caption is in an XMP file beside the picture

@@ -1,7 +1,7 @@
 """Web addresses that a user typed: fetched within a total time, and never led into a private network. No Keras.
 
-Who answers an address decides how fast, and where to look next. So neither a server that sends one byte a second nor one
-that redirects to this machine may decide what this program does.
+Who answers an address decides how fast, and where to look next. So neither a server that sends one byte a second nor
+one that redirects to this machine may decide what this program does.
 """
 
 import ipaddress
@@ -66,8 +66,8 @@ def fetch(address: str, most: int, seconds: float) -> bytes:
 def user_agent() -> str:
     """How we name ourselves to servers: project, version, whom to write to, and the library that asks.
 
-    The form is that of Wikimedia (https://foundation.wikimedia.org/wiki/Policy:User-Agent_policy), which refuses clients
-    that name only a library. Raises UserError for a bad CAPTIONING_CONTACT.
+    The form is that of Wikimedia (https://foundation.wikimedia.org/wiki/Policy:User-Agent_policy), which refuses
+    clients that name only a library. Raises UserError for a bad CAPTIONING_CONTACT.
     """
     import requests
 
@@ -87,7 +87,10 @@ def refusal(answer: "requests.Response") -> str:
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """The result of ``work``, which runs in a thread of its own. Raises what ``work`` raises, and Unfetched when time is up."""
+    """The result of ``work``, which runs in a thread of its own.
+
+    Raises what ``work`` raises, and Unfetched when time is up.
+    """
     result: list[T] = []
     errors: list[BaseException] = []
 
@@ -117,8 +120,8 @@ def open_address(
 ) -> "requests.Response":
     """The answer to GET of an ``address`` that the user typed, whose body is still to be read from ``raw``.
 
-    Redirects are followed, but from the internet none into a private network, such as this machine. Raises Unfetched, and
-    what requests raises.
+    Redirects are followed, but from the internet none into a private network, such as this machine. Raises Unfetched,
+    and what requests raises.
     """
     import requests
 

@@ -17,7 +17,8 @@ _latest: deque[str] = deque(maxlen=8)  # messages
 def user_error_in(error: BaseException) -> str | None:
     """The message of the UserError that another library has made ``error`` of; None if there was none.
 
-    An error in a thread that reads batches comes out of TensorFlow as one of its own, which holds the text of the first.
+    An error in a thread that reads batches comes out of TensorFlow as one of its own, which holds the text of the
+    first.
     """
     return next((message for message in reversed(_latest) if message and message in str(error)), None)
 

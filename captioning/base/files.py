@@ -37,11 +37,10 @@ def cache_folder() -> Path:
 def alone_with(path: Path, refusal: str = "") -> Iterator[None]:
     """Keep other processes away from a file or folder that they would write too.
 
-    Waits while another process has it, and says so on stderr. With a ``refusal`` it does not wait, and raises UserError with
-    these words. The lock is an empty file: ``.lock`` in a folder, or
-    ``.NAME.lock`` beside a file. It is removed afterwards. The operating system drops the lock of a killed process, and
-    the empty file that such a process leaves is no obstacle. Where the file system has no locks, or the lock cannot be
-    written, the work goes on without one.
+    Waits while another process has it, and says so on stderr. With a ``refusal`` it does not wait, and raises UserError
+    with these words. The lock is an empty file: ``.lock`` in a folder, or ``.NAME.lock`` beside a file. It is removed
+    afterwards. The operating system drops the lock of a killed process, and the empty file that such a process leaves
+    is no obstacle. Where the file system has no locks, or the lock cannot be written, the work goes on without one.
     """
     from filelock import FileLock  # here, since most scripts need no lock
 

@@ -57,8 +57,8 @@ def parse_json(text: str | bytes, source: str, advice: str, kind: type[T]) -> T:
 def from_json(text: str | bytes, kind: type[T]) -> T:
     """The JSON value ``text``, which is of type ``kind``: dict or list. ``bytes`` are UTF-8.
 
-    Raises ValueError for text that is no JSON, more than ``MAX_DEPTH`` levels, whole numbers that int64 does not hold, and
-    numbers that are not finite.
+    Raises ValueError for text that is no JSON, more than ``MAX_DEPTH`` levels, whole numbers that int64 does not hold,
+    and numbers that are not finite.
     """
     try:
         value = _parse(text.decode("utf-8") if isinstance(text, bytes) else text)

@@ -1,7 +1,7 @@
 """Folders and files for work in progress, and what killed processes leave of them. No Keras.
 
-A process holds a lock on its own scratch folder or file (``flock``). The operating system drops the lock when the process
-ends, also when it is killed. So the next process that does the same work knows what nobody needs any more.
+A process holds a lock on its own scratch folder or file (``flock``). The operating system drops the lock when the
+process ends, also when it is killed. So the next process that does the same work knows what nobody needs any more.
 """
 
 import os
@@ -42,8 +42,8 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
 def temporary_folder(what: str) -> Iterator[Path]:
     """Gives a new folder among the temporary files of the system, which is removed at the end.
 
-    Raises UserError, which says that ``what`` needs room there, if the folder cannot be made. Writing into it is for the
-    caller to guard with ``no_room``.
+    Raises UserError, which says that ``what`` needs room there, if the folder cannot be made. Writing into it is for
+    the caller to guard with ``no_room``.
     """
     try:
         parent = Path(tempfile.gettempdir())

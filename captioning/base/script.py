@@ -57,9 +57,9 @@ def let_memory_grow() -> None:
 def run_script(main: Any) -> None:
     """Call ``main()`` and exit with its status.
 
-    A UserError, and a disk that is full, give one message on stderr and status 2. Ctrl-C and SIGTERM give one message, and
-    130 or 143. Where the reader of stdout leaves early, as ``head`` does, the script ends in silence with status 141.
-    Characters that stdout cannot show are printed as escapes.
+    A UserError, and a disk that is full, give one message on stderr and status 2. Ctrl-C and SIGTERM give one message,
+    and 130 or 143. Where the reader of stdout leaves early, as ``head`` does, the script ends in silence with status
+    141. Characters that stdout cannot show are printed as escapes.
     """
     set_up_tensorflow()
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names and captions hold more than some terminals can show

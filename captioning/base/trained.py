@@ -56,7 +56,7 @@ def bundle_of(model: Path) -> Path:
 
 
 def fingerprint(model: Path) -> str:
-    """A digest of all that the bundle of a captioner holds, as hexadecimal text. Raises UserError as ``read_trained`` does.
+    """A digest of all that a captioner's bundle holds, as hexadecimal text. Raises UserError as ``read_trained`` does.
 
     It is that of bundle.json, which holds a digest of each member.
     """

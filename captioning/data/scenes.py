@@ -483,8 +483,8 @@ def ensure(folder: Path, images: int, seed: int, language: str = "english") -> N
 
     The same ``images`` and ``seed`` give the same bytes with the same versions of numpy and Pillow. 3/4 of the scenes
     are for training, 1/8 for dev and the rest for test. An interrupted set is completed. A set of other parameters is
-    replaced. ``language``: of the captions; the pictures are the same in all languages. Raises UserError when the folder
-    holds other files, cannot be written or the disk is full.
+    replaced. ``language``: of the captions; the pictures are the same in all languages. Raises UserError when the
+    folder holds other files, cannot be written or the disk is full.
     """
     folder = Path(folder)
     try:

@@ -69,7 +69,7 @@ def read_bert(name: str, words: Sequence[str]) -> tuple[list[list[int]], dict[st
 
 
 def _keeps_accents(pieces: Sequence[str]) -> bool:
-    """Whether a BERT with these WordPieces reads accents, and the vowel signs of scripts such as Hindi's, as they are."""
+    """Whether a BERT with these WordPieces reads accents and vowel signs, such as those of Hindi, as they are."""
     return any(category(mark) == "Mn" for piece in pieces if not piece.isascii() for mark in normalize("NFD", piece))
 
 

@@ -55,7 +55,10 @@ _DTYPES = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
 
 
 def _session(path: Path, level: str, arena: bool) -> Any:
-    """``path``, opened. ``level``: how far the graph is optimised first. ``arena``: whether memory is kept between runs."""
+    """``path``, opened.
+
+    ``level``: how far the graph is optimised first. ``arena``: whether memory is kept between runs.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

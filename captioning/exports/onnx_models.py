@@ -52,8 +52,8 @@ def _select(graph, node, name, args) -> None:
 def _release_constants(graph: Any) -> None:
     """Take what stays the same out of the variables of each loop of an ONNX ``graph``. Its body reads it from outside.
 
-    tf2onnx makes every weight that a loop reads a variable of the loop, which is copied into it and out of it. ONNX Runtime
-    prepares matrix products for fixed weights only.
+    tf2onnx makes every weight that a loop reads a variable of the loop, which is copied into it and out of it. ONNX
+    Runtime prepares matrix products for fixed weights only.
     """
     for loop in (node for node in graph.node if node.op_type == "Loop"):
         (body,) = (attribute.g for attribute in loop.attribute if attribute.name == "body")
@@ -105,7 +105,10 @@ def _simplified(model: Any) -> Any:
 
 
 def with_defaults(model: Any, values: Mapping[str, np.ndarray], fixed: bool = False) -> Any:
-    """An ONNX ``model`` whose inputs named in ``values`` have these as defaults. If ``fixed``, they are no inputs any more."""
+    """An ONNX ``model`` whose inputs named in ``values`` have these as defaults.
+
+    If ``fixed``, they are no inputs any more.
+    """
     from onnx import numpy_helper
 
     inputs = [entry for entry in model.graph.input if not (fixed and entry.name in values)]
@@ -141,8 +144,8 @@ def round_weights(model: Any) -> Any:
     """Store the large weights of an ONNX ``model`` in 8 bits, with one scale per output channel.
 
     It still computes in float32. The alternative, onnxruntime's quantize_dynamic, rounds activations too. It made a
-    ResNet50 three times as slow as in float. Its file was 1.5 times as large as with this function, and no more captions
-    stayed the same.
+    ResNet50 three times as slow as in float. Its file was 1.5 times as large as with this function, and no more
+    captions stayed the same.
     """
     import onnx
     from onnx import helper, numpy_helper

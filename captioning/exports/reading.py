@@ -6,10 +6,10 @@ An export is a folder, which ``writing`` makes:
     encoder.onnx, search.onnx        with ONNX they are two graphs (see ``graphs.py``)
     vocabulary.json                  {"words": [...]}: all words in id order, <pad> <start> <end> <unk> first; see
                                      ``Vocabulary.to_json``
-    export.json                      inputs, outputs, the recipe for pixels, decoding settings, versions, the sha256 of the
-                                     other files, and the fingerprint of the bundle that it was made of
-                                     (``base.trained.fingerprint``). With a confidence also "unsure_below": captions with
-                                     a lower confidence are called unsure
+    export.json                      inputs, outputs, the recipe for pixels, decoding settings, versions, the sha256 of
+                                     the other files, and the fingerprint of the bundle that it was made of
+                                     (``base.trained.fingerprint``). With a confidence also "unsure_below": captions
+                                     with a lower confidence are called unsure
     check.json                       how its captions and times compare with the original's, from export.py --check
     predictions.json                 the captions of that check, as evaluate.py --predictions reads them
 

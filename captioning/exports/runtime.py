@@ -1,7 +1,7 @@
-"""Which runtime captions pictures: ONNX Runtime where a captioner has graphs that do what is asked, or else Keras. No Keras.
+"""Which runtime captions pictures: ONNX Runtime if a captioner has graphs that do what is asked, or Keras. No Keras.
 
-ONNX Runtime starts in a fraction of a second and takes little memory. Keras does everything. The graphs of a captioner are
-its ONNX export, which ``export.py --format onnx`` writes beside it:
+ONNX Runtime starts in a fraction of a second and takes little memory. Keras does everything. The graphs of a captioner
+are its ONNX export, which ``export.py --format onnx`` writes beside it:
 
     RUN/                   -> RUN/onnx/
     RUN/captioner.zip      -> RUN/onnx/
@@ -91,7 +91,7 @@ class GraphCaptioner:
         return self._unsure_below >= 0
 
     def check(self, decoding: DecodingSettings) -> None:
-        """Raise UserError if no caption can hold the words that ``decoding`` asks for, as ``model.Captioner.check`` does."""
+        """Raise UserError if no caption can hold what ``decoding`` asks for; see ``model.Captioner.check``."""
         check_constraints(self.vocabulary, decoding)
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
@@ -163,7 +163,10 @@ def _refusal(why: str) -> UserError:
 
 
 def _suitable(model: Path, args: Namespace) -> tuple[Exported, Config]:
-    """The export that ``graph_captioner`` opens, and the settings of the captioner. Raises as ``graph_captioner`` does."""
+    """The export that ``graph_captioner`` opens, and the settings of the captioner.
+
+    Raises as ``graph_captioner`` does.
+    """
     if args.runtime == "keras":
         raise Unsuitable("--runtime keras")
     if backend := typed_settings(args).get("backend"):

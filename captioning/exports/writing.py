@@ -1,11 +1,11 @@
 """Writes exports: a captioner from pixels to word ids as graphs, for TensorFlow, ONNX or LiteRT.
 
-All three formats are made from traced TensorFlow functions, because TensorFlow's converters keep the loop of the search.
-So exports are written under Keras' TensorFlow backend. The captioner may have been trained under any backend, because a
-bundle is the same for all.
+All three formats are made from traced TensorFlow functions, because TensorFlow's converters keep the loop of the
+search. So exports are written under Keras' TensorFlow backend. The captioner may have been trained under any backend,
+because a bundle is the same for all.
 
-SavedModel and LiteRT have one graph with the decoding settings of the export. ONNX has two, which leave beam size, length
-penalty and shortest caption open (see ``graphs.py``). ``test.py`` and ``app.py`` caption with these.
+SavedModel and LiteRT have one graph with the decoding settings of the export. ONNX has two, which leave beam size,
+length penalty and shortest caption open (see ``graphs.py``). ``test.py`` and ``app.py`` caption with these.
 Legend: B images, S pixels per side, R regions, D feature size, K captions per image, L longest caption in tokens.
 """
 

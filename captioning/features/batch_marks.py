@@ -1,7 +1,8 @@
 """Which batches of a feature store are done, and the checksum of each. See ``store.py`` for the files.
 
-The checksum of a batch is the CRC-32 of its rows in ``features.npy``, followed by the JSON text of a list: the names of its
-images, and the reason for each of them that cannot be read. So changed rows, marks, names and reasons are all noticed.
+The checksum of a batch is the CRC-32 of its rows in ``features.npy``, followed by the JSON text of a list: the names of
+its images, and the reason for each of them that cannot be read. So changed rows, marks, names and reasons are all
+noticed.
 """
 
 import json
@@ -42,7 +43,10 @@ class Marks:
         write_bytes(self.checksums, bytes(_CHECKSUM * len(self)))
 
     def checksum(self, number: int, rows: bytes, unreadable: Mapping[str, str]) -> int:
-        """That of a batch with these ``rows``. ``unreadable``: the reasons by name, also for images of other batches."""
+        """That of a batch with these ``rows``.
+
+        ``unreadable``: the reasons by name, also for images of other batches.
+        """
         names = self._batches[number]
         said = json.dumps([list(names), [unreadable[name] for name in names if name in unreadable]])
         return zlib.crc32(said.encode(), zlib.crc32(rows))
@@ -59,8 +63,8 @@ class Marks:
     def done(self, unreadable: Mapping[str, str]) -> list[bool]:
         """Whether each batch is marked as done, and is on the disk as it was written.
 
-        Batches that are marked and damaged are named on stderr, and their marks are removed. A store that was begun by a
-        release without checksums gets some. Raises ValueError as ``damaged`` does, and OSError.
+        Batches that are marked and damaged are named on stderr, and their marks are removed. A store that was begun by
+        a release without checksums gets some. Raises ValueError as ``damaged`` does, and OSError.
         """
         written = self.progress.read_bytes() if self.progress.exists() else b""
         marks = bytearray(written[: len(self)].ljust(len(self), b"\0"))

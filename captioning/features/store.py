@@ -7,7 +7,8 @@ images.
                     Stores of earlier releases have no entry "checksums"
     features.npy    float16 or float32 (N, R, D), one row for each image in the order of the sorted file names
     progress.bin    N / batch_size bytes, rounded up: 0 for a batch that is still to do, 1 for one that is done
-    checksums.bin   uint32 (little-endian) for each of these batches, see batch_marks.py. Stores of earlier releases have
+    checksums.bin   uint32 (little-endian) for each of these batches, see batch_marks.py. Stores of earlier releases
+    have
                     none
     index.json      written last: {"rows": {file_name: row from 0}, "unreadable": {file_name: reason}}
 
@@ -223,8 +224,8 @@ def extract(
     ``load(file_name)`` gives uint8 pixels ``(S, S, 3)`` or raises UnreadableImage. ``encode`` maps ``(B, S, S, 3)`` to
     features ``(B, R, D)`` with ``(R, D) = shape``. ``workers`` threads decode images while the encoder computes. An
     unreadable image gets a row of zeros and a line in ``index.json``. A resumed extraction keeps its batch size.
-    ``label`` stands beside the progress bar. ``verify``: compare a finished store with its checksums, say so on stderr, and
-    extract damaged batches again.
+    ``label`` stands beside the progress bar. ``verify``: compare a finished store with its checksums, say so on stderr,
+    and extract damaged batches again.
 
     Raises UserError when the disk is full, the folder cannot be written or an image's file cannot be opened. What is
     done stays.

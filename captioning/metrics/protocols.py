@@ -3,10 +3,10 @@
 ``coco`` gives every number of this project but one. Its words are those of ``captioning.words.tokenizer``: lower case,
 Penn Treebank splitting, no punctuation. For other languages captions may be split in other ways
 (``captioning.words.splitting``). Tables then call the protocol ``coco-unicode`` or ``coco-characters``, whose figures
-must not be compared with those of ``coco`` either. All references count. The scores are corpus BLEU with uniform weights
-(``bleu_rouge``), ROUGE-L (``bleu_rouge``) and CIDEr (``cider``; papers call CIDEr-D CIDEr, and so do our tables). The
-arithmetic is that of pycocoevalcap 1.2, the evaluation that published results come from; ``tools/metric_parity.py``
-compares the two.
+must not be compared with those of ``coco`` either. All references count. The scores are corpus BLEU with uniform
+weights (``bleu_rouge``), ROUGE-L (``bleu_rouge``) and CIDEr (``cider``; papers call CIDEr-D CIDEr, and so do our
+tables). The arithmetic is that of pycocoevalcap 1.2, the evaluation that published results come from;
+``tools/metric_parity.py`` compares the two.
 
 ``seed`` is the loose protocol of the historical Keras captioners. It is kept for one comparison and knows BLEU only.
 References are split at spaces and keep capitals and the final full stop. Predictions are lower case without

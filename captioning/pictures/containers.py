@@ -148,7 +148,10 @@ def _bare_png(file: BinaryIO) -> BinaryIO:
 
 
 def _found_chunks(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
-    """As ``png_chunks``. Behind a chunk with a wrong length it goes on at the next chunk that is needed for the pixels."""
+    """As ``png_chunks``.
+
+    Behind a chunk with a wrong length it goes on at the next chunk that is needed for the pixels.
+    """
     last = 0
     try:
         for start, end, kind in png_chunks(file):

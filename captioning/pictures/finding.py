@@ -233,7 +233,7 @@ def expanded(arguments: Sequence[str]) -> list[str]:
 
 
 def sources(arguments: Sequence[str], finder: Finder) -> Iterator[str]:
-    """The pictures that the arguments name. A folder gives all pictures below it, sorted; for patterns see ``expanded``.
+    """The pictures that the arguments name. A folder gives all below it, sorted; for patterns see ``expanded``.
 
     Subfolders that cannot be listed are reported on stderr. Raises UserError: a folder without pictures, or a pattern
     that nothing matches.

@@ -1,9 +1,9 @@
-"""How much two pictures are copies of one another: changed in size, colours, brightness, compression, or a little cropped.
+"""How much two pictures are copies of one another: of other size, colours, brightness or compression, or cropped.
 
-The towers say what a picture shows, and give two photos of one kind of scene nearly the same vector. So copies are told by
-where it gets lighter and darker. A picture is squashed to 16 x 16 grey cells, and the steps between neighbours are its
-outline. The likeness of two pictures is the correlation of their outlines. Of each picture, crops at nine places with 95,
-90, 85 and 80% of the sides are compared with the whole of the other one, and the best counts. Needs no Keras.
+The towers say what a picture shows, and give two photos of one kind of scene nearly the same vector. So copies are told
+by where it gets lighter and darker. A picture is squashed to 16 x 16 grey cells, and the steps between neighbours are
+its outline. The likeness of two pictures is the correlation of their outlines. Of each picture, crops at nine places
+with 95, 90, 85 and 80% of the sides are compared with the whole of the other one, and the best counts. Needs no Keras.
 
 ``BOUND`` was chosen on the dev pictures of Flickr8k and of the everyday data: ``tools/near_duplicates.py`` has measured
 how alike different pictures and changed copies are, and ``results/near_duplicates.json`` has the figures.

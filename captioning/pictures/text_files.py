@@ -40,8 +40,8 @@ class TextFiles:
 
         Where another picture has the same name but for its suffix, the file is ``photo.jpg.txt``, because ``photo.txt``
         would be that of both. A text of ours under the name that is not used is removed. A file is replaced whole or
-        not at all. Returns "kept" where somebody's text stays. Raises UnwritableMetadata. Raises UserError when the disk
-        is full or read-only.
+        not at all. Returns "kept" where somebody's text stays. Raises UnwritableMetadata. Raises UserError when the
+        disk is full or read-only.
         """
         plain, full = picture.with_suffix(".txt"), Path(f"{picture}.txt")
         others = SUFFIXES | HEIF_SUFFIXES | RAW_SUFFIXES

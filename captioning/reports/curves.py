@@ -32,7 +32,8 @@ def panels(history: Sequence[dict[str, float]], search: str, protocol: str = "co
     """The loss, then the scores on dev, from the lines of history.csv.
 
     A captioner's history has a column "nll", and an aligner's has none. ``search`` names the decoding of the dev
-    captions, and ``protocol`` what they are scored by. With several data sets another panel shows the main score of each.
+    captions, and ``protocol`` what they are scored by. With several data sets another panel shows the main score of
+    each.
     """
     data_sets = by_data_set(history[0])
 

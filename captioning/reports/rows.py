@@ -1,8 +1,8 @@
 """Rows of results. A row holds what evaluate.py measures on the captions of one decoding. No Keras.
 
 scores-SPLIT-PROTOCOL.json, or scores-SPLIT-PROTOCOL-SPLITTING.json, is a JSON list of rows, one for each decoding. Each
-row is one flat object: the fields of ``ScoreRow``. The fields of ``scores`` and of its ``diagnostics`` take the places of these two. A field that is None has
-no key.
+row is one flat object: the fields of ``ScoreRow``. The fields of ``scores`` and of its ``diagnostics`` take the places
+of these two. A field that is None has no key.
 """
 
 import json

@@ -30,8 +30,8 @@ class Match:
     """One result of a query.
 
     ``found``: the path of an image, or a caption. ``cosine``: of the towers' vectors. ``log_prob``: log p(caption |
-    image) in nats, or None if no captioner has read the pair. ``likeness``: that of an image with a query image, or None
-    for other queries.
+    image) in nats, or None if no captioner has read the pair. ``likeness``: that of an image with a query image, or
+    None for other queries.
     """
 
     kind: Literal["image", "caption"]
@@ -217,8 +217,8 @@ def _reachable(
     """The ``count`` images of the index that are nearest to ``vectors (Q, J)``, without those that cannot be read now.
 
     ``look`` gets the path and row of each image that was found, and all rows int ``(Q, K)``. It may read the image, and
-    raise UnreadableImage. ``report`` gets that error, or that of an image that has vanished. Returns rows int ``(Q, K)``
-    and cosines float32 ``(Q, K)``.
+    raise UnreadableImage. ``report`` gets that error, or that of an image that has vanished. Returns rows int ``(Q,
+    K)`` and cosines float32 ``(Q, K)``.
     """
     gone: set[int] = set()
     while True:

@@ -62,9 +62,9 @@ class PictureCaptioner(Protocol):
 def spelled(vocabulary: Vocabulary, found: Sequence[np.ndarray], unsure_below: float = 0.0) -> list[Caption]:
     """The captions of one image, best first.
 
-    ``found``: what a search found for the image: tokens int ``(K, L)``, log_probs and scores float ``(K,)``, and perhaps
-    confidences float ``(K,)``. Captions with a confidence below ``unsure_below`` are unsure. If a search finds fewer than
-    K captions, impossible ones fill the rest, and they are left out. The first one always counts.
+    ``found``: what a search found for the image: tokens int ``(K, L)``, log_probs and scores float ``(K,)``, and
+    perhaps confidences float ``(K,)``. Captions with a confidence below ``unsure_below`` are unsure. If a search finds
+    fewer than K captions, impossible ones fill the rest, and they are left out. The first one always counts.
     """
     tokens, log_probs, scores, *judged = found
     captions = [

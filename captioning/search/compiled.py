@@ -78,8 +78,8 @@ class Search(keras.Model):
     def call_with(self, features, beam_size, length_penalty, min_length):
         """``call`` with three settings as scalar tensors, in a graph that leaves them open (TensorFlow only).
 
-        It is always beam search. With one beam that gives the same as greedy search. With required phrases ``beam_size``
-        must be an int.
+        It is always beam search. With one beam that gives the same as greedy search. With required phrases
+        ``beam_size`` must be an int.
         """
         options = self._options(features, length_penalty, replace(self.rules, min_length=min_length))
         return self._judged(features, self._beams(beam_size, options))
@@ -117,7 +117,10 @@ class Search(keras.Model):
         return tuple(found[:3]) if self.judge is None else (*found[:3], self.judge(features, self._chosen(found)))
 
     def _chosen(self, found: Hypotheses) -> Hypotheses:
-        """``found`` without the prefix, which the model did not choose. It says nothing about how sure the model was."""
+        """``found`` without the prefix, which the model did not choose.
+
+        It says nothing about how sure the model was.
+        """
         skipped = self.phrases.prefix_length
         if not skipped:
             return found

@@ -1,7 +1,7 @@
 """Where a decoder looks while it reads given captions, step by step.
 
-The legend is in ``hypotheses.py``; R is the number of regions. ``attend`` of a decoder gives the same, and it is faster in
-training. Its ``ops.scan`` becomes a loop that converters to ONNX do not take, and this loop is one that they take.
+The legend is in ``hypotheses.py``; R is the number of regions. ``attend`` of a decoder gives the same, and it is faster
+in training. Its ``ops.scan`` becomes a loop that converters to ONNX do not take, and this loop is one that they take.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,9 @@ class LookingState(NamedTuple):
 def looks(look: Callable[[Any, Any], tuple[Any, Any, Any]], state, token_ids, regions: int):
     """The weights of the attention at each position, float32 ``(N, T, R)``.
 
-    ``look``: that of the decoder (``captioning/decoders/base.py``). ``state``: the decoder's state before the first word.
-    ``token_ids`` int32 ``(N, T)``: what it reads, from ``<start>`` on. ``regions``: R, one more for a decoder with a
-    sentinel.
+    ``look``: that of the decoder (``captioning/decoders/base.py``). ``state``: the decoder's state before the first
+    word. ``token_ids`` int32 ``(N, T)``: what it reads, from ``<start>`` on. ``regions``: R, one more for a decoder
+    with a sentinel.
     """
     rows, length = ops.shape(token_ids)
 

@@ -95,7 +95,10 @@ class _Forbidden:
         return self._reader.read(states, tokens) if self._reader else ()
 
     def bans(self, states, is_last):
-        """Bool ``(N, V)``, or ``(1, V)``: the tokens that must not follow. ``is_last``: at the last place for a word."""
+        """Bool ``(N, V)``, or ``(1, V)``: the tokens that must not follow.
+
+        ``is_last``: at the last place for a word.
+        """
         _, count, vocabulary = self._bans.shape
         if not self._reader:
             now = ops.take(ops.convert_to_tensor(self._bans[:, 0]), ops.cast(is_last, "int32"), axis=0)

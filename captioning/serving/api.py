@@ -224,7 +224,8 @@ def create_app(
         app.add_middleware(CrossOrigin, origins=origins)
     app.add_middleware(Guard, hosts=hosts, stopping=stopping or asyncio.Event())
     app.add_middleware(_Headers)
-    # Two threads for small pictures, which never wait for large ones. Those take much memory, so they are read one by one.
+    # Two threads for small pictures, which never wait for large ones. Those take much memory, so they are read one by
+    # one.
     readers = ThreadPoolExecutor(2, thread_name_prefix="reader"), ThreadPoolExecutor(1, thread_name_prefix="large")
     about = _models(engine, photos)
     errors: dict[int | str, dict[str, Any]] = {
@@ -439,7 +440,7 @@ async def _from_body(request: Request) -> tuple[str, BinaryIO]:
 
 
 def _limited(receive: Any) -> Any:
-    """The function ``receive``, which now raises Refused after ``MAX_BYTES``, and TimeoutError after ``STALL_SECONDS``."""
+    """``receive``, which now raises Refused after ``MAX_BYTES`` and TimeoutError after ``STALL_SECONDS``."""
     total = 0
 
     async def counted() -> dict[str, Any]:

@@ -272,7 +272,10 @@ class Engine(Worker[_Job]):
 
 
 def _attention(words: list[str], weights: np.ndarray, side: int) -> Attention:
-    """The attention for T ``words``. ``weights`` float32 ``(T, side * side)``, or with one more column, the sentinel."""
+    """The attention for T ``words``.
+
+    ``weights`` float32 ``(T, side * side)``, or with one more column, the sentinel.
+    """
     regions = side * side
     return Attention(words, side, weights[:, :regions], weights[:, regions] if weights.shape[1] > regions else None)
 

@@ -1,9 +1,10 @@
 """What stands before every request: names of this server, origins of pages elsewhere, and a stop that comes.
 
-A page of another site can call this server through the browser of somebody who visits it: its name is made to lead to this
-machine (DNS rebinding). The browser then names that site in the header Host, and is refused.
+A page of another site can call this server through the browser of somebody who visits it: its name is made to lead to
+this machine (DNS rebinding). The browser then names that site in the header Host, and is refused.
 
-A page of another origin may use the API only where it is allowed to (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol).
+A page of another origin may use the API only where it is allowed to (CORS,
+https://fetch.spec.whatwg.org/#http-cors-protocol).
 """
 
 import asyncio
@@ -28,8 +29,8 @@ class Hosts:
     def __init__(self, bound: str, allowed: Collection[str] = ()):
         """``bound``: the address that it listens at. ``allowed``: further names, such as that of a proxy before it.
 
-        A server that listens on the network also goes by the name of its machine and by numbers. No page of another site
-        has a number of this machine for a name.
+        A server that listens on the network also goes by the name of its machine and by numbers. No page of another
+        site has a number of this machine for a name.
         """
         self._numbers = bound not in LOCAL
         self._names = {name.lower().rstrip(".") for name in (*LOCAL, *allowed)}

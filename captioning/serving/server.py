@@ -1,7 +1,7 @@
 """The server under the HTTP API: it keeps idle and slow clients from taking its connections, and it stops in silence.
 
-uvicorn speaks HTTP. What is added here is what it leaves to a proxy: a time for the headers of a request, and a number of
-connections for each client.
+uvicorn speaks HTTP. What is added here is what it leaves to a proxy: a time for the headers of a request, and a number
+of connections for each client.
 """
 
 import asyncio

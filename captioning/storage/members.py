@@ -59,7 +59,8 @@ def settings_of(path: Path, kind: str) -> Config:
 class Bundle(NamedTuple):
     """A bundle that was read: its file, its members, and what its bundle.json says besides digests.
 
-    ``members``: the content of each member that was asked for, by name. ``lent``: who lends it its encoder, if it has none.
+    ``members``: the content of each member that was asked for, by name. ``lent``: who lends it its encoder, if it has
+    none.
     """
 
     path: Path

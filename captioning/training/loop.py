@@ -26,9 +26,9 @@ def fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, in
     """Train ``run`` to its last epoch and write its bundle from the best one. Returns the exit status.
 
     Training starts from the weights of ``initial``, if any. Its encoder is that of ``prepared``. A run that has whole
-    epochs already goes on after the last of them. Ctrl-C keeps all whole epochs and returns 130, and SIGTERM 143. If a run
-    has all its epochs, only its bundle is written, if that is missing or older than the best epoch. Raises UserError, also
-    while another process trains the run.
+    epochs already goes on after the last of them. Ctrl-C keeps all whole epochs and returns 130, and SIGTERM 143. If a
+    run has all its epochs, only its bundle is written, if that is missing or older than the best epoch. Raises
+    UserError, also while another process trains the run.
     """
     with alone_with(run.folder, "another process is training this run; wait for its end, or stop it"):
         return _fit(config, prepared, vocabulary, run, initial)

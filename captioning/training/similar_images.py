@@ -18,7 +18,8 @@ def most_similar(store: FeatureStore, rows: np.ndarray, count: int) -> np.ndarra
 
     Similarity is the cosine of the mean of an image's features over its regions, less the mean over all images. Returns
     int64 ``(I, count)``, in no order. The work grows with the square of I: 45,000 images take about two minutes on two
-    cores, and memory for I x D and some 256 x I numbers. Raises UserError where there are not more than ``count`` images.
+    cores, and memory for I x D and some 256 x I numbers. Raises UserError where there are not more than ``count``
+    images.
     """
     if len(rows) <= count:
         raise UserError(

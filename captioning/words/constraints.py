@@ -1,4 +1,7 @@
-"""What a user asks of captions (``prefix``, ``include``, ``exclude_words``), in the tokens of a vocabulary. No Keras."""
+"""What a user asks of captions (``prefix``, ``include``, ``exclude_words``), in the tokens of a vocabulary.
+
+No Keras.
+"""
 
 import difflib
 import re

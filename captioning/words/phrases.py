@@ -1,7 +1,7 @@
 """Automata that read a caption token by token and know whether it holds a phrase. No Keras.
 
-A phrase is one or several whole words that stand next to one another. "cat" is not in "cattle", also where the vocabulary
-has WordPieces and "cattle" begins with the piece "cat". Every way to write a word in WordPieces counts.
+A phrase is one or several whole words that stand next to one another. "cat" is not in "cattle", also where the
+vocabulary has WordPieces and "cattle" begins with the piece "cat". Every way to write a word in WordPieces counts.
 Legend: V vocabulary size, S states, M kinds of tokens.
 """
 
@@ -18,7 +18,8 @@ _NO_WORD = " \n"
 _BEGINS, _GOES_ON = 0, 1
 _NEVER = 1 << 20  # tokens: more than any caption has
 
-# How far the phrases that a caption may be in the middle of are matched: pairs of phrase and letters. None: no token yet.
+# How far the phrases that a caption may be in the middle of are matched: pairs of phrase and letters. None: no token
+# yet.
 _Matched = frozenset[tuple[int, int]] | None
 
 

@@ -30,7 +30,8 @@ SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")  # their spelling, by id
 class Coverage:
     """How much of some captions a vocabulary knows.
 
-    ``words``: how many words they have. ``unknown``: which are unknown. ``lengths``: how many captions have so many ids.
+    ``words``: how many words they have. ``unknown``: which are unknown. ``lengths``: how many captions have so many
+    ids.
     """
 
     words: int

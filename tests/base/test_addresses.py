@@ -149,7 +149,8 @@ def test_nobody_there():
             fetch(address, 100, 30)
 
 
-# How we name ourselves --------------------------------------------------------------------------------------------------
+# How we name ourselves
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("contact", ["me@example.org", "https://example.org/bot; me@example.org", None])

@@ -18,7 +18,10 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in fo
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    """``stand_in(script)`` makes ``java`` a shell script, and pycocoevalcap a folder of empty files. Returns the folder."""
+    """``stand_in(script)`` makes ``java`` a shell script, and pycocoevalcap a folder of empty files.
+
+    Returns the folder.
+    """
 
     def make(script: str | None):
         monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin" if script else str(tmp_path / "nowhere"))

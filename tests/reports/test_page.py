@@ -66,8 +66,8 @@ def page(
 ) -> str:
     """The report of two decodings.
 
-    The first always says the same. The second says the first references, with a wrong word from the seventh on. ``changes``
-    are those of the scores.
+    The first always says the same. The second says the first references, with a wrong word from the seventh on.
+    ``changes`` are those of the scores.
     """
     right = captions or [f"reference {i} of {'these' if i < 6 else 'those'}" for i in range(len(records))]
     rows, predictions = [], []

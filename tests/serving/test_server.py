@@ -28,7 +28,10 @@ def never():
 
 @contextmanager
 def running(grace: int = 5):
-    """The address of a server in a thread of its own, and what stops it and waits. ``grace``: seconds for open requests."""
+    """The address of a server in a thread of its own, and what stops it and waits.
+
+    ``grace``: seconds for open requests.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listening, Engine([Model("m", Config(), False, never)]) as engine:
         stopping = asyncio.Event()
         made = server.Server(api.create_app(engine, None, Hosts("127.0.0.1", ["Pictures.example"]), stopping), stopping)
