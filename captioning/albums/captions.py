@@ -30,7 +30,7 @@ from tqdm import tqdm
 from captioning.albums.forms import Form, form_of
 from captioning.base.errors import UserError
 from captioning.base.files import alone_with, write_atomically
-from captioning.base.json_files import load_json
+from captioning.base.json_files import as_written, load_json
 from captioning.base.progress import Progress
 from captioning.pictures.finding import Finder, no_pictures, report_unlisted
 from captioning.pictures.loading import (
@@ -204,7 +204,7 @@ def _begin(output: Path, settings: dict[str, Any], form: Form) -> None:
         begun = load_json(beside, dict)
         for name, value in _FORMER_SETTINGS.items():
             begun.setdefault(name, value)
-        settings = json.loads(json.dumps(settings))  # with lists in place of tuples, as the file has them
+        settings = as_written(settings)
         changes = [
             f"{name} was {begun.get(name)}, now {value}" for name, value in settings.items() if begun.get(name) != value
         ]

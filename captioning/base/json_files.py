@@ -106,6 +106,11 @@ def _refuse(name: str) -> None:
     raise ValueError(f"{name} is no number")
 
 
+def as_written(value: Any) -> Any:
+    """``value`` as a JSON file gives it back, with lists in place of tuples."""
+    return json.loads(json.dumps(value))
+
+
 def take(found: dict[str, Any], name: str, kind: type[T], check: Callable[[T], bool] | None = None) -> T:
     """``found[name]``, which is of type ``kind`` and passes the ``check``. A float may be written as a whole number.
 

@@ -9,7 +9,6 @@ are its ONNX export, which ``export.py --format onnx`` writes beside it:
 """
 
 import hashlib
-import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from captioning.base.errors import UserError, first_line
-from captioning.base.json_files import take
+from captioning.base.json_files import as_written, take
 from captioning.base.texts import printable
 from captioning.base.trained import bundle_of, fingerprint
 from captioning.command_line.options import typed_settings
@@ -175,8 +174,8 @@ def _suitable(model: Path, args: Namespace) -> tuple[Exported, Config]:
     asked = resolve_trained(args, trained)
     if asked.is_constrained:
         raise Unsuitable("only Keras runs prefix, include and exclude_words")
-    # An export of before a setting does what is the default now. JSON has lists and no tuples.
-    fixed, wanted_settings = (json.loads(json.dumps(each)) for each in (Config().decoding(), asked.decoding()))
+    # An export of before a setting does what is the default now.
+    fixed, wanted_settings = (as_written(each) for each in (Config().decoding(), asked.decoding()))
     fixed |= exported.about["decoding"]
     for name, wanted in wanted_settings.items():
         if name not in _OPEN and wanted != fixed[name]:

@@ -11,6 +11,7 @@ from captioning.storage.runs import Run
 from captioning.training import dev_scoring, recorder
 from captioning.training.recorder import Recorder
 from captioning.training.stages.xe import CrossEntropyStage
+from captioning.words.vocabulary import Vocabulary
 from config import Config
 from model import Caption
 
@@ -150,7 +151,10 @@ def test_the_kept_one_of_equals_stays_in_a_run_of_an_earlier_release(prepared, n
 
 def dev_scores(captions: list[list[str]], **settings) -> dev_scoring.CaptionScores:
     records = [SimpleNamespace(file_name=str(i), captions=texts) for i, texts in enumerate(captions)]
-    return dev_scoring.CaptionScores(None, SimpleNamespace(usable=lambda _: records, store=None), Config(**settings))
+    captioner = SimpleNamespace(vocabulary=Vocabulary(["dog"]))
+    return dev_scoring.CaptionScores(
+        captioner, SimpleNamespace(usable=lambda _: records, store=None), Config(**settings)
+    )
 
 
 USUAL = [["a dog runs fast", "dog"], ["a cat sleeps"]]
