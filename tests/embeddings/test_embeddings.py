@@ -214,6 +214,7 @@ def test_the_state_of_a_search_follows_its_captions(decoder, beam_size):
         np.testing.assert_allclose(log_probs[:, rank], expected, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_sampling_and_ensembles():
     members = [make("merge", embed("bert-prefix")), make("attention", embed("file"))]
     features, _ = batch(rows=2)

@@ -192,7 +192,7 @@ def test_every_format_carries_the_confidence(make, tmp_path, kind, beam_size):
         pytest.param(
             *("attention", {"beam_size": 6, "length_penalty": 0, "consensus": True}, "learned"), marks=pytest.mark.slow
         ),
-        pytest.param("transformer", {"beam_size": 3}, "learned", marks=pytest.mark.slow),
+        pytest.param("transformer", {"beam_size": 3}, "learned", marks=pytest.mark.weekly),
         pytest.param("merge", {"beam_size": 1}, "bert-static", marks=pytest.mark.weekly),
         pytest.param("inject", {"beam_size": 3}, "learned", marks=pytest.mark.weekly),
         pytest.param("adaptive", {"beam_size": 2}, "bert-prefix", marks=pytest.mark.weekly),
@@ -356,6 +356,7 @@ def test_compare_counts_captions_and_beams_and_names_what_differs():
         compare(original.captions, [], [])
 
 
+@pytest.mark.slow
 def test_the_script_writes_checks_and_tells(merged, tmp_path, monkeypatch):
     captioner, folder = merged
     (tmp_path / "pictures").mkdir()

@@ -8,7 +8,7 @@ from running import script
 from captioning.data import scenes
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_demo_in_chinese_trains_and_is_right(tmp_path):
     """Five of the training scenes come again as dev and test. Their captions must be all right."""
     data = tmp_path / "data"

@@ -322,6 +322,7 @@ def test_photos_find_captions(models, photos, tmp_path):
     assert len(outcome.out.splitlines()) == 1 + 4
 
 
+@pytest.mark.slow
 def test_a_captioner_puts_the_first_candidates_in_order(models, photos, tmp_path):
     aligned, captioned = models
     search = ["retrieve", "--model", aligned, "--images", photos, "this is red", "--best", "4", "--json"]
@@ -405,7 +406,7 @@ def test_retrieve_names_what_is_wrong(models, photos, tmp_path):
 # In processes of their own --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("backend", ["jax", "torch"])  # the tests above run on TensorFlow
 def test_each_backend_aligns_and_retrieves(data, tmp_path, backend):
     pytest.importorskip(backend)

@@ -96,6 +96,7 @@ def test_a_run_folder_stands_for_its_bundle(saved, monkeypatch, no_keras):
         Captioner.load(saved[1].parent)
 
 
+@pytest.mark.slow
 def test_an_encoder_that_is_known_by_name(known):
     first, path = known
     assert_same(first, Captioner.load(path))

@@ -84,6 +84,7 @@ def test_a_training_that_is_told_to_end_leaves_its_bundle(prepared, straight, mo
     assert not (run.folder / ".bundle-old").exists(), "what a killed process left"
 
 
+@pytest.mark.slow
 @pytest.mark.backends
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(prepared, straight, monkeypatch, capsys):
     config, run = start(prepared, "interrupted")
@@ -154,7 +155,7 @@ def test_a_self_critical_run_starts_from_another_and_resumes_exactly(prepared, s
     assert all(line["reward"] > 0 for line in expected.history())
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_run_keeps_its_pretrained_embedding_once(prepared, monkeypatch):
     """In a file of its own, from which it resumes, and which a self-critical run takes over."""
     changes = {"embedding": "bert-static", "word_dropout": 0.2, "ema_decay": 0.5, "epochs": 2}
@@ -263,6 +264,7 @@ def test_a_run_cut_off_before_its_bundle_gets_it_on_resume(prepared, one_epoch, 
     assert run.history() == history
 
 
+@pytest.mark.slow
 def test_reduced_precision(prepared):
     config, run = start(prepared, "bfloat16", precision="bfloat16", epochs=1)
     try:

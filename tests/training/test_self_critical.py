@@ -170,6 +170,7 @@ def test_an_epochs_words_are_those_drawn_and_those_of_references(make_store, mon
     assert learner.epoch(0)["words"] == learner.batches.words + sum((tokens != PAD).sum() for tokens in drawn)
 
 
+@pytest.mark.slow
 def test_an_epochs_nll_is_of_all_its_references(make_store):
     learner = critic(make_store, batch_size=5)  # the last batch is smaller
     learner.trainer.optimizer.learning_rate = 0.0

@@ -80,9 +80,8 @@ def test_a_resumed_run_draws_the_same_halves(both, mixed, monkeypatch, capsys):
     assert re.search(r"epoch 3/3: nll .*, together: dev nll .*\n    first: dev nll .*\n    second: dev nll", printed)
 
 
-@pytest.mark.parametrize(
-    "stage", [pytest.param("scst", marks=pytest.mark.slow), pytest.param("align", marks=pytest.mark.weekly)]
-)
+@pytest.mark.weekly
+@pytest.mark.parametrize("stage", ["scst", "align"])
 def test_other_stages_resume_exactly_too(both, mixed, monkeypatch, stage):
     changes = {
         "scst": {"init": str(mixed.folder), "xe_share": 0.5, "label_smoothing": 0.0},
