@@ -844,7 +844,7 @@ def test_kill_9_during_a_folder(trained, tmp_path):
     assert sorted(json.loads(line)["image"] for line in output.read_text().splitlines()) == sorted(os.listdir(folder))
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("backend", ["jax", "torch"])  # all other tests run the scripts on TensorFlow
 def test_each_backend_trains_and_captions(data, tiny, tmp_path, backend):
     pytest.importorskip(backend)

@@ -98,7 +98,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(prepared, straight, mo
     assert_same_run(run, straight)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.backends
 def test_so_does_one_with_every_part_of_the_recipe(prepared, monkeypatch, request):
     recipe = {
