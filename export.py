@@ -12,8 +12,7 @@ docs/exports.md shows how to call each from Python without Keras.
 
 Without --output, the export is written beside the captioner: into its run folder, or into a folder named like its
 bundle. There test.py and app.py find the ONNX export, and caption with it. After a change of the captioner, make it
-anew with
---overwrite.
+anew with --overwrite.
 
 --check captions pictures with the original and with each export, one picture at a time. The exit status is 1 if best
 captions differ in an export that is not int8. Each export keeps these captions in predictions.json, by the file names
@@ -80,9 +79,9 @@ def main() -> int:
     config = resolve_trained(args, captioner.config)
     refuse_idle_consensus([config])
     captioner.check(config)
-    written = []
+    written, of_bundle = [], fingerprint(Path(args.model))
     for kind, int8, folder in exports:
-        write_export(captioner, config, kind, folder, int8, fingerprint(Path(args.model)))
+        write_export(captioner, config, kind, folder, int8, of_bundle)
         written.append(Exported(folder))
         print(f"written: {folder}: {written[-1].megabytes:,.1f} MB", flush=True)
     return check(captioner, config, written, listed) if listed else 0

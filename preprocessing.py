@@ -59,10 +59,11 @@ def fit_vocabulary(settings: DecoderSettings, dataset: CaptionDataset | MixedDat
 
     Raises UserError if there are no training captions, if no word is frequent enough, or if there is no such BERT.
     """
-    captions = (caption for _, caption in dataset.split("train").captions())
-    splitting = SPLITTINGS[settings.words]
-    report_unspaced((caption for _, caption in dataset.split("train").captions()), splitting)
-    return Vocabulary.fit(captions, settings.vocab_threshold, _wordpieces(settings), splitting)
+    training, splitting = dataset.split("train"), SPLITTINGS[settings.words]
+    report_unspaced((caption for _, caption in training.captions()), splitting)
+    return Vocabulary.fit(
+        (caption for _, caption in training.captions()), settings.vocab_threshold, _wordpieces(settings), splitting
+    )
 
 
 def report_unspaced(captions: Iterable[str], splitting: Splitting) -> None:

@@ -32,6 +32,7 @@ from captioning.base.errors import UserError
 from captioning.base.files import alone_with, write_atomically
 from captioning.base.json_files import as_written, load_json
 from captioning.base.progress import Progress
+from captioning.base.trained import bundle_of
 from captioning.pictures.finding import Finder, no_pictures, report_unlisted
 from captioning.pictures.loading import (
     PREPROCESSING,
@@ -71,7 +72,7 @@ def made_with(
     """
     digests = []
     for path in models:
-        with open(path / "captioner.zip" if path.is_dir() else path, "rb") as bundle:
+        with open(bundle_of(path), "rb") as bundle:
             digests.append(hashlib.file_digest(bundle, "sha256").hexdigest()[:20])
     return {
         "folder": str(folder.resolve()),

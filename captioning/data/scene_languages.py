@@ -5,8 +5,8 @@ caption can be marked as right or wrong in each language.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from unicodedata import normalize
 
 import numpy as np
@@ -15,6 +15,8 @@ from captioning.words.splitting import UNICODE
 
 if TYPE_CHECKING:
     from captioning.data.scenes import Scene, Thing
+
+T = TypeVar("T")
 
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 # What a caption says: its (colour, kind) pairs, in order, and the relation of the first to the second. The relation is
@@ -29,23 +31,34 @@ class Language(NamedTuple):
     read: Callable[[str], Said]
 
 
-def _pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:
+def pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:
+    """One of ``options``, each as probable as the others."""
     return options[int(rng.integers(len(options)))]
 
 
-def _five(
-    scene: "Scene",
-    rng: np.random.Generator,
-    patterns: "Sequence[Callable[[Thing, Thing, str, str], str]]",
-) -> list[str]:
-    """Sentences of five of the ``patterns``, which get two objects, their relation and its inverse."""
-    sentences = []
+def five_of(
+    patterns: Sequence[T], scene: "Scene", rng: np.random.Generator
+) -> "Iterator[tuple[T, Thing, Thing, str, str]]":
+    """Five of the ``patterns`` for sentences, each with two objects, their relation and its inverse.
+
+    What the caller draws for a sentence comes before what is drawn for the next one.
+    """
     for number in rng.choice(len(patterns), size=5, replace=False):
         things, relation = (scene.first, scene.second), scene.relation
-        if rng.random() < 0.2:  # as in English, mostly the left or upper object comes first
+        # Mostly the left or upper object comes first, as in reading. That makes captions easier to learn.
+        if rng.random() < 0.2:
             things, relation = things[::-1], INVERSE[relation]
-        sentences.append(patterns[number](*things, relation, INVERSE[relation]))
-    return sentences
+        yield patterns[number], *things, relation, INVERSE[relation]
+
+
+def _five(
+    scene: "Scene", rng: np.random.Generator, patterns: "Sequence[Callable[[Thing, Thing, str, str], str]]"
+) -> list[str]:
+    """Sentences of five of the ``patterns``, which get two objects, their relation and its inverse."""
+    return [
+        pattern(first, second, relation, inverse)
+        for pattern, first, second, relation, inverse in five_of(patterns, scene, rng)
+    ]
 
 
 def _said(
@@ -94,9 +107,9 @@ def _write_chinese(scene: "Scene", rng: np.random.Generator) -> list[str]:
         return f"一个{_ZH[thing.colour]}色的{size}{_ZH[thing.kind]}"
 
     def place(relation: str) -> str:
-        return _pick(rng, _ZH_PLACES[relation])
+        return pick(rng, _ZH_PLACES[relation])
 
-    room = _pick(rng, (f"{_ZH[scene.floor]}房间里", f"{_ZH[scene.wall]}墙前"))
+    room = pick(rng, (f"{_ZH[scene.floor]}房间里", f"{_ZH[scene.wall]}墙前"))
     return _five(
         scene,
         rng,
@@ -159,12 +172,12 @@ def _write_hindi(scene: "Scene", rng: np.random.Generator) -> list[str]:
         return " ".join(["एक", *size, colour, indirect if oblique else direct])
 
     def by(thing: "Thing", relation: str) -> str:
-        return f"{named(thing, oblique=True)} के {_pick(rng, _HI_PLACES[relation])}"
+        return f"{named(thing, oblique=True)} के {pick(rng, _HI_PLACES[relation])}"
 
     def verb(thing: "Thing", stem: str) -> str:
         return stem + ("ी" if _HI_KINDS[thing.kind][2] else "ा")
 
-    room = _pick(rng, (_HI[scene.floor], _HI[scene.wall]))
+    room = pick(rng, (_HI[scene.floor], _HI[scene.wall]))
     return _five(
         scene,
         rng,

@@ -21,7 +21,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -35,7 +35,7 @@ from captioning.base.files import LOCK, alone_with, is_unfinished, replacing
 from captioning.base.json_files import load_json, take
 from captioning.base.progress import track
 from captioning.base.script import run_script
-from captioning.data.scene_languages import INVERSE, LANGUAGES, Language, Said
+from captioning.data.scene_languages import INVERSE, LANGUAGES, Language, Said, five_of, pick
 
 FORMAT = 2  # raised when the same seed gives other scenes than before, so that older sets are made anew
 SIDE = 224  # pixels
@@ -80,11 +80,6 @@ class Scene:
 # --- Scenes at random -------------------------------------------------------------------------------------------------
 
 
-def _pick(rng: np.random.Generator, options: Sequence):
-    """One of ``options``, all with equal probability."""
-    return options[int(rng.integers(len(options)))]
-
-
 def _draw_scene(rng: np.random.Generator) -> Scene:
     names = [(colour, kind) for colour in COLOURS for kind in KINDS]
     pair = [names[i] for i in rng.choice(len(names), size=2, replace=False)]
@@ -96,10 +91,10 @@ def _draw_scene(rng: np.random.Generator) -> Scene:
         x = rng.integers(80, 145)
         spots = [(x + rng.integers(-10, 11), rng.integers(102, 109)), (x, rng.integers(206, 215))]
     things = [
-        Thing(colour, kind, _pick(rng, list(SIZES)), int(x), int(y))
+        Thing(colour, kind, pick(rng, list(SIZES)), int(x), int(y))
         for (colour, kind), (x, y) in zip(pair, spots, strict=True)
     ]
-    return Scene(things[0], relation, things[1], _pick(rng, FLOORS), _pick(rng, WALLS))
+    return Scene(things[0], relation, things[1], pick(rng, FLOORS), pick(rng, WALLS))
 
 
 # --- Rendering -------------------------------------------------------------------------------------------------------
@@ -220,12 +215,12 @@ def _wall(scene: Scene, rng: np.random.Generator, height: int, width: int) -> np
         tint = 1 + 0.09 * rng.uniform(-1, 1, (row.max() + 1, column.max() + 1)).astype(np.float32)[row, column]
         joint = np.minimum(np.minimum(y % tall, tall - y % tall), np.minimum(shifted % long, long - shifted % long))
         brick = (
-            np.array(_pick(rng, BRICKS), dtype=np.float32)
+            np.array(pick(rng, BRICKS), dtype=np.float32)
             * (tint + 0.05 * _smooth_noise(rng, 60, 90, x.shape))[..., None]
         )
         share = np.clip((joint - 1.2) / 1.5, 0, 1)[..., None]
         return brick * share + (1 - share) * np.array((206, 200, 192), dtype=np.float32)
-    paint = np.array(_pick(rng, WALL_PAINTS), dtype=np.float32)
+    paint = np.array(pick(rng, WALL_PAINTS), dtype=np.float32)
     grain = 1 + 0.015 * _smooth_noise(rng, 40, 40, x.shape)
     if scene.wall == "striped":
         grain = grain - 0.10 * np.clip(np.sin(x * (2 * math.pi / rng.integers(38, 60))) * 6, 0, 1)
@@ -246,22 +241,22 @@ def _floor(scene: Scene, rng: np.random.Generator, height: int, width: int) -> n
         grain = np.sin(across * 23 + 1.4 * np.sin(away * 0.8 + phase) + phase) * 0.035
         gap = np.minimum(across % 1, 1 - across % 1)
         tint = (1 + tint + grain) * (0.62 + 0.38 * np.clip(gap / 0.035, 0, 1))
-        return np.array(_pick(rng, WOODS), dtype=np.float32) * tint[..., None]
+        return np.array(pick(rng, WOODS), dtype=np.float32) * tint[..., None]
     if scene.floor == "tiled":
         across, away = across * 0.85, away * 0.55
         check = (across.astype(int) + away.astype(int)) % 2
         gap = np.minimum(np.minimum(across % 1, 1 - across % 1), np.minimum(away % 1, 1 - away % 1))
         tint = (1 - 0.16 * check) * (0.78 + 0.22 * np.clip(gap / 0.03 - 0.3, 0, 1))
-        return np.array(_pick(rng, TILES), dtype=np.float32) * tint[..., None]
+        return np.array(pick(rng, TILES), dtype=np.float32) * tint[..., None]
     pile = 1 + 0.10 * _smooth_noise(rng, height // 3, width // 3, x.shape) + 0.05 * _smooth_noise(rng, 6, 9, x.shape)
-    return np.array(_pick(rng, CARPETS), dtype=np.float32) * pile[..., None]
+    return np.array(pick(rng, CARPETS), dtype=np.float32) * pile[..., None]
 
 
 def _render(scene: Scene, rng: np.random.Generator) -> Image.Image:
     """The picture of a scene, (SIDE, SIDE) RGB. ``rng`` decides what the scene leaves open, such as the light."""
     wide = 2 * SIDE  # the room is drawn at twice the size and then halved, so that its edges become smooth
     horizon = int(rng.integers(136, 152)) * 2
-    light_side = _pick(rng, (-1, 1)) * rng.uniform(0.6, 1.1)
+    light_side = pick(rng, (-1, 1)) * rng.uniform(0.6, 1.1)
     room = np.concatenate([_wall(scene, rng, horizon, wide), _floor(scene, rng, wide - horizon, wide)])
     y, x = np.mgrid[:wide, :wide].astype(np.float32) / wide
     room *= (1.10 - 0.5 * ((x - 0.5 - 0.25 * light_side) ** 2 + (y - 0.3) ** 2))[..., None]  # a pool of light
@@ -271,7 +266,7 @@ def _render(scene: Scene, rng: np.random.Generator) -> Image.Image:
         left, right = sorted((2 * scene.first.x - 128, 2 * scene.first.x + 128))
         shelf_y = 2 * scene.first.y
         left, right = max(left, 0), min(right, wide)
-        wood = np.array(_pick(rng, WOODS), dtype=np.float32)
+        wood = np.array(pick(rng, WOODS), dtype=np.float32)
         fade = np.linspace(0.42, 0, 46, dtype=np.float32)[:, None, None]
         room[shelf_y + 22 : shelf_y + 68, left + 8 : right - 8] *= 1 - fade
         room[shelf_y - 18 : shelf_y + 10, left:right] = wood * 1.18
@@ -330,26 +325,20 @@ def _captions(scene: Scene, rng: np.random.Generator) -> list[str]:
         words = f"{thing.size} {thing.colour} {thing.kind}" if with_size else f"{thing.colour} {thing.kind}"
         return f"a {words}"
 
-    room = _pick(rng, (f"in a room with a {scene.floor} floor", f"in front of a {scene.wall} wall"))
+    room = pick(rng, (f"in a room with a {scene.floor} floor", f"in front of a {scene.wall} wall"))
     patterns: list[Callable[[str, str, str, str], str]] = [
-        lambda a, b, relation, inverse: f"{a} is {_pick(rng, BETWEEN[relation])} {b}",
-        lambda a, b, relation, inverse: f"{a} {_pick(rng, ('sits', 'stands'))} {_pick(rng, BETWEEN[relation])} {b}",
-        lambda a, b, relation, inverse: f"there is {a} {_pick(rng, BETWEEN[relation])} {b}",
-        lambda a, b, relation, inverse: f"{a} {_pick(rng, BETWEEN[relation])} {b} {room}",
-        lambda a, b, relation, inverse: f"{_pick(rng, BETWEEN[inverse])} {a} is {b}",
-        lambda a, b, relation, inverse: f"{a} with {b} {_pick(rng, BESIDE_IT[inverse])}",
+        lambda a, b, relation, inverse: f"{a} is {pick(rng, BETWEEN[relation])} {b}",
+        lambda a, b, relation, inverse: f"{a} {pick(rng, ('sits', 'stands'))} {pick(rng, BETWEEN[relation])} {b}",
+        lambda a, b, relation, inverse: f"there is {a} {pick(rng, BETWEEN[relation])} {b}",
+        lambda a, b, relation, inverse: f"{a} {pick(rng, BETWEEN[relation])} {b} {room}",
+        lambda a, b, relation, inverse: f"{pick(rng, BETWEEN[inverse])} {a} is {b}",
+        lambda a, b, relation, inverse: f"{a} with {b} {pick(rng, BESIDE_IT[inverse])}",
         lambda a, b, relation, inverse: f"{AT[relation]} is {a} and {AT[inverse]} is {b}",
     ]
     sentences = []
-    for number in rng.choice(len(patterns), size=5, replace=False):
-        things, relation = (scene.first, scene.second), scene.relation
-        # Mostly the left or upper object comes first, as in reading. That makes captions easier to learn.
-        if rng.random() < 0.2:
-            things, relation = things[::-1], INVERSE[relation]
+    for pattern, first, second, relation, inverse in five_of(patterns, scene, rng):
         with_size = rng.random() < 0.25
-        sentence = patterns[number](
-            named(things[0], with_size), named(things[1], with_size), relation, INVERSE[relation]
-        )
+        sentence = pattern(named(first, with_size), named(second, with_size), relation, inverse)
         sentences.append(sentence[0].upper() + sentence[1:] + ".")
     return sentences
 
@@ -516,6 +505,7 @@ def _ensure(folder: Path, parameters: dict[str, Any]) -> None:
     # redone.
     lots = [np.random.default_rng((parameters["seed"], index)) for index in range(count)]
     scenes = [_draw_scene(rng) for rng in lots]
+    # Drawn for other languages too: the pictures go on with the same generators, and are the same in all languages.
     captions = [_captions(scene, rng) for scene, rng in zip(scenes, lots, strict=True)]
     if language := LANGUAGES.get(parameters.get("language", "")):
         lots_of_words = (np.random.default_rng((parameters["seed"], index, 1)) for index in range(count))

@@ -22,7 +22,7 @@ from keras import ops
 
 from captioning.base.backend import backend_name, models_within
 from captioning.base.environment import package_versions
-from captioning.base.errors import UserError
+from captioning.base.errors import UserError, first_line
 from captioning.base.scratch import scratch_folder
 from captioning.exports.onnx_models import halve_weights, round_weights, to_onnx, with_defaults
 from captioning.exports.reading import FORMAT, KINDS, Exported
@@ -113,8 +113,9 @@ def write_export(
             except (UserError, OSError):
                 raise
             except Exception as error:  # converters and runtimes raise errors of many kinds
-                reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
-                raise UserError(f"--format: {kind} cannot hold this captioner: {reason}; take another format") from None
+                raise UserError(
+                    f"--format: {kind} cannot hold this captioner: {first_line(error)}; take another format"
+                ) from None
             if folder.exists():
                 os.rename(folder, temporary / "old")
             os.rename(new, folder)

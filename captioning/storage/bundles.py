@@ -33,6 +33,7 @@ import keras
 from captioning.base.errors import UserError, first_line
 from captioning.base.files import replacing
 from captioning.base.scratch import no_room, scratch_folder, temporary_folder
+from captioning.base.trained import bundle_of
 from captioning.features.digests import backbone_of, encoder_digest
 from captioning.features.encoder import build_encoder
 from captioning.features.weight_files import halve_weights, refuse_oversized, save_weights, written_by_hdf5
@@ -192,7 +193,7 @@ def _lent_by(lender: Path, folder: Path, config: Config, encoder: keras.Model) -
 
     Raises UserError when the encoder of ``lender`` is neither ``encoder`` nor ``encoder`` rounded to float16.
     """
-    lender = lender / "captioner.zip" if lender.is_dir() else lender
+    lender = bundle_of(lender)
     other = UserError(
         f"{lender}: holds another encoder than the one that these towers were trained with; name the file that holds "
         "that one, or let the new bundle have its own"
