@@ -1,4 +1,4 @@
-"""The tests that are marked with ``backends`` pass on the other Keras backends too.
+"""The tests that are marked with ``backends`` pass on the other Keras backends too, but for weekly ones.
 
 Plain ``pytest`` runs them on TensorFlow.
 """
@@ -18,7 +18,7 @@ def test_passes_on(backend):
     if not importlib.util.find_spec(backend):
         pytest.skip(f"{backend} is not installed")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-m", "backends", "-n", "0", "-p", "no:cacheprovider", "-W", "default"],
+        [sys.executable, "-m", "pytest", "-m", "backends and not weekly", "-n", "0", "-p", "no:cacheprovider", "-W", "default"],
         cwd=ROOT,
         env={**os.environ, "KERAS_BACKEND": backend},
         capture_output=True,

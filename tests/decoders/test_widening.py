@@ -22,13 +22,15 @@ def decoder(settings: DecoderSettings, words: int):
     return build_decoder(settings, words, regions=4, feature_size=5, pretrained=arrays)
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize(
     "kind",
     [
         {"decoder": "merge"},
         {"decoder": "attention", "attention_size": 8},
-        {"decoder": "adaptive", "attention_size": 8, "embedding": "bert-static", "embedding_trainable": True},
+        pytest.param(
+            {"decoder": "adaptive", "attention_size": 8, "embedding": "bert-static", "embedding_trainable": True},
+            marks=pytest.mark.backends,
+        ),
         pytest.param({"decoder": "inject", "embedding": "bert-prefix"}, marks=pytest.mark.slow),
         pytest.param({"decoder": "adaptive", "attention_size": 8, "embedding": "bert-static"}, marks=pytest.mark.slow),
         pytest.param(

@@ -245,9 +245,14 @@ def saved_arrays(path) -> dict[str, tuple[int, ...]]:
     return found
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize(
-    ("kind", "tuned"), [("file", False), ("file", True), ("bert-static", True), ("bert-prefix", False)]
+    ("kind", "tuned"),
+    [
+        ("file", False),
+        pytest.param("file", True, marks=pytest.mark.backends),
+        ("bert-static", True),
+        pytest.param("bert-prefix", False, marks=pytest.mark.backends),
+    ],
 )
 def test_what_is_frozen_stays_and_is_no_part_of_checkpoints(kind, tuned, tmp_path):
     embedding = embed(kind, **({"embedding_trainable": True} if tuned else {}))

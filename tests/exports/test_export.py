@@ -166,13 +166,19 @@ def test_an_export_of_a_captioner_without_confidence_has_none(merged):
     assert {"confidence", "unsure_below"}.isdisjoint({*plain.about, *plain.about["outputs"], *plain(pixels(1))})
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "beam_size"), [("savedmodel", 3), ("litert", 3), ("onnx", 3)])
-def test_every_format_carries_the_confidence(make, tmp_path, kind, beam_size):
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("savedmodel", marks=pytest.mark.weekly),
+        pytest.param("litert", marks=pytest.mark.slow),
+        pytest.param("onnx", marks=pytest.mark.slow),
+    ],
+)
+def test_every_format_carries_the_confidence(make, tmp_path, kind):
     for library in KINDS[kind].libraries:
         pytest.importorskip(library)
     captioner = sure_of(make(decoder="attention"))
-    config = captioner.config.with_overrides({"beam_size": beam_size})
+    config = captioner.config.with_overrides({"beam_size": 3})
     write_export(captioner, config, kind, tmp_path / kind)
     exported = Exported(tmp_path / kind)
     assert_same(exported, captioner, config)

@@ -127,8 +127,9 @@ def test_the_encoder_learns_and_the_bundle_holds_it(folder, dataset, first_run):
     assert not list(run.folder.glob(".dev-*")), "the features of dev are gone"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "precision", [pytest.param("bfloat16", marks=pytest.mark.slow), pytest.param("float16", marks=pytest.mark.weekly)]
+)
 def test_the_encoder_learns_beside_a_decoder_in_reduced_precision(folder, dataset, first_run, precision):
     try:
         run = train(tuning(folder, first_run, precision=precision, epochs=1), dataset, precision)

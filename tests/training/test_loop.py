@@ -192,7 +192,7 @@ def test_an_interrupt_before_the_first_epoch_is_whole(prepared, monkeypatch, cap
     assert not run.bundle("captioner").exists()
 
 
-@pytest.mark.parametrize("stage", ["xe", pytest.param("scst", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stage", ["xe", pytest.param("scst", marks=pytest.mark.weekly)])
 def test_a_loss_that_is_no_number_ends_the_run(prepared, straight, one_epoch, tmp_path, monkeypatch, stage):
     """Whole epochs are kept, and nothing of the broken one."""
     if stage == "xe":

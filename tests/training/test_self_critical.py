@@ -203,8 +203,9 @@ def test_what_is_drawn_depends_on_seed_epoch_and_batch_alone(make_store):
     assert not np.isin(drawn, [START, UNK]).any()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "precision", [pytest.param("bfloat16", marks=pytest.mark.slow), pytest.param("float16", marks=pytest.mark.weekly)]
+)
 def test_it_learns_in_reduced_precision(make_store, precision):
     keras.mixed_precision.set_dtype_policy(f"mixed_{precision}")
     try:

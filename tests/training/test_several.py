@@ -69,7 +69,7 @@ def test_one_data_set_has_the_columns_of_before(straight):
     assert header == "epoch,loss,nll,val_loss,val_nll,bleu4,cider,learning_rate,words_per_second,seconds"
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_resumed_run_draws_the_same_halves(both, mixed, monkeypatch, capsys):
     config, run = begin(both, "mixed-resumed", sample_captions=1)
     interrupt_second_epoch(both, monkeypatch, config, run)
