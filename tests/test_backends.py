@@ -11,6 +11,8 @@ import sys
 import pytest
 from helpers import ROOT
 
+OPTIONS = ["-m", "backends and not weekly", "-n", "0", "-p", "no:cacheprovider", "-W", "default"]
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
@@ -18,7 +20,7 @@ def test_passes_on(backend):
     if not importlib.util.find_spec(backend):
         pytest.skip(f"{backend} is not installed")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-m", "backends and not weekly", "-n", "0", "-p", "no:cacheprovider", "-W", "default"],
+        [sys.executable, "-m", "pytest", *OPTIONS],
         cwd=ROOT,
         env={**os.environ, "KERAS_BACKEND": backend},
         capture_output=True,
