@@ -54,13 +54,24 @@ class Graphs:
 _DTYPES = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
 
 
+def onnx_runtime() -> Any:
+    """The library ONNX Runtime, which then tells its makers nothing about this machine.
+
+    Since release 1.32 it sends them events by itself, and keeps a number of the machine in the user's cache. A user who
+    wants that sets the environment variable to 0. Raises ImportError.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is read when the library is imported
+    import onnxruntime
+
+    return onnxruntime
+
+
 def _session(path: Path, level: str, arena: bool) -> Any:
     """``path``, opened.
 
     ``level``: how far the graph is optimised first. ``arena``: whether memory is kept between runs.
     """
-    import onnxruntime
-
+    onnxruntime = onnx_runtime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     options.enable_cpu_mem_arena = arena

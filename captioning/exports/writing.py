@@ -23,7 +23,7 @@ from keras import ops
 from captioning.base.backend import backend_name, models_within
 from captioning.base.environment import package_versions
 from captioning.base.errors import UserError, first_line
-from captioning.base.scratch import scratch_folder
+from captioning.base.scratch import scratch_folder, temporary_files_in
 from captioning.exports.onnx_models import halve_weights, round_weights, to_onnx, with_defaults
 from captioning.exports.reading import FORMAT, KINDS, Exported
 from captioning.features.folding import fold
@@ -103,13 +103,15 @@ def write_export(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with scratch_folder(folder.parent, _UNFINISHED) as temporary:
-            new = temporary / "new"
+            new, parts = temporary / "new", temporary / "parts"
             new.mkdir()
+            parts.mkdir()
             try:
-                _WRITERS[kind](captioner, decoding, new, int8)
-                _describe(captioner, decoding, kind, int8, fingerprint, new)
-                # A trial, because tf2onnx does not stop at an operator that it does not know.
-                Exported(new).captions(np.zeros((captioner.config.image_size,) * 2 + (3,), "uint8"))
+                with temporary_files_in(parts):  # converters keep whole models there
+                    _WRITERS[kind](captioner, decoding, new, int8)
+                    _describe(captioner, decoding, kind, int8, fingerprint, new)
+                    # A trial, because tf2onnx does not stop at an operator that it does not know.
+                    Exported(new).captions(np.zeros((captioner.config.image_size,) * 2 + (3,), "uint8"))
             except (UserError, OSError):
                 raise
             except Exception as error:  # converters and runtimes raise errors of many kinds
@@ -131,7 +133,8 @@ def _traced(captioner: Captioner, decoding: DecodingSettings, batch: int | None)
     module = tf.Module()
     search = Search(captioner.decoder, decoding, captioner.confidence, captioner.vocabulary)
     encoder, _ = fold(captioner.encoder)
-    module.weights = [weight.value for part in (encoder, search) for weight in part.variables]
+    # Without the states of random numbers, which no caption needs. They would be others in each export.
+    module.weights = [weight.value for part in (encoder, search) for weight in part.weights]
     pixels = tf.TensorSpec((batch, size, size, 3), tf.uint8, name="pixels")
     module.serve = tf.function(whole_graph(captioner, encoder, search), input_signature=[pixels])
     return module
