@@ -22,7 +22,7 @@ import time
 import traceback
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ _WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.
 _NOT_COMPARED = ("about.json", "curves.png", "report.html", "fingerprint.pb")
 # TensorFlow's own files: source that it has translated. It removes them when Python ends, and a kill prevents that.
 _TRANSLATED = re.compile(r"__autograph_generated_file\w+\.py")
+_COMPLETE = "epochs already; ask for more"  # says --resume of a run that has all its epochs and its bundle
 _TIMES = ("seconds", "words_per_second", "reward_share")  # columns of history.csv
 
 Command = Sequence[str]
@@ -472,7 +473,10 @@ class Workshop:
         for path in self.here.rglob(".*"):
             with contextlib.suppress(OSError):
                 os.utime(path, (earlier, earlier))
-        return self.run(work.again(self.here) or work.command, moment)
+        end = self.run(work.again(self.here) or work.command, moment)
+        if end.status == 2 and _COMPLETE in self.log.read_text(errors="replace"):
+            return replace(end, status=0)  # the kill came after the last write, so --resume has nothing to do
+        return end
 
     def faults(self, end: End, wanted: dict[str, str]) -> list[str]:
         """What is wrong with a work that ended, in words. ``wanted``: the snapshot of one in peace."""

@@ -9,9 +9,11 @@ length penalty and shortest caption open (see ``graphs.py``). ``test.py`` and ``
 Legend: B images, S pixels per side, R regions, D feature size, K captions per image, L longest caption in tokens.
 """
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from config import DecodingSettings
 from model import Captioner
 
 _UNFINISHED = ".export-"  # begins the names of folders in which exports are made
+_ROOM = 1 << 20  # bytes; on a disk with less, a converter that fails has found it full
 
 
 def whole_graph(captioner: Captioner, encoder: keras.Model, search: Search) -> Callable[[Any], dict[str, Any]]:
@@ -93,7 +96,7 @@ def write_export(
     The export is written as a whole or not at all. It is made in a neighbouring folder, where it captions a blank
     picture as a trial. Then it replaces an older export. ``int8``: the weights have 8 bits (onnx, litert).
     ``fingerprint``: that of the captioner's bundle (``base.trained.fingerprint``). Raises UserError if the converter
-    cannot take this captioner, or if the folder cannot be written.
+    cannot take this captioner, or if the folder cannot be written, as on a full disk.
     """
     if backend_name() != "tensorflow":
         raise UserError(
@@ -115,6 +118,8 @@ def write_export(
             except (UserError, OSError):
                 raise
             except Exception as error:  # converters and runtimes raise errors of many kinds
+                if shutil.disk_usage(temporary).free < _ROOM:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
                 raise UserError(
                     f"--format: {kind} cannot hold this captioner: {first_line(error)}; take another format"
                 ) from None
