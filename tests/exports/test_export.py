@@ -302,7 +302,9 @@ def test_what_fails_leaves_the_old_export_and_nothing_else(merged, tmp_path, mon
     with pytest.raises(UserError, match="onnx cannot hold this captioner: Unknown operator; take another"):
         write_export(captioner, captioner.config, "onnx", folder)
     monkeypatch.setattr(writing, "_ROOM", 1 << 80)  # what the converter met was a full disk
-    with pytest.raises(UserError, match="onnx: cannot be written \\(No space left on device\\); choose another --output"):
+    with pytest.raises(
+        UserError, match="onnx: cannot be written \\(No space left on device\\); choose another --output"
+    ):
         write_export(captioner, captioner.config, "onnx", folder)
     assert [path.name for path in folder.parent.iterdir()] == ["onnx"]
     assert (folder / "export.json").read_text() == "the old one"

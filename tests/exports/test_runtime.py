@@ -6,8 +6,8 @@ The graphs are those of the captioner in this repository. No test here depends o
 import json
 import os
 import re
-import shutil
 import runpy
+import shutil
 import subprocess
 import sys
 from argparse import Namespace

@@ -19,6 +19,4 @@ def test_samples_of_an_epoch_that_is_repeated_are_replaced(tmp_path):
 def test_what_a_terminal_would_obey_is_shown_as_escapes(capsys):
     line = {"epoch": 1, "words_per_second": 10.0, "seconds": 2.0}
     show_epoch(line, 3, "loss 1.0", (), [("a\x1b[2J.jpg", "a dog\x9b2J")])
-    assert capsys.readouterr().out == (
-        "epoch 1/3: loss 1.0, 10 words/s, 2 s\n    a\\x1b[2J.jpg: a dog\\x9b2J\n"
-    )
+    assert capsys.readouterr().out == ("epoch 1/3: loss 1.0, 10 words/s, 2 s\n    a\\x1b[2J.jpg: a dog\\x9b2J\n")
