@@ -75,7 +75,7 @@ def _session(path: Path, level: str, arena: bool) -> Any:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     options.enable_cpu_mem_arena = arena
-    options.log_severity_level = 3  # it warns of inputs that may be left out
+    options.log_severity_level = 4  # it warns of inputs that may be left out, and raises its errors anyway
     options.intra_op_num_threads = _cores()
     # Threads that wait for work by spinning would take the cores from the other graph and from the readers of pictures.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -184,6 +184,23 @@ def test_a_file_that_was_cut_short(copied, tmp_path, name):
         graph_captioner(copied, arguments())
 
 
+@pytest.mark.parametrize(
+    ("part", "does"),
+    [
+        ("encode", lambda *_: 1 / 0),
+        ("search", lambda **_: {}),
+        ("search", lambda **_: {"tokens": np.full((1, 1, 4), 10**6), "log_probs": np.zeros((1, 1)), "scores": [[0.0]]}),
+    ],
+)
+def test_graphs_that_fail_or_give_no_captions_are_named(shipped, monkeypatch, part, does):
+    monkeypatch.setattr(shipped, "_graphs", Namespace(**{part: does}))
+    features = np.zeros((1, shipped.regions, 4), "float32")
+    with pytest.raises(
+        UserError, match=r"onnx: cannot be run on this \(.*\); make it anew with export.py, or let Keras"
+    ):
+        shipped.encode(features) if part == "encode" else shipped.caption(features)
+
+
 @pytest.mark.parametrize("beams", [1, 2])
 def test_words_of_a_bundle_of_strangers_are_shown_and_not_obeyed(capsys, beams):
     found = [Caption("a \x1b[2Jdog\x9b2J", -1.0, -1.0)] * beams
