@@ -57,8 +57,8 @@ _DTYPES = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
 def onnx_runtime() -> Any:
     """The library ONNX Runtime, which then tells its makers nothing about this machine.
 
-    Its release 1.32 sends them events by itself, and keeps a number of the machine in the user's cache. A user who wants
-    that sets the environment variable ORT_DISABLE_TELEMETRY to 0. Raises ImportError.
+    Its release 1.32 sends them events by itself, and keeps a number of the machine in the user's cache. A user who
+    wants that sets the environment variable ORT_DISABLE_TELEMETRY to 0. Raises ImportError.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is read when the library is imported
     import onnxruntime
