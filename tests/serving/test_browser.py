@@ -205,14 +205,24 @@ def test_the_page_resamples_and_spells_as_the_server_does():
     rng = np.random.default_rng(0)
     shades = [rng.integers(0, 256, (height, width, 4), dtype=np.uint8) for width, height, _, _ in SHAPES]
     pictures = [
-        {"data": base64.b64encode(each).decode(), **dict(zip(("width", "height", "size", "factor"), shape, strict=True))}
+        {
+            "data": base64.b64encode(each).decode(),
+            **dict(zip(("width", "height", "size", "factor"), shape, strict=True)),
+        }
         for each, shape in zip(shades, SHAPES, strict=True)
     ]
     graph = model_of("beam_size", "x")
-    asked = {"pictures": pictures, "texts": TEXTS, "graph": base64.b64encode(graph).decode(), "ids": [1, 4, 5, 6, 2, 4, 0]}
+    asked = {
+        "pictures": pictures,
+        "texts": TEXTS,
+        "graph": base64.b64encode(graph).decode(),
+        "ids": [1, 4, 5, 6, 2, 4, 0],
+    }
     code = NODE.replace("PAGE", PAGE.as_uri())
     command = ["node", "--input-type=module", "--no-warnings", "-e", code]
-    found = json.loads(subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=True).stdout)
+    found = json.loads(
+        subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=True).stdout
+    )
     for each, (_, _, size, factor), squashed in zip(shades, SHAPES, found["squashed"], strict=True):
         image = Image.fromarray(each[..., :3]).reduce(factor).resize((size, size), Image.Resampling.BICUBIC)
         pixels = np.frombuffer(base64.b64decode(squashed), "uint8").reshape(size, size, 3)
@@ -317,7 +327,9 @@ def assert_same(found, expected):
     for one, other in zip(found, expected, strict=True):
         assert set(one) == set(other)
         assert (one["image"], one["beam_size"]) == (other["image"], other["beam_size"])
-        for caption, wanted in zip([one["greedy"], *one["captions"]], [other["greedy"], *other["captions"]], strict=True):
+        for caption, wanted in zip(
+            [one["greedy"], *one["captions"]], [other["greedy"], *other["captions"]], strict=True
+        ):
             assert caption["caption"] == wanted["caption"], one["image"]
             assert caption["unsure"] == wanted["unsure"]
             assert caption["log_prob"] == pytest.approx(wanted["log_prob"], abs=0.05)
