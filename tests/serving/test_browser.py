@@ -303,7 +303,7 @@ def test_the_browser_captions_as_the_server_does_and_without_it(browser, server,
         return json.loads(until(lambda: [*browser.downloads.glob("captions.json")])[0].read_text())
 
     expected = [of_server(name) for name in pictures[:-1]]
-    fewer = [of_server(name, beam_size=2) for name in pictures[:-1]]
+    fewer = [of_server(pictures[0], beam_size=2)]
     browser.get(address)
     until(lambda: one("#loading").text == "The captioner is ready.")
     assert one("#limits").text.endswith("captioned in this browser, on your device. They are sent nowhere.")
@@ -316,7 +316,7 @@ def test_the_browser_captions_as_the_server_does_and_without_it(browser, server,
     assert cards[0].find_element("css selector", ".best .words").text == expected[0]["captions"][0]["caption"]
     assert cards[0].find_element("css selector", ".best .sure").text.endswith("%")
     one("#beam").send_keys(Keys.ARROW_LEFT)
-    assert_same(answers(), fewer)
+    assert_same(answers()[:1], fewer)
     assert [entry for entry in browser.get_log("browser") if "favicon" not in entry["message"]] == []
     assert_asks_itself_only(browser, address)
 
