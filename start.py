@@ -1,8 +1,9 @@
-"""Set up a virtual environment in .venv, and run the demo or the tests in it. Needs only Python 3.11 or newer.
+"""Set up a virtual environment in .venv, and work in it. Needs only Python 3.11 or newer.
 
-python3 start.py demo           # train, evaluate and caption on generated scenes: no data set, no download of weights
-python3 start.py demo chinese   # the same with captions in Chinese; also hindi
-python3 start.py test           # the tests
+python3 start.py caption photo.jpg   # caption pictures, with all options of test.py: installs what captioning needs
+python3 start.py demo                # train, evaluate and caption on generated scenes: no data set, no weights to download
+python3 start.py demo chinese        # the same with captions in Chinese; also hindi
+python3 start.py test                # the tests
 """
 
 import hashlib
@@ -18,26 +19,28 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 LOCK = "requirements.lock"
+LISTS = ("requirements.txt", "setup.py", "pyproject.toml", LOCK)  # what is installed
 LANGUAGES = ("chinese", "hindi")  # of the demo, besides English
 
 
 def set_up(extras: str) -> None:
     """Make .venv and install this project into it, with the versions of the lock file, unless that has been done.
 
-    ``extras`` are names from ``pyproject.toml`` in square brackets, or an empty string. A file in .venv holds a digest
+    ``extras`` are names from ``setup.py`` in square brackets, or an empty string. A file in .venv holds a digest
     of the lists of dependencies. If they change, everything is installed again. What an interrupted call left is
     completed. If that fails, for example because the disk is full, exit with status 2 and a message.
     """
-    wanted = b"".join((ROOT / name).read_bytes() for name in ("requirements.txt", "pyproject.toml", LOCK))
+    wanted = b"".join((ROOT / name).read_bytes() for name in LISTS)
     digest = hashlib.sha256(wanted).hexdigest()
     stamp = VENV / f"installed{extras}"
     if PYTHON.exists() and stamp.exists() and stamp.read_text() == digest:
         return
     try:
         if not has_pip():
-            print(f"making {VENV}", flush=True)
+            print(f"making {VENV}", file=sys.stderr)
             venv.create(VENV, with_pip=True)
-        print("installing the dependencies (TensorFlow is large; this takes a few minutes once)", flush=True)
+        large = "TensorFlow is large; this takes a few minutes once" if extras else "this takes a minute once"
+        print(f"installing the dependencies ({large})", file=sys.stderr)
         # --no-compile saves time. Python later compiles only the part of TensorFlow that is imported.
         options = ["--quiet", "--disable-pip-version-check", "--no-compile"]
         install = [PYTHON, "-m", "pip", "install", *options, "-e", f".{extras}", "-c", LOCK]
@@ -63,9 +66,9 @@ def refuse(reason: str) -> NoReturn:
     sys.exit(2)
 
 
-def run(*arguments: str) -> None:
-    """Run Python of .venv in the repository. If it fails, exit with its status."""
-    status = subprocess.run([PYTHON, *arguments], cwd=ROOT).returncode
+def run(*arguments: str, folder: Path | None = ROOT) -> None:
+    """Run Python of .venv in ``folder``, or where the user is. If it fails, exit with its status."""
+    status = subprocess.run([PYTHON, *arguments], cwd=folder).returncode
     if status:
         sys.exit(status)
 
@@ -83,13 +86,17 @@ def demo(language: str = "") -> None:
 
 
 def main() -> None:
-    if sys.argv[1:] not in (["demo"], *(["demo", language] for language in LANGUAGES), ["test"]):
+    asked = sys.argv[1:]
+    if asked[:1] != ["caption"] and asked not in (["demo"], *(["demo", each] for each in LANGUAGES), ["test"]):
         sys.exit(__doc__)
     if sys.version_info < (3, 11):  # noqa: UP036  any Python may start this script
         sys.exit(f"error: Python 3.11 or newer is needed; this is {sys.version.split()[0]}")
-    if sys.argv[1] == "demo":
+    if asked[0] == "caption":
         set_up("")
-        demo(*sys.argv[2:])
+        run("-m", "captioning.installed.entry", *asked[1:], folder=None)
+    elif asked[0] == "demo":
+        set_up("[train]")
+        demo(*asked[1:])
     else:
         set_up("[dev,app]")
         run("-m", "pytest")

@@ -25,6 +25,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -173,6 +174,9 @@ def refuse_conflicts(args: Namespace) -> None:
             reason = "a text of somebody is never overwritten" if option != "keywords" else "a text has no keywords"
             advice = f"{reason}; leave this out" if args.write_metadata else "say where to write with --write-metadata"
             raise UserError(f"--{option.replace('_', '-')}: {advice}")
+    if (args.pictures or args.attention) and not find_spec("matplotlib"):
+        option = "--pictures" if args.pictures else "--attention"
+        raise UserError(f"{option}: draws with Matplotlib, which is not installed; pip install matplotlib")
     if args.attention and len(args.model) * args.views > 1:
         raise UserError("--attention: shows where one captioner looks; give one --model, and leave out --views")
 

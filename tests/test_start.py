@@ -12,7 +12,7 @@ import start
 def place(tmp_path, monkeypatch):
     """A repository without .venv, in which nothing is installed. Gives what was called, in order."""
     called = []
-    for name in ("requirements.txt", "pyproject.toml", start.LOCK):
+    for name in start.LISTS:
         (tmp_path / name).write_text(name)
     monkeypatch.setattr(start, "ROOT", tmp_path)
     monkeypatch.setattr(start, "VENV", tmp_path / ".venv")
@@ -64,7 +64,7 @@ def test_a_full_disk_is_one_message(place, monkeypatch, capsys, error):
     with pytest.raises(SystemExit) as left:
         start.set_up("")
     assert left.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: ")
     assert "No space left on device" in line
     assert "run the same command again" in line
@@ -79,3 +79,16 @@ def test_an_installation_that_fails_is_no_installation(place, monkeypatch, capsy
     assert "pip could not install the dependencies" in capsys.readouterr().err
     start.set_up("")
     assert place == ["venv", "--version", "install"]
+
+
+def test_captioning_installs_no_extras_and_stays_where_the_user_is(place, monkeypatch):
+    commands = []
+    monkeypatch.setattr(start, "set_up", lambda extras: commands.append(extras))
+    monkeypatch.setattr(
+        start.subprocess,
+        "run",
+        lambda command, cwd: commands.append((command[1:], cwd)) or subprocess.CompletedProcess(command, 0),
+    )
+    monkeypatch.setattr(start.sys, "argv", ["start.py", "caption", "photo.jpg", "--json"])
+    start.main()
+    assert commands == ["", (["-m", "captioning.installed.entry", "photo.jpg", "--json"], None)]

@@ -16,6 +16,7 @@ from typing import Any
 from captioning.base.errors import UserError
 from captioning.base.files import alone_with, cache_folder, write_atomically
 from captioning.base.json_files import load_json
+from captioning.base.project import INSTALL_ALL
 
 BACKENDS = ("tensorflow", "jax", "torch")
 # The values with which our code is right. Keras has them by default.
@@ -36,6 +37,7 @@ def settle_keras(source: str = "KERAS_BACKEND") -> None:
     """
     if "keras" in sys.modules:  # too late for a choice
         return
+    refuse_without_keras()
     path = _keras_folder() / "keras.json"
     settings = _read(path)
     chosen = os.environ.get("KERAS_BACKEND")
@@ -52,6 +54,12 @@ def settle_keras(source: str = "KERAS_BACKEND") -> None:
             file=sys.stderr,
         )
         os.environ["KERAS_HOME"] = str(_own_folder(path.parent))
+
+
+def refuse_without_keras(why: str = "") -> None:
+    """Raise UserError if Keras is not installed. ``why``: what needs it, for the message."""
+    if not importlib.util.find_spec("keras"):
+        raise UserError(f"{why + ': ' if why else ''}Keras is not installed; {INSTALL_ALL}")
 
 
 def _keras_folder() -> Path:
@@ -97,8 +105,8 @@ def _usable(wanted: str, path: Path) -> str:
 
 
 def _missing(backend: str) -> str:
-    extra = "" if backend == BACKENDS[0] else f"[{backend}]"
-    return f'{backend} is not installed; install it with: pip install -e ".{extra}"'
+    extra = "train" if backend == BACKENDS[0] else backend
+    return f'{backend} is not installed; install it with: pip install -e ".[{extra}]"'
 
 
 def _own_folder(keras: Path) -> Path:

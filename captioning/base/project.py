@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 NAME = "keras-image-captioning"
+# What to do where Keras or another package is missing.
+INSTALL_ALL = 'pip install ".[train]" in the folder of the repository installs all that Keras and training need'
 _ABOUT = Path(__file__).parents[2] / "pyproject.toml"
 
 

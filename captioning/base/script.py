@@ -11,6 +11,7 @@ import threading
 from typing import Any
 
 from captioning.base.errors import Terminated, UserError, user_error_in
+from captioning.base.project import INSTALL_ALL
 from captioning.base.texts import printable_lines
 
 # The numbers of the errors of a disk, or of a user's share of it, that has no room left.
@@ -117,6 +118,10 @@ def _status(main: Any) -> int:
             f"{error.filename or 'the output'}: cannot be written ({error.strerror}); make room there, then run the same "
             "command again"
         )
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.partition(".")[0] in ("captioning", "config", "model", "preprocessing"):
+            raise
+        return _refused(f"{error.name} is not installed; {INSTALL_ALL}")
     except Exception as error:
         if not (found := user_error_in(error)):
             raise

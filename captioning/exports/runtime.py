@@ -19,6 +19,7 @@ import numpy as np
 
 from captioning.base.errors import UserError, first_line
 from captioning.base.json_files import as_written, take
+from captioning.base.keras_settings import refuse_without_keras
 from captioning.base.texts import printable
 from captioning.base.trained import bundle_of, fingerprint
 from captioning.command_line.options import typed_settings
@@ -149,6 +150,9 @@ def load_captioner(models: Sequence[Path], views: int, args: Namespace) -> Pictu
         why = str(reason)
     if args.runtime == "onnx":
         raise _refusal(why)
+    for model in models:
+        settings_of(model, "captioner")  # one that does not exist needs no Keras
+    refuse_without_keras(why)
     settle_backend(typed_settings(args).get("backend"))
     from model import load_captioners
 

@@ -90,6 +90,11 @@ def opened(path: Path, kind: str, names: Sequence[str] = ()) -> Bundle:
     if found != kind:
         raise UserError(f"{path}: {_other_kind(found, kind)}")
     members = _read(path, names or tuple(digests))
+    if not names and all(name.endswith(".json") for name in members):  # as setup.py writes it
+        raise UserError(
+            f"{path}: has no weights for Keras, as the captioner of an installed package, which ONNX Runtime runs; name "
+            "the bundle of the repository instead"
+        )
     for name in names or ("config.json", "vocabulary.json", KINDS[kind][0], *digests):
         if hashlib.sha256(members.get(name, b"")).hexdigest() != digests.get(name):
             raise UserError(f"{path}: damaged: {name} is not what was written; {ADVICE}")

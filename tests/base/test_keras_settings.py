@@ -25,9 +25,9 @@ def settle(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(keras_settings, "cache_folder", lambda: cache)
     monkeypatch.setenv("KERAS_HOME", str(home))
 
-    def call(content="", backend="", installed=("tensorflow", "jax")):
+    def call(content="", backend="", installed=("tensorflow", "jax"), missing=frozenset()):
         monkeypatch.setenv("KERAS_BACKEND", backend)
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in installed or None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in {"keras", *installed} - missing or None)
         if content:
             (home / "keras.json").write_text(content if isinstance(content, str) else json.dumps(content))
         settle_keras()
@@ -50,7 +50,7 @@ def test_an_installed_backend_is_used(settle):
     assert settle("{}", installed=["torch"])[::2] == (
         "torch",
         f"note: {os.environ['KERAS_HOME']}/keras.json: tensorflow is not installed; install it with: "
-        'pip install -e "."; torch is used. --backend chooses another\n',
+        'pip install -e ".[train]"; torch is used. --backend chooses another\n',
     )
 
 
@@ -96,3 +96,8 @@ def test_another_layout_or_float_type_is_kept_away_from_keras(settle, content, s
 def test_what_was_asked_for_and_is_missing_is_refused(settle, backend, installed, said):
     with pytest.raises(UserError, match=said):
         settle("", backend, installed)
+
+
+def test_without_keras_no_backend_is_chosen(settle):
+    with pytest.raises(UserError, match=r'^Keras is not installed; pip install "\.\[train\]" in the folder'):
+        settle("", "jax", ["torch"], {"keras"})
