@@ -5,8 +5,8 @@
     pip wheel . --no-deps     # a wheel with the captioner
 
 The scripts import one another by short names: ``config``, ``model``. In site-packages these names could be those of
-somebody else. So a wheel holds the scripts in a folder of the package, ``captioning/installed/home``, where nobody else
-finds them. The command ``caption`` puts this folder first on the path (``captioning/installed/entry.py``). The folder is
+somebody else. So a wheel holds the scripts in a folder of the package, ``captioning/installed/home``, which is on
+nobody's path. The command ``caption`` puts it first on its own path (``captioning/installed/entry.py``). The folder is
 laid out as the repository, so ``config.ROOT`` is the place of ``pretrained/`` in both.
 
 Of the captioner it holds what ONNX Runtime needs: the graphs of ``pretrained/pocket/onnx``, and ``pocket.zip`` without
@@ -107,7 +107,7 @@ def private_files() -> list[str]:
 
 
 def write_texts(bundle: Path, slim: Path) -> None:
-    """Write ``slim``: the members of ``bundle`` that are JSON. bundle.json keeps the fingerprint of the whole bundle."""
+    """Write ``slim``: the members of ``bundle`` that are JSON. Its bundle.json, so its fingerprint, is the same."""
     with zipfile.ZipFile(bundle) as whole, zipfile.ZipFile(slim, "w", zipfile.ZIP_DEFLATED) as texts:
         for member in whole.infolist():
             if member.filename.endswith(".json"):

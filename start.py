@@ -1,7 +1,7 @@
 """Set up a virtual environment in .venv, and work in it. Needs only Python 3.11 or newer.
 
 python3 start.py caption photo.jpg   # caption pictures, with all options of test.py: installs what captioning needs
-python3 start.py demo                # train, evaluate and caption on generated scenes: no data set, no weights to download
+python3 start.py demo                # train, evaluate and caption on generated scenes: downloads no data and no weights
 python3 start.py demo chinese        # the same with captions in Chinese; also hindi
 python3 start.py test                # the tests
 """

@@ -1,6 +1,6 @@
 """Draw the picture that ``caption check`` captions: a stop sign in front of grass and sky.
 
-    python tools/draw_sign.py
+python tools/draw_sign.py
 """
 
 import math

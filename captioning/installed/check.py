@@ -1,7 +1,7 @@
 """Say whether captioning works here: versions, the captioner, and a caption of a picture that comes with it. No Keras.
 
-    caption check                  # the captioner that comes with the package
-    caption check --model RUN      # the ONNX graphs of a run
+caption check                  # the captioner that comes with the package
+caption check --model RUN      # the ONNX graphs of a run
 """
 
 import os
@@ -62,8 +62,8 @@ def runtime(versions: dict[str, str]) -> str:
 
 
 def keras(versions: dict[str, str]) -> str:
-    """Whether Keras is there. Captioning does without it."""
-    return versions.get("keras", 'not installed, and only training needs it: pip install ".[train]"')
+    """Whether Keras is there, which captions what ONNX Runtime cannot."""
+    return versions.get("keras", 'not installed; training and some options need it: pip install ".[train]"')
 
 
 def opened(model: Path) -> tuple[GraphCaptioner, str]:

@@ -18,11 +18,16 @@ _PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "(", ")", "[", "]", "{", "}", ".", "?", "!", ",", ":", "-", "--", "...", ";", '"', "#", "*"]
 )
 _SUFFIXES = ("'s", "n't", "'re", "'ll", "'ve", "'m", "'d")
-# Nearly all captions consist of words, commas, hyphens and a full stop. In these the Treebank rules split only the
-# words of _CONTRACTIONS. Without the thirty regular expressions of NLTK, COCO's 617,000 captions take seconds, not a
-# minute.
-_PLAIN = re.compile(r"(?:[a-z0-9 ]++|,(?= )|(?<=[a-z0-9])-(?=[a-z0-9]))*+\.?")
-_CONTRACTIONS = frozenset(["cannot", "gimme", "gonna", "gotta", "lemme", "wanna"])
+# Nearly all captions consist of words, commas, hyphens and a full stop. Some have suffixes, names such as U.S., or "&".
+# In these the Treebank rules split only suffixes and _CONTRACTIONS. Without the thirty regular expressions of NLTK,
+# COCO's 617,000 captions take seconds, not a minute. So NLTK need not be installed to split what a captioner says.
+_PLAIN = re.compile(
+    r"(?:[a-z0-9 ]++|,(?= )|(?<=[a-z0-9])[-.](?=[a-z0-9])|(?<![^ ])&(?![^ ])"
+    r"|(?<=[a-z0-9])'(?=(?:[smdt]|ll|re|ve)(?![a-z0-9'])))*+\.?"
+)
+_CONTRACTIONS = re.compile(r"\b(?:cannot|gimme|gonna|gotta|lemme|wanna)")
+_SUFFIX = re.compile(r"(?<=[^' ])('[smd]) ")
+_LONG_SUFFIX = re.compile(r"(?<=[^' ])('ll|'re|'ve|n't) ")
 # Punctuation that English does not have, such as the danda of Hindi and the full stop of Chinese. What stands inside
 # words stays: the apostrophe of Armenian, the signs of Hebrew, and the signs in Arabic numbers.
 _FOREIGN = regex.compile(
@@ -37,10 +42,11 @@ def tokenize(caption: str) -> list[str]:
     ['two', 'dogs', 'run', 'on', 'the', 'man', "'s", 'lawn']
     """
     text = caption.lower()
-    if _PLAIN.fullmatch(text):
-        words = text.removesuffix(".").replace(",", "").split()
-        if _CONTRACTIONS.isdisjoint(words):
-            return words
+    if _PLAIN.fullmatch(text) and not _CONTRACTIONS.search(text):
+        text = text.removesuffix(".").replace(",", "")
+        if "'" in text:  # as NLTK, in two steps, so that "it'd've" becomes the same words
+            text = _LONG_SUFFIX.sub(r" \1 ", _SUFFIX.sub(r" \1 ", f"{text} "))
+        return text.split()
     if not text.isascii():
         text = _FOREIGN.sub(" ", normalize("NFC", text))
     # The Treebank tokeniser splits off a full stop only at the end of the text. A caption may have several sentences.
@@ -50,7 +56,7 @@ def tokenize(caption: str) -> list[str]:
 
 @cache
 def _treebank() -> Any:
-    from nltk.tokenize import TreebankWordTokenizer  # here, since NLTK loads much that captioning does not need
+    from nltk.tokenize import TreebankWordTokenizer  # here, since captioning does without NLTK
 
     return TreebankWordTokenizer()
 

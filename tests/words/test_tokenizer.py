@@ -3,6 +3,7 @@
 import doctest
 import random
 import re
+import sys
 
 import pytest
 
@@ -46,8 +47,23 @@ def test_detokenised_words_are_the_same_words(caption):
 
 def test_plain_captions_take_a_shorter_way_to_the_same_words(monkeypatch):
     rng = random.Random(0)
-    words = ["a", "dog", "5", "3,000", "t-shirt", "cannot", "wanna", "gonna", "it's", "A."]
-    parts = [*words, ",", ".", "-", "--", "'", "\t"]
+    words = [
+        "a",
+        "dog",
+        "5",
+        "3,000",
+        "t-shirt",
+        "cannot",
+        "wanna",
+        "gonna",
+        "it's",
+        "A.",
+        "u.s",
+        "don't",
+        "n't",
+        "we've",
+    ]
+    parts = [*words, ",", ".", "-", "--", "'", "'s", "'ll", "'t", "d'ye", "&", "\t"]
     captions = [
         "".join(rng.choice(parts) + rng.choice(["", " ", " ", " ", "  "]) for _ in range(rng.randrange(6)))
         for _ in range(3000)
@@ -72,3 +88,11 @@ def test_special_tokens_typed_in_a_caption_are_no_special_tokens():
 def test_the_examples_of_the_docstrings():
     failed, tried = doctest.testmod(tokenizer)
     assert (failed, tried) == (0, 2)
+
+
+def test_what_a_captioner_says_is_split_without_nltk(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nltk", None)
+    monkeypatch.setitem(sys.modules, "nltk.tokenize", None)
+    tokenizer._treebank.cache_clear()
+    words = ["the", "man", "'s", "dog", "does", "n't", "eat", "salt", "&", "pepper", "in", "the", "u.s"]
+    assert tokenize(detokenize(words)) == words
