@@ -94,8 +94,11 @@ def test_a_savedmodel_captions_as_the_original(merged):
     for name, digest in files.items():
         assert hashlib.sha256((exported.folder / name).read_bytes()).hexdigest() == digest
     assert exported.about["decoding"] == {
+        "beam_groups": 1,
         "beam_size": 3,
         "consensus": False,
+        "diversity_penalty": 0.5,
+        "do_sample": False,
         "exclude_words": [],
         "include": [],
         "length_penalty": 0.7,
@@ -103,6 +106,11 @@ def test_a_savedmodel_captions_as_the_original(merged):
         "min_length": 3,
         "no_repeat_ngram": 2,
         "prefix": "",
+        "sample_seed": 0,
+        "sample_temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "typical_p": 1.0,
     }
 
 

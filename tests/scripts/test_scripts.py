@@ -744,8 +744,10 @@ def test_test_names_what_is_wrong(data, trained, tmp_path):
     picture, model = data[0] / "pictures" / "00.png", ["--model", trained[0]]
     (tmp_path / "empty").mkdir()
     refused("test", tmp_path / "empty", *model, mentions="empty: holds no pictures")
-    refused("test", picture, *model, "--best", "3", mentions="--best: 3 captions need a --beam-size")
-    refused("test", picture, *model, "--best", "0", mentions="--best: ")
+    refused("test", picture, *model, "--best", "3", mentions="num_captions: 3 captions need a beam_size")
+    refused("test", picture, *model, "--captions", "-1", mentions="num_captions: ")
+    drawn = ["--do-sample", "--beam-size", "4"]
+    refused("test", picture, *model, *drawn, mentions="beam_size: do_sample draws captions and keeps no beam")
     refused("test", picture, *model, "--beam-size", "0", mentions="beam_size: ")
     (tmp_path / "file").write_text("")
     refused("test", picture, *model, "--pictures", tmp_path / "file", mentions="--pictures: .*file: cannot be written")
