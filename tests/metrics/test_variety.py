@@ -72,7 +72,7 @@ def test_the_oracle_takes_the_best_caption_of_each_image():
     assert found.oracle_cider == pytest.approx(np.maximum(first, second).mean())
     assert found.captions == 2
     assert found.distinct == (1 + 1 + 0.5) / 3
-    assert found.vocabulary == 8
+    assert found.vocabulary == 9
     assert found.mean_length == (2 + 5 + 3 + 2 + 2 + 2) / 6
     assert found.chair_s == 1 / 6, "the man"
     assert found.object_recall == 3 / 4, "dog, cat and bus, and no bed"
