@@ -24,7 +24,7 @@ that cannot be read is reported, and the others go on. The exit status is then 1
 
 import json
 import sys
-from argparse import SUPPRESS, Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -118,6 +118,15 @@ def parse() -> Namespace:
         metavar="DIR",
         help="draw into this folder where the decoder looked for each word of the best caption, one figure per picture",
     )
+    add_album(parser)
+    args = parser.parse_args()
+    args.images = expanded(args.images)
+    args.model = args.model or [POCKET]
+    return args
+
+
+def add_album(parser: ArgumentParser) -> None:
+    """The options of a whole folder."""
     parser.add_argument(
         "--output",
         metavar="FILE",
@@ -148,10 +157,6 @@ def parse() -> Namespace:
         help="with --write-metadata sidecar or embed: also write the things and places that the captions name, as "
         "keywords (dc:subject). Keywords of others stay",
     )
-    args = parser.parse_args()
-    args.images = expanded(args.images)
-    args.model = args.model or [POCKET]
-    return args
 
 
 def refuse_conflicts(args: Namespace) -> None:

@@ -146,6 +146,17 @@ def test_every_format_carries_the_words_that_are_asked_for(make, tmp_path, kind,
     assert "word3" in words
 
 
+@pytest.mark.weekly
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_format_carries_the_groups_of_a_diverse_search(make, tmp_path, kind):
+    for library in KINDS[kind].libraries:
+        pytest.importorskip(library)
+    captioner = make(decoder="merge")
+    config = captioner.config.with_overrides({"beam_size": 4, "beam_groups": 2})
+    write_export(captioner, config, kind, tmp_path / kind)
+    assert_same(Exported(tmp_path / kind), captioner, config)
+
+
 def assert_open(exported: Exported, captioner: Captioner, config: Config) -> None:
     """What ONNX leaves open is as with the original: beams, length penalty, shortest caption, and attention."""
     graphs, features = GraphCaptioner(exported, config), captioner.encode(pixels(3))
