@@ -435,6 +435,9 @@ def score_models(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -
     from model import load_captioners
 
     models = [Path(path) for path in args.model]
+    if args.beam_sizes and "beam_groups" in typed and "beam_size" not in typed:
+        # The groups may not divide the beam of the run.
+        typed["beam_size"] = vars(args)["setting:beam_size"] = args.beam_sizes.split(",")[0]
     captioner = load_captioners(models, args.views)
     config = resolve_trained(args, captioner.config)
     splitting = captioner.vocabulary.splitting

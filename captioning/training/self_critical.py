@@ -150,7 +150,7 @@ class SelfCritic:
             "include": (),
             "exclude_words": (),
         }
-        self.greedy = Search(trainer.decoder, config.with_overrides(plain))
+        self.greedy = Search(trainer.decoder, config.dev_search().model_copy(update=plain))
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train on each image once, in the ``epoch`` with this number (from 0).

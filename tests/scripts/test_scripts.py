@@ -352,15 +352,15 @@ def test_several_captions_may_differ_or_be_drawn(data, attentive, tmp_path):
     lines = {line["image"]: line["captions"] for line in map(json.loads, output.read_text().splitlines())}
     assert [each["caption"] for each in lines["00.png"]] == [each["caption"] for each in captions], "the same draw"
     refused(*album, "--sample-seed", "1", mentions="sample_seed was 0, now 1")
-    scored = script("evaluate", *model, "--split", "test", "--variety", "4", "--beam-sizes", "4", "--beam-groups", "2", "--output", tmp_path)  # fmt: skip
+    scored = script("evaluate", *model, "--split", "test", "--variety", "4", "--beam-sizes", "4", "--beam-groups", "4", "--output", tmp_path)  # fmt: skip
     assert scored.status == 0, scored.err
     assert "4 captions of each image: oracle CIDEr" in scored.out
     (row,) = json.loads((tmp_path / "scores-test-coco.json").read_text())
-    assert row["decoding"] == "beam 4, 2 groups with penalty 0.5"
+    assert row["decoding"] == "beam 4, 4 groups with penalty 0.5"
     assert row["variety"]["first_cider"] == pytest.approx(row["cider_d"])
     assert row["variety"]["oracle_cider"] >= row["cider_d"]
-    every = [json.loads(line) for line in (tmp_path / "captions-test-beam4-groups2.jsonl").read_text().splitlines()]
-    best = json.loads((tmp_path / "predictions-test-beam4-groups2.json").read_text())
+    every = [json.loads(line) for line in (tmp_path / "captions-test-beam4-groups4.jsonl").read_text().splitlines()]
+    best = json.loads((tmp_path / "predictions-test-beam4-groups4.json").read_text())
     assert [line["captions"][0] for line in every] == [each["caption"] for each in best]
     refused("evaluate", *model, "--variety", "5", "--beam-sizes", "4", mentions="num_captions: 5 captions need a beam")
     refused("evaluate", *model, *drawing, "--beam-sizes", "2", mentions="--beam-sizes: do_sample draws")
