@@ -69,8 +69,9 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--rules", action="store_true", help="time the rules in place of the beams")
     parser.add_argument("--variety", action="store_true", help="time ten captions that differ in place of the beams")
+    parser.add_argument("--rounds", type=int, default=7, help="turns that count [default: 7]")
     args = parser.parse_args()
-    count, rounds = (4, 1) if args.quick else (100, 7)
+    count, rounds = (4, 1) if args.quick else (100, args.rounds)
 
     from captioning.pictures.loading import load_image
     from model import Captioner
