@@ -32,7 +32,12 @@ from captioning.base.errors import UserError
 from captioning.base.script import hide_progress, run_script
 from captioning.base.texts import printable, printable_lines
 from captioning.command_line.options import make_parser, typed_settings
-from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
+from captioning.command_line.resolving import (
+    refuse_idle_consensus,
+    refuse_variety,
+    resolve_trained,
+    settle_backend,
+)
 from captioning.exports.runtime import add_runtime, graphs_for_browsers, load_captioner, refuse_without_graphs
 from captioning.pictures.finding import add_finding, finder_of, require_pictures
 from captioning.retrieval.index import default_folder, shipped_towers
@@ -196,6 +201,9 @@ def warm_up(engine: Engine, named: bool) -> None:
 def _model(path: Path, args: Namespace) -> Model:
     config = resolve_trained(args, settings_of(path, "captioner"))
     refuse_idle_consensus([config])
+    refuse_variety(
+        config, "the page shows greedy and plain beam search only", "do_sample", "beam_groups", "num_captions"
+    )
     refuse_without_graphs(path, args)
     attends = config.decoder in get_args(RegionDecoders)
     graphs = graphs_for_browsers(path, args) if args.in_browser else None

@@ -832,6 +832,64 @@ class DecodingSettings(CaptionSettings):
         "rank the captions of a beam by their likeness to all of them. Use it with a beam_size of 20",
         never={"stage": ("align",)},
     )
+    num_captions: int = setting(
+        0,
+        "captions given for each image, best first; a beam search gives at most beam_size. 0: one; from Python: all of "
+        "the beam",
+        never={"stage": ("align",)},
+        ge=0,
+        le=100,
+    )
+    beam_groups: int = setting(
+        1,
+        "groups that share the beam in diverse beam search. A group avoids the words that the groups before it have "
+        "just taken. It must divide beam_size; 1: plain beam search",
+        never={"stage": ("align",)},
+        ge=1,
+        le=100,
+    )
+    diversity_penalty: float = setting(
+        0.5,
+        "what a word loses in log p for each earlier group's caption that takes it at the same place",
+        only={"beam_groups": ON},
+        gt=0,
+        le=100,
+    )
+    do_sample: bool = setting(
+        False, "draw each word at random in place of a search; beam_size is not read then", never={"stage": ("align",)}
+    )
+    sample_temperature: float = setting(
+        1.0,
+        "log p of words is divided by this before they are drawn; below 1: closer to the most probable captions",
+        only={"do_sample": ON},
+        gt=0,
+        le=100,
+    )
+    top_k: int = setting(
+        0, "draw among this many most probable words; 0: among all", only={"do_sample": ON}, ge=0, le=10**9
+    )
+    top_p: float = setting(
+        1.0,
+        "draw among the fewest most probable words that together have this probability",
+        only={"do_sample": ON},
+        gt=0,
+        le=1,
+    )
+    typical_p: float = setting(
+        1.0,
+        "draw among the fewest words that together have this probability, those first whose log p is closest to what "
+        "is expected",
+        only={"do_sample": ON},
+        gt=0,
+        le=1,
+    )
+    sample_seed: int = setting(
+        0,
+        "seed of the draws; the same one gives a picture the same captions again",
+        only={"do_sample": ON},
+        ge=0,
+        le=2**32 - 1,
+    )
     decode_batch_size: int = setting(100, "images captioned at once", ge=1, le=10_000)
 
     @model_validator(mode="after")
@@ -840,6 +898,34 @@ class DecodingSettings(CaptionSettings):
             raise ValueError(
                 f"min_length: {self.min_length} is above max_caption_length, which is {self.max_caption_length}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_groups(self) -> Self:
+        if self.beam_size % self.beam_groups:
+            raise ValueError(
+                f"beam_groups: {self.beam_groups} groups cannot share a beam_size of {self.beam_size} evenly; set "
+                f"beam_size to {-(-self.beam_size // self.beam_groups) * self.beam_groups}, or choose other groups"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_num_captions(self) -> Self:
+        if not self.do_sample and self.num_captions > self.beam_size:
+            raise ValueError(
+                f"num_captions: {self.num_captions} captions need a beam_size of at least that, and it is {self.beam_size}; "
+                "raise beam_size, or set do_sample"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_sampling(self) -> Self:
+        """Refuse what only a beam can do beside ``do_sample``."""
+        for name, is_off in (("include", not self.include), ("consensus", not self.consensus)):
+            if self.do_sample and not is_off:
+                raise ValueError(f"do_sample: draws captions, and {name} needs a beam search; leave out one of the two")
+        if self.do_sample and self.beam_groups > 1:
+            raise ValueError("do_sample: draws captions, and beam_groups share a beam search; leave out one of the two")
         return self
 
     @property
@@ -854,7 +940,7 @@ class DecodingSettings(CaptionSettings):
 
     def decoding(self) -> dict[str, Any]:
         """The settings that decide which captions a search finds, by name."""
-        names = [*set(own_fields(DecodingSettings)) - {"decode_batch_size"}, "max_caption_length"]
+        names = [*set(own_fields(DecodingSettings)) - {"decode_batch_size", "num_captions"}, "max_caption_length"]
         return {name: getattr(self, name) for name in sorted(names)}
 
 
@@ -895,7 +981,9 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, EncoderSetti
     def dev_search(self) -> "Config":
         """The settings with which training captions dev."""
         # Not validated again: this also names the curves of an aligner, which may not have a beam_size.
-        return self.model_copy(update={"beam_size": self.dev_beam_size})
+        # How many captions of a user's own pictures are wanted, and how varied, is another matter.
+        plain = {name: Config.model_fields[name].default for name in ("num_captions", "beam_groups", "do_sample")}
+        return self.model_copy(update=plain | {"beam_size": self.dev_beam_size})
 
     def to_json(self) -> str:
         """The settings as indented JSON text, as captioning/command_line/reading.py reads it."""
@@ -904,7 +992,14 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, EncoderSetti
 
 def search_name(settings: DecodingSettings) -> str:
     """What the search with these settings is called in tables and logs."""
-    name = "greedy" if settings.beam_size == 1 else f"beam {settings.beam_size}"
+    if settings.do_sample:
+        changed = {name: getattr(settings, name) for name in ("sample_temperature", "top_k", "top_p", "typical_p")}
+        limits = [f"{name} {value:g}" for name, value in changed.items() if value != Config.model_fields[name].default]
+        name = ", ".join([f"best of {settings.num_captions} drawn" if settings.num_captions > 1 else "drawn", *limits])
+    else:
+        name = "greedy" if settings.beam_size == 1 else f"beam {settings.beam_size}"
+    if settings.beam_groups > 1:
+        name += f", {settings.beam_groups} groups with penalty {settings.diversity_penalty:g}"
     return name + ", consensus" * settings.votes + ", constrained" * settings.is_constrained
 
 

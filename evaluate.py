@@ -7,6 +7,8 @@
     python evaluate.py --model runs/NAME --dataset coco                    # one of the several data sets of a run
     python evaluate.py --model runs/NAME --views 4 --output four-views     # an average of four looks at each image
     python evaluate.py --model runs/NAME --beam-sizes 20 --consensus       # the caption most like all of its beam
+    python evaluate.py --model runs/NAME --variety 10 --beam-sizes 10      # how varied 10 captions per image are
+    python evaluate.py --model runs/NAME --variety 10 --do-sample --top-p 0.9
     python evaluate.py --predictions FILE --split test                     # score captions from elsewhere
     python evaluate.py --references FILE --predictions FILE                # without a data set and its pictures
     python evaluate.py --references FILE --predictions FILE --words unicode    # captions in Chinese, Hindi, ...
@@ -46,8 +48,14 @@ from captioning.command_line.resolving import refuse_idle_consensus, resolve_tra
 from captioning.confidence.inputs import INPUTS
 from captioning.confidence.judging import Sure
 from captioning.data.caption_files import read_references
+from captioning.data.coco_instances import outlined_objects
 from captioning.data.mixture import MixedDataset
-from captioning.data.predictions import read_predictions, write_coco_results, write_predictions
+from captioning.data.predictions import (
+    read_predictions,
+    write_all_captions,
+    write_coco_results,
+    write_predictions,
+)
 from captioning.data.records import SPLIT_NAMES, CaptionDataset, ImageRecord, Records, Warts
 from captioning.features.looks import further_views
 from captioning.metrics import java
@@ -58,7 +66,7 @@ from captioning.reports.attention import attention_statistics
 from captioning.reports.comparison import comparison_table, find_sides
 from captioning.reports.reliability import confidence_figure
 from captioning.reports.rows import AttentionStatistics, ScoreRow, rows_text
-from captioning.reports.scoring import score, together, training_captions
+from captioning.reports.scoring import score, together, training_captions, variety
 from captioning.reports.tables import score_table
 from captioning.words.splitting import SPLITTINGS, TREEBANK, Splitting
 from config import TOGETHER, Config, DataSettings, MixtureSettings, search_name
@@ -126,6 +134,13 @@ def parse() -> Namespace:
         default="",
         help=f"also use these Java programs, comma-separated: {', '.join(java.TOOLS)} (Stanford's instead of ours)",
     )
+    parser.add_argument(
+        "--variety",
+        type=int,
+        metavar="N",
+        help="make N captions of each image, and measure how much they differ and how good the best of them is; see "
+        "captioning/metrics/variety.py",
+    )
     parser.add_argument("--report", action="store_true", help="also write report.html, a page that explains the scores")
     parser.add_argument(
         "--output",
@@ -185,6 +200,8 @@ def refuse_conflicts(args: Namespace, tools: Sequence[str]) -> None:
         )
     if args.references and not (args.predictions or args.compare):
         raise UserError("--references: is for captions in files; give --predictions FILE or --compare FILE FILE")
+    if args.variety is not None:
+        refuse_beside_variety(args)
     if args.protocol == "seed" and (tools or args.compare):
         raise UserError("--protocol: seed has only BLEU on our own words; leave out --java and --compare, or take coco")
     if args.fit_confidence:
@@ -205,6 +222,17 @@ def refuse_conflicts(args: Namespace, tools: Sequence[str]) -> None:
             "--views: captions of several views do not belong to a run's own evaluation; give a --model, name an "
             "--output, and leave out --report"
         )
+
+
+def refuse_beside_variety(args: Namespace) -> None:
+    """Raise UserError for options that do not go together with ``--variety``."""
+    if not args.model or args.fit_confidence or args.protocol == "seed":
+        raise UserError(
+            "--variety: measures several captions of a captioner by the coco protocol; give --model RUN, and leave out "
+            "--protocol and --fit-confidence"
+        )
+    if args.variety < 2:
+        raise UserError(f"--variety: {args.variety} captions of an image cannot differ; give 2 or more")
 
 
 def refuse_beside_fit(args: Namespace, tools: Sequence[str]) -> None:
@@ -304,7 +332,8 @@ def score_file(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -> 
     captions = read_predictions(path, records, warts)
     print_notes(warts)
     training = training_captions(dataset, splitting) if args.split else ()
-    scores, _ = score(captions, records, args.protocol, data, training, tools, splitting)
+    outlined = outlined_of(data, dataset, records)
+    scores, _ = score(captions, records, args.protocol, data, training, tools, splitting, outlined)
     split = args.split or "all"
     row = ScoreRow(captioner=path.stem, split=split, protocol=args.protocol, decoding="as given", scores=scores)
     output = Path(args.output) if args.output else path.parent
@@ -372,7 +401,7 @@ class Part:
 
     ``name``: of the data set; empty for a captioner of a single one. ``stores``: the features, one store for each
     member and view. ``records``: the images that all stores hold. ``subset``: the subset of MS-COCO that they belong
-    to, if any.
+    to, if any. ``outlined``: the classes of the objects that COCO outlines in each image, if they are known.
     """
 
     name: str
@@ -380,18 +409,21 @@ class Part:
     stores: list["FeatureStore"]
     records: list[ImageRecord]
     subset: str | None
+    outlined: list[frozenset[str]] | None
 
 
 @dataclass(frozen=True)
 class Captioned:
     """The captions of one decoding for the N records of a part, and their scores.
 
-    ``cider``: the CIDEr-D of each caption, float64 ``(N,)``. ``sure``: the confidence of each caption and whether it is
-    right, or None if the captioner has no confidence.
+    ``others``: with ``--variety`` all captions of each record, best first, and else none. ``cider``: the CIDEr-D of
+    each caption, float64 ``(N,)``. ``sure``: the confidence of each caption and whether it is right, or None if the
+    captioner has no confidence.
     """
 
     part: Part
     captions: list[str]
+    others: list[list[str]]
     cider: np.ndarray
     sure: Sure | None
     row: ScoreRow
@@ -403,11 +435,14 @@ def score_models(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -
     from model import load_captioners
 
     models = [Path(path) for path in args.model]
+    if args.beam_sizes and "beam_groups" in typed and "beam_size" not in typed:
+        # The groups may not divide the beam of the run.
+        typed["beam_size"] = vars(args)["setting:beam_size"] = args.beam_sizes.split(",")[0]
     captioner = load_captioners(models, args.views)
     config = resolve_trained(args, captioner.config)
     splitting = captioner.vocabulary.splitting
     refuse_unmeasured(args, tools, splitting)
-    searches = find_searches(args.beam_sizes, config)
+    searches = find_searches(args.beam_sizes, config, args.variety)
     captioner.check(config)
     dataset = load_dataset(config)
     parts = find_parts(captioner, config, dataset, args, typed)
@@ -451,10 +486,12 @@ def caption_part(
     from captioning.base.environment import describe
 
     name, training, tools = scoring
-    said, seconds = caption_split(captioner, part.stores, part.records, search)
+    found, seconds = caption_split(captioner, part.stores, part.records, search)
+    said = [captions[0] for captions in found]
     captions = [caption.text for caption in said]
+    others = [[caption.text for caption in captions] for captions in found] if args.variety else []
     splitting = captioner.vocabulary.splitting
-    scores, cider = score(captions, part.records, args.protocol, part.data, training, tools, splitting)
+    scores, cider = score(captions, part.records, args.protocol, part.data, training, tools, splitting, part.outlined)
     looks = find_attention(captioner, part.stores[0], part.records, captions, search) if with_attention else None
     sure = None
     if captioner.confidence is not None:
@@ -471,11 +508,12 @@ def caption_part(
         scores=scores,
         attention=looks,
         confidence=sure and sure.scores(),
+        variety=variety(others, part.records, splitting, part.outlined) if others else None,
         decoding_seconds=seconds,
         settings=search.model_dump() | {"consensus": search.votes},  # captions vote only with a beam size above 2
         environment=describe(search.seed),
     )
-    return Captioned(part, captions, cider, sure, row)
+    return Captioned(part, captions, others, cider, sure, row)
 
 
 def row_of_all(
@@ -488,12 +526,16 @@ def row_of_all(
     """The scores of one decoding on several data sets together. ``sure``: the confidence in all their captions."""
     scored = [(each.captions, each.part.records, each.row.scores) for each in found]
     seconds = sum(each.row.decoding_seconds or 0 for each in found)
-    scores = together(scored, training, tools, splitting)
+    outlined = None
+    if any(each.part.outlined for each in found):
+        outlined = [own for each in found for own in each.part.outlined or [frozenset()] * len(each.part.records)]
+    scores = together(scored, training, tools, splitting, outlined)
     return replace(
         found[0].row,
         dataset=TOGETHER,
         scores=scores,
         attention=None,
+        variety=None,  # each data set has CIDEr of its own
         confidence=sure and sure.scores(),
         decoding_seconds=seconds,
     )
@@ -507,7 +549,8 @@ def label_of(row: ScoreRow, search: Config) -> str:
             (
                 row.split,
                 row.dataset,
-                f"beam{search.beam_size}",
+                "drawn" if search.do_sample else f"beam{search.beam_size}",
+                f"groups{search.beam_groups}" if search.beam_groups > 1 else "",
                 "consensus" if search.votes else "",
                 "constrained" if search.is_constrained else "",
             ),
@@ -521,6 +564,8 @@ def write_captions(captioned: Captioned, search: Config, output: Path) -> None:
     label = label_of(row, search)
     confidences = sure.confidence.tolist() if sure else [None] * len(captioned.captions)
     write_predictions(output, label, part.records, captioned.captions, captioned.cider.tolist(), confidences)
+    if captioned.others:
+        write_all_captions(output, label, part.records, captioned.others)
     draw_confidence(sure, label, output)
     if part.subset:
         write_coco_results(output, part.subset, f"{row.captioner}-{label}", part.records, captioned.captions)
@@ -554,10 +599,20 @@ def write_reports(
         write(output / f"report{'-' * bool(part.name)}{part.name}.html", page)
 
 
-def find_searches(beam_sizes: str | None, config: Config) -> list[Config]:
-    """The settings of each decoding that ``--beam-sizes`` asks for. Raises UserError."""
-    sizes = beam_sizes.split(",") if beam_sizes else sorted({1, config.beam_size})
-    searches = [config.with_overrides({"beam_size": size}, "--beam-sizes") for size in sizes]
+def find_searches(beam_sizes: str | None, config: Config, captions: int | None = None) -> list[Config]:
+    """The settings of each decoding that ``--beam-sizes`` and ``--variety`` ask for. Raises UserError.
+
+    ``captions``: how many of each image ``--variety`` wants.
+    """
+    wanted = {"num_captions": captions or (config.num_captions if config.do_sample else 0)}
+    if config.do_sample:
+        if beam_sizes:
+            raise UserError("--beam-sizes: do_sample draws captions and keeps no beam; leave out one of the two")
+        return [config.with_overrides(wanted, "--variety")]
+    own = {config.beam_size} if captions or config.beam_groups > 1 else {1, config.beam_size}
+    sizes = beam_sizes.split(",") if beam_sizes else sorted(own)
+    source = "--beam-sizes and --variety" if captions else "--beam-sizes"
+    searches = [config.with_overrides({"beam_size": size} | wanted, source) for size in sizes]
     refuse_idle_consensus(searches, "--beam-sizes")
     return searches
 
@@ -593,14 +648,23 @@ def find_parts(
         stores = [store for each in ready if each for store in (each.store, *(view.store for view in each.views))]
         usable = ready[0].usable(args.split)
         records = [record for record in usable if all(record.file_name in store.rows for store in stores)]
-        parts.append(Part(name, data, stores, records, sets[key].coco_subsets.get(records[0].split)))
+        subset = sets[key].coco_subsets.get(records[0].split)
+        parts.append(Part(name, data, stores, records, subset, outlined_of(data, sets[key], records)))
     return parts
+
+
+def outlined_of(
+    data: DataSettings, dataset: CaptionDataset, records: Sequence[ImageRecord]
+) -> list[frozenset[str]] | None:
+    """The classes of the objects that COCO outlines in each image, if these are COCO's and its file is at hand."""
+    subset = dataset.coco_subsets.get(records[0].split)
+    return outlined_objects(Path(data.data_dir), subset, records) if subset else None
 
 
 def caption_split(
     captioner: "Captioner", stores: Sequence["FeatureStore"], records: Sequence[ImageRecord], config: Config
-) -> tuple[list["Caption"], float]:
-    """The best caption of each record, and the seconds of decoding, with compilation.
+) -> tuple[list[list["Caption"]], float]:
+    """The captions of each record, best first, and the seconds of decoding, with compilation.
 
     ``stores``: the store of the captioner, or one for each member and view of an ensemble.
     """
@@ -609,7 +673,7 @@ def caption_split(
     began = time.perf_counter()
     batches = [feature_batches(store, records, config) for store in stores]
     features = batches[0] if len(batches) == 1 else EnsembleBatches(batches)
-    captions = [found[0] for found in captioner.caption(features, config)[: len(records)]]
+    captions = captioner.caption(features, config)[: len(records)]
     return captions, time.perf_counter() - began
 
 

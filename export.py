@@ -36,7 +36,7 @@ from captioning.base.progress import track
 from captioning.base.script import run_script
 from captioning.base.trained import fingerprint
 from captioning.command_line.options import make_parser, typed_settings
-from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
+from captioning.command_line.resolving import refuse_idle_consensus, refuse_variety, resolve_trained, settle_backend
 from captioning.exports.checking import Comparison, Original, compare
 from captioning.exports.reading import KINDS, Exported
 from captioning.exports.runtime import exports_beside
@@ -78,6 +78,7 @@ def main() -> int:
     captioner = Captioner.load(Path(args.model))
     config = resolve_trained(args, captioner.config)
     refuse_idle_consensus([config])
+    refuse_variety(config, "an export draws nothing and gives its whole beam", "do_sample", "num_captions")
     captioner.check(config)
     written, of_bundle = [], fingerprint(Path(args.model))
     for kind, int8, folder in exports:

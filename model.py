@@ -14,6 +14,7 @@ A captioner is kept in one file, the bundle (``captioning/storage/bundles.py``).
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from captioning.confidence.stored import Confidence
 from captioning.decoders.base import Decoder
 from captioning.decoders.build import build_decoder
 from captioning.decoders.ensemble import EnsembleDecoder
-from captioning.features.batches import EnsembleBatches, FeatureBatches
+from captioning.features.batches import DrawnBatches, EnsembleBatches, FeatureBatches
 from captioning.features.digests import encoder_digest
 from captioning.features.folding import FoldedEncoder
 from captioning.features.weight_files import save_weights
@@ -37,6 +38,7 @@ from captioning.pictures.loading import view
 from captioning.search.captions import Caption, read_ids, spelled, weights_of_words
 from captioning.search.compiled import Search
 from captioning.search.hypotheses import IMPOSSIBLE
+from captioning.search.sampling import draws_for
 from captioning.storage import bundles
 from captioning.words.constraints import asking, check_constraints
 from captioning.words.padding import pad
@@ -112,8 +114,11 @@ class Captioner:
         prefix: str | None = None,
         force_words: Sequence[str | Sequence[str]] | None = None,
         bad_words: Sequence[str] | None = None,
+        names: Sequence[str] | None = None,
     ) -> list[list[Caption]]:
-        """The captions of each image, best first: ``beam_size`` of them, or fewer if fewer sentences are possible.
+        """The captions of each image, best first: ``num_captions``, or fewer if fewer sentences are possible.
+
+        With ``num_captions`` at 0 there are ``beam_size`` of them, or one if captions are drawn (``do_sample``).
 
         ``features``: a float array ``(B, R, D)`` that is searched at once, or batches from a store. The last batch may
         be filled up with copies of its last image, which get captions too. ``decoding``: the settings of the search;
@@ -123,12 +128,15 @@ class Captioner:
         (``include``): the words and phrases that every caption contains; a list of phrases means one of them.
         ``bad_words`` (``exclude_words``): the words and phrases that no caption contains. Other words need another
         search, which is compiled first. Raises UserError if no caption can be as they ask, or if none is found.
+
+        ``names``: those of the images in an array, which decide the draws of ``do_sample`` together with
+        ``sample_seed``; None: their numbers. Batches bring names of their own.
         """
         if not len(features):
             return []
         decoding = asking(decoding or self.config, prefix, force_words, bad_words)
-        found = _run(self._search(decoding), features, decoding)  # (B, K, L), (B, K), (B, K), perhaps (B, K)
-        return [self._spelled(image) for image in zip(*found, strict=True)]
+        found = _run(self._search(decoding), features, decoding, names)  # (B, K, L), (B, K), (B, K), perhaps (B, K)
+        return [self._spelled(image)[: decoding.num_captions or None] for image in zip(*found, strict=True)]
 
     def check(self, decoding: DecodingSettings) -> None:
         """Raise UserError if no caption can hold the words that ``decoding`` asks for.
@@ -156,8 +164,8 @@ class Captioner:
         return spelled(self.vocabulary, found, self.confidence.unsure_below if self.confidence else 0.0)
 
     def _search(self, decoding: DecodingSettings) -> Search:
-        """The compiled search with these settings. The length penalty is a variable, so no value needs a new search."""
-        key = (id(self.confidence), *(decoding.decoding() | {"length_penalty": None}).values())
+        """The compiled search with these settings. The length penalty is a variable, and draws are inputs."""
+        key = (id(self.confidence), *(decoding.decoding() | {"length_penalty": None, "sample_seed": None}).values())
         if key not in self._searches:
             if decoding.is_constrained:
                 constrained = [key for key, search in self._searches.items() if search.phrases.is_constrained]
@@ -262,7 +270,7 @@ class Ensemble(Captioner):
         """The captions of each image, best first, as ``Captioner.caption`` gives them.
 
         ``features``: a tuple as ``encode`` gives it, or batches of such tuples from several stores.
-        ``words``: prefix, force_words and bad_words.
+        ``words``: prefix, force_words, bad_words and names.
         Raises UserError if the captions may become longer than a captioner can process.
         """
         for member in self.members:
@@ -273,17 +281,31 @@ class Ensemble(Captioner):
 
 
 def _run(
-    search: Search, features: Features | FeatureBatches | EnsembleBatches, decoding: DecodingSettings
+    search: Search,
+    features: Features | FeatureBatches | EnsembleBatches,
+    decoding: DecodingSettings,
+    names: Sequence[str] | None = None,
 ) -> list[np.ndarray]:
     """The parts that ``search`` gives for ``features``: tokens, log_probs, scores and perhaps what its judge says.
 
-    Raises UserError if an image has no caption that is as the settings ask.
+    ``names``: see ``Captioner.caption``. Raises UserError if an image has no caption that is as the settings ask.
     """
     search.length_penalty.assign(decoding.length_penalty)
+    draw = partial(
+        draws_for,
+        seed=decoding.sample_seed,
+        samples=max(1, decoding.num_captions),
+        max_length=decoding.max_caption_length,
+    )
     if isinstance(features, keras.utils.PyDataset):
-        found = [np.asarray(part) for part in search.predict(features, verbose=0)]
+        batches = DrawnBatches(features, draw) if decoding.do_sample else features
+        found = [np.asarray(part) for part in search.predict(batches, verbose=0)]
     else:  # for one batch, predict would take about as long to prepare as the search takes
-        found = [np.asarray(part) for part in search.predict_on_batch(features)]
+        inputs: Any = features
+        if decoding.do_sample:
+            images = len(features[0] if isinstance(features, tuple) else features)
+            inputs = (features, draw(names or [str(number) for number in range(images)]))
+        found = [np.asarray(part) for part in search.predict_on_batch(inputs)]
     if search.phrases.is_constrained and (found[1][:, 0] <= IMPOSSIBLE).any():
         raise UserError(
             "include, prefix, exclude_words: no caption was found that is as they ask; ask for fewer words, or set "

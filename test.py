@@ -2,7 +2,9 @@
 
     python test.py photo.jpg                                # with the captioner that comes with this repository
     python test.py photo.jpg --model runs/NAME              # with a captioner of your own
-    python test.py holiday/ https://example.org/cat.jpg --beam-size 5 --best 3
+    python test.py holiday/ https://example.org/cat.jpg --beam-size 5 --captions 3
+    python test.py photo.jpg --beam-size 10 --beam-groups 5 --captions 5     # captions that differ more
+    python test.py photo.jpg --do-sample --top-p 0.9 --captions 5            # captions drawn at random
     python test.py photo.jpg --json --pictures captioned/
     python test.py photo.jpg --views 4                      # an average of four looks at the picture
     python test.py photo.jpg --model runs/NAME --beam-size 20 --consensus    # of 20 captions the one most like the rest
@@ -22,7 +24,7 @@ that cannot be read is reported, and the others go on. The exit status is then 1
 
 import json
 import sys
-from argparse import Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -67,6 +69,7 @@ def main() -> int:
 
     captioner = load_captioner([Path(path) for path in args.model], args.views, args)
     config = resolve_trained(args, captioner.config)
+    config = config.with_overrides({"num_captions": config.num_captions or 1})
     refuse_impossible(args, captioner, config)
     if not captioner.is_judged:
         print(f"note: captions come without a confidence: {no_confidence(args)}", file=sys.stderr)
@@ -94,7 +97,14 @@ def parse() -> Namespace:
     add_runtime(parser)
     add_finding(parser)
     add_views(parser)
-    parser.add_argument("--best", type=int, default=1, metavar="K", help="captions per picture, at most beam_size")
+    parser.add_argument(
+        "--captions",
+        "--best",
+        dest="setting:num_captions",
+        default=SUPPRESS,
+        metavar="N",
+        help="captions per picture, the same as --num-captions [default: 1]",
+    )
     parser.add_argument(
         "--min-confidence",
         type=float,
@@ -109,6 +119,15 @@ def parse() -> Namespace:
         metavar="DIR",
         help="draw into this folder where the decoder looked for each word of the best caption, one figure per picture",
     )
+    add_album(parser)
+    args = parser.parse_args()
+    args.images = expanded(args.images)
+    args.model = args.model or [POCKET]
+    return args
+
+
+def add_album(parser: ArgumentParser) -> None:
+    """The options of a whole folder."""
     parser.add_argument(
         "--output",
         metavar="FILE",
@@ -139,10 +158,6 @@ def parse() -> Namespace:
         help="with --write-metadata sidecar or embed: also write the things and places that the captions name, as "
         "keywords (dc:subject). Keywords of others stay",
     )
-    args = parser.parse_args()
-    args.images = expanded(args.images)
-    args.model = args.model or [POCKET]
-    return args
 
 
 def refuse_conflicts(args: Namespace) -> None:
@@ -185,8 +200,6 @@ def refuse_impossible(args: Namespace, captioner: PictureCaptioner, config: Conf
     """Raise UserError for options that this captioner cannot follow."""
     refuse_idle_consensus([config])
     captioner.check(config)
-    if not 1 <= args.best <= config.beam_size:
-        raise UserError(f"--best: {args.best} captions need a --beam-size of at least that; it is {config.beam_size}")
     if args.min_confidence is not None and not captioner.is_judged:
         raise UserError(f"--min-confidence: {no_confidence(args)}; leave this out, or name another --model")
     if args.attention:
@@ -220,7 +233,7 @@ def caption_pictures(args: Namespace, names: Sequence[str], captioner: PictureCa
             failed += 1
             report_failure(source, found, args.json)
             continue
-        captions = [caption for caption in found.captions[: args.best] if is_wanted(caption, args.min_confidence)]
+        captions = [caption for caption in found.captions if is_wanted(caption, args.min_confidence)]
         unsaid += not captions
         report_captions(source, captions, args.json)
         if not captions:
@@ -260,16 +273,21 @@ def find_captions(
     with ThreadPoolExecutor(config.workers) as pool:
         while group := list(islice(remaining, config.extract_batch_size)):
             loaded = list(pool.map(load, group))
-            pixels = [each for each in loaded if not isinstance(each, UnreadableImage)]
-            found = iter(caption_batch(np.stack(pixels), captioner, config, attend) if pixels else [])
+            readable = [
+                (name, each) for name, each in zip(group, loaded, strict=True) if not isinstance(each, UnreadableImage)
+            ]
+            named, pixels = [name for name, _ in readable], [each for _, each in readable]
+            found = iter(caption_batch(np.stack(pixels), named, captioner, config, attend) if pixels else [])
             for source, each in zip(group, loaded, strict=True):
                 yield source, each if isinstance(each, UnreadableImage) else next(found)
 
 
-def caption_batch(pixels: np.ndarray, captioner: PictureCaptioner, config: Config, attend: bool) -> list[Found]:
+def caption_batch(
+    pixels: np.ndarray, names: Sequence[str], captioner: PictureCaptioner, config: Config, attend: bool
+) -> list[Found]:
     """The captions of RGB pixels uint8 ``(B, S, S, 3)`` and, with ``attend``, where the decoder looked."""
     features = captioner.encode(pixels)
-    found = captioner.caption(features, config)
+    found = captioner.caption(features, config, names=names)
     if not attend:
         return [Found(captions, None) for captions in found]
     looks = captioner.attend(features, [captions[0].text for captions in found])
@@ -320,8 +338,8 @@ def caption_folder(args: Namespace, names: Sequence[str], captioner: PictureCapt
     """Caption a folder into a file, and into the pictures' metadata if the user wants that. Returns the exit status."""
     folder, output = Path(args.images[0]), Path(args.output)
     models = [Path(path) for path in args.model]
-    settings = made_with(folder, models, config, args.best, args.views)
-    unreadable = caption_album(folder, names, output, settings, captioner, config, args.best)
+    settings = made_with(folder, models, config, config.num_captions, args.views)
+    unreadable = caption_album(folder, names, output, settings, captioner, config, config.num_captions)
     print(f"{printable(str(output))}: {len(names) - unreadable:,} pictures with captions, {unreadable:,} unreadable")
     if args.coco_results:
         write(Path(args.coco_results), json.dumps(coco_results(names, output)) + "\n")

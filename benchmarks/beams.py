@@ -1,13 +1,15 @@
-"""The cost of wider beams, of consensus and of rules: the pocket captioner's search over one batch of 100 features.
+"""The cost of wider beams, consensus, rules and variety: the pocket captioner's search over a batch of 100 features.
 
     python benchmarks/beams.py
     python benchmarks/beams.py --rules      # the cost of n-gram, prefix, excluded and required words
+    python benchmarks/beams.py --variety    # the cost of ten captions by diverse beam search, and drawn
 
 Encodes made-up photographs once. Then each way of searching captions the features, in turns. The first turn compiles
 and does not count. The median of the others counts.
 
-With --rules every caption has exactly 12 words, so every search takes equally many steps. The bar is for their time
-against the search without rules. CPU seconds are those of all cores, and hardly depend on other work on the machine.
+With --rules and --variety every caption has exactly 12 words, so every search takes equally many steps. The bar is for
+the time of rules against the search without rules. CPU seconds are those of all cores, and hardly depend on other work
+on the machine.
 """
 
 import argparse
@@ -51,13 +53,25 @@ RULES = {
     },
 }
 BAR = 1.3  # times the search without rules
+DRAWN = {"do_sample": True, "num_captions": 10}
+VARIETY = {
+    "beam 10": {"beam_size": 10},
+    "5 groups": {"beam_size": 10, "beam_groups": 5},
+    "10 groups": {"beam_size": 10, "beam_groups": 10},
+    "drawn": DRAWN,
+    "drawn, top-k 50": {**DRAWN, "top_k": 50},
+    "drawn, top-p 0.9": {**DRAWN, "top_p": 0.9},
+    "drawn, typical-p 0.9": {**DRAWN, "typical_p": 0.9},
+}
 
 
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--rules", action="store_true", help="time the rules in place of the beams")
+    parser.add_argument("--variety", action="store_true", help="time ten captions that differ in place of the beams")
+    parser.add_argument("--rounds", type=int, default=7, help="turns that count [default: 7]")
     args = parser.parse_args()
-    count, rounds = (4, 1) if args.quick else (100, 7)
+    count, rounds = (4, 1) if args.quick else (100, args.rounds)
 
     from captioning.pictures.loading import load_image
     from model import Captioner
@@ -69,7 +83,8 @@ def main() -> None:
         pixels = [load_image(path, captioner.config.image_size) for path in sorted(folder.iterdir())]
     features = captioner.encode(np.stack(pixels).astype("float32"))
 
-    (time_rules if args.rules else time_beams)(args, captioner, features, rounds)
+    measure = time_rules if args.rules else time_variety if args.variety else time_beams
+    measure(args, captioner, features, rounds)
 
 
 def time_beams(args: argparse.Namespace, captioner: "Captioner", features: np.ndarray, rounds: int) -> None:
@@ -111,6 +126,21 @@ def time_rules(args: argparse.Namespace, captioner: "Captioner", features: np.nd
         results[f"beam {beam_size}"] = {"seconds": seconds, "cpu_seconds": cpu_seconds, "times_no_rules": ratios}
     print_table(["", "seconds", "times no rules", "CPU seconds", "times no rules", f"at most {BAR}"], rows)
     write_results(args, "beams_rules", {"pictures": len(features), "words": WORDS, **results})
+
+
+def time_variety(args: argparse.Namespace, captioner: "Captioner", features: np.ndarray, rounds: int) -> None:
+    bare = captioner.config.with_overrides(BARE)
+    configs = {name: bare.with_overrides(search) for name, search in VARIETY.items()}
+    seconds, cpu_seconds = take_turns(captioner, features, configs, rounds)
+    ratios, rows = {}, []
+    for name in configs:
+        ratio, cpu_ratio = (median(each[name]) / median(each["beam 10"]) for each in (seconds, cpu_seconds))
+        ratios[name] = {"seconds": ratio, "cpu_seconds": cpu_ratio}
+        figures = (median(seconds[name]), ratio, median(cpu_seconds[name]), cpu_ratio)
+        rows.append([name, *(f"{figure:.2f}" for figure in figures)])
+    print_table(["", "seconds", "times beam 10", "CPU seconds", "times beam 10"], rows)
+    results = {"seconds": seconds, "cpu_seconds": cpu_seconds, "times_beam_10": ratios}
+    write_results(args, "beams_variety", {"pictures": len(features), "words": WORDS, **results})
 
 
 def take_turns(

@@ -25,7 +25,7 @@ class FakeCaptioner:
         time.sleep(self.pause)
         return pixels.mean(axis=(1, 2, 3))
 
-    def caption(self, features: np.ndarray, config: Config) -> list[list]:
+    def caption(self, features: np.ndarray, config: Config, names=None) -> list[list]:
         def found(text, score):
             return SimpleNamespace(text=text, log_prob=2 * score, score=score, confidence=None)
 

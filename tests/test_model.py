@@ -183,6 +183,38 @@ def test_batches_of_a_store_are_captioned_as_an_array(saved, make_store):
     assert len(found) == 9, "the last batch is filled up"
 
 
+@pytest.mark.slow
+def test_drawn_captions_depend_on_seed_and_name_alone(saved, make_store):
+    """Not on the batch, nor on whether features come from a store. Best first, and as many as were asked for."""
+    made = saved[0]
+    drawing = made.config.with_overrides({"do_sample": True, "num_captions": 4, "top_k": 8, "no_repeat_ngram": 1})
+    names = [f"{i}.jpg" for i in range(5)]
+    store = make_store(names, shape=(4, 5), dtype="float16")
+    features = store.read(np.asarray([store.rows[name] for name in names]))
+    found = made.caption(features, drawing, names=names)
+    assert [len(captions) for captions in found] == [4] * 5
+    assert made.caption(features, drawing, names=names) == found
+    texts = [[caption.text for caption in captions] for captions in found]
+    alone = made.caption(features[2:3], drawing, names=["photos/2.jpg"])
+    assert [[caption.text for caption in captions] for captions in alone] == texts[2:3]
+    stored = made.caption(FeatureBatches(store, names, 2), drawing)[:5]
+    assert [[caption.text for caption in captions] for captions in stored] == texts
+    other = made.caption(features, drawing.with_overrides({"sample_seed": 1}), names=names)
+    assert [[caption.text for caption in captions] for captions in other] != texts
+    both = Ensemble([made, made])
+    joined = both.caption((features, features), drawing, names=names)
+    assert [[caption.text for caption in captions] for captions in joined] == texts
+
+
+@pytest.mark.slow
+def test_the_best_captions_of_a_beam_are_given(saved):
+    made = saved[0]
+    features = made.encode(pixels(2))
+    whole = made.caption(features, made.config.with_overrides({"beam_size": 4}))
+    few = made.caption(features, made.config.with_overrides({"beam_size": 4, "num_captions": 2}))
+    assert few == [captions[:2] for captions in whole]
+
+
 @pytest.mark.parametrize(("decoder", "columns"), [("attention", 4), ("adaptive", 5), ("transformer", 4)])
 def test_weights_are_those_of_decoding_the_caption(decoder, columns, tmp_path):
     """One row per word and one for the end. Other captions in the batch change nothing; another image does."""

@@ -59,6 +59,8 @@ def search(
     beam_size: int | None = None,
     length_penalty: float = 1.0,
     phrases=FREE,
+    groups: int = 1,
+    diversity_penalty: float = 0.0,
     **rules,
 ):
     """Tokens ``(B, K, L)``, log-probabilities and scores ``(B, K)`` as arrays; greedy search without ``beam_size``."""
@@ -67,6 +69,7 @@ def search(
     if beam_size is None:
         found = greedy_search(step, state, len(tables), max_length, **options)
     else:
+        options |= {"groups": groups, "diversity_penalty": diversity_penalty}
         found = beam_search(step, state, len(tables), max_length, beam_size, **options)
     return [ops.convert_to_numpy(part) for part in found[:3]]
 

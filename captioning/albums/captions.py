@@ -46,7 +46,21 @@ from captioning.search.captions import Caption, PictureCaptioner
 from config import Config, DecodingSettings
 
 # Settings that older files do not name, because they did not exist: what was done then.
-_FORMER_SETTINGS = {"views": 1, "consensus": False, "prefix": "", "include": [], "exclude_words": []}
+_FORMER_SETTINGS = {
+    "views": 1,
+    "consensus": False,
+    "prefix": "",
+    "include": [],
+    "exclude_words": [],
+    "beam_groups": 1,
+    "diversity_penalty": 0.5,
+    "do_sample": False,
+    "sample_temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "typical_p": 1.0,
+    "sample_seed": 0,
+}
 
 
 def list_pictures(folder: Path, finder: Finder | None = None) -> list[str]:
@@ -179,11 +193,20 @@ def _captioned(
     with ThreadPoolExecutor(config.workers) as pool, ThreadPoolExecutor(1) as searcher:
         ahead = load_ahead(pool, batches, load, config.image_size, size)
         searches = (
-            (batch, searcher.submit(captioner.caption, captioner.encode(pixels), config), reasons)
+            (
+                batch,
+                searcher.submit(captioner.caption, captioner.encode(pixels), config, names=_filled(batch, len(pixels))),
+                reasons,
+            )
             for batch, (pixels, reasons) in zip(batches, ahead, strict=True)
         )
         for batch, search, reasons in one_behind(searches):
             yield batch, search.result(), reasons
+
+
+def _filled(names: Sequence[str], size: int) -> list[str]:
+    """``names``, and the last one for each row that only fills a batch up."""
+    return [*names, *[names[-1]] * (size - len(names))]
 
 
 def read_lines(output: Path) -> Iterator[dict[str, Any]]:

@@ -51,6 +51,7 @@ def resolve(args: argparse.Namespace) -> Config:
         if typed.get("stage", settings.stage) != settings.stage:
             settings = _at_stage(settings, typed["stage"])
     settings = settings.with_overrides(_choose_data(typed, settings))
+    _refuse_idle_beam(typed, settings)
     refuse_idle_consensus([settings])
     settle_backend(settings.backend)
     return settings
@@ -159,7 +160,9 @@ def resolve_trained(args: argparse.Namespace, trained: Config) -> Config:
 
     Raises UserError when that would change what training has fixed.
     """
-    settings = trained.with_overrides(_choose_data(typed_settings(args), trained))
+    typed = typed_settings(args)
+    settings = trained.with_overrides(_choose_data(typed, trained))
+    _refuse_idle_beam(typed, settings)
     for name in sorted(fixed_settings()):
         was, wanted = getattr(trained, name), getattr(settings, name)
         if was != wanted:
@@ -197,6 +200,24 @@ def refuse_idle_consensus(searches: Sequence[DecodingSettings], option: str = "-
             f"consensus: needs captions to choose from, and beam_size is {sizes}; give {option} 20 (3 at least), or "
             "--no-consensus"
         )
+
+
+def _refuse_idle_beam(typed: Mapping[str, Any], settings: DecodingSettings) -> None:
+    """Raise UserError when a beam was ``typed`` and captions are drawn. A trained captioner may bring its own beam."""
+    if settings.do_sample and "beam_size" in typed:
+        raise UserError(
+            "beam_size: do_sample draws captions and keeps no beam; leave it out, and num_captions says how many are "
+            "drawn"
+        )
+
+
+def refuse_variety(settings: DecodingSettings, what: str, *names: str) -> None:
+    """Raise UserError when one of the settings ``names`` is not at its default, because ``what`` cannot follow it."""
+    for name in names:
+        default = DecodingSettings.model_fields[name].default
+        if getattr(settings, name) != default:
+            option = f"--no-{name.replace('_', '-')}" if default is False else f"--{name.replace('_', '-')} {default}"
+            raise UserError(f"{name}: {what}; leave it out, or give {option}")
 
 
 def refuse_longer(trained: DecoderSettings, settings: CaptionSettings) -> None:

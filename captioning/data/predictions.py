@@ -6,6 +6,7 @@ What is written is a JSON list with one {"image_id", "caption"} for each image.
 
     predictions-test-beam3.json                       also "file_name", "cider": the CIDEr-D of this caption, and
                                                       "confidence" if the captioner gives one
+    captions-test-beam10.jsonl                        several captions of each image, best first, of --variety
     captions_val2014_NAME-test-beam3_results.json     for COCO's evaluation server: COCO's image ids, no other keys
 """
 
@@ -117,6 +118,20 @@ def write_predictions(
         for record, caption, score, confidence in zip(records, captions, cider, confidences, strict=True)
     ]
     write(folder / f"predictions-{name}.json", json.dumps(entries, indent=0, ensure_ascii=False) + "\n")
+
+
+def write_all_captions(
+    folder: Path, name: str, records: Sequence[ImageRecord], captions: Sequence[Sequence[str]]
+) -> None:
+    """Write captions-NAME.jsonl into ``folder``: a line with all captions of each record, best first.
+
+    Raises UserError.
+    """
+    lines = [
+        json.dumps({"image": record.file_name, "captions": list(group)}, ensure_ascii=False) + "\n"
+        for record, group in zip(records, captions, strict=True)
+    ]
+    write(folder / f"captions-{name}.jsonl", "".join(lines))
 
 
 def write_coco_results(

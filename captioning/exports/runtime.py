@@ -103,8 +103,13 @@ class GraphCaptioner:
         with self._running():
             return self._graphs.encode(pixels)
 
-    def caption(self, features: np.ndarray, decoding: DecodingSettings | None = None) -> list[list[Caption]]:
-        """The captions of each image, best first, as ``model.Captioner.caption`` gives them."""
+    def caption(
+        self, features: np.ndarray, decoding: DecodingSettings | None = None, *, names: Sequence[str] | None = None
+    ) -> list[list[Caption]]:
+        """The captions of each image, best first, as ``model.Captioner.caption`` gives them.
+
+        ``names`` decide nothing, because the graphs draw no captions.
+        """
         decoding = decoding or self.config
         with self._running():
             found = self._graphs.search(
@@ -113,9 +118,10 @@ class GraphCaptioner:
                 length_penalty=np.array(decoding.length_penalty, "float32"),
                 min_length=np.array(decoding.min_length, "int32"),
             )
-            names = ("tokens", "log_probs", "scores", *(("confidence",) if self.is_judged else ()))
-            parts = zip(*(found[name] for name in names), strict=True)
-            return [spelled(self.vocabulary, image, self._unsure_below) for image in parts]
+            outputs = ("tokens", "log_probs", "scores", *(("confidence",) if self.is_judged else ()))
+            parts = zip(*(found[output] for output in outputs), strict=True)
+            captions = [spelled(self.vocabulary, image, self._unsure_below) for image in parts]
+            return [of_image[: decoding.num_captions or None] for of_image in captions]
 
     def attend(self, features: np.ndarray, captions: Sequence[str]) -> list[np.ndarray]:
         """Where the decoder looks for each word of ``captions``, as ``model.Captioner.attend`` gives it."""
@@ -214,6 +220,8 @@ def _suitable(model: Path, args: Namespace) -> tuple[Exported, Config]:
     asked = resolve_trained(args, trained)
     if asked.is_constrained:
         raise Unsuitable("only Keras runs prefix, include and exclude_words")
+    if asked.do_sample or asked.beam_groups > 1:
+        raise Unsuitable("only Keras runs do_sample and beam_groups")
     # An export of before a setting does what is the default now.
     fixed, wanted_settings = (as_written(each) for each in (Config().decoding(), asked.decoding()))
     fixed |= exported.about["decoding"]

@@ -214,7 +214,7 @@ def _onnx_search(captioner: Captioner, decoding: DecodingSettings, int8: bool) -
         defaults |= {"looked": np.zeros((0, *shape[1:]), dtype), "given": np.zeros((0, 0), "int32")}
     search = Search(captioner.decoder, decoding, captioner.confidence, captioner.vocabulary)
     fixed = {}
-    if search.phrases.banks > 1:  # required phrases have places in a beam of fixed size
+    if search.phrases.banks > 1 or search.groups > 1:  # required phrases and groups share a beam of fixed size
         del specs["beam_size"], defaults["beam_size"]
         fixed["beam_size"] = search.beam_size
     compute = _search_graph(captioner, search)

@@ -1,6 +1,6 @@
 """Batches of the features of images, in order."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -16,12 +16,17 @@ class FeatureBatches(keras.utils.PyDataset):
         self.store, self.batch_size = store, min(batch_size, len(file_names))
         rows = np.asarray([store.rows[name] for name in file_names], dtype=np.int64)
         self.rows = np.pad(rows, (0, -len(rows) % self.batch_size), mode="edge")
+        self.file_names = [*file_names, *[file_names[-1]] * (len(self.rows) - len(rows))]
 
     def __len__(self) -> int:
         return len(self.rows) // self.batch_size
 
     def __getitem__(self, index: int):
         return (self.store.read(self.rows[index * self.batch_size : (index + 1) * self.batch_size]),)
+
+    def names(self, index: int) -> list[str]:
+        """The file names of the images of a batch."""
+        return self.file_names[index * self.batch_size : (index + 1) * self.batch_size]
 
 
 class EnsembleBatches(keras.utils.PyDataset):
@@ -36,3 +41,21 @@ class EnsembleBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int):
         return (tuple(member[index][0] for member in self.members),)
+
+    def names(self, index: int) -> list[str]:
+        """The file names of the images of a batch."""
+        return self.members[0].names(index)
+
+
+class DrawnBatches(keras.utils.PyDataset):
+    """Batches ``((features, draws),)``: those of other batches, each with what ``draw`` gives for its file names."""
+
+    def __init__(self, batches: FeatureBatches | EnsembleBatches, draw: Callable[[Sequence[str]], np.ndarray]):
+        super().__init__(workers=batches.workers, max_queue_size=4)
+        self.batches, self.draw = batches, draw
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int):
+        return ((self.batches[index][0], self.draw(self.batches.names(index))),)

@@ -1,18 +1,20 @@
 """CHAIR: how often captions name objects that are not there (Rohrbach et al., 2018, https://arxiv.org/abs/1809.02156).
 
 Objects are the 80 classes of MS-COCO. ``coco_objects.json`` lists the words that name each one, as the authors
-published them. An object is not there when no reference of the image names its class. The paper also counts objects
-that are outlined in the picture as there. So these figures are above those of the paper for the same captions.
+published them. An object is there when a reference of the image names its class. The paper also counts objects that
+COCO's annotations outline in the picture. Where these annotations are at hand, so do we (``data.coco_instances``).
+Without them figures are above those of the paper for the same captions.
 
 * CHAIRs: the share of captions with at least one object that is not there.
 * CHAIRi: the share of all mentions of objects that are of objects that are not there.
+* Recall of objects, which is not in the paper: of all objects that are there, the share that captions name.
 
 The list has known faults, which we keep so that figures stay comparable. The colour "orange" counts as the fruit, any
 "bike" as a bicycle and any "seat" as a chair.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +31,7 @@ class Mentions(NamedTuple):
     """The classes that a caption names, in order, with repetitions."""
 
     all: list[str]
-    absent: list[str]  # those that no reference names
+    absent: list[str]  # those that are not there
 
 
 class Chair(NamedTuple):
@@ -75,14 +77,42 @@ def objects(caption: Caption) -> list[str]:
     return [kind for _, kind in found if kind != _NOTHING]
 
 
-def mentions(predictions: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> list[Mentions]:
-    """What each caption names. ``references[i]`` are all references of the image of ``predictions[i]``."""
+def mentions(
+    predictions: Sequence[Caption],
+    references: Sequence[Sequence[Caption]],
+    outlined: Sequence[Collection[str]] | None = None,
+) -> list[Mentions]:
+    """What each caption names. ``references[i]`` are all references of the image of ``predictions[i]``.
+
+    ``outlined[i]``: the classes of the objects that are known to be in that image, whatever the references name.
+    """
     found = []
-    for prediction, group in zip(predictions, references, strict=True):
+    for i, (prediction, group) in enumerate(zip(predictions, references, strict=True)):
         named = objects(prediction)
-        there = {kind for reference in group for kind in objects(reference)} if named else set()
+        there = _there(group, outlined[i] if outlined else ()) if named else set()
         found.append(Mentions(named, [kind for kind in named if kind not in there]))
     return found
+
+
+def object_recall(
+    captions: Sequence[Sequence[Caption]],
+    references: Sequence[Sequence[Caption]],
+    outlined: Sequence[Collection[str]] | None = None,
+) -> float | None:
+    """Of all classes that are there, the share that a caption of the image names. None if nothing is there.
+
+    ``captions[i]``: all captions of image i, which count together. The other arguments: see ``mentions``.
+    """
+    hits = total = 0
+    for i, (said, group) in enumerate(zip(captions, references, strict=True)):
+        there = _there(group, outlined[i] if outlined else ())
+        hits += len(there & {kind for caption in said for kind in objects(caption)})
+        total += len(there)
+    return hits / total if total else None
+
+
+def _there(references: Sequence[Caption], outlined: Collection[str]) -> set[str]:
+    return {kind for reference in references for kind in objects(reference)} | set(outlined)
 
 
 def chair(found: Sequence[Mentions]) -> Chair:

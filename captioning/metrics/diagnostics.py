@@ -1,13 +1,13 @@
 """Statistics of captions that show a bad model: it says the same of every image, repeats itself, or breaks off."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from captioning.metrics.chair import chair, mentions
+from captioning.metrics.chair import chair, mentions, object_recall
 from captioning.metrics.references import Caption, words
 
 _WORDS = (
@@ -32,9 +32,11 @@ class Diagnostics:
     repeated_trigrams: float  # share in which some three words occur again
     most_common: float  # share of the commonest caption
     novel: float | None = None  # share of captions that no training caption equals; None without training captions
-    # Objects that no reference names (``chair``); None without references, if they are not English, and in old files.
+    # Objects that are not there (``chair``); None without references, if they are not English, and in old files.
     chair_s: float | None = None  # share of captions with such an object
     chair_i: float | None = None  # share of all mentions of objects; None also when no caption names an object
+    object_recall: float | None = None  # of all objects that are there, the share that captions name
+    outlined: bool | None = None  # whether objects that COCO outlines are there too; None: only those of references
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,20 @@ def diagnose(
     training: Iterable[Caption] | None = None,
     references: Sequence[Sequence[Caption]] | None = None,
     english: bool = True,
+    outlined: Sequence[Collection[str]] | None = None,
 ) -> Diagnostics:
     """The statistics of ``predictions``.
 
     ``training``: the captions that a novel caption is not among. ``references[i]``: all references of the image of
-    ``predictions[i]``. ``english``: whether they are; only then function words and objects are known.
+    ``predictions[i]``. ``english``: whether they are; only then function words and objects are known. ``outlined[i]``:
+    the classes of the objects that are known to be in that image beside those that references name.
     """
     captions = [tuple(words(prediction)) for prediction in predictions]
     count = len(captions)
-    hallucinated = chair(mentions(captions, references)) if references is not None and english else None
+    hallucinated = recalled = None
+    if references is not None and english:
+        hallucinated = chair(mentions(captions, references, outlined))
+        recalled = object_recall([[caption] for caption in captions], references, outlined)
     known = None if training is None else {tuple(words(caption)) for caption in training}
     return Diagnostics(
         captions=count,
@@ -75,6 +82,8 @@ def diagnose(
         novel=None if known is None else sum(caption not in known for caption in captions) / count,
         chair_s=hallucinated and hallucinated.sentence,
         chair_i=hallucinated and hallucinated.instance,
+        object_recall=recalled,
+        outlined=True if outlined is not None and english else None,
     )
 
 

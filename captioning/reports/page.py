@@ -26,7 +26,7 @@ from captioning.reports.charts import Chart, make_chart
 from captioning.reports.curves import panels_of
 from captioning.reports.diagram import architecture
 from captioning.reports.rows import ScoreRow
-from captioning.reports.tables import TITLES, blocked, confidence_text
+from captioning.reports.tables import TITLES, blocked, confidence_text, variety_text
 from captioning.storage.runs import Run
 from config import Config
 
@@ -40,8 +40,9 @@ DIAGNOSTICS = {
     "novel": ("novel: not among the training captions", "{:.1%}"),
     "most_common": ("share of the commonest caption", "{:.1%}"),
     "dangling": ("dangling: ending in a function word", "{:.1%}"),
-    "chair_s": ("CHAIRs: captions with an object that no reference names", "{:.1%}"),
-    "chair_i": ("CHAIRi: objects that no reference names, among all objects named", "{:.1%}"),
+    "chair_s": ("CHAIRs: captions with an object that is not there", "{:.1%}"),
+    "chair_i": ("CHAIRi: objects that are not there, among all objects named", "{:.1%}"),
+    "object_recall": ("objects recalled, of all that are there", "{:.1%}"),
     "repeats": ("a word twice in a row", "{:.1%}"),
     "repeated_bigrams": ("two words that occur again", "{:.1%}"),
     "repeated_trigrams": ("three words that occur again", "{:.1%}"),
@@ -114,6 +115,7 @@ def report(
         diagnostics=diagnostics_table(rows),
         attention=[(row.decoding, row.attention) for row in rows if row.attention],
         confidence=[(row.decoding, confidence_text(row.confidence)) for row in rows if row.confidence],
+        variety=[(row.decoding, variety_text(row.variety)) for row in rows if row.variety],
         training=training_of(run),
         architecture=Markup(
             architecture(config, int(sizes["regions"]), int(sizes["feature_size"]), int(sizes["vocabulary_size"]))

@@ -19,6 +19,7 @@ from captioning.metrics.calibration import ConfidenceScores
 from captioning.metrics.diagnostics import Diagnostics, LengthGroup
 from captioning.metrics.protocols import measure
 from captioning.metrics.significance import Intervals
+from captioning.metrics.variety import Variety
 from captioning.words.splitting import TREEBANK
 
 OUR_TREEBANK = "text.py"  # in files of scores: the splitting "treebank", by the name that its module once had
@@ -84,6 +85,7 @@ class ScoreRow:
     scores: Scores
     attention: AttentionStatistics | None = None
     confidence: ConfidenceScores | None = None  # None for captioners without one
+    variety: Variety | None = None  # of several captions of each image; None unless they were asked for
     decoding_seconds: float | None = None  # includes compilation
     settings: dict[str, Any] | None = None
     environment: dict[str, Any] | None = None  # see captioning/base/environment.py

@@ -15,11 +15,13 @@ from captioning.metrics.diagnostics import Diagnostics, by_reference_length, dia
 from captioning.metrics.protocols import seed_bleu
 from captioning.metrics.references import Caption
 from captioning.metrics.significance import corpus_scores, image_statistics, intervals, mean_intervals
+from captioning.metrics.variety import Variety, measure_variety
 from captioning.reports.rows import OUR_TREEBANK, CocoScores, Scores, SeedScores
 from captioning.words.splitting import TREEBANK, Splitting
 from config import DataSettings
 
 Words = list[str]
+Outlined = Sequence[Collection[str]] | None
 T = TypeVar("T")
 
 
@@ -31,16 +33,18 @@ def score(
     training: Sequence[Caption] = (),
     tools: Collection[str] = (),
     splitting: Splitting = TREEBANK,
+    outlined: Outlined = None,
 ) -> tuple[Scores, np.ndarray]:
     """All scores of N ``captions``, one for each record, and the CIDEr-D of each caption, float64 ``(N,)``.
 
     ``training``: all training captions, if there are any. A caption that is not among them is novel. ``tools``: the
     Java programs to use, from ``java.TOOLS``. The ``seed`` protocol uses none of their scores. ``splitting``: how
-    captions and references are split into words; the Java programs know ``TREEBANK`` only.
+    captions and references are split into words; the Java programs know ``TREEBANK`` only. ``outlined``: for each
+    record the classes of the objects that COCO outlines, if they are known.
     """
     found, references = _words(captions, records, tools, splitting)
     images = image_statistics(found, references)
-    diagnostics = _diagnose(found, training, references, splitting)
+    diagnostics = _diagnose(found, training, references, splitting, outlined)
     demo, shuffled_demo = _demo_shares(captions, records, data)
     if protocol == "seed":
         wanted = [record.captions for record in records]
@@ -77,16 +81,18 @@ def together(
     training: Sequence[Caption] = (),
     tools: Collection[str] = (),
     splitting: Splitting = TREEBANK,
+    outlined: Outlined = None,
 ) -> Scores:
     """The scores of several data sets together. Each part holds the captions, the records and the scores of one.
 
     Scores are means over the data sets, whatever their sizes. Intervals are about these means. ``diagnostics`` and
-    ``cider_d_by_reference_length`` count the captions of all data sets. The other arguments: see ``score``.
+    ``cider_d_by_reference_length`` count the captions of all data sets. The other arguments: see ``score``. Here
+    ``outlined`` is for the records of all parts, one part after the other.
     """
     spoken = [_words(captions, records, tools, splitting) for captions, records, _ in parts]
     found = [caption for captions, _ in spoken for caption in captions]
     references = [own for _, of_part in spoken for own in of_part]
-    diagnostics = _diagnose(found, training, references, splitting)
+    diagnostics = _diagnose(found, training, references, splitting, outlined)
     scores = [part for _, _, part in parts]
     seed = [part for part in scores if isinstance(part, SeedScores)]
     if seed:
@@ -137,12 +143,36 @@ def _words(
     return found, [[next(following) for _ in record.captions] for record in records]
 
 
+def variety(
+    captions: Sequence[Sequence[str]],
+    records: Sequence[ImageRecord],
+    splitting: Splitting = TREEBANK,
+    outlined: Outlined = None,
+) -> Variety:
+    """How varied several captions of each record are, and how good the best of them is. The other arguments: ``score``.
+
+    A record with too few captions counts its last one again.
+    """
+    count = max(map(len, captions))
+    filled = [[*group, *[group[-1]] * (count - len(group))] for group in captions]
+    references = [[splitting.split(text) for text in record.captions] for record in records]
+    said = [[splitting.split(text) for text in group] for group in filled]
+    return measure_variety(said, references, outlined, _is_english(references, splitting))
+
+
 def _diagnose(
-    found: list[Words], training: Sequence[Caption], references: list[list[Words]], splitting: Splitting
+    found: list[Words],
+    training: Sequence[Caption],
+    references: list[list[Words]],
+    splitting: Splitting,
+    outlined: Outlined,
 ) -> Diagnostics:
     """The diagnostics of captions and references, given by their words."""
-    english = splitting is TREEBANK or is_english(words for group in references for words in group)
-    return diagnose(found, training or None, references, english)
+    return diagnose(found, training or None, references, _is_english(references, splitting), outlined)
+
+
+def _is_english(references: Sequence[Sequence[Words]], splitting: Splitting) -> bool:
+    return splitting is TREEBANK or is_english(words for group in references for words in group)
 
 
 def _demo_shares(

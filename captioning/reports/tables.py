@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from captioning.metrics.calibration import ConfidenceScores
+from captioning.metrics.variety import Variety
 from captioning.reports.rows import CocoScores, ScoreRow
 
 # The columns of scores in their order: the field of ``CocoScores``, and its title. BLEU-4 is the last of ``bleu``.
@@ -67,15 +68,31 @@ def confidence_text(found: ConfidenceScores) -> str:
     )
 
 
+def variety_text(found: Variety) -> str:
+    """One line about several captions of each image."""
+    ratio = f" ({found.oracle_cider / found.first_cider:.2f} times the first)" if found.first_cider > 0 else ""
+    text = (
+        f"{found.captions} captions of each image: oracle CIDEr {found.oracle_cider:.2f}{ratio}, mean "
+        f"{found.mean_cider:.2f}, Div-1 {found.div1:.3f}, Div-2 {found.div2:.3f}, mBLEU-4 {found.mbleu4:.1f}, Self-CIDEr "
+        f"{found.self_cider:.3f}, distinct {found.distinct:.1%}, {found.vocabulary:,} words in use, "
+        f"{found.mean_length:.1f} words per caption"
+    )
+    shares = {"CHAIRs": found.chair_s, "CHAIRi": found.chair_i, "objects recalled": found.object_recall}
+    return text + "".join(f", {name} {share:.1%}" for name, share in shares.items() if share is not None)
+
+
 def _signs(row: ScoreRow) -> str:
     found = row.scores.diagnostics
     signs = [f"commonest caption {found.most_common:.1%}", f"a word twice in a row {found.repeats:.1%}"]
     for name, share in (("repeated_bigrams", found.repeated_bigrams), ("repeated_trigrams", found.repeated_trigrams)):
         signs.append(f"{name.replace('_', ' ')} {share:.1%}{blocked(row, name)}")
     if found.chair_s is not None:
-        signs.append(f"an object that no reference names {found.chair_s:.1%} (CHAIRs)")
+        absent = "is neither outlined nor named by a reference" if found.outlined else "no reference names"
+        signs.append(f"an object that {absent} {found.chair_s:.1%} (CHAIRs)")
     if found.chair_i is not None:
         signs.append(f"of all objects named {found.chair_i:.1%} (CHAIRi)")
+    if found.object_recall is not None:
+        signs.append(f"objects recalled {found.object_recall:.1%}")
     if isinstance(row.scores, CocoScores):
         groups = row.scores.cider_d_by_reference_length
         lengths = ", ".join(f"{group.score:.1f} of {group.reference_length:.1f} words" for group in groups)
@@ -84,4 +101,6 @@ def _signs(row: ScoreRow) -> str:
         signs.append(f"attention's entropy {looks.entropy:.2f} of {looks.maximum_entropy:.2f} bits")
     if row.confidence:
         signs.append(confidence_text(row.confidence))
+    if row.variety:
+        signs.append(variety_text(row.variety))
     return "; ".join(signs)

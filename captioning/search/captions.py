@@ -49,8 +49,13 @@ class PictureCaptioner(Protocol):
     def encode(self, pixels: np.ndarray) -> Any:
         """The features of RGB pixels uint8 ``(B, S, S, 3)``, for the other two methods."""
 
-    def caption(self, features: Any, decoding: DecodingSettings | None = None) -> list[list[Caption]]:
-        """The captions of each image, best first. ``decoding``: the settings of the search; None: its own."""
+    def caption(
+        self, features: Any, decoding: DecodingSettings | None = None, *, names: Sequence[str] | None = None
+    ) -> list[list[Caption]]:
+        """The captions of each image, best first. ``decoding``: the settings of the search; None: its own.
+
+        ``names``: those of the pictures, which decide what is drawn for them.
+        """
 
     def attend(self, features: Any, captions: Sequence[str]) -> list[np.ndarray]:
         """Where the decoder looks for each word of ``captions``, one per image, and then for ``<end>``.

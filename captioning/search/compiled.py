@@ -11,7 +11,8 @@ from captioning.search.consensus import consensus
 from captioning.search.greedy import greedy_search
 from captioning.search.hypotheses import Hypotheses
 from captioning.search.phrases import PhraseRules
-from captioning.search.rules import Rules
+from captioning.search.rules import Rules, best_first
+from captioning.search.sampling import Warp, sample, uniforms_of
 from captioning.words.constraints import Constraints, constraints_of
 from captioning.words.vocabulary import Vocabulary
 from config import DecodingSettings
@@ -32,11 +33,13 @@ class Judge(Protocol):
 
 
 class Search(keras.Model):
-    """Greedy or beam search, with consensus if wanted.
+    """Greedy or beam search, with consensus if wanted, or captions drawn at random.
 
     Features ``(B, R, D)`` -> tokens, log_probs and scores of ``Hypotheses``. With a ``judge`` there is a fourth part:
     what it says. An ensemble takes a tuple of such features. ``length_penalty`` is a variable, so a new value needs no
     compilation.
+
+    With ``do_sample`` the inputs are a pair: features, and the draws int32 ``(B, K, L)`` of ``sampling.draws_for``.
 
     Required phrases may need more beams than ``beam_size`` (see ``banks.py``). The search then takes that many, and
     gives the ``beam_size`` best captions.
@@ -59,6 +62,12 @@ class Search(keras.Model):
         self.judge = judge
         self.decoder = decoder
         self.beam_size = settings.beam_size
+        self.groups, self.diversity_penalty = settings.beam_groups, settings.diversity_penalty
+        self.warp = (
+            Warp(settings.sample_temperature, settings.top_k, settings.top_p, settings.typical_p)
+            if settings.do_sample
+            else None
+        )
         self.votes = settings.votes
         self.max_length = settings.max_caption_length
         self.rules = Rules(settings.min_length, settings.no_repeat_ngram)
@@ -72,8 +81,9 @@ class Search(keras.Model):
         )
         self.built = True
 
-    def call(self, features):
-        return self._judged(features, self.search(features))
+    def call(self, inputs):
+        features, draws = inputs if self.warp is not None else (inputs, None)
+        return self._judged(features, self.search(features, draws))
 
     def call_with(self, features, beam_size, length_penalty, min_length):
         """``call`` with three settings as scalar tensors, in a graph that leaves them open (TensorFlow only).
@@ -84,15 +94,18 @@ class Search(keras.Model):
         options = self._options(features, length_penalty, replace(self.rules, min_length=min_length))
         return self._judged(features, self._beams(beam_size, options))
 
-    def search(self, features) -> Hypotheses:
-        """The captions of ``features``, best first."""
+    def search(self, features, draws=None) -> Hypotheses:
+        """The captions of ``features``, best first. ``draws``: those of ``do_sample``."""
         options = self._options(features, ops.convert_to_tensor(self.length_penalty), self.rules)
+        if self.warp is not None:
+            del options["batch"]
+            return best_first(sample(uniforms=uniforms_of(draws), warp=self.warp, **options))
         if self.beam_size == self.phrases.banks == 1:
             return greedy_search(**options)
         return self._beams(self.beam_size, options)
 
     def _options(self, features, length_penalty, rules: Rules) -> dict[str, Any]:
-        """The arguments that both searches have."""
+        """The arguments that all searches have."""
         return {
             "step": self.decoder.step,
             "state": self.decoder.init_state(features),
@@ -106,8 +119,10 @@ class Search(keras.Model):
 
     def _beams(self, beam_size, options: dict[str, Any]) -> Hypotheses:
         """What beam search finds, and consensus chooses if wanted. ``options``: those of ``_options``."""
-        beams = max(beam_size, self.phrases.banks) if self.phrases.banks > 1 else beam_size
-        found = beam_search(beam_size=beams, **options)
+        beams = beam_size
+        if self.phrases.banks > 1:
+            beams = self.groups * max(beam_size // self.groups, self.phrases.banks)
+        found = beam_search(beam_size=beams, groups=self.groups, diversity_penalty=self.diversity_penalty, **options)
         if beams is not beam_size:
             found = keras.tree.map_structure(lambda part: part[:, :beam_size], found)
         return consensus(found) if self.votes else found

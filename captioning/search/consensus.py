@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from captioning.search.hypotheses import BANNED, IMPOSSIBLE, Hypotheses
-from captioning.search.state import loop_while, pick, pick_nest
+from captioning.search.state import loop_while, pick_hypotheses
 from captioning.words.vocabulary import END, UNK
 
 # A vote weighs p to this power, which was chosen on Flickr8k dev. With 1 a few captions have nearly all the weight.
@@ -40,7 +40,7 @@ def consensus(found: Hypotheses) -> Hypotheses:
 
     Captions that did not end have no vote and stay last.
     """
-    tokens, log_probs, scores, trace = found
+    tokens, log_probs, scores, _ = found
     beams = ops.shape(tokens)[1]
     has_ended = ops.logical_and(ops.any(tokens == END, axis=-1), log_probs > IMPOSSIBLE)
     weights = ops.softmax(_VOTE_POWER * ops.where(has_ended, log_probs, BANNED), axis=1)
@@ -54,12 +54,7 @@ def consensus(found: Hypotheses) -> Hypotheses:
     agreement = loop_while(lambda now: now.voter < beams, advance, first).agreement
     below_all = -1.0 - ops.arange(beams, dtype="float32")  # keeps captions that did not end in their order
     _, order = ops.top_k(ops.where(has_ended, agreement, below_all), beams)
-    return Hypotheses(
-        tokens=pick(tokens, order),
-        log_probs=ops.take_along_axis(log_probs, order, axis=1),
-        scores=ops.take_along_axis(ops.where(has_ended, agreement, scores), order, axis=1),
-        trace=pick_nest(trace, order),
-    )
+    return pick_hypotheses(found._replace(scores=ops.where(has_ended, agreement, scores)), order)
 
 
 def _ngrams(tokens) -> list[Ngrams]:

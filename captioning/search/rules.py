@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from keras import ops
 
-from captioning.search.hypotheses import BANNED
+from captioning.search.hypotheses import BANNED, IMPOSSIBLE, Hypotheses
+from captioning.search.state import pick_hypotheses
 from captioning.words.vocabulary import END, PAD, START, UNK
 
 
@@ -86,3 +87,15 @@ def score(log_probs, length, length_penalty):
     (2016, section 7) use ((5 + length) / 6)^a. We use the plain power, as most captioners do.
     """
     return log_probs / ops.power(ops.cast(length, "float32"), length_penalty)
+
+
+def best_first(found: Hypotheses) -> Hypotheses:
+    """``found`` with the best captions of each image first: those that ended by score, then those that were cut."""
+    has_ended = ops.any(found.tokens == END, axis=-1)
+    is_possible = found.log_probs > IMPOSSIBLE
+    # Below every score of an ended caption. The factor keeps the others in the order they stand in.
+    below = ops.where(is_possible, BANNED / 4, BANNED / 2) * (
+        1.0 + 1e-3 * ops.arange(found.scores.shape[1], dtype="float32")
+    )
+    rank = ops.where(ops.logical_and(has_ended, is_possible), found.scores, below)
+    return pick_hypotheses(found, ops.top_k(rank, found.scores.shape[1])[1])

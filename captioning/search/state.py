@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, TypeVar
 import keras
 from keras import ops
 
+from captioning.search.hypotheses import Hypotheses
+
 State = TypeVar("State", bound=NamedTuple)
 
 
@@ -64,6 +66,16 @@ def pick(tokens, order):
 def pick_nest(nest, order):
     """``pick`` for a nest of tensors ``(B, K, ...)``, such as a trace, which has none if it is not kept."""
     return keras.tree.map_structure(lambda part: pick(part, order), nest)
+
+
+def pick_hypotheses(found: Hypotheses, order) -> Hypotheses:
+    """The hypotheses ``order`` int32 ``(B, J)`` of ``found``, which has K of each image."""
+    return Hypotheses(
+        tokens=pick(found.tokens, order),
+        log_probs=ops.take_along_axis(found.log_probs, order, axis=1),
+        scores=ops.take_along_axis(found.scores, order, axis=1),
+        trace=pick_nest(found.trace, order),
+    )
 
 
 def merge_beams(nest):

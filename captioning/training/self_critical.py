@@ -26,21 +26,18 @@ from captioning.decoders.base import Decoder
 from captioning.decoders.likelihood import word_nll
 from captioning.metrics.cider import Cider
 from captioning.search.compiled import Search
-from captioning.search.sampling import ban_unsampled, sample
+from captioning.search.sampling import DRAWS, ban_unsampled, sample, uniforms_of
 from captioning.training.batches import round_width
 from captioning.training.cross_entropy import CaptionTrainer
 from captioning.training.image_batches import ReferenceBatches
 from captioning.words.vocabulary import END, PAD, START, Vocabulary
 from config import Config, TrainingSettings
 
-# Draws are whole numbers below this. Keras would round fractions to the few bits of a reduced precision.
-_DRAWS = 2**24
-
 
 class Sampler(keras.Model):
     """``(features (B, R, D), draws (B, S, L)) -> token ids (B, S, L)``, as a model so that ``predict`` compiles it.
 
-    ``draws`` are int32 from 0 to ``_DRAWS - 1``. Divided by ``_DRAWS`` they are the ``uniforms`` of ``search.sample``.
+    ``draws`` are int32 from 0 to ``DRAWS - 1``.
     """
 
     def __init__(self, decoder: Decoder, max_length: int):
@@ -50,8 +47,8 @@ class Sampler(keras.Model):
 
     def call(self, inputs):
         features, draws = inputs
-        uniforms = ops.cast(draws, "float32") / _DRAWS
-        return sample(self.decoder.step, self.decoder.init_state(features), uniforms, self.max_length)
+        state = self.decoder.init_state(features)
+        return sample(self.decoder.step, state, uniforms_of(draws), self.max_length).tokens
 
 
 class SelfCriticalTrainer(CaptionTrainer):
@@ -153,7 +150,7 @@ class SelfCritic:
             "include": (),
             "exclude_words": (),
         }
-        self.greedy = Search(trainer.decoder, config.with_overrides(plain))
+        self.greedy = Search(trainer.decoder, config.dev_search().model_copy(update=plain))
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train on each image once, in the ``epoch`` with this number (from 0).
@@ -184,7 +181,7 @@ class SelfCritic:
     def _draw(self, features: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
         """Ids ``(B, S, L)`` of drawn captions of ``features (B, R, D)``. Equal seeds give equal captions."""
         shape = (len(features), self.config.samples, self.config.max_caption_length + 1)
-        draws = np.random.default_rng(seed).integers(_DRAWS, size=shape, dtype=np.int32)
+        draws = np.random.default_rng(seed).integers(DRAWS, size=shape, dtype=np.int32)
         return np.asarray(self.sampler.predict_on_batch((features, draws)))
 
     def _judge(self, features: np.ndarray, rows: np.ndarray, drawn: np.ndarray) -> _Drawn:

@@ -130,7 +130,7 @@ def test_a_batch_is_decoded_while_the_one_before_is_encoded_and_that_before_it_s
                 encoded.set()
             return super().encode(pixels)
 
-        def caption(self, features, config):
+        def caption(self, features, config, names=None):
             assert encoded.wait(10), "the second batch was not encoded meanwhile"
             return super().caption(features, config)
 
@@ -251,6 +251,7 @@ def test_lines_made_with_other_settings_are_not_mixed(tmp_path, name):
         ("prefix", "", "a"),
         ("include", (), ("a",)),
         ("exclude_words", (), ("a",)),
+        ("sample_seed", 0, 1),
     ],
 )
 def test_a_file_from_before_there_was_a_setting_has_its_default(tmp_path, name, former, other):

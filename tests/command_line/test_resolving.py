@@ -13,6 +13,7 @@ from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import (
     fixed_settings,
     preset,
+    refuse_variety,
     resolve,
     resolve_resumed,
     resolve_trained,
@@ -266,6 +267,20 @@ def test_when_each_setting_may_change():
     assert fixed_settings() == set(Config.model_fields) - free
     places = {"backend", "data_dir", "feature_dir", "workers"}
     assert set(resumable_settings()) == places | {"epochs", "patience", "sample_captions", "tensorboard"}
+
+
+def test_a_beam_beside_draws_is_refused_where_somebody_typed_it():
+    trained = Config(beam_size=5)  # which a captioner brings along
+    assert resolve_trained(typed("--do-sample", "--num-captions", "9", trained=True), trained).num_captions == 9
+    with pytest.raises(UserError, match="beam_size: do_sample draws captions and keeps no beam"):
+        resolve_trained(typed("--do-sample", "--beam-size", "9", trained=True), trained)
+
+
+def test_what_some_scripts_cannot_do_has_a_way_out():
+    for settings, way in (({"do_sample": True}, "--no-do-sample"), ({"beam_groups": 3}, "--beam-groups 1")):
+        with pytest.raises(UserError, match=f"{next(iter(settings))}: a page is plain; leave it out, or give {way}"):
+            refuse_variety(Config(**settings), "a page is plain", "do_sample", "beam_groups")
+    refuse_variety(Config(), "a page is plain", "do_sample", "beam_groups")
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])

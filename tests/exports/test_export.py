@@ -94,8 +94,11 @@ def test_a_savedmodel_captions_as_the_original(merged):
     for name, digest in files.items():
         assert hashlib.sha256((exported.folder / name).read_bytes()).hexdigest() == digest
     assert exported.about["decoding"] == {
+        "beam_groups": 1,
         "beam_size": 3,
         "consensus": False,
+        "diversity_penalty": 0.5,
+        "do_sample": False,
         "exclude_words": [],
         "include": [],
         "length_penalty": 0.7,
@@ -103,6 +106,11 @@ def test_a_savedmodel_captions_as_the_original(merged):
         "min_length": 3,
         "no_repeat_ngram": 2,
         "prefix": "",
+        "sample_seed": 0,
+        "sample_temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "typical_p": 1.0,
     }
 
 
@@ -136,6 +144,17 @@ def test_every_format_carries_the_words_that_are_asked_for(make, tmp_path, kind,
     words = exported.captions(pixels(1)[0])[0].split()
     assert words[0] == "a"
     assert "word3" in words
+
+
+@pytest.mark.weekly
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_format_carries_the_groups_of_a_diverse_search(make, tmp_path, kind):
+    for library in KINDS[kind].libraries:
+        pytest.importorskip(library)
+    captioner = make(decoder="merge")
+    config = captioner.config.with_overrides({"beam_size": 4, "beam_groups": 2})
+    write_export(captioner, config, kind, tmp_path / kind)
+    assert_same(Exported(tmp_path / kind), captioner, config)
 
 
 def assert_open(exported: Exported, captioner: Captioner, config: Config) -> None:

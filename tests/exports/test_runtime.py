@@ -147,6 +147,8 @@ def test_a_folder_is_captioned_into_a_file(tmp_path):
         (["--no-repeat-ngram", "3"], "^no_repeat_ngram is 3, and the ONNX graphs have 2$"),
         (["--consensus", "--beam-size", "20"], "^consensus is True, and"),
         (["--max-caption-length", "12"], "^max_caption_length is 12, and"),
+        (["--do-sample"], "^only Keras runs do_sample and beam_groups$"),
+        (["--beam-size", "10", "--beam-groups", "5"], "^only Keras runs do_sample and beam_groups$"),
     ],
 )
 def test_what_the_graphs_cannot_do(typed, reason):

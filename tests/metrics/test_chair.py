@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from captioning.metrics import chair as module
-from captioning.metrics.chair import Chair, Mentions, chair, mentions, objects
+from captioning.metrics.chair import Chair, Mentions, chair, mentions, object_recall, objects
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,22 @@ def test_an_object_is_absent_if_no_reference_names_its_class():
         Mentions([], []),
     ]
     assert chair(found) == Chair(sentence=2 / 3, instance=2 / 5)
+
+
+def test_an_object_that_is_outlined_is_there():
+    """As in the paper, where a caption may name what COCO's annotations outline and no reference names."""
+    captions, references, outlined = ["a cat on a bench", "a dog"], [["a cat"], ["a dog"]], [{"bench"}, set()]
+    assert [found.absent for found in mentions(captions, references, outlined)] == [[], []]
+    assert [found.absent for found in mentions(captions, references)] == [["bench"], []]
+
+
+def test_recall_of_objects_counts_each_class_of_an_image_once():
+    # There are person and dog; bench and cup; nothing. Named of these: person and dog; bench.
+    captions = [["a man", "two dogs and a man"], ["a bench"], ["a cat"]]
+    references = [["people with a dog", "a woman"], ["seat"], ["snow"]]
+    outlined = [{"dog"}, {"bench", "cup"}, set()]
+    assert object_recall(captions, references, outlined) == 3 / 5
+    assert object_recall(captions[2:], references[2:]) is None
 
 
 def test_a_caption_counts_once_and_each_mention_counts():

@@ -23,6 +23,8 @@ def test_statistics():
         "novel": None,
         "chair_s": None,
         "chair_i": None,
+        "object_recall": None,
+        "outlined": None,
     }
 
 

@@ -42,6 +42,7 @@ def test_a_row_is_one_flat_object(tmp_path):
             "novel",
             "chair_s",
             "chair_i",
+            "object_recall",
             "attention",
             "settings",
         ),

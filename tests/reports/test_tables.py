@@ -58,10 +58,11 @@ def test_what_gives_a_bad_captioner_away_is_below_the_table():
     assert first == (
         "beam 3: commonest caption 75.0%; a word twice in a row 50.0%; repeated bigrams 25.0%; repeated trigrams 0.0%; "
         "an object that no reference names 12.5% (CHAIRs); of all objects named 10.0% (CHAIRi); "
+        "objects recalled 100.0%; "
         "CIDEr by length of the references 80.5 of 8.3 words, 40.0 of 12.2 words; attention's entropy 2.50 of 5.61 bits"
     )
     assert "repeated bigrams 0.0%; repeated trigrams 0.0% (blocked in decoding); an object" in second
-    assert third.endswith("of all objects named 0.0% (CHAIRi)")
+    assert third.endswith("of all objects named 0.0% (CHAIRi); objects recalled 100.0%")
 
 
 def test_what_the_confidence_is_worth_is_below_the_table():

@@ -190,6 +190,8 @@ def test_comparison_of_several_seeds(tmp_path, run):
         (["--compare", "a", "absent.json"], "no file is named 'a'"),
         (["--predictions", "a", "--report"], "--report: .*give --model"),
         (["--model", "run", "--report", "--protocol", "seed"], "--report: shows the coco scores"),
+        (["--model", "run", "--variety", "1"], "--variety: 1 captions of an image cannot differ"),
+        (["--predictions", "a", "--variety", "5"], "--variety: measures several captions of a captioner"),
     ],
 )
 def test_what_cannot_be_done_is_refused(run, arguments, complaint):

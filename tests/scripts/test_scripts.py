@@ -338,6 +338,35 @@ def test_a_beam_may_decide_by_consensus(data, trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_several_captions_may_differ_or_be_drawn(data, attentive, tmp_path):
+    model, picture = ["--model", attentive], data[0] / "pictures" / "00.png"
+    drawing = ["--do-sample", "--top-p", "0.9"]
+    said = script("test", picture, *model, *drawing, "--captions", "3", "--json")
+    assert said.status == 0, said.err
+    captions = json.loads(said.out)["captions"]
+    assert len(captions) == 3
+    assert [caption["score"] for caption in captions] == sorted((c["score"] for c in captions), reverse=True)
+    output = tmp_path / "captions.jsonl"
+    album = ["test", picture.parent, *model, *drawing, "--captions", "3", "--output", output]
+    assert script(*album).status == 0
+    lines = {line["image"]: line["captions"] for line in map(json.loads, output.read_text().splitlines())}
+    assert [each["caption"] for each in lines["00.png"]] == [each["caption"] for each in captions], "the same draw"
+    refused(*album, "--sample-seed", "1", mentions="sample_seed was 0, now 1")
+    scored = script("evaluate", *model, "--split", "test", "--variety", "4", "--beam-sizes", "4", "--beam-groups", "4", "--output", tmp_path)  # fmt: skip
+    assert scored.status == 0, scored.err
+    assert "4 captions of each image: oracle CIDEr" in scored.out
+    (row,) = json.loads((tmp_path / "scores-test-coco.json").read_text())
+    assert row["decoding"] == "beam 4, 4 groups with penalty 0.5"
+    assert row["variety"]["first_cider"] == pytest.approx(row["cider_d"])
+    assert row["variety"]["oracle_cider"] >= row["cider_d"]
+    every = [json.loads(line) for line in (tmp_path / "captions-test-beam4-groups4.jsonl").read_text().splitlines()]
+    best = json.loads((tmp_path / "predictions-test-beam4-groups4.json").read_text())
+    assert [line["captions"][0] for line in every] == [each["caption"] for each in best]
+    refused("evaluate", *model, "--variety", "5", "--beam-sizes", "4", mentions="num_captions: 5 captions need a beam")
+    refused("evaluate", *model, *drawing, "--beam-sizes", "2", mentions="--beam-sizes: do_sample draws")
+
+
+@pytest.mark.slow
 def test_captions_hold_the_words_that_are_asked_for(data, tiny, attentive, tmp_path):
     pictures, model = data[0] / "pictures", ["--model", attentive]
     asked = ["--prefix", "A red", "--include", "green|gray,picture", "--exclude-words", "a a,gren"]
@@ -744,8 +773,10 @@ def test_test_names_what_is_wrong(data, trained, tmp_path):
     picture, model = data[0] / "pictures" / "00.png", ["--model", trained[0]]
     (tmp_path / "empty").mkdir()
     refused("test", tmp_path / "empty", *model, mentions="empty: holds no pictures")
-    refused("test", picture, *model, "--best", "3", mentions="--best: 3 captions need a --beam-size")
-    refused("test", picture, *model, "--best", "0", mentions="--best: ")
+    refused("test", picture, *model, "--best", "3", mentions="num_captions: 3 captions need a beam_size")
+    refused("test", picture, *model, "--captions", "-1", mentions="num_captions: ")
+    drawn = ["--do-sample", "--beam-size", "4"]
+    refused("test", picture, *model, *drawn, mentions="beam_size: do_sample draws captions and keeps no beam")
     refused("test", picture, *model, "--beam-size", "0", mentions="beam_size: ")
     (tmp_path / "file").write_text("")
     refused("test", picture, *model, "--pictures", tmp_path / "file", mentions="--pictures: .*file: cannot be written")

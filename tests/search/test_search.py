@@ -505,7 +505,8 @@ def test_captions_that_did_not_end_have_no_vote():
 
 def draw(tables: np.ndarray, max_length: int, uniforms: np.ndarray) -> np.ndarray:
     step, state = toy(tables, max_length)
-    return ops.convert_to_numpy(sample(step, state, ops.convert_to_tensor(uniforms, dtype="float32"), max_length))
+    found = sample(step, state, ops.convert_to_tensor(uniforms, dtype="float32"), max_length)
+    return ops.convert_to_numpy(found.tokens)
 
 
 @pytest.mark.backends
