@@ -45,9 +45,7 @@ class History:
         )
 
     def _goodness(self, line: dict[str, float]) -> float:
-        return _as_stored(
-            -line["val_nll" if "val_nll" in line else "val_loss"] if self.monitor == "loss" else line[self.monitor]
-        )
+        return _as_stored(-_dev_loss(line) if self.monitor == "loss" else line[self.monitor])
 
     def _rank(self, line: dict[str, float]) -> tuple[float, float]:
         return self._goodness(line), -_as_stored(_dev_loss(line))
