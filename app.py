@@ -29,6 +29,7 @@ from typing import get_args
 
 from captioning.base.errors import UserError
 from captioning.base.script import hide_progress, run_script
+from captioning.base.texts import printable, printable_lines
 from captioning.command_line.options import make_parser, typed_settings
 from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
 from captioning.exports.runtime import add_runtime, load_captioner, refuse_without_graphs
@@ -154,7 +155,7 @@ def models_of(paths: Sequence[Path], args: Namespace, named: bool) -> list[Model
         except UserError as error:
             if named:
                 raise
-            print(f"left out: {error}", file=sys.stderr)
+            print(printable_lines(f"left out: {error}"), file=sys.stderr)
             continue
         same = sum(name.split(" (")[0] == model.name for name in models)
         model = replace(model, name=f"{model.name} ({same + 1})" if same else model.name)
@@ -171,13 +172,13 @@ def warm_up(engine: Engine, named: bool) -> None:
     the next one becomes the default.
     """
     while True:
-        print(f"loading {engine.default.name}", flush=True)
+        print(printable(f"loading {engine.default.name}"), flush=True)
         try:
             return engine.warm_up()
         except UserError as error:
             if named or len(engine.models) == 1:
                 raise
-            print(f"left out: {error}", file=sys.stderr)
+            print(printable_lines(f"left out: {error}"), file=sys.stderr)
             engine.leave_out(engine.default)
 
 

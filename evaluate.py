@@ -40,6 +40,7 @@ from captioning.base.errors import UserError
 from captioning.base.files import write
 from captioning.base.script import run_script
 from captioning.base.settings import listed, own_fields
+from captioning.base.texts import printable
 from captioning.command_line.options import add_views, make_parser, typed_settings
 from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend, without_data
 from captioning.confidence.inputs import INPUTS
@@ -273,7 +274,7 @@ def chosen(dataset: CaptionDataset, args: Namespace) -> Sequence[ImageRecord]:
 def print_notes(warts: Warts) -> None:
     """Tell on stderr what was found in files."""
     for line in warts.lines():
-        print(f"note: {line}", file=sys.stderr)
+        print(printable(f"note: {line}"), file=sys.stderr)
 
 
 def compare_files(args: Namespace, typed: dict[str, Any]) -> None:

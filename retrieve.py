@@ -314,7 +314,7 @@ def open_index(aligner: "Aligner", config: Config, args: argparse.Namespace) -> 
     folder = Path(args.index or default_folder(Path(args.model), aligner.fingerprint, name, source))
     index = update(folder, aligner.fingerprint, source, paths, embed, config.joint_size)
     for _, _, reason in list(index.unreadable.values())[:5]:
-        print(f"note: left out: {reason}", file=sys.stderr)
+        print(printable(f"note: left out: {reason}"), file=sys.stderr)
     if len(index.unreadable) > 5:
         print(f"note: ... and {len(index.unreadable) - 5} more, listed in {folder}/index.json", file=sys.stderr)
     if not index.images:

@@ -277,11 +277,11 @@ def report_captions(source: str, captions: Sequence[Caption], as_json: bool) -> 
     if as_json:
         print(json_line(entry(source, captions)), flush=True)
     elif len(captions) == 1:
-        print(f"{printable(source)}: {captions[0].text}{sureness(captions[0])}", flush=True)
+        print(f"{printable(source)}: {printable(captions[0].text)}{sureness(captions[0])}", flush=True)
     elif captions:
         print(f"{printable(source)}:")
         for caption in captions:
-            print(f"  {caption.score:7.3f}  {caption.text}{sureness(caption)}", flush=True)
+            print(f"  {caption.score:7.3f}  {printable(caption.text)}{sureness(caption)}", flush=True)
 
 
 def sureness(caption: Caption) -> str:

@@ -1,6 +1,8 @@
 """The drills: short runs find no fault, and faults are found where there are some."""
 
+import hashlib
 import itertools
+import json
 import os
 import random
 import subprocess
@@ -12,6 +14,7 @@ from helpers import ROOT
 from captioning.base.errors import UserError
 from tools import drill
 from tools.drill_kinds import KINDS, Kind
+from tools.drill_works import differences, snapshot
 
 
 def kind(read, writes: bool = False) -> Kind:
@@ -72,6 +75,25 @@ def test_killed_works_end_as_if_nothing_had_happened():
     done = drill_in_peace("tools/drill.py", "--kills", "8", "--only", "demo scenes", "--seed", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].startswith("8 killed, ")
+
+
+def test_what_an_export_says_is_compared_and_what_tensorflow_leaves_is_not(tmp_path):
+    def laid(digest: str) -> dict[str, str]:
+        drill.lay_out(
+            tmp_path,
+            {
+                "onnx/vocabulary.json": b"{}",
+                "onnx/export.json": json.dumps({"kind": "onnx", "sha256": {"vocabulary.json": digest}}).encode(),
+                "tmp/__autograph_generated_filea1_b2.py": b"",
+                "tmp/a1b2_3d4": b"blat",
+                "tmp/.keras-image-captioning-parts-x/part": b"much",
+            },
+        )
+        return snapshot(tmp_path)
+
+    whole, wrong = laid(hashlib.sha256(b"{}").hexdigest()), laid("0" * 64)
+    assert sorted(whole) == ["onnx/export.json", "onnx/vocabulary.json", "tmp/.keras-image-captioning-parts-x/part"]
+    assert differences(wrong, whole) == ["different onnx/export.json"]
 
 
 # A script that writes two files. With "tidily" it takes up what a killed process left. Otherwise it appends to it.

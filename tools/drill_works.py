@@ -22,7 +22,7 @@ import time
 import traceback
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,10 @@ HANG = 600  # seconds
 _PICTURES = 12
 _COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (128, 128, 128)}
 _WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.utime", "os.chmod"}
-_NOT_COMPARED = ("about.json", "curves.png", "report.html", "fingerprint.pb", "saved_model.pb", "export.json")
+_NOT_COMPARED = ("about.json", "curves.png", "report.html", "fingerprint.pb")
+# TensorFlow's own files: source that it has translated. It removes them when Python ends, and a kill prevents that.
+_TRANSLATED = re.compile(r"__autograph_generated_file\w+\.py")
+_COMPLETE = "epochs already; ask for more"  # says --resume of a run that has all its epochs and its bundle
 _TIMES = ("seconds", "words_per_second", "reward_share")  # columns of history.csv
 
 Command = Sequence[str]
@@ -97,7 +100,7 @@ WORKS = (
         (
             "export.py",
             *("--model", "DATA/captioner/run", "--output", "HERE/exports", "--overwrite"),
-            *("--format", "savedmodel", "--beam-size", "1"),
+            *("--format", "savedmodel", "onnx", "litert", "--beam-size", "2"),
         ),
         share=1,
     ),
@@ -236,7 +239,10 @@ def _be_child(function: Callable[[], Any], below: Path, log: Path, last: int, wr
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         is_write = event in _WRITES or (event == "open" and _to_write(args))
-        if is_write and args and isinstance(args[0], str | os.PathLike) and os.fspath(args[0]).startswith(prefix):
+        if not is_write or not args or not isinstance(args[0], str | os.PathLike):
+            return
+        path = os.fspath(args[0])
+        if path.startswith(prefix) and not _TRANSLATED.fullmatch(os.path.basename(path)):
             count[0] += 1
             if count[0] == last:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -282,15 +288,17 @@ def script(arguments: Sequence[str], temporary: Path) -> None:
 def snapshot(folder: Path) -> dict[str, str]:
     """A digest of what each file below ``folder`` says, by path. What differs between any two works is left out of it:
 
-    times, versions of an index, how a run began and went on, drawings, and the order of arrays in a file. A file of
-    four bytes with which Python tries whether it can write into the folder for temporary files is left out too.
+    times, versions of an index, how a run began and went on, drawings, the order of arrays in a file, the fingerprint
+    of a SavedModel, and how tf2onnx orders and names the nodes of an ONNX graph. Two things in the folder for
+    temporary files are left out too. One is a file of four bytes with which Python tries whether it can write there.
+    The other is source that TensorFlow has translated.
     """
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         name = re.sub(r"vectors-\d+\.npy$", "vectors.npy", path.relative_to(folder).as_posix())
         while name in found:
             name += " again"
-        if path.is_file() and not re.fullmatch(r"tmp/[a-z0-9_]{8}", name):
+        if path.is_file() and not re.fullmatch(rf"tmp/([a-z0-9_]{{8}}|{_TRANSLATED.pattern})", name):
             found[name] = hashlib.sha256(repr(_said(path)).encode()).hexdigest()
     return found
 
@@ -304,6 +312,12 @@ def _said(path: Path) -> Any:
         return _members(content)
     if name.endswith(".h5"):
         return _arrays(content)
+    if name == "encoder.onnx":  # the answers of the two graphs are compared together
+        return "there"
+    if name == "search.onnx":
+        return _answers(path.parent)
+    if name == "export.json":
+        return _export(path)
     if name == "history.csv":
         lines = [line.split(",") for line in content.decode().splitlines()]
         kept = [i for i, column in enumerate(lines[0]) if column not in _TIMES]
@@ -339,6 +353,35 @@ def _arrays(content: bytes) -> list[tuple[str, bytes]]:
     with h5py.File(io.BytesIO(content)) as file:
         file.visititems(lambda name, item: found.append((name, item[()].tobytes())) if hasattr(item, "dtype") else None)
     return sorted(found)
+
+
+def _export(path: Path) -> Any:
+    """What an export.json says, and whether its digests are those of the files."""
+    about = json.loads(path.read_bytes())
+    digests = about.pop("sha256")
+    wrong = [
+        name
+        for name, digest in digests.items()
+        if hashlib.sha256((path.parent / name).read_bytes()).hexdigest() != digest
+    ]
+    return about, sorted(digests), wrong
+
+
+def _answers(export: Path) -> Any:
+    """What an export says about pictures of noise. Another process asks, because one that computes must not fork."""
+    with tempfile.TemporaryDirectory() as scratch:
+        found = Path(scratch, "found.json")
+        end = run(partial(_ask, export, found), export, Path(scratch, "log"))
+        return found.read_text() if end.status == 0 else Path(scratch, "log").read_text()
+
+
+def _ask(export: Path, found: Path) -> None:
+    from captioning.exports.reading import Exported
+
+    exported = Exported(export)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, *exported.about["inputs"]["pixels"]["shape"][1:]), "uint8")
+    parts = exported(pixels)
+    found.write_text(json.dumps({name: part.round(4).tolist() for name, part in sorted(parts.items())}))
 
 
 def pictures(folder: Path) -> dict[str, bytes]:
@@ -430,7 +473,10 @@ class Workshop:
         for path in self.here.rglob(".*"):
             with contextlib.suppress(OSError):
                 os.utime(path, (earlier, earlier))
-        return self.run(work.again(self.here) or work.command, moment)
+        end = self.run(work.again(self.here) or work.command, moment)
+        if end.status == 2 and _COMPLETE in self.log.read_text(errors="replace"):
+            return replace(end, status=0)  # the kill came after the last write, so --resume has nothing to do
+        return end
 
     def faults(self, end: End, wanted: dict[str, str]) -> list[str]:
         """What is wrong with a work that ended, in words. ``wanted``: the snapshot of one in peace."""

@@ -55,6 +55,20 @@ def temporary_folder(what: str) -> Iterator[Path]:
         yield Path(name)
 
 
+@contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """Let Python's ``tempfile`` make its files in ``folder`` until the end, also those of libraries.
+
+    Libraries name their files as they like, and nobody removes them after a kill. In a scratch folder they are swept.
+    """
+    before = tempfile.tempdir
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
 def no_room(what: str, error: OSError) -> UserError:
     """The error of a folder for temporary files that is too small, or that cannot be used. ``what`` should go there."""
     try:

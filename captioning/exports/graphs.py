@@ -54,17 +54,28 @@ class Graphs:
 _DTYPES = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
 
 
+def onnx_runtime() -> Any:
+    """The library ONNX Runtime, which then tells its makers nothing about this machine.
+
+    Its release 1.32 sends them events by itself, and keeps a number of the machine in the user's cache. A user who
+    wants that sets the environment variable ORT_DISABLE_TELEMETRY to 0. Raises ImportError.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is read when the library is imported
+    import onnxruntime
+
+    return onnxruntime
+
+
 def _session(path: Path, level: str, arena: bool) -> Any:
     """``path``, opened.
 
     ``level``: how far the graph is optimised first. ``arena``: whether memory is kept between runs.
     """
-    import onnxruntime
-
+    onnxruntime = onnx_runtime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     options.enable_cpu_mem_arena = arena
-    options.log_severity_level = 3  # it warns of inputs that may be left out
+    options.log_severity_level = 4  # it warns of inputs that may be left out, and raises its errors anyway
     options.intra_op_num_threads = _cores()
     # Threads that wait for work by spinning would take the cores from the other graph and from the readers of pictures.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

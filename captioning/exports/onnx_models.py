@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from captioning.exports.graphs import onnx_runtime
+
 OPSET = 18  # the newest version of ONNX' operators that tf2onnx 1.17 writes
 _LARGE = 1024  # numbers; smaller weights are stored as they are
 
 
 def to_onnx(graph: Callable[..., Any], signature: Sequence[Any]) -> Any:
     """A function of tensors as an ONNX model. ``signature``: the TensorSpecs of its arguments."""
+    onnx_runtime()  # first, because of the environment that it needs
     import tensorflow as tf
     import tf2onnx
 
@@ -88,8 +91,8 @@ def _rename(graph: Any, names: Mapping[str, str]) -> None:
 def _simplified(model: Any) -> Any:
     """An ONNX ``model`` as ONNX Runtime simplifies it. It then opens faster. It stays within ONNX' own operators."""
     import onnx
-    import onnxruntime
 
+    onnxruntime = onnx_runtime()
     with tempfile.TemporaryDirectory() as temporary:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

@@ -11,7 +11,8 @@ are its ONNX export, which ``export.py --format onnx`` writes beside it:
 import hashlib
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -56,14 +57,17 @@ def exports_beside(model: Path) -> Path:
 
 
 class GraphCaptioner:
-    """A captioner whose graphs ONNX Runtime runs. It offers what ``search.captions.PictureCaptioner`` says."""
+    """A captioner whose graphs ONNX Runtime runs. It offers what ``search.captions.PictureCaptioner`` says.
+
+    Graphs that fail, or that give what is no caption, raise UserError.
+    """
 
     def __init__(self, exported: Exported, config: Config):
         """``exported``: a whole ONNX export. ``config``: the settings of the captioner.
 
         Raises ValueError if export.json is damaged, and whatever ONNX Runtime raises for graphs that it cannot run.
         """
-        self.config, self.vocabulary = config, exported.vocabulary
+        self.config, self.vocabulary, self._folder = config, exported.vocabulary, exported.folder
         self.attends = take(exported.about, "attends", bool)
         self.regions = take(exported.about, "regions", int)
         self._unsure_below = take({"unsure_below": -1.0} | exported.about, "unsure_below", float)
@@ -95,25 +99,40 @@ class GraphCaptioner:
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """Features ``(B, R, D)`` of RGB pixels uint8 ``(B, S, S, 3)``."""
-        return self._graphs.encode(pixels)
+        with self._running():
+            return self._graphs.encode(pixels)
 
     def caption(self, features: np.ndarray, decoding: DecodingSettings | None = None) -> list[list[Caption]]:
         """The captions of each image, best first, as ``model.Captioner.caption`` gives them."""
         decoding = decoding or self.config
-        found = self._graphs.search(
-            features=features,
-            beam_size=np.array(decoding.beam_size, "int32"),
-            length_penalty=np.array(decoding.length_penalty, "float32"),
-            min_length=np.array(decoding.min_length, "int32"),
-        )
-        names = ("tokens", "log_probs", "scores", *(("confidence",) if self.is_judged else ()))
-        parts = zip(*(found[name] for name in names), strict=True)
-        return [spelled(self.vocabulary, image, self._unsure_below) for image in parts]
+        with self._running():
+            found = self._graphs.search(
+                features=features,
+                beam_size=np.array(decoding.beam_size, "int32"),
+                length_penalty=np.array(decoding.length_penalty, "float32"),
+                min_length=np.array(decoding.min_length, "int32"),
+            )
+            names = ("tokens", "log_probs", "scores", *(("confidence",) if self.is_judged else ()))
+            parts = zip(*(found[name] for name in names), strict=True)
+            return [spelled(self.vocabulary, image, self._unsure_below) for image in parts]
 
     def attend(self, features: np.ndarray, captions: Sequence[str]) -> list[np.ndarray]:
         """Where the decoder looks for each word of ``captions``, as ``model.Captioner.attend`` gives it."""
-        weights = self._graphs.attend(features, pad(read_ids(self.vocabulary, captions)))
-        return weights_of_words(self.vocabulary, captions, weights)
+        with self._running():
+            weights = self._graphs.attend(features, pad(read_ids(self.vocabulary, captions)))
+            return weights_of_words(self.vocabulary, captions, weights)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # ONNX Runtime raises errors of many kinds, and graphs of strangers give anything
+            raise UserError(
+                f"{self._folder}: cannot be run on this ({first_line(error)}); make it anew with export.py, or let "
+                "Keras caption: --runtime keras"
+            ) from None
 
 
 def load_captioner(models: Sequence[Path], views: int, args: Namespace) -> PictureCaptioner:

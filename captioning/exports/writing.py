@@ -9,9 +9,11 @@ length penalty and shortest caption open (see ``graphs.py``). ``test.py`` and ``
 Legend: B images, S pixels per side, R regions, D feature size, K captions per image, L longest caption in tokens.
 """
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from keras import ops
 from captioning.base.backend import backend_name, models_within
 from captioning.base.environment import package_versions
 from captioning.base.errors import UserError, first_line
-from captioning.base.scratch import scratch_folder
+from captioning.base.scratch import scratch_folder, temporary_files_in
 from captioning.exports.onnx_models import halve_weights, round_weights, to_onnx, with_defaults
 from captioning.exports.reading import FORMAT, KINDS, Exported
 from captioning.features.folding import fold
@@ -34,6 +36,7 @@ from config import DecodingSettings
 from model import Captioner
 
 _UNFINISHED = ".export-"  # begins the names of folders in which exports are made
+_ROOM = 1 << 20  # bytes; on a disk with less, a converter that fails has found it full
 
 
 def whole_graph(captioner: Captioner, encoder: keras.Model, search: Search) -> Callable[[Any], dict[str, Any]]:
@@ -93,7 +96,7 @@ def write_export(
     The export is written as a whole or not at all. It is made in a neighbouring folder, where it captions a blank
     picture as a trial. Then it replaces an older export. ``int8``: the weights have 8 bits (onnx, litert).
     ``fingerprint``: that of the captioner's bundle (``base.trained.fingerprint``). Raises UserError if the converter
-    cannot take this captioner, or if the folder cannot be written.
+    cannot take this captioner, or if the folder cannot be written, as on a full disk.
     """
     if backend_name() != "tensorflow":
         raise UserError(
@@ -103,16 +106,20 @@ def write_export(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with scratch_folder(folder.parent, _UNFINISHED) as temporary:
-            new = temporary / "new"
+            new, parts = temporary / "new", temporary / "parts"
             new.mkdir()
+            parts.mkdir()
             try:
-                _WRITERS[kind](captioner, decoding, new, int8)
-                _describe(captioner, decoding, kind, int8, fingerprint, new)
-                # A trial, because tf2onnx does not stop at an operator that it does not know.
-                Exported(new).captions(np.zeros((captioner.config.image_size,) * 2 + (3,), "uint8"))
+                with temporary_files_in(parts):  # converters keep whole models there
+                    _WRITERS[kind](captioner, decoding, new, int8)
+                    _describe(captioner, decoding, kind, int8, fingerprint, new)
+                    # A trial, because tf2onnx does not stop at an operator that it does not know.
+                    Exported(new).captions(np.zeros((captioner.config.image_size,) * 2 + (3,), "uint8"))
             except (UserError, OSError):
                 raise
             except Exception as error:  # converters and runtimes raise errors of many kinds
+                if shutil.disk_usage(temporary).free < _ROOM:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
                 raise UserError(
                     f"--format: {kind} cannot hold this captioner: {first_line(error)}; take another format"
                 ) from None
@@ -131,7 +138,8 @@ def _traced(captioner: Captioner, decoding: DecodingSettings, batch: int | None)
     module = tf.Module()
     search = Search(captioner.stepper(decoding), decoding, captioner.confidence, captioner.vocabulary)
     encoder, _ = fold(captioner.encoder)
-    module.weights = [weight.value for part in (encoder, search) for weight in part.variables]
+    # Without the states of random numbers, which no caption needs. They would be others in each export.
+    module.weights = [weight.value for part in (encoder, search) for weight in part.weights]
     pixels = tf.TensorSpec((batch, size, size, 3), tf.uint8, name="pixels")
     module.serve = tf.function(whole_graph(captioner, encoder, search), input_signature=[pixels])
     return module

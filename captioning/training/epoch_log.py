@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from captioning.base.files import write_bytes
+from captioning.base.texts import printable_lines
 
 
 def show_epoch(
@@ -18,7 +19,8 @@ def show_epoch(
     text = (
         f"epoch {line['epoch']}/{epochs}: {summary}, {line['words_per_second']:,.0f} words/s, {line['seconds']:.0f} s"
     )
-    print(text + "".join(f"\n    {part}" for part in each) + f"\n{_indented(samples)}", end="", flush=True)
+    shown = text + "".join(f"\n    {part}" for part in each) + f"\n{_indented(samples)}"
+    print(printable_lines(shown), end="", flush=True)
 
 
 def add_samples(folder: Path, epoch: int, samples: Sequence[tuple[str, str]]) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -103,6 +104,16 @@ def test_a_savedmodel_captions_as_the_original(merged):
         "no_repeat_ngram": 2,
         "prefix": "",
     }
+
+
+def test_a_savedmodel_holds_no_states_of_random_numbers(merged):
+    import tensorflow as tf
+
+    captioner, folder = merged
+    stored = tf.train.load_checkpoint(str(folder / "exported/savedmodel/model/variables/variables"))
+    kinds = {dtype.name for dtype in stored.get_variable_to_dtype_map().values()}
+    assert kinds == {"float32", "string"}  # "string": the names of the others
+    assert {str(variable.dtype) for variable in captioner.decoder.variables} - {"float32"}
 
 
 @pytest.mark.parametrize(
@@ -282,13 +293,22 @@ def test_what_fails_leaves_the_old_export_and_nothing_else(merged, tmp_path, mon
 
     def write(captioner, config, folder, int8):
         (folder / "encoder.onnx").write_text("half of it")
+        kept = Path(tempfile.mkdtemp())  # as converters do; what a kill leaves there is swept
+        assert kept.is_relative_to(folder.parent)
+        assert folder.parent.name.startswith(".export-")
         raise ValueError("\nUnknown operator\nand much more")
 
     monkeypatch.setitem(writing._WRITERS, "onnx", write)
     with pytest.raises(UserError, match="onnx cannot hold this captioner: Unknown operator; take another"):
         write_export(captioner, captioner.config, "onnx", folder)
+    monkeypatch.setattr(writing, "_ROOM", 1 << 80)  # what the converter met was a full disk
+    with pytest.raises(
+        UserError, match="onnx: cannot be written \\(No space left on device\\); choose another --output"
+    ):
+        write_export(captioner, captioner.config, "onnx", folder)
     assert [path.name for path in folder.parent.iterdir()] == ["onnx"]
     assert (folder / "export.json").read_text() == "the old one"
+    assert not Path(tempfile.gettempdir()).is_relative_to(folder.parent)
 
 
 def test_only_exports_are_replaced_and_only_when_told_to(tmp_path):

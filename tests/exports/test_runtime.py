@@ -6,6 +6,7 @@ The graphs are those of the captioner in this repository. No test here depends o
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,9 @@ from test_imports import KERAS
 from captioning.base.errors import UserError
 from captioning.base.trained import fingerprint
 from captioning.command_line.options import make_parser
+from captioning.exports.graphs import onnx_runtime
 from captioning.exports.runtime import Unsuitable, add_runtime, exports_beside, graph_captioner, load_captioner
+from captioning.search.captions import Caption
 from config import POCKET
 
 pytest.importorskip("onnxruntime")
@@ -179,6 +182,42 @@ def test_a_file_that_was_cut_short(copied, tmp_path, name):
     change(folder, name, (GRAPHS / name).read_bytes()[:-100])
     with pytest.raises(Unsuitable, match="makes it anew"):
         graph_captioner(copied, arguments())
+
+
+@pytest.mark.parametrize(
+    ("part", "does"),
+    [
+        ("encode", lambda *_: 1 / 0),
+        ("search", lambda **_: {}),
+        ("search", lambda **_: {"tokens": np.full((1, 1, 4), 10**6), "log_probs": np.zeros((1, 1)), "scores": [[0.0]]}),
+    ],
+)
+def test_graphs_that_fail_or_give_no_captions_are_named(shipped, monkeypatch, part, does):
+    monkeypatch.setattr(shipped, "_graphs", Namespace(**{part: does}))
+    features = np.zeros((1, shipped.regions, 4), "float32")
+    with pytest.raises(
+        UserError, match=r"onnx: cannot be run on this \(.*\); make it anew with export.py, or let Keras"
+    ):
+        shipped.encode(features) if part == "encode" else shipped.caption(features)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_words_of_a_bundle_of_strangers_are_shown_and_not_obeyed(capsys, beams):
+    found = [Caption("a \x1b[2Jdog\x9b2J", -1.0, -1.0)] * beams
+    runpy.run_path(str(ROOT / "test.py"))["report_captions"]("a\n.jpg", found, False)
+    shown = capsys.readouterr().out
+    assert shown.count(r"a \x1b[2Jdog\x9b2J") == beams
+    assert r"a\n.jpg:" in shown
+
+
+@pytest.mark.parametrize(("chosen", "found"), [(None, "1"), ("0", "0")])
+def test_the_runtime_tells_its_makers_nothing_unless_the_user_wants_it(monkeypatch, chosen, found):
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "")  # so that it is as before afterwards
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    if chosen:
+        monkeypatch.setenv("ORT_DISABLE_TELEMETRY", chosen)
+    onnx_runtime()
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == found
 
 
 def test_a_missing_runtime_is_named(monkeypatch):
