@@ -37,8 +37,7 @@ class ConceptDecoder(keras.Model):
     def step(self, token_ids, state) -> tuple[Any, dict[str, Any]]:
         """``(logits float32 (N, V), next state)`` after one more token, int ``(N,)``."""
         own, added = state["image"]["decoder"], state["image"]["added"]
-        rest = {name: part for name, part in state.items() if name != "image"}
-        logits, new = self.decoder.step(token_ids, {**rest, **({"image": own} if own else {})})
+        logits, new = self.decoder.step(token_ids, {**state, "image": own})
         return ops.cast(logits, "float32") + added, self._joined(new, added)
 
     @staticmethod
