@@ -6,15 +6,16 @@ The idea is that of Fang et al. (2015), https://arxiv.org/abs/1411.4952: detect 
 them. Here the detected words change the logits of a decoder that was trained without them (``decoder.py``), like the
 external language model in the shallow fusion of Gulcehre et al. (2015), https://arxiv.org/abs/1503.03535.
 
-With p = the probability that the image has the word and q = the share of training captions that have it, a word gets
+Let p be the probability of the word, and q the share of training captions that have it. Let o be the probability of the
+object that the word names: 1 - (1 - p) (1 - p') ... over all words for this object. The logit of a word then grows by
 
-    concept_weight * (log p - log q) + object_weight * log p    if it names an object
+    concept_weight * (log p - log q) + object_weight * log o    if it names an object
     concept_weight * (log p - log q)                            if it is another word of the detector
     0                                                           if the detector does not know it
 
-added to its logit at each step. The first part prefers words that the picture suggests. The second part avoids objects
-that are unlikely to be there. It depends on the image alone, so it is computed once per image.
-Legend: B images, R regions, D feature size, W words of the detector, V vocabulary size.
+The first part prefers words that the picture suggests. The second part avoids objects that are unlikely to be there.
+Both depend on the image alone, so they are computed once per image.
+Legend: B images, R regions, D feature size, W words of the detector, O objects, V vocabulary size.
 """
 
 import json
@@ -43,10 +44,13 @@ class Concepts(keras.Model):
     Mean and maximum over the regions are normalised, and go through one hidden layer.
     """
 
-    def __init__(self, ids: Sequence[int], objects: Sequence[bool], feature_size: int, hidden_size: int):
-        """``ids``: the W words, as their ids in the vocabulary. ``objects``: whether each of them names an object."""
+    def __init__(self, ids: Sequence[int], objects: Sequence[str], feature_size: int, hidden_size: int):
+        """``ids``: the W words, as their ids in the vocabulary. ``objects``: the object that each names, or ``""``."""
         super().__init__()
         self.ids, self.objects = list(ids), list(objects)
+        names = sorted({*objects} - {""})
+        # float32 (W, O): 1 where a word names an object.
+        self._naming = np.array([[name == each for name in names] for each in objects], "float32")
         self.feature_size, self.hidden_size = feature_size, hidden_size
         self.mean_norm = keras.layers.LayerNormalization(dtype="float32", name="mean_norm")
         self.peak_norm = keras.layers.LayerNormalization(dtype="float32", name="peak_norm")
@@ -75,9 +79,13 @@ class Concepts(keras.Model):
 
     def preferences(self, features, concept_weight: float, object_weight: float, vocabulary_size: int):
         """What is added to the logit of each word of the vocabulary, float32 ``(B, V)``, for ``features (B, R, D)``."""
-        log_p = ops.maximum(ops.log_sigmoid(self(features)), math.log(_LEAST))
+        logits = self(features)
+        log_p = ops.maximum(ops.log_sigmoid(logits), math.log(_LEAST))
         of_words = concept_weight * (log_p - ops.log(ops.maximum(self.shares, _LEAST)))
-        of_words += object_weight * np.asarray(self.objects, "float32") * log_p
+        if self._naming.size:
+            log_none = ops.matmul(ops.log_sigmoid(-logits), self._naming)  # (B, O): that no word for the object fits
+            log_o = ops.log(ops.maximum(-ops.expm1(log_none), _LEAST))
+            of_words += object_weight * ops.matmul(log_o, self._naming.T)
         # Words that the detector does not know take the column behind its own, which is zero.
         place = np.full(vocabulary_size, len(self.ids), "int32")
         place[self.ids] = np.arange(len(self.ids), dtype="int32")
@@ -86,13 +94,14 @@ class Concepts(keras.Model):
     def save_in(self, folder: Path, vocabulary: Vocabulary) -> None:
         """Write ``MEMBERS`` into ``folder``. Raises OSError.
 
-        concepts.json is {"format": 1, "words": the W words, "objects": those of them that name objects, "hidden_size"}.
+        concepts.json is {"format": 1, "words": the W words, "objects": {word: the object that it names},
+        "hidden_size": int}.
         """
         words = [vocabulary.words[i] for i in self.ids]
         about = {
             "format": FORMAT,
             "words": words,
-            "objects": [word for word, is_object in zip(words, self.objects, strict=True) if is_object],
+            "objects": {word: name for word, name in zip(words, self.objects, strict=True) if name},
             "hidden_size": self.hidden_size,
         }
         (folder / MEMBERS[0]).write_text(json.dumps(about, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -109,16 +118,15 @@ class Concepts(keras.Model):
             if take(about, "format", int) > FORMAT:
                 raise ValueError("they are of a newer release")
             ids_of = {word: i for i, word in enumerate(vocabulary.words)}
-            words, objects = ([str(word) for word in take(about, name, list)] for name in ("words", "objects"))
+            words, objects = [str(word) for word in take(about, "words", list)], take(about, "objects", dict)
             if len({*words}) < len(words) or not {*words} <= ids_of.keys():
                 raise ValueError("their words are not those of the vocabulary")
             hidden_size = take(about, "hidden_size", int)
             held, least = refuse_oversized(folder / MEMBERS[1]), hidden_size * (2 * feature_size + len(words))
             if hidden_size < 1 or held < least:
                 raise ValueError(f"{MEMBERS[1]} holds {held:,} numbers, and {MEMBERS[0]} needs {least:,}")
-            found = cls(
-                [ids_of[word] for word in words], [word in objects for word in words], feature_size, hidden_size
-            )
+            named = [str(objects.get(word, "")) for word in words]
+            found = cls([ids_of[word] for word in words], named, feature_size, hidden_size)
             found.load_weights(folder / MEMBERS[1])
         except Exception as error:  # h5py and Keras raise errors of many kinds on damaged files
             raise UserError(

@@ -15,8 +15,9 @@ from captioning.training.concept_learning import ConceptTrainer
 from captioning.words.vocabulary import Vocabulary
 from config import DecoderSettings
 
-VOCABULARY = Vocabulary(["a", "dog", "cat", "red"])  # ids 4 to 7
-IDS, OBJECTS, SHARES = [5, 6, 7], [True, True, False], np.array([0.5, 0.25, 0.1])
+VOCABULARY = Vocabulary(["a", "dog", "puppy", "cat", "red"])  # ids 4 to 8
+IDS, OBJECTS = [5, 6, 7, 8], ["dog", "dog", "cat", ""]
+SHARES = np.array([0.5, 0.1, 0.25, 0.1])
 
 
 @pytest.fixture
@@ -38,17 +39,19 @@ def probabilities(concepts: Concepts, batch: np.ndarray) -> np.ndarray:
 @pytest.mark.backends
 def test_what_is_added_to_logits(concepts):
     rng = np.random.default_rng(1)
-    concepts.words.kernel.assign(rng.normal(0, 2, (8, 3)))
+    concepts.words.kernel.assign(rng.normal(0, 2, (8, 4)))
     found = ops.convert_to_numpy(concepts.preferences(ops.convert_to_tensor(features()), 0.25, 2.0, len(VOCABULARY)))
     assert found.shape == (2, len(VOCABULARY))
     p = probabilities(concepts, features())
-    expected = 0.25 * (np.log(p) - np.log(SHARES)) + 2.0 * np.array(OBJECTS) * np.log(p)
+    dog = 1 - (1 - p[:, 0]) * (1 - p[:, 1])
+    objects = np.log(np.stack([dog, dog, p[:, 2], np.ones(2)], axis=1))
+    expected = 0.25 * (np.log(p) - np.log(SHARES)) + 2.0 * objects
     np.testing.assert_allclose(found[:, IDS], expected, rtol=1e-4, atol=1e-5)
     assert not found[:, :5].any(), "special words, and words that the detector does not know"
 
 
 def test_it_begins_with_how_common_words_are(concepts):
-    concepts.words.kernel.assign(np.zeros((8, 3)))
+    concepts.words.kernel.assign(np.zeros((8, 4)))
     np.testing.assert_allclose(probabilities(concepts, features()), [SHARES, SHARES], rtol=1e-5)
 
 
@@ -68,16 +71,16 @@ def test_a_decoder_is_told_at_every_step(concepts, name):
         np.testing.assert_allclose(ops.convert_to_numpy(after), ops.convert_to_numpy(before) + added, atol=1e-5)
 
 
-TOKENS = np.array([[4, 5, 2, 0], [7, 7, 5, 2], [4, 6, 2, 0], [0, 0, 0, 0]], "int32")
+TOKENS = np.array([[4, 5, 2, 0], [8, 8, 5, 2], [4, 7, 2, 0], [0, 0, 0, 0]], "int32")
 IMAGE_OF = np.array([0, 0, 1, 0], "int32")  # the last row only fills up the batch
 
 
 @pytest.mark.backends
 def test_the_loss_is_that_of_the_share_of_captions_with_each_word(concepts):
     trainer = ConceptTrainer(concepts, len(VOCABULARY))
-    logits = np.random.default_rng(2).normal(size=(2, 3)).astype("float32")
+    logits = np.random.default_rng(2).normal(size=(2, 4)).astype("float32")
     p = 1 / (1 + np.exp(-logits))
-    shares = np.array([[1, 0, 0.5], [0, 1, 0]])
+    shares = np.array([[1, 0, 0, 0.5], [0, 0, 1, 0]])
     expected = -(shares * np.log(p) + (1 - shares) * np.log(1 - p)).mean()
     inputs = features(), TOKENS, IMAGE_OF
     found = trainer.compute_loss(inputs, ops.convert_to_tensor(TOKENS), ops.convert_to_tensor(logits))
@@ -91,9 +94,9 @@ def test_it_learns_which_words_fit(concepts):
     for _ in range(60):
         trainer.train_on_batch(inputs, TOKENS)
     p = probabilities(concepts, features())
-    assert p[0, 0] > 0.9 > 0.1 > p[0, 1]
-    assert p[1, 1] > 0.9 > 0.1 > p[1, 0]
-    assert 0.2 < p[0, 2] < 0.8, "one of two captions says red"
+    assert p[0, 0] > 0.9 > 0.1 > p[0, 2]
+    assert p[1, 2] > 0.9 > 0.1 > p[1, 0]
+    assert 0.2 < p[0, 3] < 0.8, "one of two captions says red"
 
 
 def saved(concepts: Concepts, folder):
@@ -112,9 +115,10 @@ def test_it_travels_in_a_bundle(concepts, tmp_path):
     "change",
     [
         {"format": 2},
-        {"words": ["dog", "lion", "red"]},
-        {"words": ["dog", "dog", "red"]},
+        {"words": ["dog", "puppy", "lion", "red"]},
+        {"words": ["dog", "dog", "cat", "red"]},
         {"words": 3},
+        {"objects": ["dog"]},
         {"hidden_size": 1_000_000},
         {"hidden_size": 0},
         {"hidden_size": "8"},

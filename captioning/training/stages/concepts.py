@@ -38,7 +38,7 @@ class ConceptStage(CaptionerStage):
                 "stage: concepts learns from the words of the training captions, and the vocabulary of init has none of "
                 "them; take a captioner that was trained on such captions"
             )
-        objects = [vocabulary.words[i] in names for i in ids]
+        objects = [names.get(vocabulary.words[i], "") for i in ids]
         size = int(prepared.encoder.output_shape[-1])
         self.concepts = captioner.concepts = Concepts(ids, objects, size, self.config.concept_size)
         self.concepts.start_from(np.array([shares[i] for i in ids]))
@@ -80,9 +80,10 @@ def word_shares(prepared: Prepared, vocabulary: Vocabulary, max_length: int) -> 
     return {i: count / total for i, count in counts.items() if i >= len(SPECIALS)}
 
 
-def object_words() -> set[str]:
-    """The words that name an object of ``metrics.chair``. Of a name of several words it is the last one."""
-    return {name.split()[-1] for name, kind in class_names().items() if kind}
+def object_words() -> dict[str, str]:
+    """The object of ``metrics.chair`` that a word names. A name of several words has its last one here."""
+    names = {name: kind for name, kind in class_names().items() if kind}
+    return {name.split()[-1]: kind for name, kind in names.items()} | names
 
 
 STAGE = ConceptStage
