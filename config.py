@@ -1184,8 +1184,8 @@ STAGE_CHANGES: dict[str, dict[str, Any]] = {
         "word_dropout": 0.0,
         "ema_decay": 0.0,
         "monitor": "loss",
-        "concept_weight": 0.25,
-        "object_weight": 1.0,
+        "concept_weight": 0.4,
+        "object_weight": 1.05,
     },
     # The learning rate goes back to the default, whatever that of the captioner was.
     "align": _ALIGN | {"learning_rate": 1e-3},
