@@ -4,6 +4,7 @@
     python app.py                              # the captioners that come with this repository, and all runs
     python app.py --model runs/A --model runs/B
     python app.py --photos photos/             # with a search box over this folder
+    python app.py --in-browser                 # pictures stay on the device of whoever opens the page
     python app.py --host 0.0.0.0 --port 8080   # for others on the network too, without password or encryption
     python app.py --allowed-host pictures.example.org      # behind a proxy of this name
     python app.py --allow-origin https://example.org       # pages of that site may use the API
@@ -32,7 +33,7 @@ from captioning.base.script import hide_progress, run_script
 from captioning.base.texts import printable, printable_lines
 from captioning.command_line.options import make_parser, typed_settings
 from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend
-from captioning.exports.runtime import add_runtime, load_captioner, refuse_without_graphs
+from captioning.exports.runtime import add_runtime, graphs_for_browsers, load_captioner, refuse_without_graphs
 from captioning.pictures.finding import add_finding, finder_of, require_pictures
 from captioning.retrieval.index import default_folder, shipped_towers
 from captioning.serving.engine import Engine, Model
@@ -49,6 +50,7 @@ def main() -> int:
     logging.getLogger("tensorflow").setLevel("ERROR")  # it warns that each size of batch is compiled
     try:
         from captioning.serving.api import create_app
+        from captioning.serving.browser import prepare_runtime
         from captioning.serving.guard import Hosts, Origins
         from captioning.serving.server import Server
     except ImportError as error:
@@ -61,14 +63,17 @@ def main() -> int:
         )
     paths = list(map(Path, args.model or bundles_found(typed.get("run_dir", Config().run_dir))))
     photos = photos_of(args)
-    with listen(args.host, args.port) as listening, Engine(models_of(paths, args, bool(args.model))) as engine:
-        warm_up(engine, bool(args.model))
+    models = models_of(paths, args, bool(args.model))
+    runtime = prepare_runtime() if args.in_browser else None
+    with listen(args.host, args.port) as listening, Engine(models) as engine:
+        if runtime is None:  # otherwise only other programs and --photos ask this server for captions
+            warm_up(engine, bool(args.model))
         page = address(args.host, listening.getsockname()[1])
         print(f"captions at {page}  (Ctrl-C stops)", flush=True)
         if not (args.no_browser or hide_progress()):
             webbrowser.open(page)
         stopping, hosts = asyncio.Event(), Hosts(args.host, args.allowed_host or ())
-        server = Server(create_app(engine, photos, hosts, stopping, origins), stopping)
+        server = Server(create_app(engine, photos, hosts, stopping, origins, runtime), stopping)
         try:
             with photos or nullcontext():
                 server.run(sockets=[listening])
@@ -105,6 +110,12 @@ def app_parser() -> ArgumentParser:
         action="append",
         help="let pages of another site use the HTTP API (CORS), such as https://example.org or http://localhost:3000. For "
         "several, give it several times. '*': all pages [default: only the page of this server]",
+    )
+    parser.add_argument(
+        "--in-browser",
+        action="store_true",
+        help="the page captions in the browser of whoever opens it, by the ONNX graphs of the captioner, and sends no "
+        "picture to this server. The first start fetches ONNX Runtime for browsers (33 MB) [default: this server captions]",
     )
     parser.add_argument("--port", type=int, default=8000, help="0: any free port [default: %(default)s]")
     parser.add_argument(
@@ -187,7 +198,8 @@ def _model(path: Path, args: Namespace) -> Model:
     refuse_idle_consensus([config])
     refuse_without_graphs(path, args)
     attends = config.decoder in get_args(RegionDecoders)
-    return Model(name_of(path), config, attends, partial(load_captioner, [path], 1, args))
+    graphs = graphs_for_browsers(path, args) if args.in_browser else None
+    return Model(name_of(path), config, attends, partial(load_captioner, [path], 1, args), graphs)
 
 
 def photos_of(args: Namespace) -> Photos | None:

@@ -18,9 +18,9 @@ from captioning.base.errors import UserError
 
 
 @contextmanager
-def served(model: Path) -> Iterator[tuple[str, int]]:
-    """The address of a server after its warm-up, and its process id."""
-    command = [sys.executable, str(ROOT / "app.py"), "--model", str(model), "--port", "0"]
+def served(model: Path, *options: str) -> Iterator[tuple[str, int]]:
+    """The address of a server after its warm-up, and its process id. ``options``: more of app.py."""
+    command = [sys.executable, str(ROOT / "app.py"), "--model", str(model), "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "CI": "1"}) as server:
         try:
             for line in server.stdout:

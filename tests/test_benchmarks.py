@@ -1,6 +1,7 @@
 """Each benchmark runs from anywhere, prints its table and writes JSON that says where the figures come from."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ HEAVY = (
     "fine_tuning",
     "first_caption",
     "huge_pictures",
+    "in_browser",
 )
 
 
@@ -46,9 +48,15 @@ def test_every_benchmark_is_tried():
 def test_a_quick_run_prints_a_table_and_writes_json(name, tmp_path, request):
     output = tmp_path / "results.json"
     command = [sys.executable, BENCHMARKS / f"{name}.py", "--quick", "--output", output]
-    if name in ("app", "bombs"):
+    if name in ("app", "bombs", "in_browser"):
         pytest.importorskip("fastapi")
         pytest.importorskip("uvicorn")
+    if name == "in_browser":
+        pytest.importorskip("selenium")
+        from captioning.serving.browser import has_runtime
+
+        if not (shutil.which("chromium") and shutil.which("chromedriver") and has_runtime()):
+            pytest.skip("needs chromium, chromedriver and onnxruntime-web; python app.py --in-browser fetches the last")
     if name == "backends":  # the others go the same way, and compiling for them takes minutes
         command += ["--only", "tensorflow"]
     if name == "word_embeddings":

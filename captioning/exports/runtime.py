@@ -176,6 +176,23 @@ def refuse_without_graphs(model: Path, args: Namespace) -> None:
             raise _refusal(str(reason)) from None
 
 
+def graphs_for_browsers(model: Path, args: Namespace) -> Path:
+    """The folder of the graphs beside the captioner ``model``, for the browsers of visitors. They are whole.
+
+    Raises UserError if they do not do what the command line ``args`` asks.
+    """
+    try:
+        exported, _ = _suitable(model, args)
+        _refuse_damaged(exported)
+    except Unsuitable as reason:
+        why = str(reason)
+    except (OSError, ValueError) as error:
+        why = f"{exported.folder}: {first_line(error)}; {_anew(model)}"
+    else:
+        return exported.folder
+    raise UserError(f"--in-browser: {why}")
+
+
 def _refusal(why: str) -> UserError:
     return UserError(f"--runtime onnx: {why}; or leave --runtime out, and Keras captions")
 

@@ -4,6 +4,7 @@
     GET  /api/models       the captioners to choose from, with limits and defaults
     POST /api/captions     captions of one picture, which is the body or in a form
     GET  /api/search       photos of a folder that fit a sentence; see captioning/serving/search_api.py
+    GET  /browser/...      what the page needs to caption in the visitor's browser; see captioning/serving/browser.py
 
 Every error is ``{"error": {"code": ..., "message": ...}}``. The server fetches nothing for a client. The pages load
 nothing from another place, and the Content-Security-Policy forbids it.
@@ -27,6 +28,7 @@ from starlette.requests import ClientDisconnect
 from captioning.base.errors import UserError
 from captioning.pictures.loading import UnreadableImage
 from captioning.search.captions import Caption
+from captioning.serving.browser import ISOLATION, POLICY, browser_routes
 from captioning.serving.engine import (
     FORMATS,
     MAX_BEAM,
@@ -55,8 +57,9 @@ RECEIVE_SECONDS = 60  # in which a whole picture must arrive
 STALL_SECONDS = 10  # in which the next part of it must arrive
 IN_MEMORY = 1 << 20  # bytes of an upload above which it waits on disk
 
+_CSP = "content-security-policy"
 HEADERS = {
-    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
+    _CSP: "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -113,6 +116,7 @@ class ModelAnswer(BaseModel):
     attention: bool = Field(description="whether it has attention to show")
     beam_size: int
     length_penalty: float
+    min_length: int = Field(description="the fewest words of a caption")
     consensus: bool = Field(description="whether it ranks three captions or more by consensus")
 
 
@@ -131,6 +135,7 @@ class Models(BaseModel):
     models: list[ModelAnswer]
     limits: Limits
     photos: str | None = Field(None, description="the name of the folder that /api/search searches, if there is one")
+    in_browser: bool = Field(description="whether the page captions in the visitor's browser, and sends no pictures")
 
 
 class Problem(BaseModel):
@@ -207,11 +212,13 @@ def create_app(
     hosts: Hosts | None = None,
     stopping: asyncio.Event | None = None,
     origins: Origins | None = None,
+    runtime: Path | None = None,
 ) -> FastAPI:
     """The ASGI application. The caller starts and stops ``engine`` and ``photos``.
 
     ``hosts``: the names by which the server may be asked; None: any. ``stopping``: set when the server begins to stop.
-    ``origins``: pages elsewhere that may use the API; None: none.
+    ``origins``: pages elsewhere that may use the API; None: none. ``runtime``: the folder of onnxruntime-web, if the
+    page captions in the visitor's browser. Then all models of ``engine`` have graphs. None: the page sends pictures.
     """
     app = FastAPI(
         title="Image captions",
@@ -223,11 +230,11 @@ def create_app(
     if origins is not None:
         app.add_middleware(CrossOrigin, origins=origins)
     app.add_middleware(Guard, hosts=hosts, stopping=stopping or asyncio.Event())
-    app.add_middleware(_Headers)
+    app.add_middleware(_Headers, headers=HEADERS if runtime is None else _with_wasm(HEADERS))
     # Two threads for small pictures, which never wait for large ones. Those take much memory, so they are read one by
     # one.
     readers = ThreadPoolExecutor(2, thread_name_prefix="reader"), ThreadPoolExecutor(1, thread_name_prefix="large")
-    about = _models(engine, photos)
+    about = _models(engine, photos, runtime is not None)
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorAnswer, "description": text} for status, text in _ERRORS.items()
     }
@@ -269,12 +276,14 @@ def create_app(
         return _answer(name, chosen, decoding, result, notes)
 
     app.include_router(search_routes(engine, photos, errors))
+    if runtime is not None:
+        app.include_router(browser_routes(list(engine.models.values()), runtime))
     _answer_errors(app)
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     return app
 
 
-def _models(engine: Engine, photos: Photos | None) -> Models:
+def _models(engine: Engine, photos: Photos | None, in_browser: bool) -> Models:
     """The answer to GET /api/models."""
     return Models(
         models=[
@@ -284,12 +293,14 @@ def _models(engine: Engine, photos: Photos | None) -> Models:
                 decoder=model.config.decoder,
                 attention=model.attends,
                 **model.decoding()._asdict(),
+                min_length=model.config.min_length,
                 consensus=model.config.consensus,
             )
             for model in engine.models.values()
         ],
         limits=Limits(bytes=MAX_BYTES, pixels=MAX_PIXELS, beam_size=MAX_BEAM, formats=list(FORMATS)),
         photos=photos and photos.name,
+        in_browser=in_browser,
     )
 
 
@@ -455,16 +466,22 @@ def _limited(receive: Any) -> Any:
     return counted
 
 
-class _Headers:
-    """Adds ``HEADERS`` to every answer."""
+def _with_wasm(headers: dict[str, str]) -> dict[str, str]:
+    """``headers`` that also let the page run WebAssembly, in several threads where browsers offer them."""
+    return headers | ISOLATION | {_CSP: headers[_CSP] + POLICY}
 
-    def __init__(self, app: Any):
+
+class _Headers:
+    """Adds headers to every answer."""
+
+    def __init__(self, app: Any, headers: dict[str, str]):
         self.app = app
+        self.headers = [(name.encode(), value.encode()) for name, value in headers.items()]
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         async def with_headers(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in HEADERS.items())]
+                message["headers"] = [*message["headers"], *self.headers]
             await send(message)
 
         await self.app(scope, receive, with_headers)

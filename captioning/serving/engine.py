@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -74,13 +75,15 @@ class Decoding(NamedTuple):
 class Model:
     """A captioner that callers can choose.
 
-    ``config``: its settings. ``attends``: whether it has attention to show. ``load``: how to load it.
+    ``config``: its settings. ``attends``: whether it has attention to show. ``load``: how to load it. ``graphs``: the
+    folder of its ONNX export, if visitors' browsers caption by it.
     """
 
     name: str
     config: Config
     attends: bool
     load: Callable[[], PictureCaptioner]
+    graphs: Path | None = None
 
     def decoding(self, beam_size: int | None = None, length_penalty: float | None = None) -> Decoding:
         """The decoding that a caller asks for. None takes the model's own value. Raises UserError for a bad value."""

@@ -32,7 +32,7 @@ from captioning.exports.runtime import GraphCaptioner
 from captioning.exports.writing import write_export
 from captioning.pictures.loading import load_image
 from captioning.words.vocabulary import Vocabulary
-from config import Config
+from config import POCKET, Config
 from model import Captioner
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are made under TensorFlow")
@@ -260,6 +260,29 @@ def test_the_page_shows_how_to_call_it_without_keras(merged, tmp_path, kind):
     assert done.returncode == 0, done.stderr
     features = captioner.encode([load_image(tmp_path / "photo.jpg", 32)])
     assert done.stdout.splitlines()[-1] == captioner.caption(features)[0][0].text
+
+
+@pytest.mark.weekly
+def test_the_shipped_captioner_captions_by_litert_from_picture_to_caption(tmp_path):
+    """As on a phone: one graph, a picture file, and the captions, probabilities and confidence of Keras and of ONNX."""
+    pytest.importorskip("ai_edge_litert")
+    captioner, graphs = Captioner.load(POCKET), GraphCaptioner.load(POCKET)
+    write_export(captioner, captioner.config, "litert", tmp_path / "litert")
+    exported = Exported(tmp_path / "litert")
+    rng = np.random.default_rng(0)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for i in range(4):
+        shapes = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        path = tmp_path / f"{i}.jpg"
+        Image.fromarray(shapes).resize((500, 375)).save(path, exif=turned)
+        pixels = load_image(path, captioner.config.image_size)
+        (expected,) = captioner.caption(captioner.encode(pixels[None]))
+        assert exported.captions(pixels) == [caption.text for caption in expected]
+        assert [caption.text for caption in graphs.caption(graphs.encode(pixels[None]))[0]] == exported.captions(pixels)
+        found = exported(pixels[None])
+        np.testing.assert_allclose(found["log_probs"][0], [each.log_prob for each in expected], atol=0.02)
+        np.testing.assert_allclose(found["confidence"][0], [each.confidence for each in expected], atol=0.01)
 
 
 def test_the_page_reads_pictures_and_spells_captions_as_we_do():

@@ -298,7 +298,7 @@ def test_what_can_be_chosen(client):
     assert [model["name"] for model in answer["models"]] == [model.name for model in MODELS]
     assert answer["models"][1] == {
         "name": "plain", "encoder": "mine", "decoder": "inject", "attention": False, "beam_size": 2, "length_penalty": 0.5,
-        "consensus": False,
+        "min_length": CONFIG.min_length, "consensus": False,
     }  # fmt: skip
     assert answer["limits"]["beam_size"] == MAX_BEAM
 
@@ -316,7 +316,16 @@ def test_the_description_for_programs(client):
     assert {"200", "413", "415", "422", "503"} <= set(post_["responses"])
 
 
-PAGES = ["/", "/api.html", "/style.css", "/app.js", "/search.js", "/icon.svg"]
+SCRIPTS = [
+    "/app.js",
+    "/search.js",
+    "/in_browser.js",
+    "/captioning_worker.js",
+    "/captioner.js",
+    "/pixels.js",
+    "/words.js",
+]
+PAGES = ["/", "/api.html", "/style.css", "/icon.svg", *SCRIPTS]
 
 
 @pytest.mark.parametrize("path", PAGES)

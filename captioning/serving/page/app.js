@@ -1,5 +1,6 @@
 // The page: pictures in, captions out. Plain JavaScript, without libraries. It loads nothing from other servers.
 
+import { captionHere, openHere, startHere } from "./in_browser.js";
 import { startSearch } from "./search.js";
 
 const AT_ONCE = 4;         // uploads at a time; the server captions them together
@@ -7,9 +8,10 @@ const TRIES = 6;           // tries when the server is busy
 const STEP = 700;          // milliseconds for each word when the words are shown one after another
 
 const $ = (id) => document.getElementById(id);
-const entries = [];        // {file, url, card, answer, abort, refused}, in the order on the page
+const entries = [];        // {number, file, url, card, answer, abort, refused}, in the order on the page
 const waiting = [];        // the entries that wait for their turn
 let running = 0;
+let taken = 0;             // pictures so far
 let about;                 // what GET /api/models says
 
 start();
@@ -22,15 +24,19 @@ async function start() {
     return;
   }
   $("files").accept = $("capture").accept = about.limits.formats.map((name) => `image/${name.toLowerCase()}`).join(",");
-  $("limits").textContent = `Up to ${about.limits.bytes >> 20} MiB each, any number at once. They are captioned on the `
-    + "machine that runs this page. They are not stored.";
+  $("limits").textContent = about.in_browser
+    ? "Any number at once. They are captioned in this browser, on your device. They are sent nowhere."
+    : `Up to ${about.limits.bytes >> 20} MiB each, any number at once. They are captioned on the machine that runs this `
+      + "page. They are not stored.";
   $("beam").max = about.limits.beam_size;
   $("model").append(...about.models.map(({ name }) => new Option(name, name)));
   $("model-row").hidden = about.models.length < 2;
   takeDefaults();
+  if (about.in_browser) startHere((text) => { $("loading").textContent = text; });
+  loadHere();
   if (about.photos) startSearch(about.photos);
 
-  $("model").addEventListener("change", () => { takeDefaults(); captionAll(); });
+  $("model").addEventListener("change", () => { takeDefaults(); loadHere(); captionAll(); });
   for (const id of ["beam", "penalty"]) {
     $(id).addEventListener("input", showValues);
     $(id).addEventListener("change", captionAll);
@@ -58,6 +64,19 @@ async function start() {
 // Settings
 
 const chosen = () => about.models.find(({ name }) => name === $("model").value);
+
+// Loads the captioner while the visitor chooses a picture, if it runs in this browser.
+async function loadHere() {
+  if (!about.in_browser) return;
+  $("loading").hidden = false;
+  $("loading").textContent = "Loading the captioner.";
+  try {
+    await openHere(about.models.indexOf(chosen()));
+    $("loading").textContent = "The captioner is ready.";
+  } catch (error) {
+    $("loading").textContent = error.message;
+  }
+}
 
 function takeDefaults() {
   const model = chosen();
@@ -87,7 +106,7 @@ function add(files) {
 
 function makeEntry(file) {
   const card = $("card").content.firstElementChild.cloneNode(true);
-  const entry = { file, card, url: URL.createObjectURL(file), name: file.name || "picture", refused: false };
+  const entry = { number: ++taken, file, card, url: URL.createObjectURL(file), name: file.name || "picture", refused: false };
   const image = card.querySelector("img");
   image.addEventListener("error", () => card.querySelector(".picture").classList.add("unseeable"));
   image.addEventListener("load", () => fit(entry));
@@ -166,43 +185,66 @@ function next() {
     const entry = waiting.shift();
     if (!entries.includes(entry)) continue;
     running += 1;
-    ask(entry, entry.abort.signal).finally(() => { running -= 1; next(); tell(); });
+    ask(entry, entry.abort.signal, about.in_browser ? here : sent).finally(() => { running -= 1; next(); tell(); });
   }
 }
 
-async function ask(entry, signal) {
-  const settings = new URLSearchParams({
-    model: $("model").value, beam_size: $("beam").value, length_penalty: $("penalty").value, attention: chosen().attention,
-  });
-  const form = new FormData();
-  form.append("image", entry.file, entry.name);
+// Shows the captions of a picture, or why there are none. answerTo: here or sent.
+async function ask(entry, signal, answerTo) {
   try {
-    if (entry.file.size > about.limits.bytes) {
-      entry.refused = true;
-      throw new Error(`${entry.name}: more than ${about.limits.bytes >> 20} MiB; send a smaller copy of the picture`);
-    }
-    for (let tries = 1; ; tries++) {
-      const response = await fetch(`api/captions?${settings}`, { method: "POST", body: form, signal });
-      const answer = await response.json();
-      if (response.ok) return show(entry, answer);
-      // Other settings do not help with these errors.
-      entry.refused = ["too_large", "wrong_type", "unreadable"].includes(answer.error?.code);
-      if (response.status !== 503 || tries === TRIES) throw new Error(answer.error.message);
-      state(entry, "the server is busy; waiting …");
-      await new Promise((resolve) => {
-        setTimeout(resolve, 1000 * (Number(response.headers.get("retry-after")) || 1));
-        signal.addEventListener("abort", resolve, { once: true });
-      });
-      signal.throwIfAborted();
-    }
+    const answer = await answerTo(entry, signal);
+    signal.throwIfAborted();
+    show(entry, answer);
   } catch (error) {
     if (signal.aborted) return;
+    // Other settings do not help with these errors.
+    entry.refused = ["too_large", "wrong_type", "unreadable"].includes(error.code);
     entry.answer = null;
     entry.card.querySelector(".found").replaceChildren();
     look(entry, null);
     const text = error instanceof TypeError ? "The server does not answer. Is it still running?" : error.message;
     state(entry, text, true);
     announce(text);
+  }
+}
+
+// The answer of this browser itself, in the form of the server's.
+async function here(entry, signal) {
+  const { name, attention, min_length, consensus } = chosen();
+  const [beam_size, length_penalty] = [Number($("beam").value), Number($("penalty").value)];
+  const settings = { beam_size, length_penalty, min_length, attention };
+  try {
+    const found = await captionHere(about.models.indexOf(chosen()), entry.number, entry.file, settings, signal);
+    return { image: entry.name, model: name, beam_size, length_penalty, consensus: consensus && beam_size > 2, ...found };
+  } catch (error) {
+    if (error.code === "unreadable") error.message = `${entry.name}: ${error.message}`;
+    throw error;
+  }
+}
+
+// The answer of the server, to which the picture is sent.
+async function sent(entry, signal) {
+  const settings = new URLSearchParams({
+    model: $("model").value, beam_size: $("beam").value, length_penalty: $("penalty").value, attention: chosen().attention,
+  });
+  const form = new FormData();
+  form.append("image", entry.file, entry.name);
+  const refusal = ({ code, message }) => Object.assign(new Error(message), { code });
+  if (entry.file.size > about.limits.bytes) {
+    const most = about.limits.bytes >> 20;
+    throw refusal({ code: "too_large", message: `${entry.name}: more than ${most} MiB; send a smaller copy of the picture` });
+  }
+  for (let tries = 1; ; tries++) {
+    const response = await fetch(`api/captions?${settings}`, { method: "POST", body: form, signal });
+    const answer = await response.json();
+    if (response.ok) return answer;
+    if (response.status !== 503 || tries === TRIES) throw refusal(answer.error);
+    state(entry, "the server is busy; waiting …");
+    await new Promise((resolve) => {
+      setTimeout(resolve, 1000 * (Number(response.headers.get("retry-after")) || 1));
+      signal.addEventListener("abort", resolve, { once: true });
+    });
+    signal.throwIfAborted();
   }
 }
 
