@@ -646,11 +646,12 @@ class OptimizerSettings(BaseModel):
 class TrainingSettings(OptimizerSettings, BatchSettings):
     """Training"""
 
-    stage: Literal["xe", "finetune", "scst", "align"] = setting(
+    stage: Literal["xe", "finetune", "scst", "concepts", "align"] = setting(
         "xe",
         "xe: cross-entropy with the reference captions, encoder frozen; finetune: the same, and the encoder learns "
-        "too, from pixels; scst: self-critical, with CIDEr-D as reward, encoder frozen; align: images and captions in "
-        "one space, for retrieval, encoder frozen",
+        "too, from pixels; scst: self-critical, with CIDEr-D as reward, encoder frozen; concepts: which words fit a "
+        "picture, for fewer objects that are not there, encoder and decoder frozen, the last stage of a captioner; "
+        "align: images and captions in one space, for retrieval, encoder frozen",
         fixed="training",
     )
     init: str = setting(
@@ -664,7 +665,7 @@ class TrainingSettings(OptimizerSettings, BatchSettings):
         "add words to the vocabulary of init: those that the training captions have vocab_threshold times. Words that "
         "were there keep their ids and weights",
         only={"init": ON},
-        never={"stage": ("scst",)},
+        never={"stage": ("scst", "concepts")},
         fixed="training",
     )
     unknown_limit: float = setting(
@@ -721,10 +722,26 @@ class TrainingSettings(OptimizerSettings, BatchSettings):
         ge=0,
         le=1,
     )
+    concept_words: int = setting(
+        1000,
+        "words that the visual concepts are: the commonest ones of the training captions",
+        only={"stage": ("concepts",)},
+        fixed="training",
+        ge=1,
+        le=1_000_000,
+    )
+    concept_size: int = setting(
+        256,
+        "units of the hidden layer that detects visual concepts",
+        only={"stage": ("concepts",)},
+        fixed="training",
+        ge=1,
+        le=16_384,
+    )
     label_smoothing: float = setting(
         0.0,
         "probability that the training loss spreads over the whole vocabulary",
-        never={"stage": ("align",)},
+        never={"stage": ("concepts", "align")},
         fixed="training",
         ge=0,
         lt=1,
@@ -740,7 +757,7 @@ class TrainingSettings(OptimizerSettings, BatchSettings):
         0.0,
         "weight of the doubly stochastic penalty. It asks a caption to look at all regions equally",
         only={"decoder": ("attention", "transformer")},
-        never={"stage": ("scst", "align")},
+        never={"stage": ("scst", "concepts", "align")},
         fixed="training",
         ge=0,
         le=1000,
@@ -782,7 +799,7 @@ class TrainingSettings(OptimizerSettings, BatchSettings):
 
     @model_validator(mode="after")
     def _check_init(self) -> Self:
-        if self.stage in ("finetune", "scst") and not self.init:
+        if self.stage in ("finetune", "scst", "concepts") and not self.init:
             raise ValueError(f"init: stage={self.stage} improves a trained captioner; name its run folder or bundle")
         return self
 
@@ -826,6 +843,21 @@ class DecodingSettings(CaptionSettings):
     )
     exclude_words: tuple[str, ...] = setting(
         (), "words and phrases that no caption contains, comma-separated", never={"stage": ("align",)}
+    )
+    concept_weight: float = setting(
+        0.0,
+        "how much words are preferred that the picture suggests more than others do (captioning/concepts/detector.py)",
+        only={"stage": ("concepts",)},
+        ge=0,
+        le=10,
+    )
+    object_weight: float = setting(
+        0.0,
+        "how much objects are avoided that the picture does not suggest. Higher: fewer objects that are not there, and "
+        "plainer captions. English only",
+        only={"stage": ("concepts",)},
+        ge=0,
+        le=10,
     )
     consensus: bool = setting(
         False,
@@ -1236,6 +1268,19 @@ STAGE_CHANGES: dict[str, dict[str, Any]] = {
         "word_dropout": 0.0,
         "ema_decay": 0.99,
         "monitor": "cider",
+    },
+    # The two weights were chosen on dev of everyday photographs.
+    "concepts": {
+        "learning_rate": 1e-3,
+        "batch_size": 256,
+        "warmup_steps": 50,
+        "epochs": 6,
+        "accumulate": 1,
+        "word_dropout": 0.0,
+        "ema_decay": 0.0,
+        "monitor": "loss",
+        "concept_weight": 0.4,
+        "object_weight": 1.05,
     },
     # The learning rate goes back to the default, whatever that of the captioner was.
     "align": _ALIGN | {"learning_rate": 1e-3},

@@ -25,6 +25,8 @@ from keras import ops
 from captioning.base.errors import UserError
 from captioning.base.files import load_arrays, save_arrays
 from captioning.command_line.resolving import refuse_longer
+from captioning.concepts.decoder import ConceptDecoder
+from captioning.concepts.detector import Concepts
 from captioning.confidence.signals import Signals, Subspace
 from captioning.confidence.stored import Confidence
 from captioning.decoders.base import Decoder
@@ -56,7 +58,8 @@ class Captioner:
     """Encoder, decoder and vocabulary of one trained run, with all settings of the run.
 
     ``confidence`` gives captions the probability that they are right. It is None until ``evaluate.py --fit-confidence``
-    has put one into the bundle.
+    has put one into the bundle. ``concepts`` say which words fit a picture. They are None unless ``train.py --stage
+    concepts`` was the last stage.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Captioner:
     ):
         self.config, self.vocabulary, self.encoder, self.decoder = config, vocabulary, encoder, decoder
         self.confidence: Confidence | None = None
+        self.concepts: Concepts | None = None
         self.members = [self]  # an ensemble has several
         self._encode = FoldedEncoder(encoder)
         self._searches: dict[tuple[Any, ...], Search] = {}
@@ -154,10 +158,17 @@ class Captioner:
         ``decoding`` are as in ``caption``. ``subspace``: where the training pictures lie.
         """
         decoding = decoding or self.config
-        search = Search(self.decoder, decoding, Signals(subspace), self.vocabulary)
+        search = Search(self.stepper(decoding), decoding, Signals(subspace), self.vocabulary)
         search.compile()
         *found, signals = _run(search, features, decoding)
         return [self._spelled(image)[0] for image in zip(*found, strict=True)], signals[:, 0]
+
+    def stepper(self, decoding: DecodingSettings) -> Decoder | ConceptDecoder | EnsembleDecoder:
+        """What a search with these settings steps through: the decoder, with the visual concepts if they count."""
+        weights = decoding.concept_weight, decoding.object_weight
+        if self.concepts is None or not any(weights):
+            return self.decoder
+        return ConceptDecoder(self.decoder, self.concepts, *weights, len(self.vocabulary))
 
     def _spelled(self, found: Sequence[np.ndarray]) -> list[Caption]:
         """The captions of one image, from the parts of a search's result."""
@@ -171,7 +182,7 @@ class Captioner:
                 constrained = [key for key, search in self._searches.items() if search.phrases.is_constrained]
                 for old in constrained[: -_KEPT + 1]:
                     del self._searches[old]
-            search = Search(self.decoder, decoding, self.confidence, self.vocabulary)
+            search = Search(self.stepper(decoding), decoding, self.confidence, self.vocabulary)
             search.compile()
             self._searches[key] = search
         return self._searches[key]
@@ -199,6 +210,8 @@ class Captioner:
                 save_arrays(folder / "embedding.npz", self.decoder.embedding.pretrained())
             if self.confidence is not None:
                 self.confidence.save(folder)
+            if self.concepts is not None:
+                self.concepts.save_in(folder, self.vocabulary)
 
     @classmethod
     def load(cls, path: Path, with_confidence: bool = True) -> "Captioner":
@@ -212,6 +225,9 @@ class Captioner:
             captioner = cls.untrained(config, vocabulary, encoder, pretrained)
             bundles.load_weights(captioner.decoder, folder / "decoder.weights.h5", path)
             captioner.confidence = Confidence.load(folder, path) if with_confidence else None
+            if config.stage == "concepts":
+                size = int(encoder.output_shape[-1])
+                captioner.concepts = Concepts.load_from(folder, path, vocabulary, size)
         return captioner
 
 
@@ -241,12 +257,16 @@ class Ensemble(Captioner):
                 )
         decoders = [member.decoder for member in captioners for _ in range(views)]
         super().__init__(first.config, first.vocabulary, first.encoder, EnsembleDecoder(decoders))
-        self.members = list(captioners)
+        self.members, self._views = list(captioners), views
         self.views = [*range(views)] * len(captioners)  # the view of each part of the features
         self._digests = [
             encoder_digest(member.encoder, member.config.encoder) + str(member.config.feature_grid)
             for member in captioners
         ]
+
+    def stepper(self, decoding: DecodingSettings) -> Decoder | ConceptDecoder | EnsembleDecoder:
+        steppers = [member.stepper(decoding) for member in self.members for _ in range(self._views)]
+        return EnsembleDecoder(steppers)
 
     def encode(self, pixels: np.ndarray) -> tuple[np.ndarray, ...]:  # type: ignore[override]  # for ``caption`` alone
         """The float features ``(B, R, D)`` of each view for each captioner, from RGB pixels uint8 ``(B, S, S, 3)``.

@@ -5,6 +5,7 @@
     python train.py --resume runs/NAME                  # go on after the last whole epoch, as if never interrupted
     python train.py --stage finetune --init runs/NAME   # let the encoder learn too, from pixels
     python train.py --stage scst --init runs/NAME       # improve a trained captioner by its own captions' CIDEr-D
+    python train.py --stage concepts --init runs/NAME   # learn which words fit a picture, so that fewer are wrong
     python train.py --init pretrained/pocket.zip --dataset folder --data-dir photos --captions-file captions.csv
     python train.py --preset flickr8k-align             # map images and captions into one space, for retrieval
 

@@ -10,8 +10,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from captioning.decoders.base import Decoder
-
 
 class EnsembleDecoder(keras.Model):
     """``init_state`` and ``step`` of a decoder (see ``base.py``), made of the members' ``decoders``.
@@ -24,7 +22,7 @@ class EnsembleDecoder(keras.Model):
 
     attends = False
 
-    def __init__(self, decoders: Sequence[Decoder]):
+    def __init__(self, decoders: Sequence[keras.Model]):
         super().__init__()
         self.decoders = list(decoders)
         self.built = True

@@ -16,7 +16,8 @@ backbone. "file" is the path of that file from the folder of the bundle. "digest
 (``features.digests.encoder_digest``), and no other encoder is accepted.
 
 ``evaluate.py --fit-confidence`` adds confidence.json and confidence.npz (see captioning/confidence/stored.py) to the
-bundle of a captioner.
+bundle of a captioner. ``train.py --stage concepts`` adds concepts.json and concepts.weights.h5 (see
+captioning/concepts/detector.py).
 """
 
 import hashlib

@@ -45,10 +45,15 @@ class History:
         )
 
     def _goodness(self, line: dict[str, float]) -> float:
-        return _as_stored(-line["val_nll"] if self.monitor == "loss" else line[self.monitor])
+        return _as_stored(-_dev_loss(line) if self.monitor == "loss" else line[self.monitor])
 
     def _rank(self, line: dict[str, float]) -> tuple[float, float]:
-        return self._goodness(line), -_as_stored(line["val_nll"] if "val_nll" in line else line["val_loss"])
+        return self._goodness(line), -_as_stored(_dev_loss(line))
+
+
+def _dev_loss(line: dict[str, float]) -> float:
+    """The loss on dev. That of captions is without label smoothing."""
+    return line["val_nll"] if "val_nll" in line else line["val_loss"]
 
 
 def _as_stored(value: float) -> float:

@@ -1,0 +1,136 @@
+"""Visual concepts: which words fit a picture, whatever the sentence.
+
+A detector looks at the features of an image. For each of the commonest words of the training captions it gives the
+probability that a caption of the image has this word. It learns after the decoder (``training/stages/concepts.py``).
+The idea is that of Fang et al. (2015), https://arxiv.org/abs/1411.4952: detect words first, then make sentences of
+them. Here the detected words change the logits of a decoder that was trained without them (``decoder.py``), like the
+external language model in the shallow fusion of Gulcehre et al. (2015), https://arxiv.org/abs/1503.03535.
+
+Let p be the probability of the word, and q the share of training captions that have it. Let o be the probability of the
+object that the word names: 1 - (1 - p) (1 - p') ... over all words for this object. The logit of a word then grows by
+
+    concept_weight * (log p - log q) + object_weight * log o    if it names an object
+    concept_weight * (log p - log q)                            if it is another word of the detector
+    0                                                           if the detector does not know it
+
+The first part prefers words that the picture suggests. The second part avoids objects that are unlikely to be there.
+Both depend on the image alone, so they are computed once per image.
+Legend: B images, R regions, D feature size, W words of the detector, O objects, V vocabulary size.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from captioning.base.errors import UserError
+from captioning.base.json_files import load_json, take
+from captioning.features.weight_files import refuse_oversized, save_weights
+from captioning.words.vocabulary import Vocabulary
+
+FORMAT = 1
+MEMBERS = ("concepts.json", "concepts.weights.h5")
+_LEAST = 1e-4  # no word is less probable: a word that no training picture of a kind has is rare, not impossible
+_DROPOUT = 0.3
+
+
+class Concepts(keras.Model):
+    """Features float ``(B, R, D)`` -> logits float32 ``(B, W)``: whether a caption of the image has each word.
+
+    Mean and maximum over the regions are normalised, and go through one hidden layer.
+    """
+
+    def __init__(self, ids: Sequence[int], objects: Sequence[str], feature_size: int, hidden_size: int):
+        """``ids``: the W words, as their ids in the vocabulary. ``objects``: the object that each names, or ``""``."""
+        super().__init__()
+        self.ids, self.objects = list(ids), list(objects)
+        names = sorted({*objects} - {""})
+        # float32 (W, O): 1 where a word names an object.
+        self._naming = np.array([[name == each for name in names] for each in objects], "float32")
+        self.feature_size, self.hidden_size = feature_size, hidden_size
+        self.mean_norm = keras.layers.LayerNormalization(dtype="float32", name="mean_norm")
+        self.peak_norm = keras.layers.LayerNormalization(dtype="float32", name="peak_norm")
+        self.dropout = keras.layers.Dropout(_DROPOUT, dtype="float32", name="dropout")
+        self.hidden = keras.layers.Dense(hidden_size, activation="relu", dtype="float32", name="hidden")
+        self.words = keras.layers.Dense(len(self.ids), dtype="float32", name="words")
+        self.mean_norm.build((None, feature_size))
+        self.peak_norm.build((None, feature_size))
+        self.hidden.build((None, 2 * feature_size))
+        self.words.build((None, hidden_size))
+        # The share of the training captions that have each word.
+        self.shares = self.add_weight(shape=(len(self.ids),), dtype="float32", trainable=False, name="shares")
+        self.built = True
+
+    def start_from(self, shares: np.ndarray) -> None:
+        """Begin with a detector that knows only how common each word is: ``shares`` float ``(W,)``, from 0 to 1."""
+        shares = np.clip(shares, _LEAST, 1 - _LEAST)
+        self.shares.assign(shares)
+        self.words.bias.assign(np.log(shares) - np.log1p(-shares))
+
+    def call(self, features, training=None):
+        features = ops.cast(features, "float32")
+        pooled = [self.mean_norm(ops.mean(features, axis=1)), self.peak_norm(ops.max(features, axis=1))]
+        pooled = self.dropout(ops.concatenate(pooled, axis=-1), training=training)  # (B, 2 D)
+        return self.words(self.dropout(self.hidden(pooled), training=training))
+
+    def preferences(self, features, concept_weight: float, object_weight: float, vocabulary_size: int):
+        """What is added to the logit of each word of the vocabulary, float32 ``(B, V)``, for ``features (B, R, D)``."""
+        logits = self(features)
+        log_p = ops.maximum(ops.log_sigmoid(logits), math.log(_LEAST))
+        of_words = concept_weight * (log_p - ops.log(ops.maximum(self.shares, _LEAST)))
+        if self._naming.size:
+            log_none = ops.matmul(ops.log_sigmoid(-logits), self._naming)  # (B, O): that no word for the object fits
+            log_o = ops.log(ops.maximum(-ops.expm1(log_none), _LEAST))
+            of_words += object_weight * ops.matmul(log_o, self._naming.T)
+        # Words that the detector does not know take the column behind its own, which is zero.
+        place = np.full(vocabulary_size, len(self.ids), "int32")
+        place[self.ids] = np.arange(len(self.ids), dtype="int32")
+        return ops.take(ops.pad(of_words, ((0, 0), (0, 1))), place, axis=1)
+
+    def save_in(self, folder: Path, vocabulary: Vocabulary) -> None:
+        """Write ``MEMBERS`` into ``folder``. Raises OSError.
+
+        concepts.json is {"format": 1, "words": the W words, "objects": {word: the object that it names},
+        "hidden_size": int}.
+        """
+        words = [vocabulary.words[i] for i in self.ids]
+        about = {
+            "format": FORMAT,
+            "words": words,
+            "objects": {word: name for word, name in zip(words, self.objects, strict=True) if name},
+            "hidden_size": self.hidden_size,
+        }
+        (folder / MEMBERS[0]).write_text(json.dumps(about, ensure_ascii=False) + "\n", encoding="utf-8")
+        save_weights(self, folder / MEMBERS[1])
+
+    @classmethod
+    def load_from(cls, folder: Path, bundle: Path, vocabulary: Vocabulary, feature_size: int) -> "Concepts":
+        """The detector that ``save_in`` wrote into ``folder``, which holds the members of ``bundle``.
+
+        Raises UserError if it is missing, damaged or of a newer release.
+        """
+        try:
+            about = load_json(folder / MEMBERS[0], dict)
+            if take(about, "format", int) > FORMAT:
+                raise ValueError("they are of a newer release")
+            ids_of = {word: i for i, word in enumerate(vocabulary.words)}
+            words, objects = [str(word) for word in take(about, "words", list)], take(about, "objects", dict)
+            if len({*words}) < len(words) or not {*words} <= ids_of.keys():
+                raise ValueError("their words are not those of the vocabulary")
+            hidden_size = take(about, "hidden_size", int)
+            held, least = refuse_oversized(folder / MEMBERS[1]), hidden_size * (2 * feature_size + len(words))
+            if hidden_size < 1 or held < least:
+                raise ValueError(f"{MEMBERS[1]} holds {held:,} numbers, and {MEMBERS[0]} needs {least:,}")
+            named = [str(objects.get(word, "")) for word in words]
+            found = cls([ids_of[word] for word in words], named, feature_size, hidden_size)
+            found.load_weights(folder / MEMBERS[1])
+        except Exception as error:  # h5py and Keras raise errors of many kinds on damaged files
+            raise UserError(
+                f"{bundle}: its visual concepts cannot be read ({error}); update this software, or train them anew with "
+                "train.py --stage concepts"
+            ) from None
+        return found

@@ -1,0 +1,46 @@
+"""Visual concepts: the detector learns which words the captions of an image have.
+
+Legend: B images, R regions, D feature size, N captions, T tokens, W words of the detector, V vocabulary size.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from captioning.concepts.detector import Concepts
+from captioning.words.vocabulary import PAD
+
+
+class ConceptTrainer(keras.Model):
+    """A detector as a Keras model for ``fit`` and ``evaluate``.
+
+    Inputs are ``(features (B, R, D), token_ids (N, T), image_of (N,))``, or without ``image_of`` if each caption has a
+    row of features. The output is logits ``(B, W)``. The target of a word is the share of the image's captions that
+    have it. The loss is the mean binary cross-entropy over words and images, in nats.
+    """
+
+    def __init__(self, concepts: Concepts, vocabulary_size: int):
+        """``vocabulary_size`` is V."""
+        super().__init__()
+        self.concepts = concepts
+        place = np.full(vocabulary_size, len(concepts.ids), "int32")
+        place[concepts.ids] = np.arange(len(concepts.ids), dtype="int32")
+        self._place = place  # of each word of the vocabulary among those of the detector; W for the others
+        self.built = True
+
+    def call(self, inputs, training=None):
+        return self.concepts(inputs[0], training=training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The loss of targets ``y`` int ``(N, T)``, the tokens of all captions, under logits ``y_pred (B, W)``."""
+        count, images = y_pred.shape[-1], ops.shape(y_pred)[0]
+        image_of = x[2] if len(x) == 3 else ops.arange(ops.shape(y)[0])
+        is_caption = ops.cast(ops.any(ops.not_equal(y, PAD), axis=1), "float32")  # others only fill up a batch
+        # Padding is a special word, so the detector does not know it.
+        named = ops.max(ops.one_hot(ops.take(self._place, y), count + 1, dtype="float32"), axis=1)[:, :count]  # (N, W)
+        captions = ops.segment_sum(is_caption, image_of, num_segments=images)
+        shares = ops.segment_sum(named * is_caption[:, None], image_of, num_segments=images)
+        shares = shares / ops.maximum(captions, 1.0)[:, None]
+        loss = ops.mean(ops.softplus(y_pred) - shares * y_pred, axis=-1)  # (B,)
+        is_image = ops.cast(captions > 0, "float32")
+        return ops.sum(loss * is_image) / ops.maximum(ops.sum(is_image), 1.0)

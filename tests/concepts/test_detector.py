@@ -1,0 +1,136 @@
+"""Visual concepts: what the detector adds to the logits of words, how it learns, and what a bundle keeps of it."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from captioning.base.errors import UserError
+from captioning.concepts.decoder import ConceptDecoder
+from captioning.concepts.detector import MEMBERS, Concepts
+from captioning.decoders.build import build_decoder
+from captioning.training.concept_learning import ConceptTrainer
+from captioning.words.vocabulary import Vocabulary
+from config import DecoderSettings
+
+VOCABULARY = Vocabulary(["a", "dog", "puppy", "cat", "red"])  # ids 4 to 8
+IDS, OBJECTS = [5, 6, 7, 8], ["dog", "dog", "cat", ""]
+SHARES = np.array([0.5, 0.1, 0.25, 0.1])
+
+
+@pytest.fixture
+def concepts() -> Concepts:
+    keras.utils.set_random_seed(0)
+    made = Concepts(IDS, OBJECTS, feature_size=3, hidden_size=8)
+    made.start_from(SHARES)
+    return made
+
+
+def features(seed: int = 0, images: int = 2) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(images, 4, 3)).astype("float16")
+
+
+def probabilities(concepts: Concepts, batch: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-ops.convert_to_numpy(concepts(ops.convert_to_tensor(batch))).astype("float64")))
+
+
+@pytest.mark.backends
+def test_what_is_added_to_logits(concepts):
+    rng = np.random.default_rng(1)
+    concepts.words.kernel.assign(rng.normal(0, 2, (8, 4)))
+    found = ops.convert_to_numpy(concepts.preferences(ops.convert_to_tensor(features()), 0.25, 2.0, len(VOCABULARY)))
+    assert found.shape == (2, len(VOCABULARY))
+    p = probabilities(concepts, features())
+    dog = 1 - (1 - p[:, 0]) * (1 - p[:, 1])
+    objects = np.log(np.stack([dog, dog, p[:, 2], np.ones(2)], axis=1))
+    expected = 0.25 * (np.log(p) - np.log(SHARES)) + 2.0 * objects
+    np.testing.assert_allclose(found[:, IDS], expected, rtol=1e-4, atol=1e-5)
+    assert not found[:, :5].any(), "special words, and words that the detector does not know"
+
+
+def test_it_begins_with_how_common_words_are(concepts):
+    concepts.words.kernel.assign(np.zeros((8, 4)))
+    np.testing.assert_allclose(probabilities(concepts, features()), [SHARES, SHARES], rtol=1e-5)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("name", ["merge", "attention"])  # without and with a part of the state that is the image's
+def test_a_decoder_is_told_at_every_step(concepts, name):
+    settings = DecoderSettings(decoder=name, embedding_size=4, hidden_size=4, attention_size=4, max_caption_length=5)
+    plain = build_decoder(settings, len(VOCABULARY), regions=4, feature_size=3)
+    told = ConceptDecoder(plain, concepts, 1.0, 1.0, len(VOCABULARY))
+    batch, words = ops.convert_to_tensor(features()), ops.convert_to_tensor(np.array([1, 4], "int32"))
+    added = ops.convert_to_numpy(concepts.preferences(batch, 1.0, 1.0, len(VOCABULARY)))
+    states = [each.init_state(batch) for each in (plain, told)]
+    for _ in range(3):
+        found = [each.step(words, state) for each, state in zip((plain, told), states, strict=True)]
+        (before, _), (after, _) = found
+        states = [state for _, state in found]
+        np.testing.assert_allclose(ops.convert_to_numpy(after), ops.convert_to_numpy(before) + added, atol=1e-5)
+
+
+TOKENS = np.array([[4, 5, 2, 0], [8, 8, 5, 2], [4, 7, 2, 0], [0, 0, 0, 0]], "int32")
+IMAGE_OF = np.array([0, 0, 1, 0], "int32")  # the last row only fills up the batch
+
+
+@pytest.mark.backends
+def test_the_loss_is_that_of_the_share_of_captions_with_each_word(concepts):
+    trainer = ConceptTrainer(concepts, len(VOCABULARY))
+    logits = np.random.default_rng(2).normal(size=(2, 4)).astype("float32")
+    p = 1 / (1 + np.exp(-logits))
+    shares = np.array([[1, 0, 0, 0.5], [0, 0, 1, 0]])
+    expected = -(shares * np.log(p) + (1 - shares) * np.log(1 - p)).mean()
+    inputs = features(), TOKENS, IMAGE_OF
+    found = trainer.compute_loss(inputs, ops.convert_to_tensor(TOKENS), ops.convert_to_tensor(logits))
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_it_learns_which_words_fit(concepts):
+    trainer = ConceptTrainer(concepts, len(VOCABULARY))
+    trainer.compile(optimizer=keras.optimizers.Adam(0.05))
+    inputs = features(), TOKENS, IMAGE_OF
+    for _ in range(60):
+        trainer.train_on_batch(inputs, TOKENS)
+    p = probabilities(concepts, features())
+    assert p[0, 0] > 0.9 > 0.1 > p[0, 2]
+    assert p[1, 2] > 0.9 > 0.1 > p[1, 0]
+    assert 0.2 < p[0, 3] < 0.8, "one of two captions says red"
+
+
+def saved(concepts: Concepts, folder):
+    concepts.save_in(folder, VOCABULARY)
+    return Concepts.load_from(folder, folder / "captioner.zip", VOCABULARY, 3)
+
+
+def test_it_travels_in_a_bundle(concepts, tmp_path):
+    again = saved(concepts, tmp_path)
+    assert (again.ids, again.objects) == (IDS, OBJECTS)
+    np.testing.assert_array_equal(probabilities(again, features()), probabilities(concepts, features()))
+    np.testing.assert_allclose(ops.convert_to_numpy(again.shares), SHARES, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"words": ["dog", "puppy", "lion", "red"]},
+        {"words": ["dog", "dog", "cat", "red"]},
+        {"words": 3},
+        {"objects": ["dog"]},
+        {"hidden_size": 1_000_000},
+        {"hidden_size": 0},
+        {"hidden_size": "8"},
+        None,
+    ],
+)
+def test_a_damaged_one_is_named(concepts, tmp_path, change):
+    concepts.save_in(tmp_path, VOCABULARY)
+    path = tmp_path / MEMBERS[0]
+    if change is None:
+        (tmp_path / MEMBERS[1]).write_bytes(b"\x89HDF")
+    else:
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=r"captioner\.zip: its visual concepts cannot be read .*--stage concepts"):
+        Concepts.load_from(tmp_path, tmp_path / "captioner.zip", VOCABULARY, 3)

@@ -1,0 +1,76 @@
+"""Runs of the stage that learns visual concepts: what they leave, and what goes on from them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_run import arrays, assert_same_run, interrupt_second_epoch, settings, start, train
+
+from captioning.base.errors import UserError
+from captioning.command_line.options import make_parser
+from captioning.command_line.resolving import resolve, resolve_trained
+from captioning.storage.runs import Run
+from model import Captioner, Ensemble
+
+CHANGES = {"stage": "concepts", "label_smoothing": 0.0, "monitor": "loss", "concept_weight": 0.4, "object_weight": 1.0}
+
+
+@pytest.fixture(scope="module")
+def learned(prepared, straight) -> Run:
+    config, run = start(prepared, "concepts", init=str(straight.folder), concept_size=8, **CHANGES)
+    assert train(prepared, config, run) == 0
+    return run
+
+
+@pytest.mark.slow
+def test_a_run_learns_and_leaves_a_captioner_with_concepts(prepared, straight, learned):
+    lines = learned.history()
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert all(line["val_loss"] > 0 and "cider" in line for line in lines)
+    before, after = (Captioner.load(run.bundle("captioner")) for run in (straight, learned))
+    for old, new in zip(before.decoder.get_weights(), after.decoder.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    words = [after.vocabulary.words[i] for i in after.concepts.ids]
+    assert {"dog", "cat", "bird", "runs", "sleeps"} <= {*words}
+    named = dict(zip(words, after.concepts.objects, strict=True))
+    assert (named["dog"], named["runs"]) == ("dog", "")
+    # The features of picture 0 say dog: the detector prefers the word to the other animals.
+    features = prepared.store.read(np.array([prepared.store.rows["0.jpg"]]))
+    added = np.asarray(after.concepts.preferences(features, 1.0, 0.0, len(after.vocabulary)))[0]
+    dog, cat, bird = (added[after.vocabulary.words.index(animal)] for animal in ("dog", "cat", "bird"))
+    assert dog > max(cat, bird)
+    assert after.caption(features)[0][0].log_prob != before.caption(features)[0][0].log_prob
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_as_if_nothing_had_been(prepared, straight, learned, monkeypatch):
+    config, run = start(prepared, "concepts-interrupted", init=str(straight.folder), concept_size=8, **CHANGES)
+    interrupt_second_epoch(prepared, monkeypatch, config, run)
+    assert train(prepared, config, run) == 0
+    assert_same_run(run, learned)
+    best, expected = (arrays(each.checkpoint("best")) for each in (run, learned))
+    assert all(np.array_equal(best[name], expected[name]) for name in expected)
+
+
+@pytest.mark.slow
+def test_an_ensemble_keeps_the_concepts_of_its_members(prepared, learned):
+    captioner = Captioner.load(learned.bundle("captioner"))
+    features = prepared.store.read(np.array([prepared.store.rows["0.jpg"]]))
+    alone = captioner.caption(features)[0]
+    together = Ensemble([captioner, captioner]).caption((features, features))[0]
+    assert [each.text for each in together] == [each.text for each in alone]
+    assert together[0].log_prob == pytest.approx(alone[0].log_prob, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_next_stage_begins_without_them(learned):
+    parser = make_parser("")
+    config = resolve(parser.parse_args(["--stage", "scst", "--init", str(learned.folder)]))
+    assert (config.concept_weight, config.object_weight) == (0.0, 0.0)
+
+
+def test_a_captioner_without_them_says_so():
+    parser = make_parser("", trained=True)
+    args = parser.parse_args(["--object-weight", "1"])
+    with pytest.raises(UserError, match="object_weight: it is read only with stage=concepts, and stage is xe"):
+        resolve_trained(args, settings(Path("x.keras")))
