@@ -46,7 +46,7 @@ def test_help_names_what_a_stage_has_for_default(help_of):
         "[default: 0.05; only with stage=align and with alignment_loss=infonce]",
         "only with embedding=bert-static or bert-prefix or with vocabulary=wordpieces]",
         "only with stage=finetune or with crops]",
-        "[default: 0.0; only with decoder=attention or transformer; not with stage=scst or align]",
+        "[default: 0.0; only with decoder=attention or transformer; not with stage=scst, concepts or align]",
         "[default: unset; only with dataset=folder, cocostyle, karpathy, flickr30k or kaggle]",
     ],
 )
