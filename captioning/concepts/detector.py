@@ -84,7 +84,7 @@ class Concepts(keras.Model):
         of_words = concept_weight * (log_p - ops.log(ops.maximum(self.shares, _LEAST)))
         if self._naming.size:
             log_none = ops.matmul(ops.log_sigmoid(-logits), self._naming)  # (B, O): that no word for the object fits
-            log_o = ops.log(ops.maximum(-ops.expm1(log_none), _LEAST))
+            log_o = ops.log(ops.maximum(1 - ops.exp(log_none), _LEAST))
             of_words += object_weight * ops.matmul(log_o, self._naming.T)
         # Words that the detector does not know take the column behind its own, which is zero.
         place = np.full(vocabulary_size, len(self.ids), "int32")
