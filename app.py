@@ -38,7 +38,13 @@ from captioning.command_line.resolving import (
     resolve_trained,
     settle_backend,
 )
-from captioning.exports.runtime import add_runtime, graphs_for_browsers, load_captioner, refuse_without_graphs
+from captioning.exports.runtime import (
+    OWN_OPTIONS,
+    add_runtime,
+    graphs_for_browsers,
+    load_captioner,
+    refuse_without_graphs,
+)
 from captioning.pictures.finding import add_finding, finder_of, require_pictures
 from captioning.retrieval.index import default_folder, shipped_towers
 from captioning.serving.engine import Engine, Model
@@ -88,7 +94,7 @@ def main() -> int:
 
 
 def app_parser() -> ArgumentParser:
-    parser = make_parser(__doc__, trained=True)
+    parser = make_parser(__doc__, trained=True, own=OWN_OPTIONS)
     parser.add_argument(
         "--model",
         metavar="RUN",

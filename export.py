@@ -3,6 +3,7 @@
     pip install -e ".[export]"
     python export.py --model runs/NAME --format onnx          # into the run folder, where test.py and app.py use it
     python export.py --output exported/                       # the captioner that comes with this repository
+    python export.py --model runs/NAME --format onnx --calibrate photos/      # with an encoder that computes in 8 bits
     python export.py --model runs/NAME --output exported/
     python export.py --model runs/NAME --output exported/ --format onnx --beam-size 1 --int8
     python export.py --model runs/NAME --output exported/ --check photos/     # compare captions and speed
@@ -14,8 +15,12 @@ Without --output, the export is written beside the captioner: into its run folde
 bundle. There test.py and app.py find the ONNX export, and caption with it. After a change of the captioner, make it
 anew with --overwrite.
 
+--calibrate adds an encoder that computes in 8 bits to the ONNX export. test.py and app.py take it on processors that
+are fast in that. It needs some photographs like those to caption, best those of training, because they show the range
+of each tensor. --int8 is another thing: it writes smaller files, which compute in float32.
+
 --check captions pictures with the original and with each export, one picture at a time. The exit status is 1 if best
-captions differ in an export that is not int8. Each export keeps these captions in predictions.json, by the file names
+captions differ in an export without 8 bits. Each export keeps these captions in predictions.json, by the file names
 of the pictures. If they are all pictures of a split, evaluate.py --predictions scores the file.
 """
 
@@ -25,6 +30,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -49,6 +55,7 @@ if TYPE_CHECKING:
     from model import Captioner
 
 INT8_KINDS = ("onnx", "litert")
+CALIBRATION = 64  # pictures that are enough to see the range of each tensor
 
 
 class Wanted(NamedTuple):
@@ -64,11 +71,12 @@ def main() -> int:
     exports = wanted_exports(args)
     refuse_backend(args)
     settle_backend("tensorflow")
-    for source in args.check or []:
-        if not is_address(source) and not Path(source).exists():
-            raise UserError(f"--check: {source}: there is no such picture; name another, or a folder")
+    for option in ("check", "calibrate"):
+        for source in getattr(args, option) or []:
+            if not is_address(source) and not Path(source).exists():
+                raise UserError(f"--{option}: {source}: there is no such picture; name another, or a folder")
     finder = Finder()
-    listed = list(sources(args.check or [], finder))
+    listed, calibrating = (list(sources(found or [], finder)) for found in (args.check, args.calibrate))
     finder.tell()
     refuse([wanted.kind for wanted in exports], [wanted.folder for wanted in exports], args.overwrite)
 
@@ -80,11 +88,14 @@ def main() -> int:
     refuse_idle_consensus([config])
     refuse_variety(config, "an export draws nothing and gives its whole beam", "do_sample", "num_captions")
     captioner.check(config)
+    calibration = calibration_pictures(calibrating, config.image_size) if calibrating else None
     written, of_bundle = [], fingerprint(Path(args.model))
     for kind, int8, folder in exports:
-        write_export(captioner, config, kind, folder, int8, of_bundle)
-        written.append(Exported(folder))
-        print(f"written: {folder}: {written[-1].megabytes:,.1f} MB", flush=True)
+        shown = calibration if kind == "onnx" and not int8 else None
+        write_export(captioner, config, kind, folder, int8, of_bundle, shown)
+        for of_8_bits in (False, True) if shown is not None else (False,):
+            written.append(Exported(folder, int8_encoder=of_8_bits))
+            print(f"written: {folder.parent / written[-1].name}: {written[-1].megabytes:,.1f} MB", flush=True)
     return check(captioner, config, written, listed) if listed else 0
 
 
@@ -101,6 +112,13 @@ def export_parser() -> ArgumentParser:
     )
     parser.add_argument("--format", nargs="+", choices=KINDS, help="[default: all of them; without --output only onnx]")
     parser.add_argument("--int8", action="store_true", help="write onnx and litert with weights of 8 bits too")
+    parser.add_argument(
+        "--calibrate",
+        nargs="+",
+        metavar="IMAGE",
+        help="add to onnx an encoder that computes in 8 bits, in the ranges that its tensors have on pictures. They are "
+        f"{CALIBRATION} of those in these files and folders, drawn at random",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace exports that exist already")
     parser.add_argument(
         "--check",
@@ -126,7 +144,27 @@ def wanted_exports(args: Namespace) -> list[Wanted]:
         kinds += [(kind, True) for kind in formats if kind in INT8_KINDS]
         if len(kinds) == len(formats):
             raise UserError("--int8: only the formats onnx and litert can do this; add one of them, or leave this out")
+    if args.calibrate and "onnx" not in formats:
+        raise UserError("--calibrate: only the format onnx can do this; add it, or leave this out")
     return [Wanted(kind, int8, Path(args.output, f"{kind}-int8" if int8 else kind)) for kind, int8 in kinds]
+
+
+def calibration_pictures(listed: Sequence[str], size: int) -> np.ndarray:
+    """Some of the pictures ``listed``, RGB uint8 ``(B, size, size, 3)``. Those that cannot be read are reported.
+
+    Raises UserError if none can be read.
+    """
+    found: list[np.ndarray] = []
+    for source in Random(0).sample(listed, len(listed)):
+        try:
+            found.append(load_image(open_source(source), size))
+        except UnreadableImage as error:
+            print(f"error: {error}", file=sys.stderr)
+        if len(found) == CALIBRATION:
+            break
+    if not found:
+        raise UserError("--calibrate: none of the pictures can be read; name others")
+    return np.stack(found)
 
 
 def refuse_backend(args: Namespace) -> None:
@@ -172,20 +210,32 @@ def check(captioner: "Captioner", config: Config, exports: Sequence[Exported], l
         write_comparison(exported, comparison, about, config.seed)
         if comparison.different:
             print(
-                f"{exported.folder}: {len(comparison.different)} captions differ; check.json names them",
+                f"{exported.folder}: {len(comparison.different)} captions differ; {check_name(exported)} names them",
                 file=sys.stderr,
             )
-            broken |= not exported.about["int8"]
+            broken |= not (exported.about["int8"] or exported.int8_encoder)
     print(table(exports, comparisons, about), end="")
     return 1 if broken else 0
 
 
 def write_comparison(exported: Exported, comparison: Comparison, original: Original, seed: int) -> None:
-    """Write check.json and predictions.json into the folder of an export. Raises UserError."""
+    """Write check.json and predictions.json into the folder of an export, or those of its int8 encoder.
+
+    Raises UserError.
+    """
     predictions = [{"image_id": Path(name).name, "caption": text} for name, text in comparison.captions]
-    write(exported.folder / "predictions.json", json.dumps(predictions, indent=0, ensure_ascii=False) + "\n")
+    path = exported.folder / check_name(exported)
+    write(
+        path.with_name(path.name.replace("check", "predictions")),
+        json.dumps(predictions, indent=0, ensure_ascii=False) + "\n",
+    )
     found = {**comparison.to_json(), "original": original._asdict(), **describe(seed)}
-    write(exported.folder / "check.json", json.dumps(found, indent=2) + "\n")
+    write(path, json.dumps(found, indent=2) + "\n")
+
+
+def check_name(exported: Exported) -> str:
+    """The name of the file that says how an export differs."""
+    return "check-int8.json" if exported.int8_encoder else "check.json"
 
 
 def table(exports: Sequence[Exported], comparisons: Sequence[Comparison], original: Original) -> str:
@@ -196,7 +246,7 @@ def table(exports: Sequence[Exported], comparisons: Sequence[Comparison], origin
     for exported, comparison in zip(exports, comparisons, strict=True):
         rows.append(
             {
-                "format": exported.folder.name,
+                "format": exported.name,
                 "MB": f"{exported.megabytes:.1f}",
                 "same captions": f"{comparison.same} of {original.pictures}",
                 "same beams": f"{comparison.same_beams} of {original.pictures}",

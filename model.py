@@ -89,6 +89,16 @@ class Captioner:
         return cls(config, vocabulary, encoder, decoder)
 
     @property
+    def precision(self) -> str:
+        """The number format in which the encoder computes."""
+        return "float32"
+
+    @property
+    def lanes(self) -> int:
+        """How many batches it captions at a time. Keras spreads each batch over all cores."""
+        return 1
+
+    @property
     def attends(self) -> bool:
         """Whether there is attention to show."""
         return self.decoder.attends

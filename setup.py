@@ -9,8 +9,8 @@ somebody else. So a wheel holds the scripts in a folder of the package, ``captio
 nobody's path. The command ``caption`` puts it first on its own path (``captioning/installed/entry.py``). The folder is
 laid out as the repository, so ``config.ROOT`` is the place of ``pretrained/`` in both.
 
-Of the captioner it holds what ONNX Runtime needs: the graphs of ``pretrained/pocket/onnx``, and ``pocket.zip`` without
-the weights for Keras. An editable install (``-e``) uses the repository as it is.
+Of the captioner it holds what ONNX Runtime needs: the graphs of ``pretrained/pocket/onnx``, but for the encoder in 8
+bits, and ``pocket.zip`` without the weights for Keras. An editable install (``-e``) uses the repository as it is.
 """
 
 import zipfile
@@ -26,6 +26,7 @@ SCRIPTS = ("config.py", "model.py", "preprocessing.py", "test.py", "app.py")
 CARD = "pretrained/README.md"
 BUNDLE = "pretrained/pocket.zip"
 GRAPHS = "pretrained/pocket/onnx"
+LEFT_OUT = "encoder-int8.onnx"  # with it packages and captioner would take more than 200 MB; float32 does without
 HOME = "captioning/installed/home"
 
 
@@ -102,7 +103,7 @@ def _packages(text: str) -> list[str]:
 
 def private_files() -> list[str]:
     """The files of the repository that the private folder has as they are."""
-    graphs = sorted(path for path in (ROOT / GRAPHS).rglob("*") if path.is_file())
+    graphs = sorted(path for path in (ROOT / GRAPHS).rglob("*") if path.is_file() and path.name != LEFT_OUT)
     return [*SCRIPTS, CARD, *(path.relative_to(ROOT).as_posix() for path in graphs)]
 
 

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from captioning.albums.captions import caption_album, entry, list_pictures, made_with
+from captioning.albums.captions import begun_with, caption_album, entry, list_pictures, made_with
 from captioning.albums.coco_results import coco_ids, coco_results
 from captioning.albums.forms import SUFFIXES
 from captioning.albums.keywords import keywords_of
@@ -45,7 +45,7 @@ from captioning.base.script import run_script
 from captioning.base.texts import json_line, printable
 from captioning.command_line.options import add_views, make_parser
 from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained
-from captioning.exports.runtime import add_runtime, load_captioner
+from captioning.exports.runtime import OWN_OPTIONS, add_runtime, load_captioner
 from captioning.pictures.finding import add_finding, expanded, finder_of, sources
 from captioning.pictures.loading import UnreadableImage, load_image, open_source
 from captioning.pictures.metadata import write_caption
@@ -67,7 +67,9 @@ def main() -> int:
     if args.coco_results:
         coco_ids(names)
 
-    captioner = load_captioner([Path(path) for path in args.model], args.views, args)
+    if args.output and args.precision == "auto" and begun_with(Path(args.output), "precision") == "float32":
+        args.precision = "float32"  # the file goes on as it was begun
+    captioner = load_captioner([Path(path) for path in args.model], args.views, args, folder=bool(args.output))
     config = resolve_trained(args, captioner.config)
     config = config.with_overrides({"num_captions": config.num_captions or 1})
     refuse_impossible(args, captioner, config)
@@ -80,7 +82,7 @@ def main() -> int:
 
 def parse() -> Namespace:
     """The command line. Raises UserError."""
-    parser = make_parser(__doc__, trained=True, several=False)
+    parser = make_parser(__doc__, trained=True, several=False, own=OWN_OPTIONS)
     parser.add_argument(
         "images",
         nargs="+",
@@ -338,7 +340,7 @@ def caption_folder(args: Namespace, names: Sequence[str], captioner: PictureCapt
     """Caption a folder into a file, and into the pictures' metadata if the user wants that. Returns the exit status."""
     folder, output = Path(args.images[0]), Path(args.output)
     models = [Path(path) for path in args.model]
-    settings = made_with(folder, models, config, config.num_captions, args.views)
+    settings = made_with(folder, models, config, config.num_captions, args.views, captioner.precision)
     unreadable = caption_album(folder, names, output, settings, captioner, config, config.num_captions)
     print(f"{printable(str(output))}: {len(names) - unreadable:,} pictures with captions, {unreadable:,} unreadable")
     if args.coco_results:

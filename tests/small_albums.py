@@ -17,6 +17,8 @@ SETTINGS = {"folder": "here", "models": ["0" * 20], "beam_size": 3}
 class FakeCaptioner:
     """Says how bright a picture is; remembers what it was given."""
 
+    lanes = 1
+
     def __init__(self, pause: float = 0.0):
         self.pause, self.shapes = pause, []
 

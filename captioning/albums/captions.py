@@ -17,7 +17,7 @@ import json
 import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
 from io import FileIO
@@ -38,9 +38,9 @@ from captioning.pictures.loading import (
     PREPROCESSING,
     UnreachableImage,
     UnreadableImage,
+    behind,
     load_ahead,
     load_image,
-    one_behind,
 )
 from captioning.search.captions import Caption, PictureCaptioner
 from config import Config, DecodingSettings
@@ -48,6 +48,7 @@ from config import Config, DecodingSettings
 # Settings that older files do not name, because they did not exist: what was done then.
 _FORMER_SETTINGS = {
     "views": 1,
+    "precision": "float32",
     "consensus": False,
     "prefix": "",
     "include": [],
@@ -78,11 +79,17 @@ def list_pictures(folder: Path, finder: Finder | None = None) -> list[str]:
 
 
 def made_with(
-    folder: Path, models: Sequence[Path], decoding: DecodingSettings, best: int, views: int = 1
+    folder: Path,
+    models: Sequence[Path],
+    decoding: DecodingSettings,
+    best: int,
+    views: int = 1,
+    precision: str = "float32",
 ) -> dict[str, Any]:
-    """All that decides the lines of an album: the folder, the models, the number of captions, views and decoding.
+    """All that decides the lines of an album.
 
-    ``models`` are bundles or run folders.
+    It is the folder, the models, the number of captions, views, the precision of the encoder, and decoding. ``models``
+    are bundles or run folders.
     """
     digests = []
     for path in models:
@@ -94,6 +101,7 @@ def made_with(
         "preprocessing": PREPROCESSING,
         "best": best,
         "views": views,
+        "precision": precision,
         **decoding.decoding(),
     }
 
@@ -176,9 +184,10 @@ def _captioned(
 ) -> Generator[tuple[Sequence[str], list[list[Caption]], dict[int, UnreadableImage]], None, None]:
     """Caption pictures batch by batch. Yields for each batch the names, the captions, and why some cannot be read.
 
-    There are captions for every position of the batch. The reasons are by position. Three batches are in work at a
-    time: ``workers`` threads read one, the encoder computes the one before, and the search runs on the one before
-    that. ``notes`` gets what a user should know of damaged pictures that were read all the same, by name.
+    There are captions for every position of the batch. The reasons are by position. While ``workers`` threads read a
+    batch, the encoder computes the one before, and the search runs on the one before that. A captioner with several
+    lanes encodes and captions as many batches at a time instead, each in a thread of its own. ``notes`` gets what a
+    user should know of damaged pictures that were read all the same, by name.
     """
     size = min(config.extract_batch_size, max(1, len(names)))
     batches = [names[i : i + size] for i in range(0, len(names), size)]
@@ -190,23 +199,37 @@ def _captioned(
     def load(name: str) -> np.ndarray:
         return load_image(folder / name, config.image_size, partial(note, name))
 
-    with ThreadPoolExecutor(config.workers) as pool, ThreadPoolExecutor(1) as searcher:
+    def whole(pixels: np.ndarray, names: Sequence[str]) -> list[list[Caption]]:
+        return captioner.caption(captioner.encode(pixels), config, names=names)
+
+    lanes = captioner.lanes
+    with ThreadPoolExecutor(config.workers) as pool, ThreadPoolExecutor(lanes) as searchers:
+
+        def start(pixels: np.ndarray, names: Sequence[str]) -> Future[list[list[Caption]]]:
+            if lanes > 1:
+                return searchers.submit(whole, pixels, names)
+            return searchers.submit(captioner.caption, captioner.encode(pixels), config, names=names)
+
         ahead = load_ahead(pool, batches, load, config.image_size, size)
         searches = (
-            (
-                batch,
-                searcher.submit(captioner.caption, captioner.encode(pixels), config, names=_filled(batch, len(pixels))),
-                reasons,
-            )
+            (batch, start(pixels, _filled(batch, len(pixels))), reasons)
             for batch, (pixels, reasons) in zip(batches, ahead, strict=True)
         )
-        for batch, search, reasons in one_behind(searches):
+        for batch, search, reasons in behind(searches, lanes):
             yield batch, search.result(), reasons
 
 
 def _filled(names: Sequence[str], size: int) -> list[str]:
     """``names``, and the last one for each row that only fills a batch up."""
     return [*names, *[names[-1]] * (size - len(names))]
+
+
+def begun_with(output: Path, name: str) -> Any:
+    """The setting ``name`` that an album was begun with, or None if there is no such album yet."""
+    try:
+        return (_FORMER_SETTINGS | load_json(Path(f"{output}.settings.json"), dict)).get(name)
+    except (OSError, ValueError):  # ``caption_album`` says what is wrong
+        return None
 
 
 def read_lines(output: Path) -> Iterator[dict[str, Any]]:

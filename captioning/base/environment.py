@@ -43,6 +43,15 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def processor_flags() -> set[str]:
+    """What the processor can do, by Linux' names, such as ``avx2``. Empty where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return set(next((line for line in lines if line.startswith("flags")), "").partition(":")[2].split())
+
+
 def package_versions() -> dict[str, str]:
     """The versions of the installed packages on which a result may depend."""
     return {name: found for name in _PACKAGES if (found := _version(name))}

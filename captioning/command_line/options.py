@@ -1,6 +1,7 @@
 """The options of every script: one per setting."""
 
 import argparse
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,16 +20,21 @@ from captioning.base.settings import (
 from config import PRESETS, STAGE_CHANGES, Config
 
 
-def add_settings(parser: argparse.ArgumentParser, trained: bool = False, several: bool = True) -> None:
+def add_settings(
+    parser: argparse.ArgumentParser, trained: bool = False, several: bool = True, own: Collection[str] = ()
+) -> None:
     """Add one option per setting, in groups, each left unset unless typed.
 
     The help states meaning, default and who reads the setting. With ``trained`` it also marks what training has fixed.
-    With ``several`` an option takes a value for each of several data sets where the setting does.
+    With ``several`` an option takes a value for each of several data sets where the setting does. There are none for
+    the settings ``own``.
     """
     groups = [group for group in reversed(Config.__mro__) if issubclass(group, BaseModel) and own_fields(group)]
     for group in groups:
         section = parser.add_argument_group(f"settings: {group.__doc__}")
         for name in own_fields(group):
+            if name in own:
+                continue
             kwargs: dict[str, Any] = {"help": _help(name, trained), "default": argparse.SUPPRESS}
             if Config.model_fields[name].annotation is bool:
                 kwargs["action"] = argparse.BooleanOptionalAction
@@ -98,12 +104,15 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         super().add_usage(usage, [*shown, settings], groups, prefix)
 
 
-def make_parser(description: str | None, trained: bool = False, several: bool = True) -> argparse.ArgumentParser:
+def make_parser(
+    description: str | None, trained: bool = False, several: bool = True, own: Collection[str] = ()
+) -> argparse.ArgumentParser:
     """A parser with the options that every script shares. ``description`` is the script's docstring.
 
     A script that works with a ``trained`` captioner starts from that captioner's settings, so it offers no others. A
     script whose command line holds more than options is not for ``several`` data sets, because the last option before
-    these words would take them for its values.
+    these words would take them for its values. ``own``: settings that the script does not read, and whose names it
+    gives to options of its own.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=_Help, allow_abbrev=False)
     parser.add_argument(
@@ -112,7 +121,7 @@ def make_parser(description: str | None, trained: bool = False, several: bool = 
     if not trained:
         parser.add_argument("--preset", help=f"start from these settings: {', '.join(PRESETS)}")
         parser.add_argument("--config", metavar="FILE", help="start from this JSON file of settings")
-    add_settings(parser, trained, several)
+    add_settings(parser, trained, several, own)
     return parser
 
 

@@ -24,22 +24,29 @@ from typing import Any
 
 import numpy as np
 
+# How much is computed at a time. More takes more memory, and is hardly faster.
+_ENCODED = 2  # pictures
+_LOOKED = 16  # captions whose attention is wanted
+
 
 class Graphs:
     """Both graphs, opened. Raises whatever ONNX Runtime raises for files that it cannot run."""
 
-    def __init__(self, encoder: Path, search: Path):
+    def __init__(self, encoder: Path, search: Path, threads: int | None = None):
+        """``threads``: how many compute each call. By default there is one for each core of this process."""
         # An arena keeps memory for the next batch. It makes the encoder a third faster. The search would hold much more
         # memory than it needs. It has very many small nodes, and to look for some to fuse takes longer than it saves.
-        self._encoder = _session(encoder, "ORT_ENABLE_ALL", arena=True)
-        self._search = _session(search, "ORT_ENABLE_BASIC", arena=False)
+        threads = threads or cores()
+        self._encoder = _session(encoder, "ORT_ENABLE_ALL", threads, arena=True)
+        self._search = _session(search, "ORT_ENABLE_BASIC", threads, arena=False)
         (features,) = self._encoder.get_outputs()
         self._dtype, self._shape = _DTYPES[features.type], features.shape[1:]
         self._outputs = [output.name for output in self._search.get_outputs()]
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """The features ``(B, R, D)`` of RGB pixels uint8 ``(B, S, S, 3)``."""
-        return self._encoder.run(None, {"pixels": np.asarray(pixels, "uint8")})[0]
+        pixels = np.asarray(pixels, "uint8")
+        return np.concatenate([self._encoder.run(None, {"pixels": part})[0] for part in _slices(_ENCODED, pixels)])
 
     def search(self, **inputs: Any) -> dict[str, np.ndarray]:
         """The outputs of search.onnx by name. ``inputs``: those described above, as arrays."""
@@ -48,7 +55,13 @@ class Graphs:
     def attend(self, features: np.ndarray, token_ids: np.ndarray) -> np.ndarray:
         """Where the decoder looks while it reads ``token_ids`` int32 ``(M, T)``: float32 ``(M, T, R)``."""
         none = np.zeros((0, *self._shape), self._dtype)
-        return self.search(features=none, looked=features, given=token_ids)["attention"]
+        parts = zip(_slices(_LOOKED, features), _slices(_LOOKED, token_ids), strict=True)
+        return np.concatenate([self.search(features=none, looked=one, given=ids)["attention"] for one, ids in parts])
+
+
+def _slices(count: int, rows: np.ndarray) -> list[np.ndarray]:
+    """At most ``count`` of the ``rows`` at a time, in order. There is at least one slice, which may be empty."""
+    return [rows[i : i + count] for i in range(0, max(1, len(rows)), count)]
 
 
 _DTYPES = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
@@ -66,22 +79,23 @@ def onnx_runtime() -> Any:
     return onnxruntime
 
 
-def _session(path: Path, level: str, arena: bool) -> Any:
+def _session(path: Path, level: str, threads: int, arena: bool) -> Any:
     """``path``, opened.
 
-    ``level``: how far the graph is optimised first. ``arena``: whether memory is kept between runs.
+    ``level``: how far the graph is optimised first. ``threads`` compute each call. ``arena``: whether memory is kept
+    between runs.
     """
     onnxruntime = onnx_runtime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     options.enable_cpu_mem_arena = arena
     options.log_severity_level = 4  # it warns of inputs that may be left out, and raises its errors anyway
-    options.intra_op_num_threads = _cores()
+    options.intra_op_num_threads = threads
     # Threads that wait for work by spinning would take the cores from the other graph and from the readers of pictures.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _cores() -> int:
+def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

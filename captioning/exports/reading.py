@@ -4,6 +4,7 @@ An export is a folder, which ``writing`` makes:
 
     model/ or model.tflite           encoder and search in one graph
     encoder.onnx, search.onnx        with ONNX they are two graphs (see ``graphs.py``)
+    encoder-int8.onnx                perhaps the encoder once more, computing in 8 bits (see ``quantising.py``)
     vocabulary.json                  {"words": [...]}: all words in id order, <pad> <start> <end> <unk> first; see
                                      ``Vocabulary.to_json``
     export.json                      inputs, outputs, the recipe for pixels, decoding settings, versions, the sha256 of
@@ -12,6 +13,8 @@ An export is a folder, which ``writing`` makes:
                                      with a lower confidence are called unsure
     check.json                       how its captions and times compare with the original's, from export.py --check
     predictions.json                 the captions of that check, as evaluate.py --predictions reads them
+    check-int8.json, predictions-int8.json
+                                     the same with encoder-int8.onnx
 
 ``docs/exports.md`` shows how to read an export without this module.
 Legend: B images, S pixels per side, K captions per image, L longest caption in tokens.
@@ -48,6 +51,8 @@ KINDS = {
     "litert": Kind(("model.tflite",), ("ai_edge_litert",)),
 }
 
+INT8_ENCODER = "encoder-int8.onnx"
+
 # A loaded graph: uint8 RGB pixels (B, S, S, 3) to named arrays.
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
@@ -60,11 +65,11 @@ class Exported:
     K)``.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, int8_encoder: bool = False):
         """Open the export in ``folder``. The runtime starts with the first picture.
 
-        Raises UserError if the export is not complete, or of another release. The first picture raises UserError if the
-        runtime is missing.
+        ``int8_encoder``: take the encoder that computes in 8 bits, which there must be. Raises UserError if the export
+        is not complete, or of another release. The first picture raises UserError if the runtime is missing.
         """
         self.folder = folder
         try:
@@ -80,7 +85,10 @@ class Exported:
                 f"{folder}: written by another release (format {found}, this one reads {FORMAT}); write it anew with "
                 "export.py"
             )
-        self._start, self._graphs = _RUNTIMES[kind], [folder / name for name in KINDS[kind].graphs]
+        self.int8_encoder = int8_encoder
+        encoder, *others = KINDS[kind].graphs
+        names = [INT8_ENCODER if int8_encoder else encoder, *others]
+        self._start, self._graphs = _RUNTIMES[kind], [folder / name for name in names]
         self.vocabulary = Vocabulary.from_json(words, f"{folder}/vocabulary.json")
 
     @cached_property
@@ -91,9 +99,22 @@ class Exported:
             raise UserError(f'{self.folder}: cannot be run here ({error}); pip install -e ".[export]"') from None
 
     @property
+    def name(self) -> str:
+        """What reports call it: its folder, and the encoder if that is another one."""
+        return f"{self.folder.name}, int8 encoder" if self.int8_encoder else self.folder.name
+
+    @property
+    def has_int8_encoder(self) -> bool:
+        """Whether there is an encoder that computes in 8 bits. Installed packages leave it out."""
+        return INT8_ENCODER in self.about["sha256"] and (self.folder / INT8_ENCODER).is_file()
+
+    @property
     def megabytes(self) -> float:
-        """The size of all files that captioning needs, in units of 10^6 bytes."""
-        return sum((self.folder / name).stat().st_size for name in self.about["sha256"]) / 1e6
+        """The size of its graphs and its vocabulary, in units of 10^6 bytes."""
+        found = [self.folder / "vocabulary.json"]
+        for graph in self._graphs:
+            found += [path for path in graph.rglob("*") if path.is_file()] if graph.is_dir() else [graph]
+        return sum(path.stat().st_size for path in found) / 1e6
 
     def __call__(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         return self._run(pixels)

@@ -6,6 +6,9 @@ are its ONNX export, which ``export.py --format onnx`` writes beside it:
     RUN/                   -> RUN/onnx/
     RUN/captioner.zip      -> RUN/onnx/
     pretrained/pocket.zip  -> pretrained/pocket/onnx/
+
+An export may hold an encoder that computes in 8 bits. It is taken where the processor is fast in that, unless
+``--precision`` says otherwise. The search computes in float32.
 """
 
 import hashlib
@@ -17,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from captioning.base.environment import processor_flags
 from captioning.base.errors import UserError, first_line
 from captioning.base.json_files import as_written, take
 from captioning.base.keras_settings import refuse_without_keras
@@ -24,8 +28,8 @@ from captioning.base.texts import printable
 from captioning.base.trained import bundle_of, fingerprint
 from captioning.command_line.options import typed_settings
 from captioning.command_line.resolving import resolve_trained, settle_backend
-from captioning.exports.graphs import Graphs
-from captioning.exports.reading import KINDS, Exported
+from captioning.exports.graphs import Graphs, cores
+from captioning.exports.reading import INT8_ENCODER, KINDS, Exported
 from captioning.search.captions import Caption, PictureCaptioner, read_ids, spelled, weights_of_words
 from captioning.storage.members import settings_of
 from captioning.words.constraints import check_constraints
@@ -34,6 +38,12 @@ from config import Config, DecodingSettings
 
 # The decoding settings that search.onnx takes as inputs. It has those of the export for all others.
 _OPEN = {"beam_size", "length_penalty", "min_length"}
+# Processors with one of these multiply 8 bits fast and exactly. Others round the sums of such products too.
+_FAST_IN_INT8 = {"avx512_vnni", "avx_vnni"}
+_MOST_LANES = 8  # each takes memory
+
+# The options of ``add_runtime`` that take the place of settings, which only training reads.
+OWN_OPTIONS = ("precision",)
 
 
 class Unsuitable(Exception):
@@ -47,6 +57,14 @@ def add_runtime(parser: ArgumentParser) -> None:
         choices=["onnx", "keras"],
         help="onnx: caption with ONNX Runtime, which starts in a second, and refuse what it cannot do. keras: with Keras "
         "[default: onnx where the captioner has ONNX graphs that can do what is asked, otherwise keras]",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "float32", "int8"],
+        default="auto",
+        help="int8: ONNX Runtime computes the encoder in 8 bits, which changes some captions. It needs an export made "
+        "with --calibrate. auto: int8 where there is such an export and the processor is fast in it (VNNI), otherwise "
+        "float32 [default: %(default)s]",
     )
 
 
@@ -63,8 +81,11 @@ class GraphCaptioner:
     Graphs that fail, or that give what is no caption, raise UserError.
     """
 
-    def __init__(self, exported: Exported, config: Config):
+    def __init__(self, exported: Exported, config: Config, precision: str = "float32", lanes: int = 1):
         """``exported``: a whole ONNX export. ``config``: the settings of the captioner.
+
+        ``precision``: that of the encoder, float32 or int8. ``lanes``: how many batches are to be captioned at a time,
+        each by threads of its own.
 
         Raises ValueError if export.json is damaged, and whatever ONNX Runtime raises for graphs that it cannot run.
         """
@@ -72,18 +93,27 @@ class GraphCaptioner:
         self.attends = take(exported.about, "attends", bool)
         self.regions = take(exported.about, "regions", int)
         self._unsure_below = take({"unsure_below": -1.0} | exported.about, "unsure_below", float)
-        self._graphs = Graphs(*(exported.folder / name for name in KINDS["onnx"].graphs))
+        self.precision, self.lanes = precision, lanes
+        encoder, search = KINDS["onnx"].graphs
+        encoder = INT8_ENCODER if precision == "int8" else encoder
+        self._graphs = Graphs(exported.folder / encoder, exported.folder / search, max(1, cores() // lanes))
 
     @classmethod
-    def load(cls, model: Path) -> "GraphCaptioner":
-        """The graphs beside the captioner ``model``, a run folder or a bundle. Raises Unsuitable."""
-        return cls._open(model, export_of(model), settings_of(model, "captioner"))
+    def load(cls, model: Path, precision: str = "auto", folder: bool = False) -> "GraphCaptioner":
+        """The graphs beside the captioner ``model``, a run folder or a bundle. Raises Unsuitable.
+
+        ``precision``: as ``--precision``. ``folder``: whether it is to caption many pictures, as fast as it can.
+        """
+        return cls._open(model, export_of(model), settings_of(model, "captioner"), precision, folder)
 
     @classmethod
-    def _open(cls, model: Path, exported: Exported, config: Config) -> "GraphCaptioner":
+    def _open(cls, model: Path, exported: Exported, config: Config, precision: str, folder: bool) -> "GraphCaptioner":
         try:
-            _refuse_damaged(exported)
-            return cls(exported, config)
+            precision = _precision(exported, precision)
+            _refuse_damaged(exported, precision)
+            return cls(exported, config, precision, min(cores(), _MOST_LANES) if folder else 1)
+        except Unsuitable as reason:
+            raise Unsuitable(f"{reason}; {_anew(model)} with --calibrate and some photographs") from None
         except ImportError as error:
             raise Unsuitable(f"{error.name or error} is not installed; pip install onnxruntime") from None
         except Exception as error:  # ONNX Runtime raises errors of many kinds
@@ -142,20 +172,20 @@ class GraphCaptioner:
             ) from None
 
 
-def load_captioner(models: Sequence[Path], views: int, args: Namespace) -> PictureCaptioner:
+def load_captioner(models: Sequence[Path], views: int, args: Namespace, folder: bool = False) -> PictureCaptioner:
     """The captioner that does what the command line ``args`` asks, on the runtime that ``--runtime`` names.
 
-    ``models``: run folders or bundles. Several, or several ``views``, are an ensemble. Without ``--runtime`` it says on
-    stderr why Keras captions, if it does. Raises UserError.
+    ``models``: run folders or bundles. Several, or several ``views``, are an ensemble. ``folder``: whether it is to
+    caption many pictures, as fast as it can. Without ``--runtime`` it says on stderr why Keras captions, if it does.
+    Raises UserError.
     """
     try:
         if len(models) * views > 1:
             raise Unsuitable("only Keras runs ensembles and --views")
-        return graph_captioner(models[0], args)
+        return graph_captioner(models[0], args, folder)
     except Unsuitable as reason:
         why = str(reason)
-    if args.runtime == "onnx":
-        raise _refusal(why)
+    _refuse_keras(args, why)
     for model in models:
         settings_of(model, "captioner")  # one that does not exist needs no Keras
     refuse_without_keras(why)
@@ -168,22 +198,31 @@ def load_captioner(models: Sequence[Path], views: int, args: Namespace) -> Pictu
     return captioner
 
 
-def graph_captioner(model: Path, args: Namespace) -> GraphCaptioner:
+def graph_captioner(model: Path, args: Namespace, folder: bool = False) -> GraphCaptioner:
     """The graphs beside the captioner ``model``, if they do what the command line ``args`` asks.
 
-    Raises Unsuitable if they do not, and UserError if no captioner could.
+    ``folder``: whether it is to caption many pictures, as fast as it can. Raises Unsuitable if they do not, and
+    UserError if no captioner could.
     """
     exported, trained = _suitable(model, args)
-    return GraphCaptioner._open(model, exported, trained)
+    return GraphCaptioner._open(model, exported, trained, args.precision, folder)
 
 
 def refuse_without_graphs(model: Path, args: Namespace) -> None:
-    """Raise UserError if ``--runtime onnx`` is given and the graphs beside ``model`` do not do what ``args`` asks."""
+    """Raise UserError if ``args`` ask for what only graphs do, and those beside ``model`` do not do all of it."""
+    try:
+        exported, _ = _suitable(model, args)
+        _precision(exported, args.precision)
+    except Unsuitable as reason:
+        _refuse_keras(args, str(reason))
+
+
+def _refuse_keras(args: Namespace, why: str) -> None:
+    """Raise UserError if ``args`` ask for what Keras does not do. ``why``: why ONNX Runtime does not do it."""
     if args.runtime == "onnx":
-        try:
-            _suitable(model, args)
-        except Unsuitable as reason:
-            raise _refusal(str(reason)) from None
+        raise UserError(f"--runtime onnx: {why}; or leave --runtime out, and Keras captions")
+    if args.precision == "int8":
+        raise UserError(f"--precision int8: {why}; or leave --precision out")
 
 
 def graphs_for_browsers(model: Path, args: Namespace) -> Path:
@@ -193,7 +232,7 @@ def graphs_for_browsers(model: Path, args: Namespace) -> Path:
     """
     try:
         exported, _ = _suitable(model, args)
-        _refuse_damaged(exported)
+        _refuse_damaged(exported, "float32")
     except Unsuitable as reason:
         why = str(reason)
     except (OSError, ValueError) as error:
@@ -203,8 +242,13 @@ def graphs_for_browsers(model: Path, args: Namespace) -> Path:
     raise UserError(f"--in-browser: {why}")
 
 
-def _refusal(why: str) -> UserError:
-    return UserError(f"--runtime onnx: {why}; or leave --runtime out, and Keras captions")
+def _precision(exported: Exported, wanted: str) -> str:
+    """The precision of the encoder, float32 or int8. ``wanted``: as ``--precision``. Raises Unsuitable."""
+    if wanted == "auto":
+        return "int8" if exported.has_int8_encoder and _FAST_IN_INT8 & processor_flags() else "float32"
+    if wanted == "int8" and not exported.has_int8_encoder:
+        raise Unsuitable(f"{exported.folder}: has no encoder in 8 bits")
+    return wanted
 
 
 def _suitable(model: Path, args: Namespace) -> tuple[Exported, Config]:
@@ -247,9 +291,13 @@ def export_of(model: Path) -> Exported:
     return exported
 
 
-def _refuse_damaged(exported: Exported) -> None:
-    """Raise ValueError if a file of the export is not what was written, and OSError if it cannot be read."""
-    for name in (*KINDS["onnx"].graphs, "vocabulary.json"):
+def _refuse_damaged(exported: Exported, precision: str) -> None:
+    """Raise ValueError if a file of the export is not what was written, and OSError if it cannot be read.
+
+    The encoder of another ``precision`` is not looked at.
+    """
+    encoder, search = KINDS["onnx"].graphs
+    for name in (INT8_ENCODER if precision == "int8" else encoder, search, "vocabulary.json"):
         with open(exported.folder / name, "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != exported.about["sha256"].get(name):
                 raise ValueError(f"{name} is not what was written")

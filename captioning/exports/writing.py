@@ -6,6 +6,7 @@ because a bundle is the same for all.
 
 SavedModel and LiteRT have one graph with the decoding settings of the export. ONNX has two, which leave beam size,
 length penalty and shortest caption open (see ``graphs.py``). ``test.py`` and ``app.py`` caption with these.
+Its encoder may be written once more, computing in 8 bits (see ``quantising.py``).
 Legend: B images, S pixels per side, R regions, D feature size, K captions per image, L longest caption in tokens.
 """
 
@@ -26,8 +27,10 @@ from captioning.base.backend import backend_name, models_within
 from captioning.base.environment import package_versions
 from captioning.base.errors import UserError, first_line
 from captioning.base.scratch import scratch_folder, temporary_files_in
+from captioning.exports.graphs import Graphs
 from captioning.exports.onnx_models import halve_weights, round_weights, to_onnx, with_defaults
-from captioning.exports.reading import FORMAT, KINDS, Exported
+from captioning.exports.quantising import quantised
+from captioning.exports.reading import FORMAT, INT8_ENCODER, KINDS, Exported
 from captioning.features.folding import fold
 from captioning.pictures.loading import PREPROCESSING
 from captioning.search.compiled import Search
@@ -90,13 +93,15 @@ def write_export(
     folder: Path,
     int8: bool = False,
     fingerprint: str = "",
+    calibration: np.ndarray | None = None,
 ) -> None:
     """Write ``captioner`` as ``kind``, one of ``reading.KINDS``, into ``folder``. It will decode as ``decoding`` says.
 
     The export is written as a whole or not at all. It is made in a neighbouring folder, where it captions a blank
     picture as a trial. Then it replaces an older export. ``int8``: the weights have 8 bits (onnx, litert).
-    ``fingerprint``: that of the captioner's bundle (``base.trained.fingerprint``). Raises UserError if the converter
-    cannot take this captioner, or if the folder cannot be written, as on a full disk.
+    ``fingerprint``: that of the captioner's bundle (``base.trained.fingerprint``). ``calibration``: with onnx, also
+    write an encoder that computes in 8 bits, in ranges seen on these RGB pixels uint8 ``(B, S, S, 3)``. Raises
+    UserError if the converter cannot take this captioner, or if the folder cannot be written, as on a full disk.
     """
     if backend_name() != "tensorflow":
         raise UserError(
@@ -112,6 +117,8 @@ def write_export(
             try:
                 with temporary_files_in(parts):  # converters keep whole models there
                     _WRITERS[kind](captioner, decoding, new, int8)
+                    if calibration is not None:
+                        _int8_encoder(captioner, decoding, new, calibration)
                     _describe(captioner, decoding, kind, int8, fingerprint, new)
                     # A trial, because tf2onnx does not stop at an operator that it does not know.
                     Exported(new).captions(np.zeros((captioner.config.image_size,) * 2 + (3,), "uint8"))
@@ -159,6 +166,14 @@ def _onnx(captioner: Captioner, decoding: DecodingSettings, folder: Path, int8: 
     for name, make in zip(KINDS["onnx"].graphs, (_onnx_encoder, _onnx_search), strict=True):
         model = make(captioner, decoding, int8)
         onnx.save(round_weights(model) if int8 else halve_weights(model), folder / name)
+
+
+def _int8_encoder(captioner: Captioner, decoding: DecodingSettings, folder: Path, calibration: np.ndarray) -> None:
+    """Write the encoder that computes in 8 bits beside the graphs in ``folder``, and try it."""
+    import onnx
+
+    onnx.save(quantised(_onnx_encoder(captioner, decoding, True), calibration), folder / INT8_ENCODER)
+    Graphs(folder / INT8_ENCODER, folder / KINDS["onnx"].graphs[1]).encode(calibration[:1])
 
 
 def _onnx_encoder(captioner: Captioner, decoding: DecodingSettings, int8: bool) -> Any:

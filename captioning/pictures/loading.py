@@ -2,6 +2,7 @@
 
 import errno
 import io
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -186,7 +187,7 @@ def load_ahead(
         except UnreadableImage as error:
             return error
 
-    for futures in one_behind([pool.submit(attempt, name) for name in batch] for batch in batches):
+    for futures in behind([pool.submit(attempt, name) for name in batch] for batch in batches):
         results = [future.result() for future in futures]
         reasons = {j: result for j, result in enumerate(results) if isinstance(result, UnreadableImage)}
         pixels = np.zeros((batch_size, image_size, image_size, 3), dtype=np.uint8)
@@ -196,13 +197,14 @@ def load_ahead(
         yield pixels, reasons
 
 
-def one_behind(items: Iterator[T]) -> Iterator[T]:
-    """The items. Each is given only when the next one has been started."""
-    for held in items:
-        for item in items:
-            yield held
-            held = item
-        yield held
+def behind(items: Iterable[T], count: int = 1) -> Iterator[T]:
+    """The items. Each is given only when the next ``count`` of them have been started."""
+    held: deque[T] = deque()
+    for item in items:
+        held.append(item)
+        if len(held) > count:
+            yield held.popleft()
+    yield from held
 
 
 def open_source(source: str) -> str | io.BytesIO:

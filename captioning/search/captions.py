@@ -32,6 +32,14 @@ class PictureCaptioner(Protocol):
     vocabulary: Vocabulary
 
     @property
+    def precision(self) -> str:
+        """The number format in which the encoder computes."""
+
+    @property
+    def lanes(self) -> int:
+        """How many batches it is made to encode and caption at a time."""
+
+    @property
     def attends(self) -> bool:
         """Whether it has attention to show."""
 

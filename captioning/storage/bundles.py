@@ -102,7 +102,7 @@ def _zip(folder: Path, path: Path, about: dict[str, Any]) -> None:
     members = sorted(folder.iterdir())
     digests = {member.name: hashlib.sha256(member.read_bytes()).hexdigest() for member in members}
     (folder / "bundle.json").write_text(json.dumps({**about, "sha256": digests}, indent=2), encoding="utf-8")
-    with replacing(path) as new, zipfile.ZipFile(new, "w") as bundle:
+    with replacing(path) as new, zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as bundle:
         for member in [folder / "bundle.json", *members]:
             bundle.write(member, member.name)
 

@@ -138,6 +138,21 @@ def test_a_batch_is_decoded_while_the_one_before_is_encoded_and_that_before_it_s
     caption(folder, tmp_path / "captions.jsonl", Waiting())
 
 
+def test_a_captioner_with_several_lanes_gets_as_many_batches_at_a_time(tmp_path):
+    folder = make_pictures(tmp_path / "album", 8)
+    both = threading.Barrier(2, timeout=10)
+
+    class Lanes(FakeCaptioner):
+        lanes = 2
+
+        def caption(self, features, config, names=None):
+            both.wait()  # raises unless another batch is captioned meanwhile
+            return super().caption(features, config)
+
+    caption(folder, tmp_path / "captions.jsonl", Lanes())
+    assert [line["image"] for line in read_lines(tmp_path / "captions.jsonl")] == list_pictures(folder)
+
+
 def test_strange_files_end_no_folder_and_damaged_ones_have_notes(tmp_path, capsys):
     folder = make_pictures(tmp_path / "album", 3)
     noise = saved(Image.effect_noise((64, 64), 90), "PNG")
@@ -331,6 +346,7 @@ def test_what_decides_the_captions_is_told_apart(tmp_path):
         made_with(tmp_path, [*models, tmp_path / "other.zip"], CONFIG, 1),
         made_with(tmp_path, models, CONFIG, 2),
         made_with(tmp_path, models, CONFIG, 1, views=2),
+        made_with(tmp_path, models, CONFIG, 1, precision="int8"),
         *(
             made_with(tmp_path, models, CONFIG.with_overrides({name: value}), 1)
             for name, value in {

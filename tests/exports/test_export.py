@@ -454,8 +454,29 @@ def test_the_script_writes_checks_and_tells(merged, tmp_path, monkeypatch):
     assert "| 0 of 3 |" in done.out
 
 
+@pytest.mark.slow
+def test_the_script_adds_an_encoder_in_8_bits_and_checks_it(merged, tmp_path):
+    for library in KINDS["onnx"].libraries:
+        pytest.importorskip(library)
+    _, folder = merged
+    for i, picture in enumerate(pixels(3)):
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    options = ["--model", folder, "--output", tmp_path / "out", "--format", "onnx", "--calibrate", tmp_path]
+    done = script("export", *options, "--check", tmp_path / "0.png")
+    assert done.status == 0, done
+    assert re.search(r"\| onnx \| .* 1 of 1 .*\n\| onnx, int8 encoder \| ", done.out)
+    assert "onnx, int8 encoder: " in done.out
+    assert {"check.json", "check-int8.json", "predictions-int8.json"} <= set(os.listdir(tmp_path / "out" / "onnx"))
+    exact, coarse = (
+        GraphCaptioner(Exported(tmp_path / "out" / "onnx"), Config(**SIZES), precision).encode(pixels(3)).astype(float)
+        for precision in ("float32", "int8")
+    )
+    assert 0 < np.linalg.norm(coarse - exact) < 0.05 * np.linalg.norm(exact)
+
+
 def test_the_script_refuses_what_cannot_be(merged, tmp_path):
     options = ["--model", merged[1], "--output", tmp_path / "out", "--format", "savedmodel"]
+    refused("export", *options, "--calibrate", tmp_path, mentions="--calibrate: only the format onnx can do this")
     refused(
         "export", *options, "--backend", "jax", mentions="--backend: exports are made under TensorFlow.*leave this out"
     )

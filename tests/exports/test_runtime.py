@@ -23,8 +23,16 @@ from test_imports import KERAS
 from captioning.base.errors import UserError
 from captioning.base.trained import fingerprint
 from captioning.command_line.options import make_parser
+from captioning.exports import runtime
 from captioning.exports.graphs import onnx_runtime
-from captioning.exports.runtime import Unsuitable, add_runtime, exports_beside, graph_captioner, load_captioner
+from captioning.exports.runtime import (
+    OWN_OPTIONS,
+    Unsuitable,
+    add_runtime,
+    exports_beside,
+    graph_captioner,
+    load_captioner,
+)
 from captioning.search.captions import Caption
 from config import POCKET
 
@@ -34,7 +42,7 @@ GRAPHS = exports_beside(POCKET) / "onnx"
 
 
 def arguments(*typed: str) -> Namespace:
-    parser = make_parser("", trained=True)
+    parser = make_parser("", trained=True, own=OWN_OPTIONS)
     add_runtime(parser)
     return parser.parse_args(typed)
 
@@ -58,7 +66,7 @@ def copied(tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def shipped():
-    return graph_captioner(POCKET, arguments())
+    return graph_captioner(POCKET, arguments("--precision", "float32"))
 
 
 def change(folder: Path, name: str, content: bytes) -> None:
@@ -68,7 +76,7 @@ def change(folder: Path, name: str, content: bytes) -> None:
 
 def test_the_graphs_in_the_repository_are_of_its_captioner():
     about = json.loads((GRAPHS / "export.json").read_text(encoding="utf-8"))
-    assert about["bundle"] == fingerprint(POCKET), "make them anew: python export.py --format onnx --overwrite"
+    assert about["bundle"] == fingerprint(POCKET), "make them anew, as pretrained/README.md says"
     files = [POCKET, *GRAPHS.iterdir()]
     assert sum(path.stat().st_size for path in files) < 60e6
 
@@ -178,12 +186,60 @@ def test_graphs_of_another_captioner_or_release(copied, tmp_path):
         graph_captioner(copied, arguments())
 
 
-@pytest.mark.parametrize("name", ["search.onnx", "encoder.onnx", "vocabulary.json"])
+@pytest.mark.parametrize("name", ["search.onnx", "encoder.onnx", "encoder-int8.onnx", "vocabulary.json"])
 def test_a_file_that_was_cut_short(copied, tmp_path, name):
     folder = tmp_path / "pocket" / "onnx"
     change(folder, name, (GRAPHS / name).read_bytes()[:-100])
     with pytest.raises(Unsuitable, match="makes it anew"):
-        graph_captioner(copied, arguments())
+        graph_captioner(copied, arguments("--precision", "int8" if "int8" in name else "float32"))
+
+
+def test_8_bits_are_computed_where_the_processor_is_fast_in_them(copied, monkeypatch, shipped):
+    for flags, typed, precision in [
+        ({"avx2", "avx512_vnni"}, [], "int8"),
+        ({"avx2", "avx_vnni"}, ["--precision", "float32"], "float32"),
+        ({"avx2", "avx512f"}, [], "float32"),
+        (set(), ["--precision", "int8"], "int8"),
+    ]:
+        monkeypatch.setattr(runtime, "processor_flags", lambda flags=flags: flags)
+        with monkeypatch.context() as closed:
+            closed.setattr(runtime, "Graphs", lambda *files: None)
+            assert graph_captioner(copied, arguments(*typed)).precision == precision
+    coarse = graph_captioner(copied, arguments("--precision", "int8"))
+    features, found = (each.encode(scenes(1, each.config.image_size)).astype(float) for each in (shipped, coarse))
+    assert 0 < np.linalg.norm(found - features) < 0.5 * np.linalg.norm(features)  # no photograph, so far from exact
+
+
+def test_an_export_without_an_encoder_in_8_bits(copied, tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "processor_flags", lambda: {"avx512_vnni"})
+    monkeypatch.setattr(runtime, "Graphs", lambda *files: None)
+    folder = tmp_path / "pocket" / "onnx"
+    about = json.loads((folder / "export.json").read_text())
+    del about["sha256"]["encoder-int8.onnx"]
+    change(folder, "export.json", json.dumps(about).encode())
+    assert graph_captioner(copied, arguments()).precision == "float32"
+    with pytest.raises(
+        UserError, match=r"^--precision int8: .*has no encoder in 8 bits; python export.py .*--calibrate"
+    ):
+        load_captioner([copied], 1, arguments("--precision", "int8"))
+    with pytest.raises(UserError, match=r"^--precision int8: --runtime keras; or leave --precision out$"):
+        load_captioner([copied], 1, arguments("--precision", "int8", "--runtime", "keras"))
+
+
+@pytest.mark.slow
+def test_a_file_of_captions_goes_on_in_the_precision_that_it_was_begun_in(tmp_path, monkeypatch):
+    import test as captioning_script
+
+    monkeypatch.setattr(runtime, "processor_flags", lambda: {"avx512_vnni"})
+    Image.fromarray(scenes(1, 64)[0]).save(tmp_path / "0.png")
+    output = tmp_path / "captions.jsonl"
+    command = ["test.py", str(tmp_path), "--output", str(output), "--runtime", "onnx"]
+    for precision in ("float32", "auto"):
+        monkeypatch.setattr(sys, "argv", [*command, "--precision", precision])
+        assert captioning_script.main() == 0
+    monkeypatch.setattr(sys, "argv", [*command, "--precision", "int8"])
+    with pytest.raises(UserError, match="precision was float32, now int8"):
+        captioning_script.main()
 
 
 @pytest.mark.parametrize(

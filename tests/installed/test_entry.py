@@ -12,7 +12,7 @@ from captioning.base import keras_settings
 from captioning.base.errors import UserError
 from captioning.base.trained import fingerprint
 from captioning.command_line.options import make_parser
-from captioning.exports.runtime import add_runtime, load_captioner
+from captioning.exports.runtime import OWN_OPTIONS, add_runtime, load_captioner
 from captioning.installed import check, entry
 from captioning.storage.members import opened, settings_of
 from config import POCKET
@@ -74,7 +74,7 @@ def test_check_says_what_is_missing(caption, monkeypatch, tmp_path):
     [(["--runtime", "keras"], 1, "--runtime keras"), ([], 4, "only Keras runs ensembles and --views")],
 )
 def test_without_keras_one_message_says_how_to_get_it(monkeypatch, typed, views, reason):
-    parser = make_parser("", trained=True)
+    parser = make_parser("", trained=True, own=OWN_OPTIONS)
     add_runtime(parser)
     monkeypatch.setattr(keras_settings.importlib.util, "find_spec", lambda name: None)
     said = rf'^{re.escape(reason)}: Keras is not installed; pip install "\.\[train\]" in the folder of the repository'
