@@ -167,7 +167,7 @@ def test_every_flipped_byte_is_noticed(saved, tmp_path, no_keras):
     rng = np.random.default_rng(0)
     for info in infos:
         places |= set(range(info.header_offset, info.header_offset + 30 + len(info.filename)))
-        places |= set((info.header_offset + 60 + rng.integers(0, info.file_size, 20)).tolist())
+        places |= set((info.header_offset + 60 + rng.integers(0, info.compress_size, 20)).tolist())
     path = tmp_path / "damaged.zip"
     refused = 0
     for place in sorted(places):
