@@ -96,6 +96,7 @@ def test_a_savedmodel_captions_as_the_original(merged):
     assert exported.about["decoding"] == {
         "beam_groups": 1,
         "beam_size": 3,
+        "concept_weight": 0.0,
         "consensus": False,
         "diversity_penalty": 0.5,
         "do_sample": False,
@@ -105,6 +106,7 @@ def test_a_savedmodel_captions_as_the_original(merged):
         "max_caption_length": 6,
         "min_length": 3,
         "no_repeat_ngram": 2,
+        "object_weight": 0.0,
         "prefix": "",
         "sample_seed": 0,
         "sample_temperature": 1.0,
