@@ -14,7 +14,8 @@ Further inputs of search.onnx may be left out:
                                 look for each next word. By default M is 0
 
 So search.onnx is two functions that share the weights of the decoder: captions for ``features``, attention for
-``looked``. With no rows a function takes no time.
+``looked``. Without rows of ``looked`` the second takes no time. ``features`` must have a row: some releases of ONNX
+Runtime give the maximum over a dimension a wrong shape if there are no rows.
 Legend: B images, S pixels per side, R regions, D feature size, K captions per image, L longest caption in tokens.
 """
 
@@ -54,9 +55,9 @@ class Graphs:
 
     def attend(self, features: np.ndarray, token_ids: np.ndarray) -> np.ndarray:
         """Where the decoder looks while it reads ``token_ids`` int32 ``(M, T)``: float32 ``(M, T, R)``."""
-        none = np.zeros((0, *self._shape), self._dtype)
+        blank = {"features": np.zeros((1, *self._shape), self._dtype), "beam_size": np.array(1, "int32")}
         parts = zip(_slices(_LOOKED, features), _slices(_LOOKED, token_ids), strict=True)
-        return np.concatenate([self.search(features=none, looked=one, given=ids)["attention"] for one, ids in parts])
+        return np.concatenate([self.search(**blank, looked=one, given=ids)["attention"] for one, ids in parts])
 
 
 def _slices(count: int, rows: np.ndarray) -> list[np.ndarray]:

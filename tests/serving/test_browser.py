@@ -264,7 +264,8 @@ def server():
 
     if not in_browser.has_runtime():
         pytest.skip("needs onnxruntime-web; python app.py --in-browser fetches it")
-    models = app.models_of([POCKET], app.app_parser().parse_args(["--in-browser"]), named=True)
+    options = ["--in-browser", "--precision", "float32"]  # browsers have the encoder in float32
+    models = app.models_of([POCKET], app.app_parser().parse_args(options), named=True)
     with app.listen("127.0.0.1", 0) as listening, Engine(models, window=0.001) as engine:
         hosts = Hosts("127.0.0.1")
         made = create_app(engine, hosts=hosts, runtime=in_browser.prepare_runtime())
@@ -332,8 +333,8 @@ def assert_same(found, expected):
         ):
             assert caption["caption"] == wanted["caption"], one["image"]
             assert caption["unsure"] == wanted["unsure"]
-            assert caption["log_prob"] == pytest.approx(wanted["log_prob"], abs=0.05)
-            assert caption["confidence"] == pytest.approx(wanted["confidence"], abs=0.02)
+            assert caption["log_prob"] == pytest.approx(wanted["log_prob"], abs=0.2)
+            assert caption["confidence"] == pytest.approx(wanted["confidence"], abs=0.05)
             assert caption["attention"]["words"] == wanted["attention"]["words"]
             assert caption["attention"]["side"] == 9
             np.testing.assert_allclose(caption["attention"]["weights"], wanted["attention"]["weights"], atol=0.02)
