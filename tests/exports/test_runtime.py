@@ -194,11 +194,12 @@ def test_a_file_that_was_cut_short(copied, tmp_path, name):
         graph_captioner(copied, arguments("--precision", "int8" if "int8" in name else "float32"))
 
 
-def test_8_bits_are_computed_where_the_processor_is_fast_in_them(copied, monkeypatch, shipped):
+def test_8_bits_are_computed_where_they_are_wanted_and_auto_is_where_they_are_fast(copied, monkeypatch, shipped):
     for flags, typed, precision in [
-        ({"avx2", "avx512_vnni"}, [], "int8"),
-        ({"avx2", "avx_vnni"}, ["--precision", "float32"], "float32"),
-        ({"avx2", "avx512f"}, [], "float32"),
+        ({"avx2", "avx512_vnni"}, [], "float32"),
+        ({"avx2", "avx512_vnni"}, ["--precision", "auto"], "int8"),
+        ({"avx2", "avx_vnni"}, ["--precision", "auto"], "int8"),
+        ({"avx2", "avx512f"}, ["--precision", "auto"], "float32"),
         (set(), ["--precision", "int8"], "int8"),
     ]:
         monkeypatch.setattr(runtime, "processor_flags", lambda flags=flags: flags)
@@ -217,7 +218,7 @@ def test_an_export_without_an_encoder_in_8_bits(copied, tmp_path, monkeypatch):
     about = json.loads((folder / "export.json").read_text())
     del about["sha256"]["encoder-int8.onnx"]
     change(folder, "export.json", json.dumps(about).encode())
-    assert graph_captioner(copied, arguments()).precision == "float32"
+    assert graph_captioner(copied, arguments("--precision", "auto")).precision == "float32"
     with pytest.raises(
         UserError, match=r"^--precision int8: .*has no encoder in 8 bits; python export.py .*--calibrate"
     ):

@@ -264,8 +264,7 @@ def server():
 
     if not in_browser.has_runtime():
         pytest.skip("needs onnxruntime-web; python app.py --in-browser fetches it")
-    options = ["--in-browser", "--precision", "float32"]  # browsers have the encoder in float32
-    models = app.models_of([POCKET], app.app_parser().parse_args(options), named=True)
+    models = app.models_of([POCKET], app.app_parser().parse_args(["--in-browser"]), named=True)
     with app.listen("127.0.0.1", 0) as listening, Engine(models, window=0.001) as engine:
         hosts = Hosts("127.0.0.1")
         made = create_app(engine, hosts=hosts, runtime=in_browser.prepare_runtime())
