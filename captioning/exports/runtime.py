@@ -7,8 +7,8 @@ are its ONNX export, which ``export.py --format onnx`` writes beside it:
     RUN/captioner.zip      -> RUN/onnx/
     pretrained/pocket.zip  -> pretrained/pocket/onnx/
 
-An export may hold an encoder that computes in 8 bits. ``--precision`` asks for it, since it changes captions. The search
-computes in float32.
+An export may hold an encoder that computes in 8 bits. ``--precision`` asks for it, since it changes captions. The
+search computes in float32.
 """
 
 import hashlib
