@@ -15,7 +15,7 @@ from model import Captioner, Ensemble
 CHANGES = {"stage": "concepts", "label_smoothing": 0.0, "monitor": "loss", "concept_weight": 0.4, "object_weight": 1.0}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def learned(prepared, straight) -> Run:
     config, run = start(prepared, "concepts", init=str(straight.folder), concept_size=8, **CHANGES)
     assert train(prepared, config, run) == 0
