@@ -15,9 +15,10 @@ from model import Captioner, Ensemble
 CHANGES = {"stage": "concepts", "label_smoothing": 0.0, "monitor": "loss", "concept_weight": 0.4, "object_weight": 1.0}
 
 
-@pytest.fixture(scope="session")
-def learned(prepared, straight) -> Run:
-    config, run = start(prepared, "concepts", init=str(straight.folder), concept_size=8, **CHANGES)
+@pytest.fixture(scope="module")
+def learned(prepared, straight, tmp_path_factory) -> Run:
+    name = tmp_path_factory.mktemp("concepts").name  # processes that share tests may come back to this module
+    config, run = start(prepared, name, init=str(straight.folder), concept_size=8, **CHANGES)
     assert train(prepared, config, run) == 0
     return run
 
