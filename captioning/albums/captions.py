@@ -45,24 +45,6 @@ from captioning.pictures.loading import (
 from captioning.search.captions import Caption, PictureCaptioner
 from config import Config, DecodingSettings
 
-# Settings that older files do not name, because they did not exist: what was done then.
-_FORMER_SETTINGS = {
-    "views": 1,
-    "precision": "float32",
-    "consensus": False,
-    "prefix": "",
-    "include": [],
-    "exclude_words": [],
-    "beam_groups": 1,
-    "diversity_penalty": 0.5,
-    "do_sample": False,
-    "sample_temperature": 1.0,
-    "top_k": 0,
-    "top_p": 1.0,
-    "typical_p": 1.0,
-    "sample_seed": 0,
-}
-
 
 def list_pictures(folder: Path, finder: Finder | None = None) -> list[str]:
     """The paths of all pictures below ``folder``, relative to it. Subfolders that cannot be listed are reported.
@@ -224,10 +206,15 @@ def _filled(names: Sequence[str], size: int) -> list[str]:
     return [*names, *[names[-1]] * (size - len(names))]
 
 
+def _former_settings() -> dict[str, Any]:
+    """What was done before there were the settings that a file does not name: their defaults."""
+    return {"views": 1, "precision": "float32", **as_written(Config().decoding())}
+
+
 def begun_with(output: Path, name: str) -> Any:
     """The setting ``name`` that an album was begun with, or None if there is no such album yet."""
     try:
-        return (_FORMER_SETTINGS | load_json(Path(f"{output}.settings.json"), dict)).get(name)
+        return (_former_settings() | load_json(Path(f"{output}.settings.json"), dict)).get(name)
     except (OSError, ValueError):  # ``caption_album`` says what is wrong
         return None
 
@@ -248,9 +235,7 @@ def _begin(output: Path, settings: dict[str, Any], form: Form) -> None:
         write_atomically(beside, json.dumps(settings, indent=2))
         return
     try:
-        begun = load_json(beside, dict)
-        for name, value in _FORMER_SETTINGS.items():
-            begun.setdefault(name, value)
+        begun = _former_settings() | load_json(beside, dict)
         settings = as_written(settings)
         changes = [
             f"{name} was {begun.get(name)}, now {value}" for name, value in settings.items() if begun.get(name) != value

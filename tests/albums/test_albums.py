@@ -267,6 +267,8 @@ def test_lines_made_with_other_settings_are_not_mixed(tmp_path, name):
         ("include", (), ("a",)),
         ("exclude_words", (), ("a",)),
         ("sample_seed", 0, 1),
+        ("concept_weight", 0.0, 0.4),
+        ("object_weight", 0.0, 1.0),
     ],
 )
 def test_a_file_from_before_there_was_a_setting_has_its_default(tmp_path, name, former, other):
