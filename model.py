@@ -173,6 +173,10 @@ class Captioner:
         *found, signals = _run(search, features, decoding)
         return [self._spelled(image)[0] for image in zip(*found, strict=True)], signals[:, 0]
 
+    def new_search(self, decoding: DecodingSettings) -> Search:
+        """The search with these settings, not compiled yet. It gives captions their confidence, if there is one."""
+        return Search(self.stepper(decoding), decoding, self.confidence, self.vocabulary)
+
     def stepper(self, decoding: DecodingSettings) -> Decoder | ConceptDecoder | EnsembleDecoder:
         """What a search with these settings steps through: the decoder, with the visual concepts if they count."""
         weights = decoding.concept_weight, decoding.object_weight
@@ -192,7 +196,7 @@ class Captioner:
                 constrained = [key for key, search in self._searches.items() if search.phrases.is_constrained]
                 for old in constrained[: -_KEPT + 1]:
                     del self._searches[old]
-            search = Search(self.stepper(decoding), decoding, self.confidence, self.vocabulary)
+            search = self.new_search(decoding)
             search.compile()
             self._searches[key] = search
         return self._searches[key]
@@ -267,7 +271,7 @@ class Ensemble(Captioner):
                 )
         decoders = [member.decoder for member in captioners for _ in range(views)]
         super().__init__(first.config, first.vocabulary, first.encoder, EnsembleDecoder(decoders))
-        self.members, self._views = list(captioners), views
+        self.members = list(captioners)
         self.views = [*range(views)] * len(captioners)  # the view of each part of the features
         self._digests = [
             encoder_digest(member.encoder, member.config.encoder) + str(member.config.feature_grid)
@@ -275,8 +279,8 @@ class Ensemble(Captioner):
         ]
 
     def stepper(self, decoding: DecodingSettings) -> Decoder | ConceptDecoder | EnsembleDecoder:
-        steppers = [member.stepper(decoding) for member in self.members for _ in range(self._views)]
-        return EnsembleDecoder(steppers)
+        views = len(self.views) // len(self.members)
+        return EnsembleDecoder([member.stepper(decoding) for member in self.members for _ in range(views)])
 
     def encode(self, pixels: np.ndarray) -> tuple[np.ndarray, ...]:  # type: ignore[override]  # for ``caption`` alone
         """The float features ``(B, R, D)`` of each view for each captioner, from RGB pixels uint8 ``(B, S, S, 3)``.

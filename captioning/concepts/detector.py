@@ -77,6 +77,12 @@ class Concepts(keras.Model):
         pooled = self.dropout(ops.concatenate(pooled, axis=-1), training=training)  # (B, 2 D)
         return self.words(self.dropout(self.hidden(pooled), training=training))
 
+    def places(self, vocabulary_size: int) -> np.ndarray:
+        """The place of each word of the vocabulary among the W words, int32 ``(V,)``; W for all others."""
+        places = np.full(vocabulary_size, len(self.ids), "int32")
+        places[self.ids] = np.arange(len(self.ids), dtype="int32")
+        return places
+
     def preferences(self, features, concept_weight: float, object_weight: float, vocabulary_size: int):
         """What is added to the logit of each word of the vocabulary, float32 ``(B, V)``, for ``features (B, R, D)``."""
         logits = self(features)
@@ -87,9 +93,7 @@ class Concepts(keras.Model):
             log_o = ops.log(ops.maximum(1 - ops.exp(log_none), _LEAST))
             of_words += object_weight * ops.matmul(log_o, self._naming.T)
         # Words that the detector does not know take the column behind its own, which is zero.
-        place = np.full(vocabulary_size, len(self.ids), "int32")
-        place[self.ids] = np.arange(len(self.ids), dtype="int32")
-        return ops.take(ops.pad(of_words, ((0, 0), (0, 1))), place, axis=1)
+        return ops.take(ops.pad(of_words, ((0, 0), (0, 1))), self.places(vocabulary_size), axis=1)
 
     def save_in(self, folder: Path, vocabulary: Vocabulary) -> None:
         """Write ``MEMBERS`` into ``folder``. Raises OSError.

@@ -135,11 +135,15 @@ def image_folder(data_dir: Path, name: str) -> Path:
     return data_dir / name
 
 
+def annotations_path(data_dir: Path, name: str) -> Path:
+    """The path of an annotations file: in the folder annotations, or beside it if it is only there."""
+    path, beside = data_dir / "annotations" / name, data_dir / name
+    return beside if beside.exists() and not path.exists() else path
+
+
 def _annotations(data_dir: Path, name: str, year: str) -> Path:
     """The path of the captions file ``name``. If it is missing, it is unpacked from its archive, if that is there."""
-    path, archive = data_dir / "annotations" / name, data_dir / f"annotations_trainval{year}.zip"
-    if not path.exists() and (data_dir / name).exists():
-        return data_dir / name
+    path, archive = annotations_path(data_dir, name), data_dir / f"annotations_trainval{year}.zip"
     if not path.exists() and archive.exists():
         # The archive holds far more, for other tasks.
         unzip(archive, path.parent, lambda member: name if member.name == name else None)

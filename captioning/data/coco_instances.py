@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import FailFast
 
 from captioning.base.errors import UserError
+from captioning.data.coco import annotations_path
 from captioning.data.files import read_json
 from captioning.data.records import ImageRecord
 
@@ -45,9 +46,8 @@ def outlined_objects(data_dir: Path, subset: str, records: Sequence[ImageRecord]
     ``subset``: the official subset of the records, such as val2014. The file is ``instances_SUBSET.json`` in
     ``data_dir`` or in its folder annotations. Raises UserError if it is damaged or of other images.
     """
-    name = f"instances_{subset}.json"
-    path = next((path for path in (data_dir / "annotations" / name, data_dir / name) if path.is_file()), None)
-    if path is None:
+    path = annotations_path(data_dir, f"instances_{subset}.json")
+    if not path.is_file():
         return None
     found = read_json(path, _Instances, _EXPECTED)
     names = {category.id: category.name for category in found.categories}

@@ -143,7 +143,7 @@ def _traced(captioner: Captioner, decoding: DecodingSettings, batch: int | None)
 
     size = captioner.config.image_size
     module = tf.Module()
-    search = Search(captioner.stepper(decoding), decoding, captioner.confidence, captioner.vocabulary)
+    search = captioner.new_search(decoding)
     encoder, _ = fold(captioner.encoder)
     # Without the states of random numbers, which no caption needs. They would be others in each export.
     module.weights = [weight.value for part in (encoder, search) for weight in part.weights]
@@ -227,7 +227,7 @@ def _onnx_search(captioner: Captioner, decoding: DecodingSettings, int8: bool) -
     if captioner.attends:
         specs |= {"looked": tf.TensorSpec(shape, dtype), "given": tf.TensorSpec((None, None), tf.int32)}
         defaults |= {"looked": np.zeros((0, *shape[1:]), dtype), "given": np.zeros((0, 0), "int32")}
-    search = Search(captioner.stepper(decoding), decoding, captioner.confidence, captioner.vocabulary)
+    search = captioner.new_search(decoding)
     fixed = {}
     if search.phrases.banks > 1 or search.groups > 1:  # required phrases and groups share a beam of fixed size
         del specs["beam_size"], defaults["beam_size"]

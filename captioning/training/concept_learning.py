@@ -4,7 +4,6 @@ Legend: B images, R regions, D feature size, N captions, T tokens, W words of th
 """
 
 import keras
-import numpy as np
 from keras import ops
 
 from captioning.concepts.detector import Concepts
@@ -23,9 +22,7 @@ class ConceptTrainer(keras.Model):
         """``vocabulary_size`` is V."""
         super().__init__()
         self.concepts = concepts
-        place = np.full(vocabulary_size, len(concepts.ids), "int32")
-        place[concepts.ids] = np.arange(len(concepts.ids), dtype="int32")
-        self._place = place  # of each word of the vocabulary among those of the detector; W for the others
+        self._places = concepts.places(vocabulary_size)
         self.built = True
 
     def call(self, inputs, training=None):
@@ -37,7 +34,7 @@ class ConceptTrainer(keras.Model):
         image_of = x[2] if len(x) == 3 else ops.arange(ops.shape(y)[0])
         is_caption = ops.cast(ops.any(ops.not_equal(y, PAD), axis=1), "float32")  # others only fill up a batch
         # Padding is a special word, so the detector does not know it.
-        named = ops.max(ops.one_hot(ops.take(self._place, y), count + 1, dtype="float32"), axis=1)[:, :count]  # (N, W)
+        named = ops.max(ops.one_hot(ops.take(self._places, y), count + 1, dtype="float32"), axis=1)[:, :count]  # (N, W)
         captions = ops.segment_sum(is_caption, image_of, num_segments=images)
         shares = ops.segment_sum(named * is_caption[:, None], image_of, num_segments=images)
         shares = shares / ops.maximum(captions, 1.0)[:, None]

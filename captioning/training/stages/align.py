@@ -27,10 +27,7 @@ class AlignmentStage(Stage):
         return Aligner.untrained(self.config, vocabulary, prepared.encoder)
 
     def make_batches(self, prepared: Prepared) -> PairBatches:
-        captions = prepared.captions("train")
-        return PairBatches(
-            prepared.store, captions, self.model.vocabulary, self.config, views=prepared.views, weights=self.weights
-        )
+        return self.stored_batches(PairBatches, prepared)
 
     def make_trainer(self) -> AlignmentTrainer:
         return AlignmentTrainer(self.model.towers, self.config, self.config.word_dropout)

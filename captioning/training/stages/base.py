@@ -19,7 +19,7 @@ import importlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import keras
 
@@ -37,6 +37,8 @@ from captioning.training.optimizers import make_optimizer
 from captioning.words.vocabulary import Vocabulary
 from config import Config, search_name
 from model import Captioner
+
+Batches = TypeVar("Batches", bound=CaptionBatches)
 
 
 def stage_named(name: str) -> type["Stage"]:
@@ -75,6 +77,11 @@ class Stage(ABC):
     @abstractmethod
     def make_batches(self, prepared: Prepared) -> CaptionBatches:
         """The batches of the split train."""
+
+    def stored_batches(self, kind: type[Batches], prepared: Prepared) -> Batches:
+        """Batches of this ``kind`` with stored features of the split train."""
+        captions, vocabulary = prepared.captions("train"), self.model.vocabulary
+        return kind(prepared.store, captions, vocabulary, self.config, views=prepared.views, weights=self.weights)
 
     @abstractmethod
     def make_trainer(self) -> keras.Model:
@@ -167,9 +174,13 @@ class CaptionerStage(Stage):
     def training_summary(self, line: dict[str, float]) -> str:
         return f"nll {line['nll']:.3f}"
 
+    def dev_loss(self, scores: dict[str, float]) -> str:
+        """What ``dev_summary`` says of the loss."""
+        return f"dev nll {scores['val_nll']:.3f}"
+
     def dev_summary(self, scores: dict[str, float]) -> str:
         return (
-            f"dev nll {scores['val_nll']:.3f}, "
+            f"{self.dev_loss(scores)}, "
             f"dev BLEU-4 {scores['bleu4']:.2f}, CIDEr {scores['cider']:.1f} ({search_name(self.config.dev_search())})"
         )
 

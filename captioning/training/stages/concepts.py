@@ -45,10 +45,7 @@ class ConceptStage(CaptionerStage):
         return captioner
 
     def make_batches(self, prepared: Prepared) -> CaptionBatches:
-        captions = prepared.captions("train")
-        return GroupedBatches(
-            prepared.store, captions, self.model.vocabulary, self.config, views=prepared.views, weights=self.weights
-        )
+        return self.stored_batches(GroupedBatches, prepared)
 
     def make_trainer(self) -> keras.Model:
         return ConceptTrainer(self.concepts, len(self.model.vocabulary))
@@ -59,8 +56,8 @@ class ConceptStage(CaptionerStage):
     def training_summary(self, line: dict[str, float]) -> str:
         return f"loss {line['loss']:.4f}"
 
-    def dev_summary(self, scores: dict[str, float]) -> str:
-        return super().dev_summary({**scores, "val_nll": scores["val_loss"]}).replace("dev nll", "dev loss", 1)
+    def dev_loss(self, scores: dict[str, float]) -> str:
+        return f"dev loss {scores['val_loss']:.3f}"
 
     @classmethod
     def subject(cls, config: Config) -> str:

@@ -33,10 +33,7 @@ class SelfCriticalStage(CaptionerStage):
         )
 
     def make_batches(self, prepared: Prepared) -> ReferenceBatches:
-        captions = prepared.captions("train")
-        return ReferenceBatches(
-            prepared.store, captions, self.model.vocabulary, self.config, views=prepared.views, weights=self.weights
-        )
+        return self.stored_batches(ReferenceBatches, prepared)
 
     def make_trainer(self) -> SelfCriticalTrainer:
         return SelfCriticalTrainer(self.model.decoder, self.config)

@@ -11,11 +11,7 @@ class CrossEntropyStage(CaptionerStage):
     """The decoder learns to predict each next word of the references. The encoder is frozen."""
 
     def make_batches(self, prepared: Prepared) -> CaptionBatches:
-        make = batches_for(self.model.decoder)
-        captions = prepared.captions("train")
-        return make(
-            prepared.store, captions, self.model.vocabulary, self.config, views=prepared.views, weights=self.weights
-        )
+        return self.stored_batches(batches_for(self.model.decoder), prepared)
 
     def make_trainer(self) -> CaptionTrainer:
         config = self.config
