@@ -11,10 +11,9 @@ Needs chromium, chromedriver and pip install -e ".[app,dev]".
 """
 
 import json
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -25,41 +24,23 @@ from clients import served
 from common import make_parser, print_table, write_results
 from folder import make_photographs
 
-from captioning.base.errors import UserError
 from captioning.base.script import run_script
 from captioning.data.files import list_images
 from captioning.serving.browser import VERSION
 from config import POCKET
+from tools.chromium import SECONDS, browser, until
 
 WHAT = ("ready", "first", "further", "anew", "again")
-SECONDS = 300.0
 
 
 @contextmanager
-def browser() -> Iterator[Any]:
-    """A headless Chromium that knows nothing yet. Raises UserError when it is not there."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        raise UserError("chromium: not found, or its chromedriver; apt-get install chromium chromium-driver")
-    from selenium import webdriver
-
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        options = webdriver.ChromeOptions()
-        options.binary_location = chromium
-        for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", f"user-data-dir={folder}"):
-            options.add_argument(f"--{flag}")
-        with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as driven:
-            yield driven
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """What ``condition`` gives once that is true."""
-    ends = time.monotonic() + SECONDS
-    while not (found := condition()):
-        if time.monotonic() > ends:
-            raise UserError(f"the page did nothing for {SECONDS:.0f} s; is there a message of app.py above?")
-        time.sleep(0.01)
-    return found
+def new_browser() -> Iterator[Any]:
+    """A headless Chromium that knows nothing yet."""
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        browser("disable-dev-shm-usage", f"user-data-dir={folder}") as driven,
+    ):
+        yield driven
 
 
 def captioned(page: Any, count: int) -> bool:
@@ -77,7 +58,7 @@ def one_round(address: str, pictures: list[Path]) -> dict[str, float]:
     from selenium.webdriver.common.keys import Keys
 
     times: dict[str, float] = {}
-    with browser() as page:
+    with new_browser() as page:
         for name in ("first", "again"):
             began = time.perf_counter()
             page.get(address)
@@ -95,7 +76,7 @@ def one_round(address: str, pictures: list[Path]) -> dict[str, float]:
                 page.find_element("css selector", "#beam").send_keys(Keys.ARROW_LEFT)
                 until(lambda: captioned(page, 1) and len(page.find_elements("css selector", "li.caption")) == 2)
                 times["anew"] = time.perf_counter() - began
-    with browser() as page:
+    with new_browser() as page:
         began = time.perf_counter()
         page.get(address)
         until(lambda: "ready" in page.execute_script("return document.querySelector('#loading').textContent"))
@@ -106,7 +87,7 @@ def one_round(address: str, pictures: list[Path]) -> dict[str, float]:
 def same_captions(address: str, pictures: list[Path]) -> tuple[int, list[dict[str, str]]]:
     """How many best captions of the browser are those of the server, and the others."""
     different = []
-    with browser() as page:
+    with new_browser() as page:
         page.get(address)
         for picture in pictures:
             page.execute_script("document.querySelector('#remove-all').click()")
@@ -136,7 +117,7 @@ def main() -> None:
             photos = list(list_images(args.photos).values())
             same, different = same_captions(address, photos)
             results = {"photos": len(photos), "same": same, "different": different}
-        with browser() as page:
+        with new_browser() as page:
             chromium = page.capabilities["browserVersion"]
     print_table(
         ["caption", "median", "most"],

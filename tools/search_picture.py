@@ -12,11 +12,9 @@ runs/ALIGN. The PNG file has 256 colours.
 import io
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from captioning.base.errors import UserError
 from captioning.base.script import run_script
 from config import ROOT
+from tools.chromium import browser, until
 
 WIDTH, HEIGHT = 800, 900  # CSS pixels of the window
-SECONDS = 300  # for the index, the search and its captions
 
 
 def main() -> None:
@@ -43,7 +41,10 @@ def main() -> None:
     parser.add_argument("--dark", action="store_true", help="in dark colours")
     parser.add_argument("--phone", action="store_true", help="at the width of a phone, 360 pixels")
     args, options = parser.parse_known_args()
-    with served(["--photos", str(args.photos), *options]) as address, browser() as driver:
+    with (
+        served(["--photos", str(args.photos), *options]) as address,
+        browser("hide-scrollbars", f"window-size={WIDTH},{HEIGHT}") as driver,
+    ):
         width = 360 if args.phone else WIDTH
         screen = {"width": width, "height": HEIGHT, "deviceScaleFactor": 1.25, "mobile": args.phone}
         colours = [{"name": "prefers-color-scheme", "value": "dark" if args.dark else "light"}]
@@ -55,7 +56,7 @@ def main() -> None:
         if args.photo:
             target.find_elements("css selector", "#photos-found button")[args.photo - 1].click()
             target = driver.find_element("id", "viewer")
-            wait(lambda: target.find_element("tag name", "img").get_property("naturalWidth"))
+            until(lambda: target.find_element("tag name", "img").get_property("naturalWidth"))
         picture = Image.open(io.BytesIO(target.screenshot_as_png)).convert("RGB")
     picture.quantize(256).save(args.output, optimize=True)
     print(f"{args.output}: {args.output.stat().st_size / 1e3:.0f} kB")
@@ -77,42 +78,17 @@ def served(options: list[str]) -> Iterator[str]:
             server.communicate()  # reads the rest of its output before the pipe is closed
 
 
-@contextmanager
-def browser() -> Iterator[Any]:
-    """A headless Chromium. Raises UserError when it is not there."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        raise UserError("chromium: not found, or its chromedriver; apt-get install chromium chromium-driver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars", f"window-size={WIDTH},{HEIGHT}"):
-        options.add_argument(f"--{flag}")
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as driven:
-        yield driven
-
-
 def search(driver: Any, query: str) -> None:
     """Search when the index is ready, and wait for the photos and their captions."""
 
     def seen(script: str) -> Any:
         return driver.execute_script(f"return {script}")
 
-    wait(lambda: "searched on the machine" in seen("document.getElementById('index-note').textContent"))
+    until(lambda: "searched on the machine" in seen("document.getElementById('index-note').textContent"))
     driver.find_element("id", "query").send_keys(query, "\n")
     images = "[...document.querySelectorAll('#photos-found img')]"
-    wait(lambda: seen(f"{images}.length && {images}.every((image) => image.naturalWidth && image.alt.endsWith('.'))"))
+    until(lambda: seen(f"{images}.length && {images}.every((image) => image.naturalWidth && image.alt.endsWith('.'))"))
     driver.execute_script("document.activeElement.blur()")
-
-
-def wait(condition: Any) -> None:
-    """Wait until ``condition()`` is true. Raises UserError when that takes too long."""
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            raise UserError(f"the page did not get ready within {SECONDS} s; is there a message of app.py above?")
-        time.sleep(0.1)
 
 
 if __name__ == "__main__":
