@@ -333,7 +333,7 @@ def assert_same(found, expected):
             assert caption["caption"] == wanted["caption"], one["image"]
             assert caption["unsure"] == wanted["unsure"]
             assert caption["log_prob"] == pytest.approx(wanted["log_prob"], abs=0.2)
-            assert caption["confidence"] == pytest.approx(wanted["confidence"], abs=0.05)
+            assert caption["confidence"] == pytest.approx(wanted["confidence"], abs=0.02)
             assert caption["attention"]["words"] == wanted["attention"]["words"]
             assert caption["attention"]["side"] == 9
             np.testing.assert_allclose(caption["attention"]["weights"], wanted["attention"]["weights"], atol=0.02)
