@@ -63,9 +63,12 @@ def pytest_configure(config):
     }
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True, scope="session")
 def _graphs_as_they_are():
-    """TensorFlow runs its graphs as they were traced. Optimising one takes longer than a test runs it."""
+    """TensorFlow runs its graphs as they were traced. Optimising one takes longer than a test runs it.
+
+    This holds for the runs that tests of several modules share, too: an optimised graph differs in its last bits.
+    """
     if tensorflow := sys.modules.get("tensorflow"):
         tensorflow.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
