@@ -55,7 +55,9 @@ SEARCH = PRETRAINED / "search.zip"
 # The decoders. Each name is that of a file in captioning/decoders. A new decoder is added here, to the list of its base
 # class: OneVectorDecoder reads the image as one vector, and RegionDecoder looks at regions of it.
 OneVectorDecoders = Literal["merge", "inject"]
-RegionDecoders = Literal["attention", "adaptive", "transformer"]
+RegionDecoders = Literal["attention", "adaptive", "transformer", "updown", "aoa", "m2"]
+# Those with layers of several attention heads.
+_LAYERED = ("transformer", "aoa", "m2")
 
 
 Layout = Literal[
@@ -427,7 +429,8 @@ class DecoderSettings(CaptionSettings):
         "inject",
         "merge: an LSTM reads the words, and one vector per image joins its output; inject: the LSTM reads this "
         "vector at every step; attention: an LSTM that looks at regions (Show, Attend and Tell); adaptive: attention "
-        "with a visual sentinel; transformer: a transformer that looks at regions",
+        "with a visual sentinel; transformer: a transformer that looks at regions; updown: one LSTM looks and another "
+        "speaks; aoa: an LSTM with attention on attention; m2: the meshed-memory transformer",
         never={"stage": ("align",)},
         fixed="decoder",
     )
@@ -468,7 +471,7 @@ class DecoderSettings(CaptionSettings):
         fixed="decoder",
     )
     hidden_size: int = setting(
-        256, "units of the recurrent layers, or width of the transformer", fixed="decoder", ge=1, le=8192
+        256, "units of the recurrent layers, or width of the layers of aoa, transformer and m2", fixed="decoder", ge=1, le=8192
     )
     dropout: float = setting(0.3, "share of units that dropout sets to zero", fixed="training", ge=0, lt=1)
     image_scale: float = setting(
@@ -483,15 +486,15 @@ class DecoderSettings(CaptionSettings):
     attention_size: int = setting(
         256,
         "units of the layer that compares the decoder's state with each region",
-        only={"decoder": ("attention", "adaptive")},
+        only={"decoder": ("attention", "adaptive", "updown")},
         fixed="decoder",
         ge=1,
         le=8192,
     )
     layers: int = setting(
         2,
-        "number of encoder layers, and of decoder layers",
-        only={"decoder": ("transformer",)},
+        "number of encoder layers. transformer and m2 have as many decoder layers",
+        only={"decoder": _LAYERED},
         fixed="decoder",
         ge=1,
         le=100,
@@ -499,10 +502,18 @@ class DecoderSettings(CaptionSettings):
     heads: int = setting(
         8,
         "attention heads. They divide hidden_size among them",
-        only={"decoder": ("transformer",)},
+        only={"decoder": _LAYERED},
         fixed="decoder",
         ge=1,
         le=1024,
+    )
+    memory_slots: int = setting(
+        40,
+        "learned memories that each encoder layer looks at beside the regions",
+        only={"decoder": ("m2",)},
+        fixed="decoder",
+        ge=1,
+        le=10_000,
     )
 
     @model_validator(mode="after")
@@ -515,7 +526,7 @@ class DecoderSettings(CaptionSettings):
 
     @model_validator(mode="after")
     def _check_heads(self) -> Self:
-        if self.decoder == "transformer" and self.hidden_size % self.heads:
+        if self.decoder in _LAYERED and self.hidden_size % self.heads:
             raise ValueError(f"heads: {self.heads} do not divide hidden_size, which is {self.hidden_size}")
         return self
 
@@ -756,7 +767,7 @@ class TrainingSettings(OptimizerSettings, BatchSettings):
     attention_penalty: float = setting(
         0.0,
         "weight of the doubly stochastic penalty. It asks a caption to look at all regions equally",
-        only={"decoder": ("attention", "transformer")},
+        only={"decoder": ("attention", "transformer", "updown", "aoa", "m2")},
         never={"stage": ("scst", "concepts", "align")},
         fixed="training",
         ge=0,

@@ -123,3 +123,12 @@ def fake_arrays(kind: str, words: int, max_length: int = 12, seed: int = 0) -> d
 
 PIECES = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "'", "-", "a", "t", "s", "dog", "shirt", "cafe"]
 PIECES += ["skate", "##board", "##er"]
+
+
+def small_sizes(decoder: str) -> dict[str, int]:
+    """The sizes of a small ``decoder`` that only some decoders have, for a width that two divides."""
+    return {
+        "transformer": {"heads": 2},
+        "aoa": {"heads": 2},
+        "m2": {"heads": 2, "memory_slots": 3},
+    }.get(decoder, {})

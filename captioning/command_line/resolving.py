@@ -222,7 +222,7 @@ def refuse_variety(settings: DecodingSettings, what: str, *names: str) -> None:
 
 def refuse_longer(trained: DecoderSettings, settings: CaptionSettings) -> None:
     """Raise UserError when ``settings`` want longer captions than the ``trained`` captioner can process."""
-    kind = "transformer" if trained.decoder == "transformer" else "bert-prefix"
+    kind = trained.decoder if trained.decoder in ("transformer", "m2") else "bert-prefix"
     if kind in (trained.decoder, trained.embedding) and settings.max_caption_length > trained.max_caption_length:
         raise UserError(
             f"max_caption_length: this {kind} was built for {trained.max_caption_length} words and cannot go beyond; "

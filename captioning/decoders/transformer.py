@@ -7,11 +7,35 @@ Legend: B images or captions, R regions, D feature size, T words, S words or reg
 which a state has room, E embedding, H width, V vocabulary.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 from keras import layers, ops
 
 from captioning.decoders.base import RegionDecoder, of_captions
+
+
+def mixed_by_heads(query, keys_values, heads: int, allowed=None):
+    """What each head finds, side by side: ``(mixtures of values (B, T, H), weights (B, heads, T, S))``.
+
+    ``query (B, T, H)`` and ``keys_values (B, S, 2 H)``. All are float. ``allowed``: bool that broadcasts to ``(B,
+    heads, T, S)``, false where a query must not look. None: it may look anywhere. Vaswani et al., equation 1 and
+    section 3.2.2, without the projections.
+    """
+    size = query.shape[-1] // heads
+
+    def split(x):  # (B, S, H) -> (B, heads, S, H / heads)
+        return ops.swapaxes(ops.reshape(x, (-1, ops.shape(x)[1], heads, size)), 1, 2)
+
+    keys, values = ops.split(keys_values, 2, axis=-1)
+    scores = ops.matmul(split(query), ops.swapaxes(split(keys), -1, -2)) * size**-0.5
+    if allowed is not None:
+        scores = ops.where(allowed, scores, -1e9)
+    weights = ops.softmax(scores, axis=-1)
+    mixed = ops.swapaxes(ops.matmul(weights, split(values)), 1, 2)  # (B, T, heads, H / heads)
+    return ops.reshape(mixed, ops.shape(query)), weights  # (B, T, heads, H / heads) -> (B, T, H)
 
 
 class Attention(layers.Layer):
@@ -31,22 +55,10 @@ class Attention(layers.Layer):
     def call(self, x, keys_values, allowed=None):
         """``(output (B, T, H), weights (B, heads, T, S))`` of ``x (B, T, H)`` over ``keys_values (B, S, 2 H)``.
 
-        All are float. ``allowed``: bool that broadcasts to ``(B, heads, T, S)``, false where x must not look. None: x
-        may look anywhere.
+        All are float. ``allowed``: where x may look, as in ``mixed_by_heads``.
         """
-        keys, values = ops.split(keys_values, 2, axis=-1)
-        scores = ops.matmul(self._split(self.query(x)), ops.swapaxes(self._split(keys), -1, -2))
-        scores = scores * (self.size // self.heads) ** -0.5
-        if allowed is not None:
-            scores = ops.where(allowed, scores, -1e9)
-        weights = ops.softmax(scores, axis=-1)
-        mixed = ops.swapaxes(ops.matmul(weights, self._split(values)), 1, 2)  # (B, T, heads, H / heads)
-        return self.merge(ops.reshape(mixed, ops.shape(x))), weights  # (B, T, heads, H / heads) -> (B, T, H)
-
-    def _split(self, x):
-        """``(B, S, H) -> (B, heads, S, H / heads)``."""
-        shape = (-1, ops.shape(x)[1], self.heads, self.size // self.heads)
-        return ops.swapaxes(ops.reshape(x, shape), 1, 2)
+        mixed, weights = mixed_by_heads(self.query(x), keys_values, self.heads, allowed)
+        return self.merge(mixed), weights
 
 
 class Block(layers.Layer):
@@ -77,6 +89,10 @@ class Block(layers.Layer):
             self.cross_norm.build(shape)
             self.cross_attention.build(shape)
 
+    def own(self, x):
+        """Keys and values of words ``x (B, T, H)`` for self-attention, float ``(B, T, 2 H)``."""
+        return self.self_attention.key_value(self.self_norm(x))
+
     def call(self, x, own=None, allowed=None, regions=None, training=None):
         """``(next x (B, T, H), weights of the last attention)`` of ``x (B, T, H)``. All but ``allowed`` are float.
 
@@ -96,15 +112,11 @@ class Block(layers.Layer):
         return x + self.dropout(fed, training=training), weights
 
 
-@keras.saving.register_keras_serializable(package="captioning")
-class TransformerDecoder(RegionDecoder):
-    """From regions and words to logits:
+class LayeredDecoder(RegionDecoder):
+    """The base of decoders with layers that attend to the regions and to the words so far.
 
-    regions -> dense H -> encoder layers
-    words -> embedding E -> dense H, plus position -> decoder layers -> dense E -> V
-
-    ``attend`` gives the last layer's weights over the regions, averaged over the heads.
-    ``max_length``: tokens that a state of ``step`` has room for.
+    A subclass calls ``make_blocks`` in ``__init__`` and has ``_look`` and ``_logits``. A decoder block is called as
+    ``Block``, and has ``own`` like it. ``max_length``: tokens that a state of ``step`` has room for.
     """
 
     by_image = True
@@ -113,27 +125,24 @@ class TransformerDecoder(RegionDecoder):
     def __init__(self, layers: int = 2, heads: int = 8, max_length: int = 31, **sizes):
         super().__init__(**sizes)
         self.sizes |= {"layers": layers, "heads": heads, "max_length": max_length}
-        hidden_size, dropout = self.sizes["hidden_size"], self.sizes["dropout"]
-        self.word_dense = keras.layers.Dense(hidden_size, name="word_dense")
-        self.encoder_blocks = [Block(hidden_size, heads, dropout, False, name=f"encoder_{i}") for i in range(layers)]
-        self.decoder_blocks = [Block(hidden_size, heads, dropout, True, name=f"decoder_{i}") for i in range(layers)]
-        self.encoder_norm = keras.layers.LayerNormalization(name="encoder_norm")
-        self.decoder_norm = keras.layers.LayerNormalization(name="decoder_norm")
-        self.word_dense.build((None, None, self.sizes["embedding_size"]))
-        for block in (*self.encoder_blocks, *self.decoder_blocks):
-            block.build((None, None, hidden_size))
-        self.encoder_norm.build((None, None, hidden_size))
-        self.decoder_norm.build((None, None, hidden_size))
-        self.readout.build((None, None, hidden_size))
-        self.built = True
+        self.word_dense = keras.layers.Dense(self.sizes["hidden_size"], name="word_dense")
 
-    def _look(self, features, training=None):
-        """Keys and values of the regions for each decoder layer: a list of float tensors ``(B, R, 2 H)``."""
-        regions = self.project_regions(features, training)
-        for block in self.encoder_blocks:
-            regions, _ = block(regions, training=training)
-        regions = self.encoder_norm(regions)
-        return [block.cross_attention.key_value(regions) for block in self.decoder_blocks]
+    def make_blocks(self, encoder_block: Callable[[str], Any], decoder_block: Callable[[str], Any]) -> None:
+        """Make and build all layers that this class knows. The arguments make a block of the given name."""
+        count, width = self.sizes["layers"], (None, None, self.sizes["hidden_size"])
+        self.encoder_blocks = [encoder_block(f"encoder_{i}") for i in range(count)]
+        self.decoder_blocks = [decoder_block(f"decoder_{i}") for i in range(count)]
+        self.word_dense.build((None, None, self.sizes["embedding_size"]))
+        for layer in (*self.encoder_blocks, *self.decoder_blocks, self.readout):
+            layer.build(width)
+
+    def _look(self, features, training=None) -> list:
+        """For each decoder layer what it needs of the regions: keys and values ``(B, R, 2 H)``, or a nest of them."""
+        raise NotImplementedError
+
+    def _logits(self, x, training=None):
+        """Logits ``(..., V)`` of the last layer's output ``x (..., H)``."""
+        raise NotImplementedError
 
     def _place(self, words, positions):
         """Word vectors ``(..., E)`` projected to ``(..., H)``, plus sines and cosines of int ``positions (...)``.
@@ -153,12 +162,13 @@ class TransformerDecoder(RegionDecoder):
         causal = positions[:, None] >= positions[None]
         for block, image in zip(self.decoder_blocks, regions, strict=True):
             x, weights = block(x, allowed=causal, regions=image, training=training)
-        return self.word_logits(self.decoder_norm(x), training), ops.mean(weights, axis=1)
+        return self._logits(x, training), ops.mean(weights, axis=1)
 
     def init_state(self, features):
         regions = self._look(features)
-        empty = ops.repeat(ops.zeros_like(regions[0][:, :1]), self.sizes["max_length"], axis=1)  # (B, L, 2 H)
-        position = ops.zeros_like(regions[0][:, 0, 0], dtype="int32")
+        first = keras.tree.flatten(regions)[0][:, :1]
+        empty = ops.repeat(ops.zeros_like(first), self.sizes["max_length"], axis=1)  # (B, L, 2 H)
+        position = ops.zeros_like(first[:, 0, 0], dtype="int32")
         embedding = self.embedding.init_state(ops.shape(features)[0])
         words = [empty] * self.sizes["layers"]
         return {"image": regions, "embedding": embedding, "words": words, "position": position}
@@ -174,12 +184,47 @@ class TransformerDecoder(RegionDecoder):
         )  # (B, L) and (B, 1, 1, L)
         words = []
         for block, own, image in zip(self.decoder_blocks, state["words"], state["image"], strict=True):
-            new = block.self_attention.key_value(block.self_norm(x))  # (B, 1, 2 H)
-            words.append(ops.where(here[..., None], new, own))
+            words.append(ops.where(here[..., None], block.own(x), own))  # (B, 1, 2 H) and (B, L, 2 H)
             x, weights = block(x, own=words[-1], allowed=known, regions=image)
-        logits = self.word_logits(self.decoder_norm(x))[:, 0]
+        logits = self._logits(x)[:, 0]
         state = {**state, "embedding": embedding, "words": words, "position": position + 1}
         return logits, state, ops.mean(weights, axis=1)[:, 0]
+
+
+@keras.saving.register_keras_serializable(package="captioning")
+class TransformerDecoder(LayeredDecoder):
+    """From regions and words to logits:
+
+    regions -> dense H -> encoder layers
+    words -> embedding E -> dense H, plus position -> decoder layers -> dense E -> V
+
+    ``attend`` gives the last layer's weights over the regions, averaged over the heads.
+    ``max_length``: tokens that a state of ``step`` has room for.
+    """
+
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        size, heads, dropout = (self.sizes[name] for name in ("hidden_size", "heads", "dropout"))
+        self.make_blocks(
+            lambda name: Block(size, heads, dropout, False, name=name),
+            lambda name: Block(size, heads, dropout, True, name=name),
+        )
+        self.encoder_norm = layers.LayerNormalization(name="encoder_norm")
+        self.decoder_norm = layers.LayerNormalization(name="decoder_norm")
+        self.encoder_norm.build((None, None, size))
+        self.decoder_norm.build((None, None, size))
+        self.built = True
+
+    def _look(self, features, training=None):
+        """Keys and values of the regions for each decoder layer: a list of float tensors ``(B, R, 2 H)``."""
+        regions = self.project_regions(features, training)
+        for block in self.encoder_blocks:
+            regions, _ = block(regions, training=training)
+        regions = self.encoder_norm(regions)
+        return [block.cross_attention.key_value(regions) for block in self.decoder_blocks]
+
+    def _logits(self, x, training=None):
+        return self.word_logits(self.decoder_norm(x), training)
 
 
 DECODER = TransformerDecoder

@@ -164,9 +164,9 @@ def _refuse_oversized(config: Config, vocabulary: Vocabulary, weights: Path) -> 
     least = config.hidden_size * (config.hidden_size + config.embedding_size)
     if config.stage == "align":
         least += config.hidden_size * config.joint_size
-    elif config.decoder == "transformer":
+    elif config.decoder in ("transformer", "aoa", "m2"):
         least += config.hidden_size**2 * (config.layers - 1)
-    elif config.decoder in ("attention", "adaptive"):
+    elif config.decoder in ("attention", "adaptive", "updown"):
         least += config.hidden_size * config.attention_size
     if config.embedding == "learned":
         least += len(vocabulary) * config.embedding_size

@@ -7,7 +7,7 @@ from typing import get_args
 import keras
 import numpy as np
 import pytest
-from helpers import compile_built
+from helpers import compile_built, small_sizes
 from keras import ops
 
 from captioning.base.errors import UserError
@@ -33,7 +33,7 @@ def make(name: str, seed: int = 0, **sizes) -> keras.Model:
         "embedding_size": 12,
         "hidden_size": 10,
         "dropout": 0.3,
-        **({"heads": 2} if name == "transformer" else {}),
+        **small_sizes(name),
     }
     return decoder_class(name)(**{**defaults, **sizes})
 
@@ -218,7 +218,7 @@ def test_config_round_trip(name):
         embedding_size=12,
         hidden_size=10,
         dropout=0.3,
-        **({"heads": 2} if name == "transformer" else {}),
+        **small_sizes(name),
     )
     built = build_decoder(settings, VOCABULARY, REGIONS, FEATURES)
     assert {**built.get_config(), "name": ""} == {**config, "name": ""}
@@ -258,7 +258,7 @@ def test_overfits_a_toy_set_and_says_it_back(name):
     features[1, -1] += 2
     decoder = make(name, dropout=0.0, embedding_size=16, hidden_size=24)
     trainer = CaptionTrainer(decoder)
-    rate, steps = (0.01, 40) if name == "transformer" else (0.03, 60)
+    rate, steps = (0.01, 40) if decoder.bounded else (0.03, 60)
     compile_built(trainer, keras.optimizers.Adam(rate))
     for _ in range(steps):
         loss = trainer.train_on_batch((features, tokens[:, :-1]), tokens[:, 1:])

@@ -6,7 +6,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from helpers import compile_built, fake_arrays
+from helpers import compile_built, fake_arrays, small_sizes
 from keras import ops
 
 from captioning.decoders.base import Decoder
@@ -36,7 +36,7 @@ def make(decoder: str, embedding: WordEmbedding | None, **sizes) -> Decoder:
     """Weights as large as trained ones, biases included, so that every part counts; pretrained ones as they are."""
     made = decoder_class(decoder)(
         vocabulary_size=VOCABULARY, regions=REGIONS, feature_size=FEATURES, embedding_size=12, hidden_size=10,
-        dropout=0.3, embedding=embedding, **({"heads": 2} if decoder == "transformer" else {}), **sizes,
+        dropout=0.3, embedding=embedding, **small_sizes(decoder), **sizes,
     )  # fmt: skip
     rng = np.random.default_rng(1)
     for weight in made.trainable_weights:

@@ -1,0 +1,149 @@
+"""Attention on attention: a gate decides how much of what the attention found is of use for the query.
+
+Huang et al. (2019), "Attention on attention for image captioning", https://arxiv.org/abs/1908.06954. An encoder
+refines the regions by attention on attention among them. The decoder is an LSTM with attention on attention over the
+refined regions. Two things differ from the paper. A dense layer with layer norm projects the regions. The output is
+tied to a learned embedding.
+Legend: B images or captions, N captions, R regions, D feature size, T time or queries, E embedding, H hidden, V
+vocabulary.
+"""
+
+import keras
+from keras import layers, ops
+
+from captioning.decoders.base import RegionDecoder, forget_bias, lstm, of_captions
+from captioning.decoders.transformer import mixed_by_heads
+
+
+class AttentionOnAttention(layers.Layer):
+    """Section 3.1 of the paper, with multi-head attention, for queries, keys and values of width H.
+
+    v = the heads' mixtures of values, side by side
+    i = W_qi q + W_vi v + b_i, the information
+    g = sigmoid(W_qg q + W_vg v + b_g), the gate
+    output = g * i
+    """
+
+    def __init__(self, size: int, heads: int, **kwargs):
+        super().__init__(**kwargs)
+        self.size, self.heads = size, heads
+        self.query = layers.Dense(size, name="query")
+        self.key_value = layers.Dense(2 * size, name="key_value")
+        self.information_gate = layers.Dense(2 * size, name="information_gate")
+
+    def build(self, shape):
+        self.query.build(shape)
+        self.key_value.build(shape)
+        self.information_gate.build((*shape[:-1], 2 * self.size))
+
+    def call(self, x, keys_values):
+        """``(output (B, T, H), weights (B, heads, T, R))`` of ``x (B, T, H)`` over ``keys_values (B, R, 2 H)``.
+
+        All are float.
+        """
+        query = self.query(x)
+        mixed, weights = mixed_by_heads(query, keys_values, self.heads)
+        information, gate = ops.split(self.information_gate(ops.concatenate([query, mixed], axis=-1)), 2, axis=-1)
+        return ops.sigmoid(gate) * information, weights
+
+
+class Refiner(layers.Layer):
+    """One layer of the encoder: a' = LayerNorm(a + AoA(a)) (section 3.2.1). It has no feed-forward.
+
+    There is dropout on AoA(a) in training.
+    """
+
+    def __init__(self, size: int, heads: int, dropout: float, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = AttentionOnAttention(size, heads, name="attention")
+        self.norm = layers.LayerNormalization(name="norm")
+        self.dropout = layers.Dropout(dropout)
+
+    def build(self, shape):
+        self.attention.build(shape)
+        self.norm.build(shape)
+
+    def call(self, x, training=None):
+        """The next regions, float ``(B, R, H)``, of ``x (B, R, H)``."""
+        found, _ = self.attention(x, self.attention.key_value(x))
+        return self.norm(x + self.dropout(found, training=training))
+
+
+@keras.saving.register_keras_serializable(package="captioning")
+class AoADecoder(RegionDecoder):
+    """From regions and words to logits (section 3.2 of the paper). The mark ' stands for the last step:
+
+    a_1 ... a_R = regions -> dense H -> refining layers
+    h = LSTM([word E, mean of a + c'], h')
+    c = AoA(h, a)
+    c -> dense E -> V
+
+    ``attend`` gives float weights ``(N, T, R)``: those of the decoder's attention, averaged over the heads. Training
+    computes for all steps at once what depends on the words alone.
+    """
+
+    by_image = True
+
+    def __init__(self, layers: int = 2, heads: int = 8, **sizes):
+        super().__init__(**sizes)
+        self.sizes |= {"layers": layers, "heads": heads}
+        hidden_size, dropout = self.sizes["hidden_size"], self.sizes["dropout"]
+        self.refiners = [Refiner(hidden_size, heads, dropout, name=f"refiner_{i}") for i in range(layers)]
+        self.attention = AttentionOnAttention(hidden_size, heads, name="attention")
+        self.word_gates = keras.layers.Dense(4 * hidden_size, bias_initializer=forget_bias, name="word_gates")
+        # The parts of the LSTM's gates that come from h' and from the mean of a + c'.
+        self.other_gates = keras.layers.Dense(4 * hidden_size, use_bias=False, name="other_gates")
+
+        for layer in (*self.refiners, self.attention):
+            layer.build((None, None, hidden_size))
+        self.word_gates.build((None, None, self.sizes["embedding_size"]))
+        self.other_gates.build((None, 2 * hidden_size))
+        self.readout.build((None, None, hidden_size))
+        self.built = True
+
+    def _look(self, features, training=None):
+        """What the image alone decides: ``{"mean": (B, H), "keys_values": (B, R, 2 H)}`` of the refined regions."""
+        regions = self.project_regions(features, training)
+        for refine in self.refiners:
+            regions = refine(regions, training=training)
+        return {"mean": ops.mean(regions, axis=1), "keys_values": self.attention.key_value(regions)}
+
+    def _advance(self, word_gates, hidden, cell, context, image):
+        """One step: ``(hidden, cell, context, weights (N, R))``; the others and the arguments are ``(N, H)``.
+
+        ``word_gates (N, 4 H)`` is the word's part of the gates. ``image`` is the dict of ``_look``, with a row per
+        caption.
+        """
+        others = self.other_gates(ops.concatenate([hidden, image["mean"] + context], axis=-1))
+        hidden, cell = lstm(word_gates + others, cell)
+        context, weights = self.attention(hidden[:, None], image["keys_values"])
+        return hidden, cell, context[:, 0], ops.mean(weights, axis=1)[:, 0]
+
+    def attend(self, features, token_ids, training=None, image_of=None):
+        image = of_captions(self._look(features, training), image_of)
+        gates = ops.swapaxes(self.word_gates(self.embed(token_ids, training)), 0, 1)  # (T, N, 4 H)
+
+        def body(carry, word_gates):
+            carry = self._advance(word_gates, *carry[:3], image)
+            return carry, carry
+
+        zeros = ops.zeros_like(image["mean"])
+        first = (zeros, zeros, zeros, ops.zeros_like(image["keys_values"][..., 0]))
+        _, (_, _, context, weights) = ops.scan(body, first, gates)
+        return self.word_logits(ops.swapaxes(context, 0, 1), training), ops.swapaxes(weights, 0, 1)
+
+    def init_state(self, features):
+        image = self._look(features)
+        zeros = ops.zeros_like(image["mean"])
+        embedding = self.embedding.init_state(ops.shape(features)[0])
+        return {"image": image, "embedding": embedding, "hidden": zeros, "cell": zeros, "context": zeros}
+
+    def look(self, token_ids, state):
+        word, embedding = self.embedding.step(token_ids, state["embedding"])
+        memory = (state[name] for name in ("hidden", "cell", "context"))
+        hidden, cell, context, weights = self._advance(self.word_gates(word), *memory, state["image"])
+        state = {**state, "embedding": embedding, "hidden": hidden, "cell": cell, "context": context}
+        return self.word_logits(context), state, weights
+
+
+DECODER = AoADecoder
