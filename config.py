@@ -471,7 +471,11 @@ class DecoderSettings(CaptionSettings):
         fixed="decoder",
     )
     hidden_size: int = setting(
-        256, "units of the recurrent layers, or width of the layers of aoa, transformer and m2", fixed="decoder", ge=1, le=8192
+        256,
+        "units of the recurrent layers, or width of the layers of aoa, transformer and m2",
+        fixed="decoder",
+        ge=1,
+        le=8192,
     )
     dropout: float = setting(0.3, "share of units that dropout sets to zero", fixed="training", ge=0, lt=1)
     image_scale: float = setting(
@@ -1128,6 +1132,9 @@ _FLICKR8K_GRID = {
     "no_repeat_ngram": 2,
 }
 
+# Region decoders on MS-COCO.
+_COCO = {"dataset": "coco", "data_dir": "data/coco", "feature_grid": 0}
+
 # Two towers, for retrieval. They learn 6,000 images by heart in a few epochs, so much regularisation holds them back.
 _ALIGN = {
     "hidden_size": 512,
@@ -1198,6 +1205,27 @@ PRESETS = {
         # Dropout as above.
         settings=_FLICKR8K_GRID | {"decoder": "transformer"},
     ),
+    "flickr8k-updown": Preset(
+        aim="up-down attention with two LSTMs (Anderson et al., 2018) over 7 x 7 regions",
+        time="not measured",
+        score="not measured",
+        # The recipe of flickr8k-attention. Nothing was tuned.
+        settings=_FLICKR8K_GRID | {"decoder": "updown", "dropout": 0.5},
+    ),
+    "flickr8k-aoa": Preset(
+        aim="attention on attention (Huang et al., 2019) with two refining layers over 7 x 7 regions",
+        time="not measured",
+        score="not measured",
+        # Dropout as in flickr8k-transformer, because most of the weights are in layers like its own. Nothing was tuned.
+        settings=_FLICKR8K_GRID | {"decoder": "aoa"},
+    ),
+    "flickr8k-m2": Preset(
+        aim="the meshed-memory transformer (Cornia et al., 2020), two layers each, over 7 x 7 regions",
+        time="not measured",
+        score="not measured",
+        # The recipe of flickr8k-transformer. Nothing was tuned.
+        settings=_FLICKR8K_GRID | {"decoder": "m2"},
+    ),
     "pocket": Preset(
         aim="everyday pictures, from MS-COCO and Flickr8k together, with the shipped encoder; no paper",
         time="not measured",
@@ -1235,10 +1263,8 @@ PRESETS = {
         # The sizes are those of widespread reimplementations: embedding, LSTM and attention of 512 units, Adam at 4e-4,
         # dropout 0.5, penalty of weight 1. Features of 7 x 7 regions take 25 GB; those of 14 x 14 would take 99.
         # Nothing was tuned.
-        settings={
-            "dataset": "coco",
-            "data_dir": "data/coco",
-            "feature_grid": 0,
+        settings=_COCO
+        | {
             "decoder": "attention",
             "embedding_size": 512,
             "hidden_size": 512,
@@ -1246,6 +1272,56 @@ PRESETS = {
             "dropout": 0.5,
             "learning_rate": 4e-4,
             "attention_penalty": 1.0,
+        },
+    ),
+    "coco-updown": Preset(
+        aim="up-down attention (Anderson et al., 2018) on MS-COCO in its sizes, over 7 x 7 regions, not found objects",
+        time="not measured",
+        score="not measured",
+        # Embedding and LSTMs of 1000 units, attention of 512, as in the paper. The rest as in coco-attention. Nothing
+        # was tuned.
+        settings=_COCO
+        | {
+            "decoder": "updown",
+            "embedding_size": 1000,
+            "hidden_size": 1000,
+            "attention_size": 512,
+            "dropout": 0.5,
+            "learning_rate": 5e-4,
+        },
+    ),
+    "coco-aoa": Preset(
+        aim="attention on attention (Huang et al., 2019) on MS-COCO in its sizes, over 7 x 7 regions, not found objects",
+        time="not measured",
+        score="not measured",
+        # Width 1024, 6 refining layers, 8 heads and a learning rate of 2e-4, as in the paper. Nothing was tuned.
+        settings=_COCO
+        | {
+            "decoder": "aoa",
+            "embedding_size": 1024,
+            "hidden_size": 1024,
+            "layers": 6,
+            "learning_rate": 2e-4,
+            "epochs": 25,
+        },
+    ),
+    "coco-m2": Preset(
+        aim="the meshed-memory transformer (Cornia et al., 2020) on MS-COCO in its sizes, over 7 x 7 regions, not "
+        "found objects",
+        time="not measured",
+        score="not measured",
+        # Width 512, 3 layers each, 8 heads, 40 memories, dropout 0.1 and 10,000 batches of warm-up, as in the paper.
+        # Its peak learning rate is that of the paper's schedule. Nothing was tuned.
+        settings=_COCO
+        | {
+            "decoder": "m2",
+            "embedding_size": 512,
+            "hidden_size": 512,
+            "layers": 3,
+            "dropout": 0.1,
+            "learning_rate": 4.4e-4,
+            "schedule": "cosine",
+            "warmup_steps": 10_000,
         },
     ),
     "flickr8k-align": Preset(

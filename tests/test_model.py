@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from helpers import save_encoder
+from helpers import save_encoder, small_sizes
 from small_captioner import SIZES, WORDS, captioner, pixels, save_captioner
 from sure import CONFIDENCE
 
@@ -20,8 +20,6 @@ from captioning.search.compiled import Search
 from captioning.words.vocabulary import Vocabulary
 from config import Config
 from model import Captioner, Ensemble
-
-HEADS = {"attention": 8, "adaptive": 8, "transformer": 2}  # decoders that do not read it allow only its default, 8
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +96,9 @@ def test_the_last_searches_with_asked_words_are_kept(saved):
         pytest.param("attention", marks=pytest.mark.slow),
         pytest.param("adaptive", marks=pytest.mark.slow),
         pytest.param("transformer", marks=pytest.mark.weekly),
+        pytest.param("updown", marks=pytest.mark.weekly),
+        pytest.param("aoa", marks=pytest.mark.weekly),
+        pytest.param("m2", marks=pytest.mark.weekly),
     ],
 )
 def test_whole_batches_in_the_size_of_the_presets(decoder):
@@ -215,11 +216,21 @@ def test_the_best_captions_of_a_beam_are_given(saved):
     assert few == [captions[:2] for captions in whole]
 
 
-@pytest.mark.parametrize(("decoder", "columns"), [("attention", 4), ("adaptive", 5), ("transformer", 4)])
+@pytest.mark.parametrize(
+    ("decoder", "columns"),
+    [
+        ("attention", 4),
+        ("adaptive", 5),
+        ("transformer", 4),
+        pytest.param("updown", 4, marks=pytest.mark.slow),
+        pytest.param("aoa", 4, marks=pytest.mark.slow),
+        pytest.param("m2", 4, marks=pytest.mark.slow),
+    ],
+)
 def test_weights_are_those_of_decoding_the_caption(decoder, columns, tmp_path):
     """One row per word and one for the end. Other captions in the batch change nothing; another image does."""
     encoder = save_encoder(tmp_path / "encoder.keras")
-    made = captioner(Config(decoder=decoder, encoder=encoder, heads=HEADS[decoder], **SIZES))
+    made = captioner(Config(decoder=decoder, encoder=encoder, **small_sizes(decoder), **SIZES))
     features = np.random.default_rng(2).normal(size=(3, 4, 5)).astype("float16")
     captions = ["word1 word2", "word3", "word1 word2 word3 word4 word5 word6 word7 word8"]  # one too long to be decoded
     weights = made.attend(features, captions)

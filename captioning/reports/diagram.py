@@ -69,13 +69,19 @@ def decoder_boxes(settings: DecoderSettings, regions: int) -> Boxes:
             read = [f"Two LSTMs: {hidden}", words, "one looks, one speaks"]
             return Boxes(look, read, readout, ("features-words", "words-image", "image-words", "words-output"))
         case "aoa":
-            look = ["Attention on attention", f"{settings.layers} refining layers of {hidden}", f"{settings.heads} heads"]
+            look = [
+                "Attention on attention",
+                f"{settings.layers} refining layers of {hidden}",
+                f"{settings.heads} heads",
+            ]
             read = [f"LSTM: {hidden}", words, "the context enters too"]
             return Boxes(look, read, readout, ("features-words", "words-image", "image-words", "image-output"))
         case "m2":
             layers, heads = f"{settings.layers} layers of {hidden}", f"{settings.heads} heads"
             look = ["Encoder", f"{layers}, {heads}", f"{settings.memory_slots} memories each"]
-            return Boxes(look, ["Meshed decoder", words, f"{layers}, {heads}"], readout, ("image-words", "words-output"))
+            return Boxes(
+                look, ["Meshed decoder", words, f"{layers}, {heads}"], readout, ("image-words", "words-output")
+            )
         case _:
             look = ["Image", f"{regions} regions" if regions > 1 else "one vector"]
             return Boxes(look, ["Words", words], ["Output", f"hidden units: {hidden}"])

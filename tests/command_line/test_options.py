@@ -42,11 +42,11 @@ def test_help_names_what_a_stage_has_for_default(help_of):
 @pytest.mark.parametrize(
     "note",
     [
-        "[default: 8; only with decoder=transformer]",
+        "[default: 8; only with decoder=transformer, aoa or m2]",
         "[default: 0.05; only with stage=align and with alignment_loss=infonce]",
         "only with embedding=bert-static or bert-prefix or with vocabulary=wordpieces]",
         "only with stage=finetune or with crops]",
-        "[default: 0.0; only with decoder=attention or transformer; not with stage=scst, concepts or align]",
+        "[default: 0.0; only with decoder=attention, transformer, updown, aoa or m2; not with stage=scst, concepts or align]",
         "[default: unset; only with dataset=folder, cocostyle, karpathy, flickr30k or kaggle]",
     ],
 )
@@ -56,7 +56,7 @@ def test_help_says_who_reads_a_setting(help_of, note):
 
 def test_help_says_what_training_has_fixed_where_a_trained_captioner_is_used(help_of):
     assert "fixed by training" not in help_of[False]
-    assert "[default: 8; only with decoder=transformer; fixed by training]" in help_of[True]
+    assert "[default: 8; only with decoder=transformer, aoa or m2; fixed by training]" in help_of[True]
     assert "not with stage=align; fixed by training" not in help_of[True].split("settings: Decoding:")[1]
 
 

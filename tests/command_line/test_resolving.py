@@ -209,6 +209,7 @@ def test_align_has_settings_of_its_own_over_a_preset_or_a_run(tmp_path):
     ("kind", "settings"),
     [
         ("transformer", {"decoder": "transformer", "feature_grid": 0, "hidden_size": 16, "heads": 2}),
+        ("m2", {"decoder": "m2", "feature_grid": 0, "hidden_size": 16, "heads": 2}),
         ("bert-prefix", {"embedding": "bert-prefix"}),
     ],
 )

@@ -48,7 +48,17 @@ def run(decoder, features, tokens) -> np.ndarray:
     return ops.convert_to_numpy(decoder(features, tokens))
 
 
-@pytest.fixture(params=decoder_names())
+# The first decoders keep all promises in the fast tests. Later ones share most of their code, so they keep most of
+# theirs in the slow tests.
+FIRST = ("merge", "inject", "attention", "adaptive", "transformer")
+
+
+def each(names, mark=pytest.mark.slow) -> list:
+    """Parameters for ``names``, where decoders that came later have the ``mark``."""
+    return [name if name in FIRST else pytest.param(name, marks=mark) for name in names]
+
+
+@pytest.fixture(params=each(decoder_names()))
 def name(request) -> str:
     return request.param
 
@@ -61,6 +71,7 @@ def test_every_name_has_a_file_of_its_own():
     assert [kind.__module__ for kind in classes] == [f"captioning.decoders.{name}" for name in decoder_names()]
 
 
+@pytest.mark.parametrize("name", decoder_names())
 def test_the_settings_know_what_a_decoder_reads(name):
     kind = OneVectorDecoder if name in get_args(OneVectorDecoders) else RegionDecoder
     assert issubclass(decoder_class(name), kind)
@@ -184,7 +195,7 @@ def test_dropout_is_drawn_in_training_only(name):
     )
 
 
-@pytest.mark.parametrize("name", [kind for kind in decoder_names() if decoder_class(kind).attends])
+@pytest.mark.parametrize("name", each(kind for kind in decoder_names() if decoder_class(kind).attends))
 def test_attention_tells_where_each_word_looks(name):
     decoder = make(name)
     features, tokens = batch()
@@ -247,6 +258,7 @@ def test_every_weight_is_trained(name):
         assert not np.array_equal(old, ops.convert_to_numpy(weight)), weight.path
 
 
+@pytest.mark.parametrize("name", each(decoder_names(), pytest.mark.weekly))
 def test_overfits_a_toy_set_and_says_it_back(name):
     """Captions of different lengths. Only the image tells which; two images differ in their last region only."""
     captions = [[5, 6, 7, 8], [5, 6, 9], [5, 6, 7, 10, 11, 12], [13], [14, 15, 16, 9]]

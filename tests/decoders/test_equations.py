@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import small_sizes
 from keras import ops
 
 from captioning.decoders.build import decoder_class
@@ -85,13 +86,19 @@ def adaptive(decoder, features, words):
         yield output(decoder, beta * s + (1 - beta) * c + h), alpha
 
 
-def heads(layer, x, keys, values):
-    """Vaswani et al. (2017), section 3.2.2, for one query: the mixture of all heads, and their mean weights."""
-    query, mixed, weights = dense(layer.query, x), [], []
-    for part in np.split(np.arange(H), layer.heads):
+def by_heads(count, query, keys, values):
+    """Vaswani et al. (2017), section 3.2.2, for one projected query: what the heads find, and their mean weights."""
+    mixed, weights = [], []
+    for part in np.split(np.arange(H), count):
         weights.append(softmax(keys[:, part] @ query[part] / np.sqrt(len(part))))
         mixed.append(weights[-1] @ values[:, part])
-    return dense(layer.merge, np.concatenate(mixed)), np.mean(weights, axis=0)
+    return np.concatenate(mixed), np.mean(weights, axis=0)
+
+
+def heads(layer, x, keys, values):
+    """The same for a query that is not projected yet. The output is projected too."""
+    found, alpha = by_heads(layer.heads, dense(layer.query, x), keys, values)
+    return dense(layer.merge, found), alpha
 
 
 def feed(block, x):
@@ -123,9 +130,92 @@ def transformer(decoder, features, words):
         yield output(decoder, norm(decoder.decoder_norm, x)), alpha
 
 
+def updown(decoder, features, words):
+    """Anderson et al. (2018), equations 2 to 7: h1 = LSTM([h2, mean of v, W_e y]); h2 = LSTM([sum alpha_i v_i, h1])."""
+    v = regions_of(decoder, features)
+    h1, m1, h2, m2 = np.zeros((4, H))
+    w_h1, w_h2 = np.split(kernel(decoder.hidden_gates), 2)
+    w_query, w_attending = np.split(kernel(decoder.from_attending), [decoder.sizes["attention_size"]], axis=1)
+    for y in words:
+        x1 = v.mean(axis=0) @ kernel(decoder.image_gates) + dense(decoder.word_gates, y) + h2 @ w_h2
+        h1, m1 = lstm(x1 + h1 @ w_h1, m1)
+        a = [np.tanh(dense(decoder.keys, v_i) + h1 @ w_query) @ kernel(decoder.scores)[:, 0] for v_i in v]
+        alpha = softmax(np.asarray(a))
+        v_hat = sum(share * v_i for share, v_i in zip(alpha, v, strict=True))
+        h2, m2 = lstm(dense(decoder.language_gates, np.concatenate([v_hat, h2])) + h1 @ w_attending, m2)
+        yield output(decoder, h2), alpha
+
+
+def attention_on_attention(layer, x, regions):
+    """Huang et al. (2019), section 3.1: sigmoid(W_g [q, v] + b_g) * (W_i [q, v] + b_i), where v is what the heads find.
+
+    Also gives the mean weights of the heads.
+    """
+    query = dense(layer.query, x)
+    keys, values = np.split(dense(layer.key_value, regions), 2, axis=-1)
+    found, alpha = by_heads(layer.heads, query, keys, values)
+    information, gate = np.split(dense(layer.information_gate, np.concatenate([query, found])), 2)
+    return sigmoid(gate) * information, alpha
+
+
+def aoa(decoder, features, words):
+    """Huang et al. (2019), section 3.2: a' = LayerNorm(a + AoA(a)); h = LSTM([W_e y, mean of a + c], h); c = AoA(h)."""
+    a = regions_of(decoder, features)
+    for layer in decoder.refiners:
+        a = np.asarray([norm(layer.norm, a_i + attention_on_attention(layer.attention, a_i, a)[0]) for a_i in a])
+    h, m, c = np.zeros((3, H))
+    for y in words:
+        others = np.concatenate([h, a.mean(axis=0) + c])
+        h, m = lstm(dense(decoder.word_gates, y) + dense(decoder.other_gates, others), m)
+        c, alpha = attention_on_attention(decoder.attention, h, a)
+        yield output(decoder, c), alpha
+
+
+def feed_forward(layer, x):
+    """AddNorm(F(x)), F(x) = U relu(V x + b) + c."""
+    return norm(layer.norm, x + dense(layer.outer, np.maximum(dense(layer.inner, x), 0)))
+
+
+def m2(decoder, features, words):
+    """Cornia et al. (2020), section 3: memories beside the regions; sum of alpha_i * C(X_i, Y) over encoder layers."""
+    x, levels = regions_of(decoder, features), []
+    for block in decoder.encoder_blocks:
+        keys, values = np.split(dense(block.attention.key_value, x), 2, axis=-1)
+        keys = np.concatenate([keys, array(block.memory_keys)])
+        values = np.concatenate([values, array(block.memory_values)])
+        z = [norm(block.norm, x_i + heads(block.attention, x_i, keys, values)[0]) for x_i in x]
+        x = np.asarray([feed_forward(block.feed, z_i) for z_i in z])
+        levels.append(x)
+    half = np.arange(H // 2)
+    known = [[] for _ in decoder.decoder_blocks]  # the words so far, as each block has seen them
+    for t, word in enumerate(words):
+        angles = t / 1e4 ** (half / len(half))
+        y = dense(decoder.word_dense, word) + np.concatenate([np.sin(angles), np.cos(angles)])
+        for block, before in zip(decoder.decoder_blocks, known, strict=True):
+            before.append(y)
+            keys, values = np.split(dense(block.self_attention.key_value, np.asarray(before)), 2, axis=-1)
+            y = norm(block.self_norm, y + heads(block.self_attention, y, keys, values)[0])
+            meshed, weights = np.zeros(H), []
+            for gate, level in zip(block.gates, levels, strict=True):
+                keys, values = np.split(dense(block.cross_attention.key_value, level), 2, axis=-1)
+                c, alpha = heads(block.cross_attention, y, keys, values)
+                meshed += sigmoid(dense(gate, np.concatenate([y, c]))) * c
+                weights.append(alpha)
+            y = feed_forward(block.feed, norm(block.cross_norm, y + meshed))
+        yield output(decoder, y), np.mean(weights, axis=0)
+
+
 @pytest.mark.backends
 @pytest.mark.parametrize(
-    ("name", "equations"), [("attention", attention), ("adaptive", adaptive), ("transformer", transformer)]
+    ("name", "equations"),
+    [
+        ("attention", attention),
+        ("adaptive", adaptive),
+        ("transformer", transformer),
+        ("updown", updown),
+        ("aoa", aoa),
+        ("m2", m2),
+    ],
 )
 def test_logits_and_weights_are_those_of_the_paper(name, equations):
     sizes = {
@@ -136,7 +226,7 @@ def test_logits_and_weights_are_those_of_the_paper(name, equations):
         "hidden_size": H,
         "dropout": 0.5,
     }
-    decoder = decoder_class(name)(**sizes, **({"heads": 2} if name == "transformer" else {"attention_size": 4}))
+    decoder = decoder_class(name)(**sizes, **(small_sizes(name) or {"attention_size": 4}))
     rng = np.random.default_rng(3)
     # Weights as large as trained ones, biases included, so that every part counts.
     decoder.set_weights([rng.normal(0, 0.7, weight.shape) for weight in decoder.get_weights()])

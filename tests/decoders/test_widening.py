@@ -36,6 +36,8 @@ def decoder(settings: DecoderSettings, words: int):
         pytest.param(
             {"decoder": "transformer", "heads": 2, "layers": 1, "untied_output": True}, marks=pytest.mark.slow
         ),
+        pytest.param({"decoder": "updown", "attention_size": 8}, marks=pytest.mark.slow),
+        pytest.param({"decoder": "m2", "heads": 2, "layers": 2, "memory_slots": 3}, marks=pytest.mark.slow),
     ],
     ids=lambda kind: "-".join(map(str, kind.values())),
 )

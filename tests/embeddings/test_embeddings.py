@@ -54,7 +54,13 @@ def run(decoder, features, tokens) -> np.ndarray:
     return ops.convert_to_numpy(decoder(features, tokens))
 
 
-@pytest.fixture(params=sorted(decoder_names()))
+# Decoders that came later are among the slow tests.
+FIRST = ("merge", "inject", "attention", "adaptive", "transformer")
+
+
+@pytest.fixture(
+    params=[name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in sorted(decoder_names())]
+)
 def decoder(request) -> str:
     return request.param
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from helpers import ROOT, random_captioner, save_encoder
+from helpers import ROOT, random_captioner, save_encoder, small_sizes
 from PIL import Image
 from running import refused, script
 from sure import CONFIDENCE
@@ -234,12 +234,15 @@ def test_every_format_carries_the_confidence(make, tmp_path, kind):
         pytest.param("merge", {"beam_size": 1}, "bert-static", marks=pytest.mark.weekly),
         pytest.param("inject", {"beam_size": 3}, "learned", marks=pytest.mark.weekly),
         pytest.param("adaptive", {"beam_size": 2}, "bert-prefix", marks=pytest.mark.weekly),
+        pytest.param("updown", {"beam_size": 3}, "learned", marks=pytest.mark.weekly),
+        pytest.param("aoa", {"beam_size": 2}, "bert-static", marks=pytest.mark.weekly),
+        pytest.param("m2", {"beam_size": 3}, "learned", marks=pytest.mark.weekly),
     ],
 )
 def test_every_format_captions_as_the_original(make, tmp_path, kind, decoder, search, embedding):
     for library in KINDS[kind].libraries:
         pytest.importorskip(library)
-    sizes = {"heads": 2} if decoder == "transformer" else {}
+    sizes = small_sizes(decoder)
     if "consensus" in search:
         sizes["max_caption_length"] = 12
     captioner = make(decoder=decoder, embedding=embedding, **sizes)

@@ -142,9 +142,17 @@ def test_attention_penalty_asks_for_even_shares():
     assert float(losses[0]) - float(losses[1]) == pytest.approx(3.0)
 
 
-@pytest.mark.parametrize("name", [pytest.param("attention", marks=pytest.mark.backends), "adaptive", "transformer"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("attention", marks=pytest.mark.backends),
+        "adaptive",
+        "transformer",
+        pytest.param("aoa", marks=pytest.mark.slow),
+    ],
+)
 def test_rows_that_only_fill_a_batch_up_change_nothing(name):
-    sizes = {"layers": 1, "heads": 2} if name == "transformer" else {}
+    sizes = {"layers": 1, "heads": 2} if name in ("transformer", "aoa") else {}
     learner = decoder(decoder=name, feature_grid=0, hidden_size=6, **sizes)
     trainer = CaptionTrainer(learner, 0.1, attention_penalty=0.5 if name != "adaptive" else 0.0)
     trainer.compile(optimizer="sgd")
