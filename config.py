@@ -583,8 +583,8 @@ class BatchSettings(CaptionSettings, MachineSettings):
 
     batch_size: int = setting(
         64,
-        "captions per batch. stage=finetune: images, each with all its captions; stage=scst: images. The batches of "
-        "the transformer hold whole images, with about as many captions",
+        "captions per batch. stage=finetune: images, each with all its captions; stage=scst: images. Decoders that "
+        "look at regions get images with several captions each, with about as many captions in all",
         fixed="training",
         ge=1,
         le=100_000,

@@ -4,9 +4,9 @@
     python benchmarks/backends.py --only tensorflow
 
 Measures as throughput.py does for our decoders, in a process of its own for each backend and precision. Each decoder
-has the sizes of its flickr8k preset: merge and inject over one vector, the others over 49 regions. The transformer is
-also measured with its captions apart: each has an image of its own, as in the training of the other decoders. There is
-no bar.
+has the sizes of its flickr8k preset: merge and inject over one vector, the others over 49 regions. Attention
+and the transformer are also measured with their captions apart: each has an image of its own, as in the training of
+merge and inject. There is no bar.
 """
 
 import argparse
@@ -32,8 +32,17 @@ from captioning.features.store import FeatureStore
 from config import Config
 
 TINY = {"embedding_size": 16, "hidden_size": 16}
-APART = "transformer, captions apart"
-REGIONS = {"merge": 1, "inject": 1, "attention": 49, "adaptive": 49, "transformer": 49}
+APART = ("attention", "transformer")
+REGIONS = {
+    "merge": 1,
+    "inject": 1,
+    "attention": 49,
+    "adaptive": 49,
+    "transformer": 49,
+    "updown": 49,
+    "aoa": 49,
+    "m2": 49,
+}
 
 
 def main() -> None:
@@ -55,8 +64,9 @@ def main() -> None:
             captions = synthetic_captions(len(store.rows))
             config = preset(f"flickr8k-{name}").with_overrides({**TINY, "layers": 1} if args.quick else {})
             speeds[name] = ours(config, store, captions, int(args.measure[1]))
-            if name == "transformer":
-                speeds[APART] = ours(config, store, captions, int(args.measure[1]), batches_type=CaptionBatches)
+            if name in APART:
+                apart = ours(config, store, captions, int(args.measure[1]), batches_type=CaptionBatches)
+                speeds[f"{name}, captions apart"] = apart
         print(json.dumps(speeds))
         return
 

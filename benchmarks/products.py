@@ -3,8 +3,8 @@
     python benchmarks/products.py
 
 Profiles training steps on batches with Flickr8k's proportions, and adds up the time of the kernels over all threads.
-Each decoder has the sizes of its flickr8k preset. As in training, each caption has an image of its own, but with the
-transformer five captions share one.
+Each decoder has the sizes of its flickr8k preset. As in training, five captions share an image where the decoder looks
+at regions. With the others each caption has an image of its own.
 
 This works on TensorFlow and PyTorch. On JAX, XLA fuses products with other operations, so they have no time of their
 own. There is no bar.
@@ -81,13 +81,13 @@ def main() -> None:
             build_decoder(config, VOCABULARY_SIZE, regions, FEATURE_SIZE), config.label_smoothing, config.word_dropout
         )
         trainer.compile(optimizer=make_optimizer(config, 100))
-        images = -(-config.batch_size // CAPTIONS_PER_IMAGE) if decoder_class(name).by_image else config.batch_size
+        each = CAPTIONS_PER_IMAGE if decoder_class(name).by_image else 1
+        images = -(-config.batch_size // each)
         features = rng.random((images, regions, FEATURE_SIZE), dtype=np.float32).astype("float16")
-        tokens = rng.integers(4, VOCABULARY_SIZE, (config.batch_size, WORDS + 1), dtype=np.int32)
-        rows = [np.arange(config.batch_size, dtype=np.int32) // CAPTIONS_PER_IMAGE] * decoder_class(name).by_image
+        tokens = rng.integers(4, VOCABULARY_SIZE, (images, *[each] * (each > 1), WORDS + 1), dtype=np.int32)
 
-        def step(trainer=trainer, features=features, tokens=tokens, rows=rows):
-            trainer.train_on_batch((features, tokens[:, :-1], *rows), tokens[:, 1:])
+        def step(trainer=trainer, features=features, tokens=tokens):
+            trainer.train_on_batch((features, tokens[..., :-1]), tokens[..., 1:])
 
         step()  # compiles
         spent = kernels(lambda step=step: [step() for _ in range(STEPS)])

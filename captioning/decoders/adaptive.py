@@ -9,7 +9,7 @@ Legend: B images, N captions, R regions, D feature size, T time, E embedding, H 
 import keras
 from keras import layers, ops
 
-from captioning.decoders.base import RegionDecoder, forget_bias, lstm, of_captions
+from captioning.decoders.base import RegionDecoder, beside, forget_bias, lstm
 
 
 @keras.saving.register_keras_serializable(package="captioning")
@@ -52,7 +52,7 @@ class AdaptiveDecoder(RegionDecoder):
         self.readout.build((None, None, hidden_size))
         self.built = True
 
-    def _look(self, features, training=None):
+    def see(self, features, training=None):
         """What the image alone decides: values ``(B, R, H)``, keys ``(B, R, A)``, a part of the gates ``(B, 5 H)``."""
         values = self.project_regions(features, training)
         gates = self.image_gates(self.image_dense(ops.mean(values, axis=1)))
@@ -68,29 +68,37 @@ class AdaptiveDecoder(RegionDecoder):
         hidden, cell = lstm(gates[..., : 4 * size], cell)
         return hidden, cell, ops.sigmoid(gates[..., 4 * size :]) * ops.tanh(cell)
 
-    def _attend(self, hidden, sentinel, image, training=None):
-        """Logits ``(N, T, V)`` and weights ``(N, T, R + 1)`` from ``hidden`` and ``sentinel``, both ``(N, T, H)``."""
+    def _attend(self, hidden, sentinel, image):
+        """Context plus hidden ``(N, T, H)``, and weights ``(N, T, R + 1)``.
+
+        ``hidden`` and ``sentinel`` are ``(N, T, H)``.
+        """
         query = self.query(hidden)  # (N, T, A)
         scores = self.scores(ops.tanh(image["keys"][:, None] + query[:, :, None]))[..., 0]  # (N, T, R)
         blind = self.scores(ops.tanh(self.sentinel_key(sentinel) + query))  # (N, T, 1)
         weights = ops.softmax(ops.concatenate([scores, blind], axis=-1), axis=-1)
         context = ops.matmul(weights[..., :-1], image["values"]) + weights[..., -1:] * sentinel
-        return self.word_logits(context + hidden, training), weights
+        return context + hidden, weights
 
-    def attend(self, features, token_ids, training=None, image_of=None):
-        image = of_captions(self._look(features, training), image_of)
-        gates = self.word_gates(self.embed(token_ids, training)) + image["gates"][:, None]
+    def read(self, image, token_ids, training=None):
+        first = beside(image["gates"], token_ids)
+        gates = self.word_gates(self.embed(token_ids, training)) + first[:, None]
 
         def body(carry, step_gates):
             carry = self._advance(step_gates, carry[0], carry[1])
             return carry, carry
 
-        zeros = ops.zeros_like(image["values"][:, 0])
+        zeros = ops.zeros_like(first[:, : self.sizes["hidden_size"]])
         _, (hidden, _, sentinel) = ops.scan(body, (zeros, zeros, zeros), ops.swapaxes(gates, 0, 1))
-        return self._attend(ops.swapaxes(hidden, 0, 1), ops.swapaxes(sentinel, 0, 1), image, training)
+        # All words of all captions of an image look at it together: (N, T, H) -> (B, N / B * T, H).
+        hidden, sentinel = (ops.swapaxes(part, 0, 1) for part in (hidden, sentinel))
+        shape, images = ops.shape(hidden), ops.shape(image["values"])[0]
+        hidden, sentinel = (ops.reshape(part, (images, -1, shape[-1])) for part in (hidden, sentinel))
+        vectors, weights = self._attend(hidden, sentinel, image)
+        return ops.reshape(vectors, shape), ops.reshape(weights, (*shape[:2], weights.shape[-1]))
 
     def init_state(self, features):
-        image = self._look(features)
+        image = self.see(features)
         # ``step`` subtracts the negative, so that it holds no sum of three. TensorFlow computes such a sum in a
         # temporary variable. The last pass of a search's loop leaves this variable behind, and with many rows the next
         # batch then fails (tensorflow/tensorflow#23780).
@@ -103,8 +111,12 @@ class AdaptiveDecoder(RegionDecoder):
         word, embedding = self.embedding.step(token_ids, state["embedding"])
         gates = self.word_gates(word) - state["image"]["minus_gates"]
         hidden, cell, sentinel = self._advance(gates, state["hidden"], state["cell"])
-        logits, weights = self._attend(hidden[:, None], sentinel[:, None], state["image"])
-        return logits[:, 0], {**state, "embedding": embedding, "hidden": hidden, "cell": cell}, weights[:, 0]
+        vectors, weights = self._attend(hidden[:, None], sentinel[:, None], state["image"])
+        return (
+            self.word_logits(vectors[:, 0]),
+            {**state, "embedding": embedding, "hidden": hidden, "cell": cell},
+            weights[:, 0],
+        )
 
 
 def _five_biases(shape, dtype=None):

@@ -11,7 +11,7 @@ vocabulary.
 import keras
 from keras import layers, ops
 
-from captioning.decoders.base import RegionDecoder, forget_bias, lstm, of_captions
+from captioning.decoders.base import RegionDecoder, beside, captions_each, forget_bias, lstm
 from captioning.decoders.transformer import mixed_by_heads
 
 
@@ -82,8 +82,6 @@ class AoADecoder(RegionDecoder):
     computes for all steps at once what depends on the words alone.
     """
 
-    by_image = True
-
     def __init__(self, layers: int = 2, heads: int = 8, **sizes):
         super().__init__(**sizes)
         self.sizes |= {"layers": layers, "heads": heads}
@@ -94,54 +92,60 @@ class AoADecoder(RegionDecoder):
         # The parts of the LSTM's gates that come from h' and from the mean of a + c'.
         self.other_gates = keras.layers.Dense(4 * hidden_size, use_bias=False, name="other_gates")
 
-        for layer in (*self.refiners, self.attention):
-            layer.build((None, None, hidden_size))
+        for refiner in self.refiners:
+            refiner.build((None, None, hidden_size))
+        self.attention.build((None, None, hidden_size))
         self.word_gates.build((None, None, self.sizes["embedding_size"]))
         self.other_gates.build((None, 2 * hidden_size))
         self.readout.build((None, None, hidden_size))
         self.built = True
 
-    def _look(self, features, training=None):
+    def see(self, features, training=None):
         """What the image alone decides: ``{"mean": (B, H), "keys_values": (B, R, 2 H)}`` of the refined regions."""
         regions = self.project_regions(features, training)
         for refine in self.refiners:
             regions = refine(regions, training=training)
         return {"mean": ops.mean(regions, axis=1), "keys_values": self.attention.key_value(regions)}
 
-    def _advance(self, word_gates, hidden, cell, context, image):
+    def _advance(self, word_gates, hidden, cell, context, mean, keys_values, captions=1):
         """One step: ``(hidden, cell, context, weights (N, R))``; the others and the arguments are ``(N, H)``.
 
-        ``word_gates (N, 4 H)`` is the word's part of the gates. ``image`` is the dict of ``_look``, with a row per
-        caption.
+        ``word_gates (N, 4 H)`` is the word's part of the gates. ``mean (N, H)`` and ``keys_values (B, R, 2 H)`` are
+        those of ``see``. There are so many ``captions`` of each image, which follow one another.
         """
-        others = self.other_gates(ops.concatenate([hidden, image["mean"] + context], axis=-1))
+        others = self.other_gates(ops.concatenate([hidden, mean + context], axis=-1))
         hidden, cell = lstm(word_gates + others, cell)
-        context, weights = self.attention(hidden[:, None], image["keys_values"])
-        return hidden, cell, context[:, 0], ops.mean(weights, axis=1)[:, 0]
+        size = self.sizes["hidden_size"]
+        # All captions of an image look at it together.
+        context, weights = self.attention(ops.reshape(hidden, (-1, captions, size)), keys_values)
+        weights = ops.reshape(ops.mean(weights, axis=1), (-1, keys_values.shape[1]))  # (B, N / B, R) -> (N, R)
+        return hidden, cell, ops.reshape(context, (-1, size)), weights
 
-    def attend(self, features, token_ids, training=None, image_of=None):
-        image = of_captions(self._look(features, training), image_of)
+    def read(self, image, token_ids, training=None):
         gates = ops.swapaxes(self.word_gates(self.embed(token_ids, training)), 0, 1)  # (T, N, 4 H)
 
         def body(carry, word_gates):
-            carry = self._advance(word_gates, *carry[:3], image)
+            hidden, cell, context, _ = carry
+            carry = self._advance(word_gates, hidden, cell, context, mean, image["keys_values"], captions)
             return carry, carry
 
-        zeros = ops.zeros_like(image["mean"])
-        first = (zeros, zeros, zeros, ops.zeros_like(image["keys_values"][..., 0]))
+        captions, mean = captions_each(image, token_ids), beside(image["mean"], token_ids)
+        zeros = ops.zeros_like(mean)
+        first = (zeros, zeros, zeros, beside(ops.zeros_like(image["keys_values"][..., 0]), token_ids))
         _, (_, _, context, weights) = ops.scan(body, first, gates)
-        return self.word_logits(ops.swapaxes(context, 0, 1), training), ops.swapaxes(weights, 0, 1)
+        return ops.swapaxes(context, 0, 1), ops.swapaxes(weights, 0, 1)
 
     def init_state(self, features):
-        image = self._look(features)
+        image = self.see(features)
         zeros = ops.zeros_like(image["mean"])
         embedding = self.embedding.init_state(ops.shape(features)[0])
         return {"image": image, "embedding": embedding, "hidden": zeros, "cell": zeros, "context": zeros}
 
     def look(self, token_ids, state):
         word, embedding = self.embedding.step(token_ids, state["embedding"])
-        memory = (state[name] for name in ("hidden", "cell", "context"))
-        hidden, cell, context, weights = self._advance(self.word_gates(word), *memory, state["image"])
+        hidden, cell, context, weights = self._advance(
+            self.word_gates(word), state["hidden"], state["cell"], state["context"], **state["image"]
+        )
         state = {**state, "embedding": embedding, "hidden": hidden, "cell": cell, "context": context}
         return self.word_logits(context), state, weights
 

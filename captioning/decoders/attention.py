@@ -9,7 +9,7 @@ Legend: B images, N captions, R regions, D feature size, T time, E embedding, H 
 import keras
 from keras import layers, ops
 
-from captioning.decoders.base import RegionDecoder, forget_bias, lstm, of_captions
+from captioning.decoders.base import RegionDecoder, beside, captions_each, forget_bias, look_together, lstm
 
 
 @keras.saving.register_keras_serializable(package="captioning")
@@ -46,7 +46,7 @@ class AttentionDecoder(RegionDecoder):
         self.readout.build((None, None, 2 * hidden_size + embedding_size))
         self.built = True
 
-    def _look(self, features, training=None):
+    def see(self, features, training=None):
         """What the image alone decides: ``({"values": (B, R, H), "keys": (B, R, A)}, hidden (B, H), cell (B, H))``.
 
         ``hidden`` and ``cell`` are the first state of the LSTM.
@@ -55,37 +55,38 @@ class AttentionDecoder(RegionDecoder):
         hidden, cell = ops.split(self.start(ops.mean(values, axis=1)), 2, axis=-1)
         return {"values": values, "keys": self.keys(values)}, hidden, cell
 
-    def _advance(self, word_gates, hidden, cell, image):
+    def _advance(self, word_gates, hidden, cell, image, captions=1):
         """One step: ``(hidden (N, H), cell (N, H), context (N, H), weights (N, R))``.
 
         ``word_gates (N, 4 H)`` is the word's part of the gates. ``hidden`` and ``cell``, ``(N, H)``, are of the last
-        step. ``image`` is the dict of ``_look``, with a row per caption.
+        step. ``image`` is the dict of ``see``. It has a row for so many ``captions`` that follow one another.
         """
         hidden_size, attention_size = self.sizes["hidden_size"], self.sizes["attention_size"]
         query, gate, hidden_gates = ops.split(
             self.from_hidden(hidden), [attention_size, attention_size + hidden_size], axis=-1
         )
-        scores = self.scores(ops.tanh(image["keys"] + query[:, None]))[..., 0]  # (N, R, A) -> (N, R)
-        weights = ops.softmax(scores, axis=-1)
-        context = ops.sigmoid(gate) * ops.matmul(weights[:, None], image["values"])[:, 0]  # (N, H)
+        context, weights = look_together(self.scores, query, image, captions)
+        context = ops.sigmoid(gate) * context
         return (*lstm(word_gates + hidden_gates + self.from_context(context), cell), context, weights)
 
-    def attend(self, features, token_ids, training=None, image_of=None):
-        image, hidden, cell = of_captions(self._look(features, training), image_of)
+    def read(self, image, token_ids, training=None):
+        image, hidden, cell = image
+        captions = captions_each(image, token_ids)
+        hidden, cell = beside((hidden, cell), token_ids)
         words = self.embed(token_ids, training)  # (N, T, E)
         gates = ops.swapaxes(self.word_gates(words), 0, 1)  # (T, N, 4 H)
 
         def body(carry, word_gates):
-            carry = self._advance(word_gates, carry[0], carry[1], image)
+            carry = self._advance(word_gates, carry[0], carry[1], image, captions)
             return carry, carry
 
-        first = (hidden, cell, ops.zeros_like(hidden), ops.zeros_like(image["keys"][..., 0]))
+        first = (hidden, cell, ops.zeros_like(hidden), beside(ops.zeros_like(image["keys"][..., 0]), token_ids))
         _, (hidden, _, context, weights) = ops.scan(body, first, gates)
         hidden, context, weights = (ops.swapaxes(part, 0, 1) for part in (hidden, context, weights))
-        return self.word_logits(ops.concatenate([hidden, context, words], axis=-1), training), weights
+        return ops.concatenate([hidden, context, words], axis=-1), weights
 
     def init_state(self, features):
-        image, hidden, cell = self._look(features)
+        image, hidden, cell = self.see(features)
         embedding = self.embedding.init_state(ops.shape(features)[0])
         return {"image": image, "embedding": embedding, "hidden": hidden, "cell": cell}
 

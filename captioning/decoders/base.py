@@ -9,6 +9,14 @@ Training reads whole captions (teacher forcing):
 The logits at t predict the word after ``token_ids[:, t]``. They depend on no later token. Padding comes at the end of a
 row, so no mask is needed. The loss leaves padding out. Features and logits are float, and token ids are int.
 
+It does so in three steps, which a subclass has. X is a width of its own:
+
+    see(features (B, R, D)) -> image, a nest of tensors: what depends on the image alone
+    read(image, token_ids (N, T)) -> (vectors (N, T, X), weights); N may be a multiple of B
+    word_logits(vectors (..., X)) -> logits (..., V)
+
+So training sees each image once for all its captions, and computes logits for words only, not for padding.
+
 Decoding goes word by word and gives the same logits:
 
     init_state(features (B, R, D)) -> state
@@ -94,6 +102,23 @@ class Decoder(keras.Model):
         ``image_of`` int ``(N,)``: the image of each caption, as its row in ``features``. What depends on the image
         alone is then computed once for all captions of the image. None: N = B, and caption i is about image i.
         """
+        image = of_captions(self.see(features, training), image_of)
+        return self.word_logits(self.read(image, token_ids, training)[0], training)
+
+    def see(self, features, training=None):
+        """What depends on the image alone: a nest of float tensors ``(B, ...)``, from float ``features (B, R, D)``."""
+        raise NotImplementedError
+
+    def read(self, image, token_ids, training=None):
+        """``(vectors (N, T, X), weights)``: what ``word_logits`` needs to predict the word after each of the tokens.
+
+        ``image`` is the nest of ``see``, and ``token_ids`` are int ``(N, T)``. N is B, or a multiple of it. Captions of
+        the same image then follow one another. ``weights`` are those of ``attend``. They are None without ``attends``.
+        """
+        raise NotImplementedError
+
+    def word_logits(self, vectors, training=None):
+        """Float logits ``(..., V)`` of float ``vectors (..., X)`` from ``read``."""
         raise NotImplementedError
 
     def attend(self, features, token_ids, training=None, image_of=None):
@@ -102,7 +127,9 @@ class Decoder(keras.Model):
         The arguments are those of ``call``. The weights of a word sum to one. With a sentinel they are ``(N, T, R +
         1)``. Only decoders with ``attends`` have this method.
         """
-        raise NotImplementedError
+        image = of_captions(self.see(features, training), image_of)
+        vectors, weights = self.read(image, token_ids, training)
+        return self.word_logits(vectors, training), weights
 
     def init_state(self, features):
         """The state before the first word, for float ``features (B, R, D)``."""
@@ -147,7 +174,7 @@ class OneVectorDecoder(Decoder):
         self.word_dropout = layers.Dropout(dropout)
         self.image_dense.build((None, regions * feature_size))
 
-    def project_image(self, features, training=None):
+    def see(self, features, training=None):
         """The image vectors, float ``(B, E)``, of float ``features (B, R, D)``: scale, dropout, dense, ReLU."""
         flat = self.flatten(features) * self.sizes["image_scale"]  # (B, R, D) -> (B, R * D)
         return self.image_dense(self.image_dropout(flat, training=training))
@@ -164,6 +191,7 @@ class RegionDecoder(Decoder):
     """
 
     attends = True
+    by_image = True
 
     def __init__(
         self,
@@ -204,14 +232,11 @@ class RegionDecoder(Decoder):
         """Region vectors, float ``(B, R, H)``, of float ``features (B, R, D)``: dense, layer norm, ReLU, dropout."""
         return self.region_dropout(ops.relu(self.region_norm(self.region_dense(features))), training=training)
 
-    def word_logits(self, hidden, training=None):
-        """Float logits ``(..., V)`` of float ``hidden (..., any)``: dense to E, dropout, times the output weights."""
-        vectors = self.readout_dropout(self.readout(hidden), training=training)
+    def word_logits(self, vectors, training=None):
+        """Float logits ``(..., V)`` of float ``vectors (..., X)``: dense to E, dropout, times the output weights."""
+        vectors = self.readout_dropout(self.readout(vectors), training=training)
         table = self.embedding.table if self.output_table is None else self.output_table
         return ops.matmul(vectors, ops.transpose(table)) + self.output_bias
-
-    def call(self, features, token_ids, training=None, image_of=None):
-        return self.attend(features, token_ids, training, image_of)[0]
 
     def look(self, token_ids, state):
         """``step`` with a third part: where the decoder looks for the next word, float ``(B, R)``, as in ``attend``."""
@@ -230,6 +255,36 @@ def of_captions(parts, image_of):
     if image_of is None:
         return parts
     return keras.tree.map_structure(lambda part: ops.take(part, image_of, axis=0), parts)
+
+
+def captions_each(image, token_ids):
+    """How many of the captions ``token_ids (N, T)`` each image has, of a nest ``image (B, ...)``: N / B."""
+    return ops.shape(token_ids)[0] // ops.shape(keras.tree.flatten(image)[0])[0]
+
+
+def beside(image, token_ids):
+    """The nest ``image (B, ...)`` with a row for each of the captions ``token_ids (N, T)``: ``(N, ...)``.
+
+    Captions of the same image follow one another.
+    """
+    times = captions_each(image, token_ids)
+    if isinstance(times, int) and times == 1:
+        return image
+    return keras.tree.map_structure(lambda part: ops.repeat(part, times, axis=0), image)
+
+
+def look_together(score, query, image, captions):
+    """Additive attention: ``(context (N, H), weights (N, R))``, where all captions of an image look at it together.
+
+    ``query (N, A)``. ``image`` has "keys" ``(B, R, A)`` and "values" ``(B, R, H)``, and ``captions`` is N / B. All are
+    float. ``score`` is a dense layer to one unit. Bahdanau et al. (2015), https://arxiv.org/abs/1409.0473, appendix
+    A.1.2: e_i = w tanh(k_i + q), weights = softmax(e), context = the sum of weights_i v_i.
+    """
+    keys, values = image["keys"], image["values"]
+    query = ops.reshape(query, (-1, captions, 1, query.shape[-1]))
+    weights = ops.softmax(score(ops.tanh(keys[:, None] + query))[..., 0], axis=-1)  # (B, N / B, R, A) -> (B, N / B, R)
+    context = ops.reshape(ops.matmul(weights, values), (-1, values.shape[-1]))  # (B, N / B, H) -> (N, H)
+    return context, ops.reshape(weights, (-1, values.shape[1]))
 
 
 def lstm(gates, cell):

@@ -8,7 +8,7 @@ Legend: B images, N captions, R regions, D feature size, T time, E embedding, H 
 import keras
 from keras import layers, ops
 
-from captioning.decoders.base import OneVectorDecoder, of_captions, zero_state
+from captioning.decoders.base import OneVectorDecoder, beside, zero_state
 
 
 @keras.saving.register_keras_serializable(package="captioning")
@@ -37,17 +37,20 @@ class InjectDecoder(OneVectorDecoder):
         self.output_dense.build((None, hidden_size))
         self.built = True
 
-    def call(self, features, token_ids, training=None, image_of=None):
+    def read(self, image, token_ids, training=None):
+        image = beside(image, token_ids)
         words = self.embed(token_ids, training)  # (N, T, E)
         language = self.language_dense(self.language_lstm(words, training=training))  # (N, T, E)
-        image = of_captions(self.project_image(features, training), image_of)[:, None, :]  # (N, 1, E)
-        image = ops.broadcast_to(image, ops.shape(language))  # (N, 1, E) -> (N, T, E)
+        image = ops.broadcast_to(image[:, None], ops.shape(language))  # (N, E) -> (N, T, E)
         hidden = self.lstm(ops.concatenate([image, language], axis=-1), training=training)  # (N, T, H)
-        return self.output_dense(self.output_dropout(hidden, training=training))
+        return hidden, None
+
+    def word_logits(self, vectors, training=None):
+        return self.output_dense(self.output_dropout(vectors, training=training))
 
     def init_state(self, features):
         return {
-            "image": self.project_image(features),
+            "image": self.see(features),
             "embedding": self.embedding.init_state(ops.shape(features)[0]),
             "language": zero_state(self.language_lstm.cell, features),
             "lstm": zero_state(self.lstm.cell, features),
@@ -59,7 +62,7 @@ class InjectDecoder(OneVectorDecoder):
         both = ops.concatenate([state["image"], self.language_dense(language)], axis=-1)
         hidden, lstm_state = self.lstm.cell(both, state["lstm"])
         state = {**state, "embedding": embedding, "language": language_state, "lstm": lstm_state}
-        return self.output_dense(hidden), state
+        return self.word_logits(hidden), state
 
 
 DECODER = InjectDecoder

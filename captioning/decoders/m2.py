@@ -143,7 +143,7 @@ class M2Decoder(LayeredDecoder):
         )
         self.built = True
 
-    def _look(self, features, training=None):
+    def see(self, features, training=None):
         """For each decoder layer keys and values of every encoder layer: lists of float tensors ``(B, R, 2 H)``."""
         regions, levels = self.project_regions(features, training), []
         for block in self.encoder_blocks:
@@ -151,8 +151,8 @@ class M2Decoder(LayeredDecoder):
             levels.append(regions)
         return [[block.cross_attention.key_value(level) for level in levels] for block in self.decoder_blocks]
 
-    def _logits(self, x, training=None):
-        return self.word_logits(x, training)
+    def finish(self, x):
+        return x
 
 
 DECODER = M2Decoder

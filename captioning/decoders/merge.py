@@ -8,7 +8,7 @@ Legend: B images, N captions, R regions, D feature size, T time, E embedding, H 
 import keras
 from keras import layers, ops
 
-from captioning.decoders.base import OneVectorDecoder, of_captions, zero_state
+from captioning.decoders.base import OneVectorDecoder, beside, zero_state
 
 
 @keras.saving.register_keras_serializable(package="captioning")
@@ -34,20 +34,19 @@ class MergeDecoder(OneVectorDecoder):
         self.output_dense.build((None, hidden_size))
         self.built = True
 
-    def _logits(self, image, sentence):
-        """Float logits ``(..., V)`` of ``image`` float ``(..., E)`` and ``sentence`` float ``(..., H)``."""
-        return self.output_dense(self.merged_dense(ops.concatenate([image, sentence], axis=-1)))
-
-    def call(self, features, token_ids, training=None, image_of=None):
+    def read(self, image, token_ids, training=None):
+        image = beside(image, token_ids)
         words = self.embed(token_ids, training)  # (N, T, E)
         sentence = self.lstm(words, training=training)  # (N, T, H)
-        image = of_captions(self.project_image(features, training), image_of)[:, None, :]  # (N, 1, E)
-        image = ops.broadcast_to(image, (*ops.shape(sentence)[:2], image.shape[-1]))  # (N, 1, E) -> (N, T, E)
-        return self._logits(image, sentence)
+        image = ops.broadcast_to(image[:, None], (*ops.shape(sentence)[:2], image.shape[-1]))  # (N, E) -> (N, T, E)
+        return ops.concatenate([image, sentence], axis=-1), None
+
+    def word_logits(self, vectors, training=None):
+        return self.output_dense(self.merged_dense(vectors))
 
     def init_state(self, features):
         return {
-            "image": self.project_image(features),
+            "image": self.see(features),
             "embedding": self.embedding.init_state(ops.shape(features)[0]),
             "lstm": zero_state(self.lstm.cell, features),
         }
@@ -55,7 +54,8 @@ class MergeDecoder(OneVectorDecoder):
     def step(self, token_ids, state):
         word, embedding = self.embedding.step(token_ids, state["embedding"])
         sentence, lstm = self.lstm.cell(word, state["lstm"])
-        return self._logits(state["image"], sentence), {**state, "embedding": embedding, "lstm": lstm}
+        logits = self.word_logits(ops.concatenate([state["image"], sentence], axis=-1))
+        return logits, {**state, "embedding": embedding, "lstm": lstm}
 
 
 DECODER = MergeDecoder

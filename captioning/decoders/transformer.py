@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from captioning.decoders.base import RegionDecoder, of_captions
+from captioning.decoders.base import RegionDecoder, beside
 
 
 def mixed_by_heads(query, keys_values, heads: int, allowed=None):
@@ -115,11 +115,10 @@ class Block(layers.Layer):
 class LayeredDecoder(RegionDecoder):
     """The base of decoders with layers that attend to the regions and to the words so far.
 
-    A subclass calls ``make_blocks`` in ``__init__`` and has ``_look`` and ``_logits``. A decoder block is called as
+    A subclass calls ``make_blocks`` in ``__init__`` and has ``see`` and ``finish``. A decoder block is called as
     ``Block``, and has ``own`` like it. ``max_length``: tokens that a state of ``step`` has room for.
     """
 
-    by_image = True
     bounded = True
 
     def __init__(self, layers: int = 2, heads: int = 8, max_length: int = 31, **sizes):
@@ -136,12 +135,12 @@ class LayeredDecoder(RegionDecoder):
         for layer in (*self.encoder_blocks, *self.decoder_blocks, self.readout):
             layer.build(width)
 
-    def _look(self, features, training=None) -> list:
+    def see(self, features, training=None) -> list:
         """For each decoder layer what it needs of the regions: keys and values ``(B, R, 2 H)``, or a nest of them."""
         raise NotImplementedError
 
-    def _logits(self, x, training=None):
-        """Logits ``(..., V)`` of the last layer's output ``x (..., H)``."""
+    def finish(self, x):
+        """What ``word_logits`` reads, float ``(..., H)``, of the last layer's output ``x (..., H)``."""
         raise NotImplementedError
 
     def _place(self, words, positions):
@@ -155,17 +154,17 @@ class LayeredDecoder(RegionDecoder):
         waves = ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)[..., : self.sizes["hidden_size"]]
         return self.word_dense(words) + ops.cast(waves, words.dtype)
 
-    def attend(self, features, token_ids, training=None, image_of=None):
-        regions = of_captions(self._look(features, training), image_of)
+    def read(self, image, token_ids, training=None):
+        image = beside(image, token_ids)
         positions = ops.arange(ops.shape(token_ids)[1])
         x = self._place(self.embed(token_ids, training), positions)
         causal = positions[:, None] >= positions[None]
-        for block, image in zip(self.decoder_blocks, regions, strict=True):
-            x, weights = block(x, allowed=causal, regions=image, training=training)
-        return self._logits(x, training), ops.mean(weights, axis=1)
+        for block, regions in zip(self.decoder_blocks, image, strict=True):
+            x, weights = block(x, allowed=causal, regions=regions, training=training)
+        return self.finish(x), ops.mean(weights, axis=1)
 
     def init_state(self, features):
-        regions = self._look(features)
+        regions = self.see(features)
         first = keras.tree.flatten(regions)[0][:, :1]
         empty = ops.repeat(ops.zeros_like(first), self.sizes["max_length"], axis=1)  # (B, L, 2 H)
         position = ops.zeros_like(first[:, 0, 0], dtype="int32")
@@ -186,7 +185,7 @@ class LayeredDecoder(RegionDecoder):
         for block, own, image in zip(self.decoder_blocks, state["words"], state["image"], strict=True):
             words.append(ops.where(here[..., None], block.own(x), own))  # (B, 1, 2 H) and (B, L, 2 H)
             x, weights = block(x, own=words[-1], allowed=known, regions=image)
-        logits = self._logits(x)[:, 0]
+        logits = self.word_logits(self.finish(x))[:, 0]
         state = {**state, "embedding": embedding, "words": words, "position": position + 1}
         return logits, state, ops.mean(weights, axis=1)[:, 0]
 
@@ -215,7 +214,7 @@ class TransformerDecoder(LayeredDecoder):
         self.decoder_norm.build((None, None, size))
         self.built = True
 
-    def _look(self, features, training=None):
+    def see(self, features, training=None):
         """Keys and values of the regions for each decoder layer: a list of float tensors ``(B, R, 2 H)``."""
         regions = self.project_regions(features, training)
         for block in self.encoder_blocks:
@@ -223,8 +222,8 @@ class TransformerDecoder(LayeredDecoder):
         regions = self.encoder_norm(regions)
         return [block.cross_attention.key_value(regions) for block in self.decoder_blocks]
 
-    def _logits(self, x, training=None):
-        return self.word_logits(self.decoder_norm(x), training)
+    def finish(self, x):
+        return self.decoder_norm(x)
 
 
 DECODER = TransformerDecoder

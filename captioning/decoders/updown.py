@@ -8,7 +8,7 @@ Legend: B images, N captions, R regions, D feature size, T time, E embedding, H 
 import keras
 from keras import layers, ops
 
-from captioning.decoders.base import RegionDecoder, forget_bias, lstm, of_captions
+from captioning.decoders.base import RegionDecoder, beside, captions_each, forget_bias, look_together, lstm
 
 
 @keras.saving.register_keras_serializable(package="captioning")
@@ -51,40 +51,40 @@ class UpDownDecoder(RegionDecoder):
         self.readout.build((None, None, hidden_size))
         self.built = True
 
-    def _look(self, features, training=None):
+    def see(self, features, training=None):
         """What the image alone decides: values ``(B, R, H)``, keys ``(B, R, A)``, a part of the gates ``(B, 4 H)``."""
         values = self.project_regions(features, training)
         return {"values": values, "keys": self.keys(values), "gates": self.image_gates(ops.mean(values, axis=1))}
 
-    def _advance(self, gates, memory, image):
+    def _advance(self, gates, memory, image, captions=1):
         """One step: ``(memory, weights (N, R))``. ``memory`` is ``(h1, its cell, h2, its cell)``, each ``(N, H)``.
 
-        ``gates (N, 4 H)`` is the part of image and word. ``image`` is the dict of ``_look``, with a row per caption.
+        ``gates (N, 4 H)`` is the part of image and word. ``image`` is the dict of ``see``. It has a row for so many
+        ``captions`` that follow one another.
         """
         hidden, cell, spoken, language_cell = memory
         hidden, cell = lstm(gates + self.hidden_gates(ops.concatenate([hidden, spoken], axis=-1)), cell)
         query, language = ops.split(self.from_attending(hidden), [self.sizes["attention_size"]], axis=-1)
-        scores = self.scores(ops.tanh(image["keys"] + query[:, None]))[..., 0]  # (N, R, A) -> (N, R)
-        weights = ops.softmax(scores, axis=-1)
-        context = ops.matmul(weights[:, None], image["values"])[:, 0]  # (N, H)
+        context, weights = look_together(self.scores, query, image, captions)
         language = language + self.language_gates(ops.concatenate([context, spoken], axis=-1))
         return (hidden, cell, *lstm(language, language_cell)), weights
 
-    def attend(self, features, token_ids, training=None, image_of=None):
-        image = of_captions(self._look(features, training), image_of)
-        gates = self.word_gates(self.embed(token_ids, training)) + image["gates"][:, None]  # (N, T, 4 H)
+    def read(self, image, token_ids, training=None):
+        captions, of_image = captions_each(image, token_ids), beside(image["gates"], token_ids)
+        gates = self.word_gates(self.embed(token_ids, training)) + of_image[:, None]  # (N, T, 4 H)
 
         def body(carry, step_gates):
-            memory, weights = self._advance(step_gates, carry[:4], image)
+            memory, weights = self._advance(step_gates, carry[:4], image, captions)
             carry = (*memory, weights)
             return carry, carry
 
-        first = (*[ops.zeros_like(image["values"][:, 0])] * 4, ops.zeros_like(image["keys"][..., 0]))
+        zeros = ops.zeros_like(of_image[:, : self.sizes["hidden_size"]])
+        first = (*[zeros] * 4, beside(ops.zeros_like(image["keys"][..., 0]), token_ids))
         _, (_, _, spoken, _, weights) = ops.scan(body, first, ops.swapaxes(gates, 0, 1))
-        return self.word_logits(ops.swapaxes(spoken, 0, 1), training), ops.swapaxes(weights, 0, 1)
+        return ops.swapaxes(spoken, 0, 1), ops.swapaxes(weights, 0, 1)
 
     def init_state(self, features):
-        image = self._look(features)
+        image = self.see(features)
         image["minus_gates"] = -image.pop("gates")  # the reason stands in ``init_state`` of adaptive.py
         embedding = self.embedding.init_state(ops.shape(features)[0])
         return {"image": image, "embedding": embedding, "memory": (ops.zeros_like(image["values"][:, 0]),) * 4}

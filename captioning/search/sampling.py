@@ -117,10 +117,11 @@ def draws_for(names: Sequence[str], seed: int, samples: int, max_length: int) ->
     return np.stack(found)
 
 
-def ban_unsampled(logits):
-    """``logits (N, T, V)`` of whole captions as float32, with all that ``sample`` never draws at ``BANNED``.
+def ban_unsampled(logits, is_first):
+    """``logits (..., V)`` of next words as float32, with all that ``sample`` never draws at ``BANNED``.
 
-    These are the special words, and ``<end>`` as the first word.
+    These are the special words, and ``<end>`` as the first word. ``is_first`` bool ``(...)``: whether it is the first
+    word of its caption.
     """
-    places, words = ops.arange(ops.shape(logits)[1])[:, None], ops.arange(logits.shape[-1])
-    return ops.where(ops.logical_and(places == 0, words == END), BANNED, ban_special(logits))
+    is_end = ops.arange(logits.shape[-1]) == END
+    return ops.where(ops.logical_and(is_first[..., None], is_end), BANNED, ban_special(logits))

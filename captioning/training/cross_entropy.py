@@ -1,6 +1,6 @@
 """Cross-entropy: the model that Keras trains is a decoder with teacher forcing and a loss that leaves out padding.
 
-Legend: B images, N captions, R regions, D feature size, T time, V vocabulary size. N = B unless ``image_of`` is given.
+Legend: B images, S captions of each image, N captions, R regions, D feature size, T time, V vocabulary size.
 """
 
 import keras
@@ -8,6 +8,7 @@ from keras import ops
 
 from captioning.decoders.base import Decoder
 from captioning.decoders.likelihood import word_nll
+from captioning.training.reading import at_places, needs_fixed_shapes, read_captions
 from captioning.training.word_dropout import drop_words
 from captioning.words.vocabulary import PAD
 
@@ -15,9 +16,14 @@ from captioning.words.vocabulary import PAD
 class CaptionTrainer(keras.Model):
     """A decoder as a Keras model for ``fit`` and ``evaluate``.
 
-    Inputs are ``(features (B, R, D), token_ids (N, T))`` or ``(features, token_ids, image_of (N,))``, where
-    ``image_of`` is the image of each caption, as its row in ``features``. The output is logits ``(N, T, V)``. With an
-    ``attention_penalty`` it is the pair of logits and attention weights ``(N, T, R)``.
+    Inputs are one of these, and targets have the shape of ``token_ids``:
+
+        ``(features (B, R, D), token_ids (B, T))``                    one caption of each image
+        ``(features (B, R, D), token_ids (B, S, T))``                 S captions of each image
+        ``(features (B, R, D), token_ids (N, T), image_of (N,))``     ``image_of`` is the row of a caption's image
+
+    The output is the dict of ``read_captions``:
+    logits of the words alone, where the backend allows it.
 
     label_smoothing: The share of the probability that the training loss spreads over the whole vocabulary.
     word_dropout: The share of the input words that training drops (see ``drop_words``).
@@ -46,18 +52,23 @@ class CaptionTrainer(keras.Model):
 
     def call(self, inputs, training=None):
         features, token_ids, image_of = inputs if len(inputs) == 3 else (*inputs, None)
-        if training and self.word_dropout:
-            token_ids = drop_words(token_ids, self.word_dropout, self.seeds)
-        if self.attention_penalty:
-            return self.decoder.attend(features, token_ids, training=training, image_of=image_of)
-        return self.decoder(features, token_ids, training=training, image_of=image_of)
+        seen = drop_words(token_ids, self.word_dropout, self.seeds) if training and self.word_dropout else token_ids
+        return self.read(self.decoder.see(features, training), token_ids, seen, image_of, training)
+
+    def read(self, image, token_ids, seen_ids, image_of=None, training=None):
+        """``read_captions``, in the way that suits the decoder and the backend."""
+        return read_captions(self.decoder, image, token_ids, seen_ids, image_of, training, self.keeps_padding)
+
+    @property
+    def keeps_padding(self) -> bool:
+        """Whether padding is read too."""
+        return needs_fixed_shapes(getattr(self, "jit_compile", False))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The mean cross-entropy of targets ``y`` int ``(N, T)`` under ``y_pred``; ``<pad>`` is left out."""
-        logits, weights = y_pred if self.attention_penalty else (y_pred, None)
-        logits = ops.cast(logits, "float32")
-        mask = ops.cast(ops.not_equal(y, PAD), "float32")
-        nll, log_total = word_nll(logits, y)
+        """The mean cross-entropy of targets ``y`` int ``(..., T)`` under ``y_pred``; ``<pad>`` is left out."""
+        logits, targets = ops.cast(y_pred["logits"], "float32"), at_places(y, y_pred)
+        mask = ops.cast(ops.not_equal(targets, PAD), "float32")
+        nll, log_total = word_nll(logits, targets)
         # Flat, because Keras averages over all axes but the first before it weighs. Long captions would count too
         # little.
         self.nll.update_state(ops.reshape(nll, (-1,)), sample_weight=ops.reshape(mask, (-1,)))
@@ -67,7 +78,9 @@ class CaptionTrainer(keras.Model):
             loss = (1 - self.label_smoothing) * nll + self.label_smoothing * uniform
         loss = ops.sum(loss * mask) / ops.sum(mask)
         if self.attention_penalty and training:
-            loss = loss + _doubly_stochastic(weights, mask, self.attention_penalty)
+            weights = y_pred["weights"]
+            is_word = ops.cast(ops.not_equal(at_places(y, {}), PAD), "float32")[:, : ops.shape(weights)[1]]
+            loss = loss + _doubly_stochastic(weights, is_word, self.attention_penalty)
         return loss
 
 

@@ -1,10 +1,11 @@
 """Batches for training of whole images with their captions.
 
 Legend: B images, R regions, D feature size, S pixels per side, N captions of all B images, T tokens.
-In each batch ``image_of`` int32 ``(N,)`` says which of its B images a caption is about.
+Where a batch has ``image_of``, int32 ``(N,)``, it says which of its B images a caption is about.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -38,16 +39,17 @@ class ImageBatches(CaptionBatches):
     def images_per_batch(self) -> int:
         return self.batch_size
 
+    def _groups(self) -> np.ndarray:
+        """A number for each caption, int64: the same for captions that stand together. Copies of an image are apart."""
+        return self.rows + self.copy.astype(np.int64) * self.store.size
+
     def _chosen(self, group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The captions of one image that this epoch holds, of all its captions ``group``."""
         return group
 
     def _lay_out(self) -> None:
         rng = np.random.default_rng((self.seed, self.epoch))
-        # Copies of an image count as images of their own.
-        _, firsts, self.image_of = np.unique(
-            self.rows + self.copy.astype(np.int64) * self.store.size, return_index=True, return_inverse=True
-        )
+        _, firsts, self.image_of = np.unique(self._groups(), return_index=True, return_inverse=True)
         by_image = np.argsort(self.image_of, kind="stable")
         groups = np.split(by_image, np.flatnonzero(np.diff(self.image_of[by_image])) + 1)
         names_side = np.asarray([self.names_side[group].any() for group in groups])
@@ -99,21 +101,46 @@ class ReferenceBatches(ImageBatches):
 
 
 class GroupedBatches(ImageBatches):
-    """Batches ``((features (B, R, D), inputs, image_of), targets)`` of whole images with all their captions.
+    """Batches ``((features (B, R, D), inputs), targets)`` of images with S captions each.
 
-    They suit decoders whose main work depends on the image alone. That work is done once for all captions of an image,
-    which saves more than the padding costs. ``inputs`` and ``targets`` are int32 ``(N, T)``, and N is about
-    ``batch_size``. On JAX rows of ``<pad>`` alone may follow.
+    They suit decoders whose work depends on the image alone in a large part. That work is done once for S captions.
+    ``inputs`` and ``targets`` are int32 ``(B, S, T)``, and B * S is about ``batch_size``.
+
+    S suits the data set. It is 5 where most images have five captions. An image with more captions comes more than
+    once, and one with fewer has rows of ``<pad>`` alone.
     """
+
+    @cached_property
+    def captions_each(self) -> int:
+        """S. An image is taken to cost as much as reading one of its captions."""
+        _, counts = np.unique(super()._groups(), return_counts=True)
+        return int(min(range(1, counts.max() + 1), key=lambda each: (-(-counts // each)).sum() * (each + 1)))
 
     @property
     def images_per_batch(self) -> int:
-        return max(1, round(self.batch_size * (self.image_of.max() + 1) / len(self.rows)))
+        return max(1, round(self.batch_size / self.captions_each))
+
+    def _groups(self) -> np.ndarray:
+        """Captions of an image stand together, S at most. They are of similar length."""
+        image = super()._groups()
+        order = np.lexsort((self.lengths, image))
+        rank = np.empty(len(order), np.int64)
+        rank[order] = _places_in_groups(image[order])
+        return image * (rank.max() // self.captions_each + 1) + rank // self.captions_each
 
     def __getitem__(self, index: int):
         captions, tokens, image_of, _ = self._read_images(index)
-        tokens, image_of = self._fill_up(tokens, image_of)
-        return (self._read_features(captions), tokens[:, :-1], image_of), tokens[:, 1:]
+        order = np.argsort(image_of, kind="stable")
+        grouped = np.full((len(captions), self.captions_each, tokens.shape[1]), PAD, tokens.dtype)
+        grouped[image_of[order], _places_in_groups(image_of[order])] = tokens[order]
+        return (self._read_features(captions), grouped[..., :-1]), grouped[..., 1:]
+
+
+def _places_in_groups(groups: np.ndarray) -> np.ndarray:
+    """The place of each entry in its group, from 0. Equal numbers in ``groups`` follow one another."""
+    places = np.arange(len(groups))
+    starts = np.flatnonzero(np.diff(groups, prepend=-1))
+    return places - np.repeat(starts, np.diff(starts, append=len(groups)))
 
 
 class PixelBatches(ImageBatches):

@@ -30,6 +30,7 @@ from captioning.search.sampling import DRAWS, ban_unsampled, sample, uniforms_of
 from captioning.training.batches import round_width
 from captioning.training.cross_entropy import CaptionTrainer
 from captioning.training.image_batches import ReferenceBatches
+from captioning.training.reading import at_places
 from captioning.words.vocabulary import END, PAD, START, Vocabulary
 from config import Config, TrainingSettings
 
@@ -54,8 +55,8 @@ class Sampler(keras.Model):
 class SelfCriticalTrainer(CaptionTrainer):
     """A CaptionTrainer whose training batches also hold drawn captions and their advantages.
 
-    Inputs are ``(features (B, R, D), inputs (N, T), image_of (N,), drawn inputs (B * S, U))``. ``image_of`` is the
-    image of each reference. Targets are ``(targets (N, T), drawn targets (B * S, U), advantages (B * S,))``. Drawn
+    Inputs are ``(features (B, R, D), inputs (N, T), image_of (N,), drawn inputs (B, S, U))``. ``image_of`` is the
+    image of each reference. Targets are ``(targets (N, T), drawn targets (B, S, U), advantages (B, S))``. Drawn
     captions run without dropout, because they were drawn without it.
 
     The metric ``loss`` is ``(1 - xe_share) * policy + xe_share * cross-entropy``. Both parts are means per word.
@@ -63,25 +64,28 @@ class SelfCriticalTrainer(CaptionTrainer):
 
     def __init__(self, decoder: Decoder, settings: TrainingSettings):
         super().__init__(decoder, settings.label_smoothing, settings.word_dropout)
-        self.samples, self.xe_share = settings.samples, settings.xe_share
+        self.xe_share = settings.xe_share
 
     def call(self, inputs, training=None):
         if len(inputs) == 2:  # validation
             return super().call(inputs, training=training)
         features, token_ids, image_of, drawn = inputs
-        logits = super().call((features, token_ids, image_of), training=training)
-        image_of_drawn = ops.repeat(ops.arange(ops.shape(features)[0]), self.samples)
-        return logits, self.decoder(features, drawn, training=False, image_of=image_of_drawn)
+        references = super().call((features, token_ids, image_of), training=training)
+        return references, self.read(self.decoder.see(features), drawn, drawn, training=False)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The loss of both kinds of captions in training; in validation the cross-entropy."""
         if not isinstance(y, (tuple, list)):  # validation
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        (targets, drawn, advantages), (logits, drawn_logits) = y, y_pred
-        cross_entropy = super().compute_loss(x, targets, logits, sample_weight, training)
-        nll, _ = word_nll(ban_unsampled(drawn_logits), drawn)
+        (targets, drawn, advantages), (references, found) = y, y_pred
+        cross_entropy = super().compute_loss(x, targets, references, sample_weight, training)
+        shape = ops.shape(drawn)
+        is_first = at_places(ops.broadcast_to(ops.arange(shape[-1]) == 0, shape), found)
+        advantages = at_places(ops.broadcast_to(ops.cast(advantages, "float32")[..., None], shape), found)
+        drawn = at_places(drawn, found)
+        nll, _ = word_nll(ban_unsampled(found["logits"], is_first), drawn)
         mask = ops.cast(ops.not_equal(drawn, PAD), "float32")
-        policy = ops.sum(ops.cast(advantages, "float32")[:, None] * nll * mask) / ops.sum(mask)
+        policy = ops.sum(advantages * nll * mask) / ops.sum(mask)
         return (1 - self.xe_share) * policy + self.xe_share * cross_entropy
 
 
@@ -206,13 +210,13 @@ class SelfCritic:
 
         Returns the loss, and the nll of this batch's references: Keras begins its metrics anew with each batch.
         """
-        ids = drawn.tokens.reshape(-1, drawn.tokens.shape[-1])  # (B, S, L) -> (B * S, L)
-        longest = int((ids != PAD).sum(axis=1).max())
-        # A coarse width. Two widths vary here, and each pair of them is compiled or traced anew.
-        shifted = np.full((len(ids), round_width(longest, coarseness=4) + 1), PAD, dtype=np.int32)
-        shifted[:, 0] = START
-        shifted[:, 1 : longest + 1] = ids[:, :longest]
-        inputs = (features, tokens[:, :-1], image_of, shifted[:, :-1])
-        targets = (tokens[:, 1:], shifted[:, 1:], drawn.advantages.reshape(-1).astype("float32"))
+        # One width, so that nothing is traced anew. Where no padding is read it costs nothing. Where it is read, the
+        # width is that of the longest caption, but a coarse one, because each width is compiled.
+        width = drawn.tokens.shape[-1]
+        if self.trainer.keeps_padding:
+            width = min(width, round_width(int((drawn.tokens != PAD).sum(axis=-1).max()), coarseness=4))
+        shifted = np.pad(drawn.tokens[..., :width], ((0, 0), (0, 0), (1, 0)), constant_values=START)
+        inputs = (features, tokens[:, :-1], image_of, shifted[..., :-1])
+        targets = (tokens[:, 1:], shifted[..., 1:], drawn.advantages.astype("float32"))
         logs = self.trainer.train_on_batch(inputs, targets, return_dict=True)
         return float(logs["loss"]), float(logs["nll"])

@@ -109,7 +109,7 @@ def test_captions_file_can_be_unset_on_the_command_line():
     sorted(
         fixed_settings()
         - {"mirror", "tensorboard", "weight_decay", "extend_vocabulary"}
-        - {"attention_penalty", "attention_size", "heads", "layers"}
+        - {"attention_penalty", "attention_size", "heads", "layers", "memory_slots"}
         - {"bert", "embedding_file", "embedding_trainable", "untied_output"}
         - {"stage", *settings_of_stages()}
     ),
@@ -260,7 +260,7 @@ def test_when_each_setting_may_change():
         "bert",
         "untied_output",
     }
-    decoder |= {"hidden_size", "image_scale", "attention_size", "layers", "heads"}
+    decoder |= {"hidden_size", "image_scale", "attention_size", "layers", "heads", "memory_slots"}
     free = {*own_fields(DataSettings), *own_fields(MachineSettings), *own_fields(DecodingSettings)}
     free |= {"feature_dir", "extract_batch_size", "max_caption_length"}
     assert fixed_settings("model") == model

@@ -131,7 +131,8 @@ def test_loss_weighs_what_was_drawn_by_its_advantage(make_store):
     targets = np.asarray([[4, END], [END, PAD], [5, 6]], "int32")
     drawn = np.asarray([[4, 5, END], [5, END, PAD], [6, END, PAD], [4, 4, 4]], "int32")
     advantages = np.asarray([1.0, -0.5, 0.0, 2.0], "float32")
-    loss = float(trainer.compute_loss(y=(targets, drawn, advantages), y_pred=(logits, drawn_logits)))
+    of_images = (drawn.reshape(2, 2, 3), advantages.reshape(2, 2))
+    loss = float(trainer.compute_loss(y=(targets, *of_images), y_pred=({"logits": logits}, {"logits": drawn_logits})))
 
     def mean(logits, targets, weights, banned, banned_first):
         logits = logits.astype("float64")
@@ -157,7 +158,8 @@ def test_the_greedy_baseline_is_under_the_rules_of_drawing(make_store):
 def test_what_is_never_drawn_has_no_probability():
     logits = np.random.default_rng(0).normal(size=(2, 3, V)).astype("float32")
     tokens = np.asarray([[4, 5, PAD], [6, 4, PAD]], "int32")
-    found = ops.convert_to_numpy(ops.log_softmax(ban_unsampled(ops.convert_to_tensor(logits))))
+    is_first = ops.convert_to_tensor(np.arange(3) == 0)
+    found = ops.convert_to_numpy(ops.log_softmax(ban_unsampled(ops.convert_to_tensor(logits), is_first)))
     for t in range(3):
         drawn = PLAIN.log_probabilities(ops.convert_to_tensor(logits[:, t]), ops.convert_to_tensor(tokens), t)
         np.testing.assert_allclose(np.exp(found[:, t]), np.exp(ops.convert_to_numpy(drawn)), atol=1e-6)
@@ -168,6 +170,21 @@ def test_an_epochs_words_are_those_drawn_and_those_of_references(make_store, mon
     draw = learner._draw
     monkeypatch.setattr(learner, "_draw", lambda *args: drawn.append(draw(*args)) or drawn[-1])
     assert learner.epoch(0)["words"] == learner.batches.words + sum((tokens != PAD).sum() for tokens in drawn)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", ["merge", "attention"])
+def test_an_epoch_without_padding_is_that_with_padding(make_store, monkeypatch, decoder):
+    """What is saved on padding changes neither rewards nor losses. All captions of an image are read together."""
+    sizes = {} if decoder == "merge" else {"feature_grid": 0}
+    learner = critic(make_store, decoder=decoder, **sizes)
+    saving = [learner.epoch(epoch) for epoch in range(2)]
+    monkeypatch.setattr(SelfCriticalTrainer, "keeps_padding", True)
+    learner = critic(make_store, decoder=decoder, **sizes)
+    plain = [learner.epoch(epoch) for epoch in range(2)]
+    for found, expected in zip(saving, plain, strict=True):
+        for name in ("loss", "nll", "reward", "words"):
+            assert found[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
 
 
 @pytest.mark.slow

@@ -1,0 +1,72 @@
+"""How training reads captions: what is saved on padding and on images changes no logit, no loss and no step."""
+
+import keras
+import numpy as np
+import pytest
+from helpers import compile_built, small_sizes
+from keras import ops
+
+from captioning.decoders.build import decoder_class, decoder_names
+from captioning.training import cross_entropy
+from captioning.training.cross_entropy import CaptionTrainer
+from captioning.training.reading import at_places, read_captions
+from captioning.words.vocabulary import END, PAD, START
+
+V, R, D, S = 13, 3, 5, 3
+EACH = [name if name == "attention" else pytest.param(name, marks=pytest.mark.slow) for name in decoder_names()]
+
+
+def make(name: str):
+    keras.utils.set_random_seed(0)
+    sizes = {"vocabulary_size": V, "regions": R, "feature_size": D, "embedding_size": 6, "hidden_size": 8}
+    return decoder_class(name)(dropout=0.0, **sizes, **small_sizes(name))
+
+
+def batch() -> tuple[np.ndarray, np.ndarray]:
+    """Features ``(2, R, D)``, and tokens ``(2, S, 7)``: one caption is cut, and one is not there."""
+    features = np.random.default_rng(0).normal(size=(2, R, D)).astype("float32")
+    tokens = np.full((2, S, 7), PAD, "int32")
+    for image, place, words in (
+        *((0, 0, [4, 5, 6, 7, 8, 9]), (0, 1, [6, 7, END]), (0, 2, [5, END])),
+        *((1, 0, [9, 4, 12, END]), (1, 1, [8, END])),
+    ):
+        tokens[image, place, : len(words) + 1] = [START, *words]
+    return features, tokens
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("name", EACH)
+def test_logits_of_words_are_those_of_whole_captions(name):
+    decoder, (features, tokens) = make(name), batch()
+    inputs = tokens[..., :-1]
+    expected = ops.convert_to_numpy(decoder(np.repeat(features, S, axis=0), inputs.reshape(2 * S, -1)))
+    image = decoder.see(ops.convert_to_tensor(features))
+    found = read_captions(decoder, image, ops.convert_to_tensor(inputs), ops.convert_to_tensor(inputs))
+    targets = ops.convert_to_numpy(at_places(ops.convert_to_tensor(tokens[..., 1:]), found))
+    assert sorted(targets) == sorted(tokens[..., 1:][tokens[..., 1:] != PAD]), "every word once, and no padding"
+    places = ops.convert_to_numpy(found["places"])
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(found["logits"]), expected.reshape(-1, V)[places], rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("penalty", [0.0, pytest.param(0.5, marks=pytest.mark.slow)])
+def test_a_step_is_that_of_captions_with_images_of_their_own(name, penalty, monkeypatch):
+    if penalty and (decoder_class(name).has_sentinel or not decoder_class(name).attends):
+        pytest.skip("it takes no attention penalty")
+    features, tokens = batch()
+    steps = []
+    for shared in (True, False):
+        trainer = CaptionTrainer(make(name), label_smoothing=0.1, attention_penalty=penalty)
+        compile_built(trainer, keras.optimizers.SGD(0.5), steps=1)
+        if not shared:
+            features, tokens = np.repeat(features, S, axis=0), tokens.reshape(2 * S, -1)
+            monkeypatch.setattr(cross_entropy, "needs_fixed_shapes", lambda jit_compile: True)  # padding is read too
+        loss = trainer.train_on_batch((features, tokens[..., :-1]), tokens[..., 1:])
+        steps.append((float(np.ravel(loss)[0]), trainer.decoder.get_weights()))
+    (loss, weights), (plain_loss, plain_weights) = steps
+    assert loss == pytest.approx(plain_loss, rel=1e-5)
+    for found, expected in zip(weights, plain_weights, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
