@@ -100,6 +100,23 @@ class ReferenceBatches(ImageBatches):
         return rng.choice(group, 1)
 
 
+class WholeBatches(ImageBatches):
+    """Batches ``((features (B, R, D), inputs, image_of), targets)`` of whole images with all their captions.
+
+    ``inputs`` and ``targets`` are int32 ``(N, T)``, and N is about ``batch_size``. On JAX rows of ``<pad>`` alone may
+    follow.
+    """
+
+    @property
+    def images_per_batch(self) -> int:
+        return max(1, round(self.batch_size * (self.image_of.max() + 1) / len(self.rows)))
+
+    def __getitem__(self, index: int):
+        captions, tokens, image_of, _ = self._read_images(index)
+        tokens, image_of = self._fill_up(tokens, image_of)
+        return (self._read_features(captions), tokens[:, :-1], image_of), tokens[:, 1:]
+
+
 class GroupedBatches(ImageBatches):
     """Batches ``((features (B, R, D), inputs), targets)`` of images with S captions each.
 

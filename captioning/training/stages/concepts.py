@@ -14,7 +14,7 @@ from captioning.metrics.chair import class_names
 from captioning.storage.runs import Run
 from captioning.training.batches import CaptionBatches
 from captioning.training.concept_learning import ConceptTrainer
-from captioning.training.image_batches import GroupedBatches
+from captioning.training.image_batches import WholeBatches
 from captioning.training.stages.base import CaptionerStage
 from captioning.words.vocabulary import SPECIALS, Vocabulary
 from config import Config
@@ -45,7 +45,7 @@ class ConceptStage(CaptionerStage):
         return captioner
 
     def make_batches(self, prepared: Prepared) -> CaptionBatches:
-        return self.stored_batches(GroupedBatches, prepared)
+        return self.stored_batches(WholeBatches, prepared)
 
     def make_trainer(self) -> keras.Model:
         return ConceptTrainer(self.concepts, len(self.model.vocabulary))
