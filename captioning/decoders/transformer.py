@@ -177,10 +177,8 @@ class LayeredDecoder(RegionDecoder):
         word, embedding = self.embedding.step(token_ids, state["embedding"])
         x = self._place(word, position)[:, None]
         places = ops.arange(self.sizes["max_length"])
-        here, known = (
-            places == position[:, None],
-            (places <= position[:, None])[:, None, None],
-        )  # (B, L) and (B, 1, 1, L)
+        here = places == position[:, None]  # (B, L)
+        known = (places <= position[:, None])[:, None, None]  # (B, 1, 1, L)
         words = []
         for block, own, image in zip(self.decoder_blocks, state["words"], state["image"], strict=True):
             words.append(ops.where(here[..., None], block.own(x), own))  # (B, 1, 2 H) and (B, L, 2 H)

@@ -22,8 +22,7 @@ class CaptionTrainer(keras.Model):
         ``(features (B, R, D), token_ids (B, S, T))``                 S captions of each image
         ``(features (B, R, D), token_ids (N, T), image_of (N,))``     ``image_of`` is the row of a caption's image
 
-    The output is the dict of ``read_captions``:
-    logits of the words alone, where the backend allows it.
+    The output is the dict of ``read_captions``. It has logits of the words alone, where the backend allows it.
 
     label_smoothing: The share of the probability that the training loss spreads over the whole vocabulary.
     word_dropout: The share of the input words that training drops (see ``drop_words``).

@@ -1,6 +1,7 @@
 """Batches for training of whole images with their captions.
 
-Legend: B images, R regions, D feature size, S pixels per side, N captions of all B images, T tokens.
+Legend: B images, S captions of each image, N captions of all B images, T tokens, R regions, D feature size, P pixels
+per side.
 Where a batch has ``image_of``, int32 ``(N,)``, it says which of its B images a caption is about.
 """
 
@@ -163,7 +164,7 @@ def _places_in_groups(groups: np.ndarray) -> np.ndarray:
 class PixelBatches(ImageBatches):
     """Batches ``((pixels, inputs, image_of), targets)`` of whole images, for an encoder that learns too.
 
-    ``pixels`` are uint8 ``(B, S, S, 3)``, RGB 0-255. Every epoch crops, colours and mirrors them anew. ``inputs`` and
+    ``pixels`` are uint8 ``(B, P, P, 3)``, RGB 0-255. Every epoch crops, colours and mirrors them anew. ``inputs`` and
     ``targets`` are int32 ``(N, T)``. On JAX rows of ``<pad>`` alone may follow.
     """
 
@@ -177,7 +178,7 @@ class PixelBatches(ImageBatches):
         image_size: int,
         weights: Sequence[float] = (),
     ):
-        """``store`` tells which images can be read. ``paths`` has their files by file name. ``image_size`` is S."""
+        """``store`` tells which images can be read. ``paths`` has their files by file name. ``image_size`` is P."""
         self.image_size, self.crop, self.colour_jitter = image_size, settings.crop, settings.colour_jitter
         self.paths = {store.rows[name]: path for name, path in paths.items() if name in store.rows}
         # This view makes the base class draw which images are mirrored. The pixels themselves are mirrored below.

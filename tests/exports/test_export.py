@@ -236,7 +236,7 @@ def test_every_format_carries_the_confidence(make, tmp_path, kind):
         pytest.param("adaptive", {"beam_size": 2}, "bert-prefix", marks=pytest.mark.weekly),
         pytest.param("updown", {"beam_size": 3}, "learned", marks=pytest.mark.weekly),
         pytest.param("aoa", {"beam_size": 2}, "bert-static", marks=pytest.mark.weekly),
-        pytest.param("m2", {"beam_size": 3}, "learned", marks=pytest.mark.weekly),
+        pytest.param("m2", {"beam_size": 3}, "learned", marks=pytest.mark.slow),
     ],
 )
 def test_every_format_captions_as_the_original(make, tmp_path, kind, decoder, search, embedding):
