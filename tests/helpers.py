@@ -3,9 +3,11 @@
 import hashlib
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from captioning.embeddings.bert import SPARE
 
@@ -132,3 +134,12 @@ def small_sizes(decoder: str) -> dict[str, int]:
         "aoa": {"heads": 2},
         "m2": {"heads": 2, "memory_slots": 3},
     }.get(decoder, {})
+
+
+def each_decoder(names: Iterable[str], mark=pytest.mark.slow) -> list:
+    """Parameters for the decoders ``names``. The first five have no mark, m2 has ``mark``, and the others are weekly.
+
+    Those that came later share most of their code with the first five. The equations of all are among the fast tests.
+    """
+    marks = dict.fromkeys(("merge", "inject", "attention", "adaptive", "transformer"), ()) | {"m2": mark}
+    return [pytest.param(name, marks=marks.get(name, pytest.mark.weekly)) for name in names]

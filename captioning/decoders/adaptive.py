@@ -9,7 +9,7 @@ Legend: B images, N captions, R regions, D feature size, T time, E embedding, H 
 import keras
 from keras import layers, ops
 
-from captioning.decoders.base import RegionDecoder, beside, forget_bias, lstm
+from captioning.decoders.base import RegionDecoder, beside, captions_each, forget_bias, lstm
 
 
 @keras.saving.register_keras_serializable(package="captioning")
@@ -92,8 +92,9 @@ class AdaptiveDecoder(RegionDecoder):
         _, (hidden, _, sentinel) = ops.scan(body, (zeros, zeros, zeros), ops.swapaxes(gates, 0, 1))
         # All words of all captions of an image look at it together: (N, T, H) -> (B, N / B * T, H).
         hidden, sentinel = (ops.swapaxes(part, 0, 1) for part in (hidden, sentinel))
-        shape, images = ops.shape(hidden), ops.shape(image["values"])[0]
-        hidden, sentinel = (ops.reshape(part, (images, -1, shape[-1])) for part in (hidden, sentinel))
+        shape = ops.shape(hidden)
+        together = (ops.shape(image["values"])[0], captions_each(image, token_ids) * shape[1], shape[2])
+        hidden, sentinel = (ops.reshape(part, together) for part in (hidden, sentinel))
         vectors, weights = self._attend(hidden, sentinel, image)
         return ops.reshape(vectors, shape), ops.reshape(weights, (*shape[:2], weights.shape[-1]))
 

@@ -7,7 +7,7 @@ from typing import get_args
 import keras
 import numpy as np
 import pytest
-from helpers import compile_built, small_sizes
+from helpers import compile_built, each_decoder, small_sizes
 from keras import ops
 
 from captioning.base.errors import UserError
@@ -48,17 +48,7 @@ def run(decoder, features, tokens) -> np.ndarray:
     return ops.convert_to_numpy(decoder(features, tokens))
 
 
-# The first decoders keep all promises in the fast tests. Later ones share most of their code, so they keep most of
-# theirs in the slow tests.
-FIRST = ("merge", "inject", "attention", "adaptive", "transformer")
-
-
-def each(names, mark=pytest.mark.slow) -> list:
-    """Parameters for ``names``, where decoders that came later have the ``mark``."""
-    return [name if name in FIRST else pytest.param(name, marks=mark) for name in names]
-
-
-@pytest.fixture(params=each(decoder_names()))
+@pytest.fixture(params=each_decoder(decoder_names()))
 def name(request) -> str:
     return request.param
 
@@ -195,7 +185,7 @@ def test_dropout_is_drawn_in_training_only(name):
     )
 
 
-@pytest.mark.parametrize("name", each(kind for kind in decoder_names() if decoder_class(kind).attends))
+@pytest.mark.parametrize("name", each_decoder([kind for kind in decoder_names() if decoder_class(kind).attends]))
 def test_attention_tells_where_each_word_looks(name):
     decoder = make(name)
     features, tokens = batch()
@@ -258,7 +248,7 @@ def test_every_weight_is_trained(name):
         assert not np.array_equal(old, ops.convert_to_numpy(weight)), weight.path
 
 
-@pytest.mark.parametrize("name", each(decoder_names(), pytest.mark.weekly))
+@pytest.mark.parametrize("name", each_decoder(decoder_names(), pytest.mark.weekly))
 def test_overfits_a_toy_set_and_says_it_back(name):
     """Captions of different lengths. Only the image tells which; two images differ in their last region only."""
     captions = [[5, 6, 7, 8], [5, 6, 9], [5, 6, 7, 10, 11, 12], [13], [14, 15, 16, 9]]

@@ -6,7 +6,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from helpers import compile_built, fake_arrays, small_sizes
+from helpers import compile_built, each_decoder, fake_arrays, small_sizes
 from keras import ops
 
 from captioning.decoders.base import Decoder
@@ -54,21 +54,16 @@ def run(decoder, features, tokens) -> np.ndarray:
     return ops.convert_to_numpy(decoder(features, tokens))
 
 
-# Decoders that came later are among the slow tests.
-FIRST = ("merge", "inject", "attention", "adaptive", "transformer")
-
-
-@pytest.fixture(
-    params=[name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in sorted(decoder_names())]
-)
+@pytest.fixture(params=each_decoder(sorted(decoder_names())))
 def decoder(request) -> str:
     return request.param
 
 
 # One pair shows that a backend agrees: attention reads every part of a state, and a BERT has most code of its own.
+EVERYWHERE = {("attention", "bert-prefix"): pytest.mark.backends}
 PAIRS = [
-    pytest.param(*pair, marks=pytest.mark.backends if pair == ("attention", "bert-prefix") else ())
-    for pair in itertools.product(decoder_names(), KINDS)
+    pytest.param(*decoder.values, kind, marks=decoder.marks or EVERYWHERE.get((*decoder.values, kind), ()))
+    for decoder, kind in itertools.product(each_decoder(decoder_names()), KINDS)
 ]
 
 

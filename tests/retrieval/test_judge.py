@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from captioning.decoders.build import build_decoder, decoder_names
+from captioning.decoders.build import build_decoder
 from captioning.decoders.likelihood import word_nll
 from captioning.retrieval.judge import Judge, judgements, log_likelihoods
 from captioning.words.vocabulary import PAD, Vocabulary
@@ -41,7 +41,11 @@ def teacher_forced(made: Captioner, image: np.ndarray, text: str) -> float:
 @pytest.mark.parametrize(
     "decoder",
     # The judge treats all decoders alike, so two are enough for the fast tests.
-    [pytest.param(name, marks=() if name == "merge" else pytest.mark.slow) for name in decoder_names()],
+    [
+        pytest.param("merge"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("inject", "attention", "adaptive", "transformer")),
+        *(pytest.param(name, marks=pytest.mark.weekly) for name in ("updown", "aoa", "m2")),
+    ],
 )
 def test_likelihoods_are_those_of_training(decoder):
     made = captioner(decoder)

@@ -175,7 +175,7 @@ def test_rows_that_only_fill_a_batch_up_change_nothing(name):
         trainer.reset_metrics()
         inputs = [ops.convert_to_tensor(part) for part in (features, tokens[:, :-1], image_of)]
         loss = trainer.compute_loss(y=tokens[:, 1:], y_pred=trainer(inputs, training=True), training=True)
-        return float(loss), float(trainer.nll.result())
+        return float(ops.convert_to_numpy(loss)), float(trainer.nll.result())
 
     filled = losses(np.pad(tokens, ((0, 2), (0, 0)), constant_values=PAD), np.pad(image_of, (0, 2)))
     assert filled == pytest.approx(losses(tokens, image_of), rel=1e-5)

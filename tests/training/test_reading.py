@@ -13,7 +13,10 @@ from captioning.training.reading import at_places, read_captions
 from captioning.words.vocabulary import END, PAD, START
 
 V, R, D, S = 13, 3, 5, 3
-EACH = [name if name == "attention" else pytest.param(name, marks=pytest.mark.slow) for name in decoder_names()]
+EACH = [
+    pytest.param(name, marks=pytest.mark.backends if name == "attention" else pytest.mark.slow)
+    for name in decoder_names()
+]
 
 
 def make(name: str):
@@ -34,7 +37,6 @@ def batch() -> tuple[np.ndarray, np.ndarray]:
     return features, tokens
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize("name", EACH)
 def test_logits_of_words_are_those_of_whole_captions(name):
     decoder, (features, tokens) = make(name), batch()
@@ -50,7 +52,6 @@ def test_logits_of_words_are_those_of_whole_captions(name):
     )
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize("name", EACH)
 @pytest.mark.parametrize("penalty", [0.0, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_a_step_is_that_of_captions_with_images_of_their_own(name, penalty, monkeypatch):
