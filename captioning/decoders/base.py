@@ -260,8 +260,7 @@ def of_captions(parts, image_of):
 def captions_each(image, token_ids):
     """How many of the captions ``token_ids (N, T)`` each image has, of a nest ``image (B, ...)``: N / B.
 
-    Without images it is 1. An exported search is called without captions to look at, and ONNX Runtime must not divide
-    by 0 then.
+    Without images it is 1, because nothing may be divided by 0. An exported search is called so.
     """
     captions, images = ops.shape(token_ids)[0], ops.shape(keras.tree.flatten(image)[0])[0]
     if isinstance(captions, int) and isinstance(images, int):
