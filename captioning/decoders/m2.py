@@ -64,9 +64,9 @@ class MemoryBlock(layers.Layer):
 
     def call(self, x, training=None):
         """The next ``x``, float ``(B, R, H)``."""
-        memory = ops.concatenate([self.memory_keys, self.memory_values], axis=-1)[None]  # (1, M, 2 H)
         own = self.attention.key_value(x)
-        memory = ops.repeat(ops.cast(memory, own.dtype), ops.shape(x)[0], axis=0)
+        memory = ops.cast(ops.concatenate([self.memory_keys, self.memory_values], axis=-1), own.dtype)
+        memory = ops.broadcast_to(memory, (ops.shape(x)[0], *memory.shape))  # (B, M, 2 H)
         found, _ = self.attention(x, ops.concatenate([own, memory], axis=1))  # over (B, R + M, 2 H)
         return self.feed(self.norm(x + self.dropout(found, training=training)), training=training)
 
