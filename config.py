@@ -874,6 +874,21 @@ class DecodingSettings(CaptionSettings):
         ge=0,
         le=10,
     )
+    rare_weight: float = setting(
+        0.0,
+        "how much words are preferred that few training captions have. Higher: more different words, and more mistakes",
+        only={"stage": ("concepts",)},
+        ge=0,
+        le=10,
+    )
+    agreement_weight: float = setting(
+        0.0,
+        "how much the captions of a beam are ranked by their agreement with the words that the picture suggests "
+        "(captioning/concepts/agreement.py), and not by log p alone. Higher: captions of pictures differ more",
+        only={"stage": ("concepts",)},
+        ge=0,
+        le=100,
+    )
     consensus: bool = setting(
         False,
         "rank the captions of a beam by their likeness to all of them. Use it with a beam_size of 20",
@@ -1356,7 +1371,7 @@ STAGE_CHANGES: dict[str, dict[str, Any]] = {
         "ema_decay": 0.99,
         "monitor": "cider",
     },
-    # The two weights were chosen on dev of everyday photographs.
+    # The four weights were chosen on dev of everyday photographs.
     "concepts": {
         "learning_rate": 1e-3,
         "batch_size": 256,
@@ -1367,7 +1382,9 @@ STAGE_CHANGES: dict[str, dict[str, Any]] = {
         "ema_decay": 0.0,
         "monitor": "loss",
         "concept_weight": 0.4,
-        "object_weight": 1.05,
+        "object_weight": 1.6,
+        "rare_weight": 0.15,
+        "agreement_weight": 8.0,
     },
     # The learning rate goes back to the default, whatever that of the captioner was.
     "align": _ALIGN | {"learning_rate": 1e-3},

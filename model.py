@@ -25,6 +25,7 @@ from keras import ops
 from captioning.base.errors import UserError
 from captioning.base.files import load_arrays, save_arrays
 from captioning.command_line.resolving import refuse_longer
+from captioning.concepts.agreement import Reader
 from captioning.concepts.decoder import ConceptDecoder
 from captioning.concepts.detector import Concepts
 from captioning.confidence.signals import Signals, Subspace
@@ -38,7 +39,7 @@ from captioning.features.folding import FoldedEncoder
 from captioning.features.weight_files import save_weights
 from captioning.pictures.loading import view
 from captioning.search.captions import Caption, read_ids, spelled, weights_of_words
-from captioning.search.compiled import Search
+from captioning.search.compiled import Judge, Search
 from captioning.search.hypotheses import IMPOSSIBLE
 from captioning.search.sampling import draws_for
 from captioning.storage import bundles
@@ -168,21 +169,31 @@ class Captioner:
         ``decoding`` are as in ``caption``. ``subspace``: where the training pictures lie.
         """
         decoding = decoding or self.config
-        search = Search(self.stepper(decoding), decoding, Signals(subspace), self.vocabulary)
+        judge = Signals(subspace, self.reader())
+        search = Search(self.stepper(decoding), decoding, judge, self.vocabulary, self.ranker(decoding))
         search.compile()
         *found, signals = _run(search, features, decoding)
         return [self._spelled(image)[0] for image in zip(*found, strict=True)], signals[:, 0]
 
     def new_search(self, decoding: DecodingSettings) -> Search:
         """The search with these settings, not compiled yet. It gives captions their confidence, if there is one."""
-        return Search(self.stepper(decoding), decoding, self.confidence, self.vocabulary)
+        judge = None if self.confidence is None else self.confidence.judge(self.reader())
+        return Search(self.stepper(decoding), decoding, judge, self.vocabulary, self.ranker(decoding))
 
     def stepper(self, decoding: DecodingSettings) -> Decoder | ConceptDecoder | EnsembleDecoder:
         """What a search with these settings steps through: the decoder, with the visual concepts if they count."""
-        weights = decoding.concept_weight, decoding.object_weight
+        weights = decoding.concept_weight, decoding.object_weight, decoding.rare_weight
         if self.concepts is None or not any(weights):
             return self.decoder
-        return ConceptDecoder(self.decoder, self.concepts, *weights, len(self.vocabulary))
+        return ConceptDecoder(self.decoder, self.concepts, decoding, len(self.vocabulary))
+
+    def reader(self) -> Reader | None:
+        """What reads captions as the visual concepts would, if there are any."""
+        return None if self.concepts is None else Reader(self.concepts, len(self.vocabulary))
+
+    def ranker(self, decoding: DecodingSettings) -> Judge | None:
+        """What ranks the captions of a search beside their score, if it counts."""
+        return self.reader() if decoding.agreement_weight else None
 
     def _spelled(self, found: Sequence[np.ndarray]) -> list[Caption]:
         """The captions of one image, from the parts of a search's result."""
@@ -242,6 +253,11 @@ class Captioner:
             if config.stage == "concepts":
                 size = int(encoder.output_shape[-1])
                 captioner.concepts = Concepts.load_from(folder, path, vocabulary, size)
+            if captioner.concepts is None and captioner.confidence is not None and captioner.confidence.needs_concepts:
+                raise UserError(
+                    f"{path}: its confidence reads visual concepts, and it has none; fit a new one with evaluate.py "
+                    "--fit-confidence"
+                )
         return captioner
 
 
@@ -281,6 +297,19 @@ class Ensemble(Captioner):
     def stepper(self, decoding: DecodingSettings) -> Decoder | ConceptDecoder | EnsembleDecoder:
         views = len(self.views) // len(self.members)
         return EnsembleDecoder([member.stepper(decoding) for member in self.members for _ in range(views)])
+
+    def ranker(self, decoding: DecodingSettings) -> Judge | None:
+        """The mean of the members that have visual concepts, over their views."""
+        views = len(self.views) // len(self.members)
+        rankers = [member.ranker(decoding) for member in self.members for _ in range(views)]
+        places = [place for place, ranker in enumerate(rankers) if ranker is not None]
+        if not places:
+            return None
+
+        def mean(features, found):
+            return sum(rankers[place](features[place], found) for place in places) / len(places)  # type: ignore[misc]
+
+        return mean
 
     def encode(self, pixels: np.ndarray) -> tuple[np.ndarray, ...]:  # type: ignore[override]  # for ``caption`` alone
         """The float features ``(B, R, D)`` of each view for each captioner, from RGB pixels uint8 ``(B, S, S, 3)``.

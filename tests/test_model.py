@@ -12,7 +12,7 @@ from sure import CONFIDENCE
 
 from captioning.base.errors import UserError
 from captioning.command_line.resolving import preset
-from captioning.confidence.inputs import SIGNALS
+from captioning.confidence.inputs import PLAIN
 from captioning.decoders.build import build_decoder
 from captioning.features.batches import FeatureBatches
 from captioning.search import compiled
@@ -152,7 +152,7 @@ def test_signals_are_those_that_the_confidence_is_made_of(saved, make_store):
     names = [f"{i}.jpg" for i in range(7)]
     store = make_store(names, shape=(4, 5), dtype="float16")
     found, signals = made.observe(FeatureBatches(store, names, 4), CONFIDENCE.subspace)
-    assert signals.shape == (8, len(SIGNALS)), "the last batch is filled up"
+    assert signals.shape == (8, PLAIN), "the last batch is filled up"
     sure = Captioner(made.config, WORDS, made.encoder, made.decoder)
     sure.confidence = CONFIDENCE
     expected = [image[0] for image in sure.caption(FeatureBatches(store, names, 4))]

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from captioning.concepts.detector import Concepts
+from config import DecodingSettings
 
 
 class ConceptDecoder(keras.Model):
@@ -19,19 +20,17 @@ class ConceptDecoder(keras.Model):
 
     attends = False
 
-    def __init__(
-        self, decoder: keras.Model, concepts: Concepts, concept_weight: float, object_weight: float, words: int
-    ):
-        """The weights are the settings of these names. ``words`` is V."""
+    def __init__(self, decoder: keras.Model, concepts: Concepts, decoding: DecodingSettings, vocabulary_size: int):
+        """``decoding`` has the weights of ``Concepts.preferences``."""
         super().__init__()
         self.decoder, self.concepts = decoder, concepts
-        self.concept_weight, self.object_weight, self.vocabulary_size = concept_weight, object_weight, words
+        self.decoding, self.vocabulary_size = decoding, vocabulary_size
         self.built = True
 
     def init_state(self, features) -> dict[str, Any]:
         """The state before the first word, of ``features`` float ``(B, R, D)``."""
         state = self.decoder.init_state(features)
-        added = self.concepts.preferences(features, self.concept_weight, self.object_weight, self.vocabulary_size)
+        added = self.concepts.preferences(features, self.decoding, self.vocabulary_size)
         return self._joined(state, added)
 
     def step(self, token_ids, state) -> tuple[Any, dict[str, Any]]:

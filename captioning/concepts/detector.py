@@ -9,12 +9,14 @@ external language model in the shallow fusion of Gulcehre et al. (2015), https:/
 Let p be the probability of the word, and q the share of training captions that have it. Let o be the probability of the
 object that the word names: 1 - (1 - p) (1 - p') ... over all words for this object. The logit of a word then grows by
 
-    concept_weight * (log p - log q) + object_weight * log o    if it names an object
-    concept_weight * (log p - log q)                            if it is another word of the detector
-    0                                                           if the detector does not know it
+    concept_weight * (log p - log q)     if the detector knows it
+    object_weight * log o                if it names an object
+    rare_weight * log (c / q)            if q is below c, which is 0.5%
 
 The first part prefers words that the picture suggests. The second part avoids objects that are unlikely to be there.
-Both depend on the image alone, so they are computed once per image.
+The third part prefers rare words, like the logit adjustment of Menon et al. (2021), https://arxiv.org/abs/2007.07314.
+Words that the detector does not know count as rare as the rarest word that it knows. All parts depend on the image
+alone, so they are computed once per image.
 Legend: B images, R regions, D feature size, W words of the detector, O objects, V vocabulary size.
 """
 
@@ -30,11 +32,13 @@ from keras import ops
 from captioning.base.errors import UserError
 from captioning.base.json_files import load_json, take
 from captioning.features.weight_files import refuse_oversized, save_weights
-from captioning.words.vocabulary import Vocabulary
+from captioning.words.vocabulary import SPECIALS, Vocabulary
+from config import DecodingSettings
 
 FORMAT = 1
 MEMBERS = ("concepts.json", "concepts.weights.h5")
-_LEAST = 1e-4  # no word is less probable: a word that no training picture of a kind has is rare, not impossible
+LEAST = 1e-4  # no word is less probable: a word that no training picture of a kind has is rare, not impossible
+_COMMON = 0.005  # words that a larger share of the training captions has are not preferred for being rare
 _DROPOUT = 0.3
 
 
@@ -50,7 +54,7 @@ class Concepts(keras.Model):
         self.ids, self.objects = list(ids), list(objects)
         names = sorted({*objects} - {""})
         # float32 (W, O): 1 where a word names an object.
-        self._naming = np.array([[name == each for name in names] for each in objects], "float32")
+        self.naming = np.array([[name == each for name in names] for each in objects], "float32")
         self.feature_size, self.hidden_size = feature_size, hidden_size
         self.mean_norm = keras.layers.LayerNormalization(dtype="float32", name="mean_norm")
         self.peak_norm = keras.layers.LayerNormalization(dtype="float32", name="peak_norm")
@@ -67,7 +71,7 @@ class Concepts(keras.Model):
 
     def start_from(self, shares: np.ndarray) -> None:
         """Begin with a detector that knows only how common each word is: ``shares`` float ``(W,)``, from 0 to 1."""
-        shares = np.clip(shares, _LEAST, 1 - _LEAST)
+        shares = np.clip(shares, LEAST, 1 - LEAST)
         self.shares.assign(shares)
         self.words.bias.assign(np.log(shares) - np.log1p(-shares))
 
@@ -83,17 +87,34 @@ class Concepts(keras.Model):
         places[self.ids] = np.arange(len(self.ids), dtype="int32")
         return places
 
-    def preferences(self, features, concept_weight: float, object_weight: float, vocabulary_size: int):
-        """What is added to the logit of each word of the vocabulary, float32 ``(B, V)``, for ``features (B, R, D)``."""
-        logits = self(features)
-        log_p = ops.maximum(ops.log_sigmoid(logits), math.log(_LEAST))
-        of_words = concept_weight * (log_p - ops.log(ops.maximum(self.shares, _LEAST)))
-        if self._naming.size:
-            log_none = ops.matmul(ops.log_sigmoid(-logits), self._naming)  # (B, O): that no word for the object fits
-            log_o = ops.log(ops.maximum(1 - ops.exp(log_none), _LEAST))
-            of_words += object_weight * ops.matmul(log_o, self._naming.T)
-        # Words that the detector does not know take the column behind its own, which is zero.
-        return ops.take(ops.pad(of_words, ((0, 0), (0, 1))), self.places(vocabulary_size), axis=1)
+    def preferences(self, features, decoding: DecodingSettings, vocabulary_size: int):
+        """What is added to the logit of each word of the vocabulary, float32 ``(B, V)``, for ``features (B, R, D)``.
+
+        ``decoding`` has the three weights.
+        """
+        logits, log_q = self(features), self.log_shares()
+        log_p = ops.maximum(ops.log_sigmoid(logits), math.log(LEAST))
+        of_words = decoding.concept_weight * (log_p - log_q)
+        if self.naming.size:
+            log_o = ops.log(self.of_objects(logits))
+            of_words += decoding.object_weight * ops.matmul(log_o, ops.transpose(self.naming))
+        # Words that the detector does not know take the place behind its own.
+        places = self.places(vocabulary_size)
+        added = ops.take(ops.pad(of_words, ((0, 0), (0, 1))), places, axis=1)
+        if decoding.rare_weight:
+            rarity = ops.maximum(math.log(_COMMON) - ops.append(log_q, ops.min(log_q)), 0.0)
+            is_word = (np.arange(vocabulary_size) >= len(SPECIALS)).astype("float32")
+            added += decoding.rare_weight * ops.take(rarity, places) * is_word
+        return added
+
+    def log_shares(self):
+        """The log of the share of the training captions that have each word, float32 ``(W,)``."""
+        return ops.log(ops.maximum(self.shares, LEAST))
+
+    def of_objects(self, logits):
+        """The probability of each object, float32 ``(B, O)``, from ``logits`` ``(B, W)``. None is below ``LEAST``."""
+        log_none = ops.matmul(ops.log_sigmoid(-logits), self.naming)  # that no word for the object fits
+        return ops.maximum(1 - ops.exp(log_none), LEAST)
 
     def save_in(self, folder: Path, vocabulary: Vocabulary) -> None:
         """Write ``MEMBERS`` into ``folder``. Raises OSError.

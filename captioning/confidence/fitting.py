@@ -51,7 +51,7 @@ def fit_confidence(
 ) -> tuple[Confidence, list[Trial]]:
     """The chosen confidence, and all sets of signals that were tried.
 
-    ``signals`` float32 ``(N, S)``: all signals of one caption for each picture of dev. ``right`` bool ``(N,)``: which
+    ``signals`` float32 ``(N, S)``: the signals of one caption for each picture of dev. ``right`` bool ``(N,)``: which
     captions are right. ``inputs``: the set to take, or None to choose one. ``about``: what else the bundle notes about
     the fit. Raises UserError if there are too few right or wrong captions.
     """
@@ -61,7 +61,13 @@ def fit_confidence(
             f"{bounds.right_cider:.1f}; at least {LEAST} must be right, and {LEAST} wrong. Take more images, or "
             "another --right-cider"
         )
-    trials = [_try(name, signals, right, subspace, bounds) for name in INPUTS]
+    known = [name for name, names in INPUTS.items() if max(places(names)) < signals.shape[1]]
+    if inputs not in (None, *known):
+        raise UserError(
+            f"--confidence-inputs {inputs}: reads visual concepts, and the captioner has none; train them first with "
+            "train.py --stage concepts, or choose other inputs"
+        )
+    trials = [_try(name, signals, right, subspace, bounds) for name in known]
     chosen = choose(trials) if inputs is None else next(trial for trial in trials if trial.inputs == inputs)
     found = {"captions": len(right), "penalty": chosen.penalty, "cross_validation": vars(chosen.scores)}
     confidence = _fit(chosen.inputs, signals, right, chosen.penalty, subspace, bounds)

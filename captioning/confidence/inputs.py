@@ -8,6 +8,13 @@ length            number of tokens
 distance          log of the squared distance from the subspace of the training pictures
 spread            log of the squared Mahalanobis distance within the subspace
 direction_1 ...   position of the picture within the subspace, in standard deviations
+
+The others come from visual concepts, so only captioners that have them have these signals (see
+captioning/concepts/agreement.py):
+
+agreement, support, coverage    how well the words of the caption fit the words that the picture suggests
+named             log of the probability of the least probable object that the caption names
+unnamed           log of the probability of the most probable object that it does not name
 """
 
 from collections.abc import Sequence
@@ -17,14 +24,17 @@ USED = 16  # directions that are signals
 _WORDS = ("mean_log_p", "log_entropy", "lowest_log_p", "highest_entropy", "length")
 _DISTANCE = ("distance", "spread")
 _DIRECTIONS = tuple(f"direction_{i + 1}" for i in range(USED))
-SIGNALS = (*_WORDS, *_DISTANCE, *_DIRECTIONS)
+_CONCEPTS = ("agreement", "support", "coverage", "named", "unnamed")
+SIGNALS = (*_WORDS, *_DISTANCE, *_DIRECTIONS, *_CONCEPTS)
+PLAIN = len(SIGNALS) - len(_CONCEPTS)  # the signals that every captioner has come first
 # The sets of signals to choose from. The simplest comes first.
 INPUTS = {
     "log-p": ("mean_log_p",),
     "entropy": ("log_entropy",),
     "words": _WORDS,
     "distance": (*_WORDS, *_DISTANCE),
-    "directions": SIGNALS,
+    "concepts": (*_WORDS, *_DISTANCE, *_CONCEPTS),
+    "directions": (*_WORDS, *_DISTANCE, *_DIRECTIONS),
 }
 
 

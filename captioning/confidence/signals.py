@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
+from captioning.concepts.agreement import Reader
 from captioning.confidence.inputs import USED
 from captioning.search.hypotheses import Hypotheses, Trace
 from captioning.words.vocabulary import PAD
@@ -48,10 +49,11 @@ class Subspace(NamedTuple):
 
 
 class Signals:
-    """Gives all ``SIGNALS`` of each caption, float32 ``(B, K, S)``. It is a ``Judge`` of ``search.compiled.Search``."""
+    """Gives the ``SIGNALS`` of each caption, float32 ``(B, K, S)``. It is a ``Judge`` of ``search.compiled.Search``."""
 
-    def __init__(self, subspace: Subspace):
-        self.subspace = subspace
+    def __init__(self, subspace: Subspace, reader: Reader | None = None):
+        """``reader``: that of the visual concepts. Without one only the ``PLAIN`` first signals are given."""
+        self.subspace, self.reader = subspace, reader
 
     def __call__(self, features, found: Hypotheses):
         """The signals float32 ``(B, K, S)`` of the captions ``found``, which hold their traces.
@@ -59,8 +61,11 @@ class Signals:
         ``features`` float ``(B, R, D)`` are those of the images.
         """
         of_words = _of_words(found)  # (B, K, 5)
-        of_pictures = self._of_pictures(features)[:, None]  # (B, 1, S - 5)
-        return ops.concatenate([of_words, ops.repeat(of_pictures, ops.shape(of_words)[1], axis=1)], axis=-1)
+        of_pictures = self._of_pictures(features)[:, None]  # (B, 1, 18)
+        parts = [of_words, ops.repeat(of_pictures, ops.shape(of_words)[1], axis=1)]
+        if self.reader is not None:
+            parts.append(ops.stack([*self.reader.read(features, found.tokens)], axis=-1))
+        return ops.concatenate(parts, axis=-1)
 
     def _of_pictures(self, features):
         mean, directions, deviations = (ops.convert_to_tensor(part.astype("float32")) for part in self.subspace)

@@ -25,10 +25,11 @@ from keras import ops
 from captioning.base.errors import UserError
 from captioning.base.files import load_arrays, save_arrays
 from captioning.base.json_files import load_json, take
-from captioning.confidence.inputs import INPUTS, places
+from captioning.concepts.agreement import Reader
+from captioning.confidence.inputs import INPUTS, PLAIN, places
 from captioning.confidence.logistic import Regression
 from captioning.confidence.signals import Signals, Subspace
-from captioning.search.hypotheses import Hypotheses
+from captioning.search.compiled import Judge
 
 FORMAT = 1
 MEMBERS = ("confidence.json", "confidence.npz")
@@ -36,7 +37,7 @@ MEMBERS = ("confidence.json", "confidence.npz")
 
 @dataclass(frozen=True)
 class Confidence:
-    """Gives captions their probability of being right. It is a ``Judge`` of ``search.compiled.Search``.
+    """Gives captions their probability of being right.
 
     The fields are those of confidence.json, described above. ``subspace`` is confidence.npz.
     """
@@ -50,12 +51,18 @@ class Confidence:
     right_cider: float
     fitted: dict[str, Any]
 
-    def __call__(self, features, found: Hypotheses):
-        """The probability that each of the captions ``found`` is right, float32 ``(B, K)``.
+    @property
+    def needs_concepts(self) -> bool:
+        """Whether it reads signals that only captioners with visual concepts have."""
+        return max(places(INPUTS[self.inputs])) >= PLAIN
 
-        ``features`` float ``(B, R, D)`` are those of the images. ``found`` holds the traces of the captions.
+    def judge(self, reader: Reader | None) -> Judge:
+        """What gives captions their probability of being right, float32 ``(B, K)``, in a search that keeps traces.
+
+        ``reader``: that of the visual concepts of the captioner, if it has any.
         """
-        return self.of_signals(Signals(self.subspace)(features, found))
+        signals = Signals(self.subspace, reader if self.needs_concepts else None)
+        return lambda features, found: self.of_signals(signals(features, found))
 
     def of_signals(self, signals):
         """The probability that each caption with ``signals`` float32 ``(..., S)`` is right, float32 ``(...)``."""

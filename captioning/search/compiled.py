@@ -51,8 +51,12 @@ class Search(keras.Model):
         settings: DecodingSettings,
         judge: Judge | None = None,
         vocabulary: Vocabulary | None = None,
+        ranker: Judge | None = None,
     ):
         """``vocabulary``: that of the decoder; needed if ``settings`` ask something of the words of captions.
+
+        ``ranker`` gives each caption a number float32 ``(B, K)``. The captions are ranked by their score plus
+        ``agreement_weight`` times this number.
 
         Raises UserError if no caption can be as they ask.
         """
@@ -60,6 +64,7 @@ class Search(keras.Model):
         if settings.is_constrained and vocabulary is None:
             raise ValueError("prefix, include and exclude_words need the vocabulary")
         self.judge = judge
+        self.ranker, self.agreement_weight = ranker, settings.agreement_weight
         self.decoder = decoder
         self.beam_size = settings.beam_size
         self.groups, self.diversity_penalty = settings.beam_groups, settings.diversity_penalty
@@ -92,17 +97,19 @@ class Search(keras.Model):
         ``beam_size`` must be an int.
         """
         options = self._options(features, length_penalty, replace(self.rules, min_length=min_length))
-        return self._judged(features, self._beams(beam_size, options))
+        return self._judged(features, self._ranked(features, self._beams(beam_size, options)))
 
     def search(self, features, draws=None) -> Hypotheses:
         """The captions of ``features``, best first. ``draws``: those of ``do_sample``."""
         options = self._options(features, ops.convert_to_tensor(self.length_penalty), self.rules)
         if self.warp is not None:
             del options["batch"]
-            return best_first(sample(uniforms=uniforms_of(draws), warp=self.warp, **options))
-        if self.beam_size == self.phrases.banks == 1:
-            return greedy_search(**options)
-        return self._beams(self.beam_size, options)
+            found = best_first(sample(uniforms=uniforms_of(draws), warp=self.warp, **options))
+        elif self.beam_size == self.phrases.banks == 1:
+            found = greedy_search(**options)
+        else:
+            found = self._beams(self.beam_size, options)
+        return self._ranked(features, found)
 
     def _options(self, features, length_penalty, rules: Rules) -> dict[str, Any]:
         """The arguments that all searches have."""
@@ -126,6 +133,13 @@ class Search(keras.Model):
         if beams is not beam_size:
             found = keras.tree.map_structure(lambda part: part[:, :beam_size], found)
         return consensus(found) if self.votes else found
+
+    def _ranked(self, features, found: Hypotheses) -> Hypotheses:
+        """``found`` in the order that the ranker wants. What orders them becomes their score."""
+        if self.ranker is None:
+            return found
+        scores = found.scores + self.agreement_weight * self.ranker(features, found)
+        return best_first(found._replace(scores=scores))
 
     def _judged(self, features, found: Hypotheses) -> tuple[Any, ...]:
         """The parts that this model gives for what a search ``found``."""

@@ -92,10 +92,9 @@ def score(log_probs, length, length_penalty):
 def best_first(found: Hypotheses) -> Hypotheses:
     """``found`` with the best captions of each image first: those that ended by score, then those that were cut."""
     has_ended = ops.any(found.tokens == END, axis=-1)
+    captions = ops.shape(found.scores)[1]  # a graph may leave it open
     is_possible = found.log_probs > IMPOSSIBLE
     # Below every score of an ended caption. The factor keeps the others in the order they stand in.
-    below = ops.where(is_possible, BANNED / 4, BANNED / 2) * (
-        1.0 + 1e-3 * ops.arange(found.scores.shape[1], dtype="float32")
-    )
+    below = ops.where(is_possible, BANNED / 4, BANNED / 2) * (1.0 + 1e-3 * ops.arange(captions, dtype="float32"))
     rank = ops.where(ops.logical_and(has_ended, is_possible), found.scores, below)
-    return pick_hypotheses(found, ops.top_k(rank, found.scores.shape[1])[1])
+    return pick_hypotheses(found, ops.top_k(rank, captions)[1])

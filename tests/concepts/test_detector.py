@@ -13,7 +13,7 @@ from captioning.concepts.detector import MEMBERS, Concepts
 from captioning.decoders.build import build_decoder
 from captioning.training.concept_learning import ConceptTrainer
 from captioning.words.vocabulary import Vocabulary
-from config import DecoderSettings
+from config import DecoderSettings, DecodingSettings
 
 VOCABULARY = Vocabulary(["a", "dog", "puppy", "cat", "red"])  # ids 4 to 8
 IDS, OBJECTS = [5, 6, 7, 8], ["dog", "dog", "cat", ""]
@@ -36,11 +36,17 @@ def probabilities(concepts: Concepts, batch: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-ops.convert_to_numpy(concepts(ops.convert_to_tensor(batch))).astype("float64")))
 
 
+def weighing(concept: float, objects: float, rare: float = 0.0) -> DecodingSettings:
+    return DecodingSettings(concept_weight=concept, object_weight=objects, rare_weight=rare)
+
+
 @pytest.mark.backends
 def test_what_is_added_to_logits(concepts):
     rng = np.random.default_rng(1)
     concepts.words.kernel.assign(rng.normal(0, 2, (8, 4)))
-    found = ops.convert_to_numpy(concepts.preferences(ops.convert_to_tensor(features()), 0.25, 2.0, len(VOCABULARY)))
+    found = ops.convert_to_numpy(
+        concepts.preferences(ops.convert_to_tensor(features()), weighing(0.25, 2.0), len(VOCABULARY))
+    )
     assert found.shape == (2, len(VOCABULARY))
     p = probabilities(concepts, features())
     dog = 1 - (1 - p[:, 0]) * (1 - p[:, 1])
@@ -48,6 +54,18 @@ def test_what_is_added_to_logits(concepts):
     expected = 0.25 * (np.log(p) - np.log(SHARES)) + 2.0 * objects
     np.testing.assert_allclose(found[:, IDS], expected, rtol=1e-4, atol=1e-5)
     assert not found[:, :5].any(), "special words, and words that the detector does not know"
+
+
+@pytest.mark.backends
+def test_rare_words_are_preferred(concepts):
+    concepts.shares.assign([0.5, 0.001, 0.0025, 0.1])
+    found = ops.convert_to_numpy(
+        concepts.preferences(ops.convert_to_tensor(features()), weighing(0.0, 0.0, 0.5), len(VOCABULARY))
+    )
+    # Common words get nothing. The word that the detector does not know counts as the rarest that it knows.
+    rarest = 0.5 * np.log(0.005 / 0.001)
+    expected = [0, 0, 0, 0, rarest, 0, rarest, 0.5 * np.log(0.005 / 0.0025), 0]
+    np.testing.assert_allclose(found, [expected, expected], rtol=1e-5, atol=1e-6)
 
 
 def test_it_begins_with_how_common_words_are(concepts):
@@ -60,9 +78,9 @@ def test_it_begins_with_how_common_words_are(concepts):
 def test_a_decoder_is_told_at_every_step(concepts, name):
     settings = DecoderSettings(decoder=name, embedding_size=4, hidden_size=4, attention_size=4, max_caption_length=5)
     plain = build_decoder(settings, len(VOCABULARY), regions=4, feature_size=3)
-    told = ConceptDecoder(plain, concepts, 1.0, 1.0, len(VOCABULARY))
+    told = ConceptDecoder(plain, concepts, weighing(1.0, 1.0), len(VOCABULARY))
     batch, words = ops.convert_to_tensor(features()), ops.convert_to_tensor(np.array([1, 4], "int32"))
-    added = ops.convert_to_numpy(concepts.preferences(batch, 1.0, 1.0, len(VOCABULARY)))
+    added = ops.convert_to_numpy(concepts.preferences(batch, weighing(1.0, 1.0), len(VOCABULARY)))
     states = [each.init_state(batch) for each in (plain, told)]
     for _ in range(3):
         found = [each.step(words, state) for each, state in zip((plain, told), states, strict=True)]

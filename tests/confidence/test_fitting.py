@@ -7,7 +7,7 @@ from keras import ops
 from captioning.base.errors import UserError
 from captioning.confidence import fitting
 from captioning.confidence.fitting import Bounds, Trial, choose, fit_confidence, fit_table
-from captioning.confidence.inputs import INPUTS, SIGNALS, places
+from captioning.confidence.inputs import INPUTS, PLAIN, SIGNALS, places
 from captioning.confidence.signals import Subspace
 from captioning.metrics.calibration import auroc, confidence_scores
 
@@ -24,7 +24,8 @@ def made(needs: str, count: int = 600) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(("needs", "chosen"), [("mean_log_p", "log-p"), ("log_entropy", "entropy"), ("length", "words"),
-                                               ("spread", "distance"), ("direction_3", "directions")])  # fmt: skip
+                                               ("spread", "distance"), ("coverage", "concepts"),
+                                               ("direction_3", "directions")])  # fmt: skip
 def test_the_simplest_set_that_is_as_good_as_the_best_is_chosen(needs, chosen):
     confidence, trials = fit_confidence(*made(needs), SUBSPACE, BOUNDS)
     assert [trial.inputs for trial in trials] == list(INPUTS)
@@ -45,6 +46,14 @@ def test_a_trial_within_one_standard_error_of_the_best_is_as_good():
 def test_a_set_that_the_user_names_is_taken():
     confidence, _ = fit_confidence(*made("log_entropy"), SUBSPACE, BOUNDS, inputs="log-p", about={"dataset": "x"})
     assert (confidence.inputs, confidence.fitted["dataset"], confidence.fitted["captions"]) == ("log-p", "x", 600)
+
+
+def test_captioners_without_visual_concepts_are_judged_without_them():
+    signals, right = made("mean_log_p")
+    _, trials = fit_confidence(signals[:, :PLAIN], right, SUBSPACE, BOUNDS)
+    assert [trial.inputs for trial in trials] == [name for name in INPUTS if name != "concepts"]
+    with pytest.raises(UserError, match=r"--confidence-inputs concepts: reads visual concepts, .* --stage concepts"):
+        fit_confidence(signals[:, :PLAIN], right, SUBSPACE, BOUNDS, inputs="concepts")
 
 
 def test_probabilities_rank_and_can_be_believed():

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from captioning.confidence.inputs import INPUTS, SIGNALS, places
+from captioning.concepts.agreement import Reader
+from captioning.concepts.detector import Concepts
+from captioning.confidence.inputs import INPUTS, PLAIN, SIGNALS, places
 from captioning.confidence.signals import DIRECTIONS, Signals, Subspace
 from captioning.search.hypotheses import Hypotheses, Trace
 from captioning.words.vocabulary import END, PAD
@@ -12,8 +14,8 @@ from captioning.words.vocabulary import END, PAD
 
 def measured(subspace: Subspace, features: np.ndarray, found: Hypotheses) -> dict[str, np.ndarray]:
     values = ops.convert_to_numpy(Signals(subspace)(ops.convert_to_tensor(features), found))
-    assert values.shape == (*found.tokens.shape[:2], len(SIGNALS))
-    return {name: values[..., place] for place, name in enumerate(SIGNALS)}
+    assert values.shape == (*found.tokens.shape[:2], PLAIN)
+    return {name: values[..., place] for place, name in enumerate(SIGNALS[:PLAIN])}
 
 
 def two_captions() -> Hypotheses:
@@ -84,6 +86,21 @@ def test_a_subspace_is_small():
 def test_a_picture_without_any_features_gives_finite_signals(plane):
     found = measured(plane, np.zeros((1, 2, 5), "float32"), two_captions())
     assert all(np.isfinite(values).all() for values in found.values())
+
+
+def test_visual_concepts_add_signals(plane):
+    concepts = Concepts([4, 5], ["dog", ""], feature_size=5, hidden_size=2)
+    concepts.start_from(np.array([0.2, 0.4]))
+    concepts.words.kernel.assign(np.zeros((2, 2)))
+    features, found = ops.ones((1, 2, 5)), two_captions()
+    values = ops.convert_to_numpy(Signals(plane, Reader(concepts, 6))(features, found))
+    assert values.shape == (1, 2, len(SIGNALS))
+    support, named = places(["support", "named"])
+    weights = -np.log([0.2, 0.4])
+    np.testing.assert_allclose(values[0, :, support], [weights @ [0.2, 0.4] / weights.sum(), 0.2], rtol=1e-5)
+    np.testing.assert_allclose(values[0, :, named], np.log(0.2), rtol=1e-5)
+    plain = ops.convert_to_numpy(Signals(plane)(features, found))
+    np.testing.assert_array_equal(values[..., :PLAIN], plain)
 
 
 def test_sets_of_signals_grow():

@@ -16,6 +16,8 @@ from sure import CONFIDENCE
 import model
 from captioning.base.errors import UserError
 from captioning.command_line.reading import read_settings
+from captioning.confidence.inputs import INPUTS
+from captioning.confidence.logistic import Regression
 from captioning.storage import bundles
 from captioning.storage.members import settings_of
 from config import Config
@@ -287,6 +289,18 @@ def test_a_confidence_is_added_to_a_bundle_and_nothing_else_changes(saved, tmp_p
     features = loaded.encode(pixels())
     plain = saved[0].caption(saved[0].encode(pixels()))
     assert [[c.text for c in found] for found in loaded.caption(features)] == [[c.text for c in f] for f in plain]
+
+
+def test_a_confidence_that_reads_missing_visual_concepts_is_named(saved, tmp_path):
+    path = tmp_path / "captioner.zip"
+    path.write_bytes(saved[1].read_bytes())
+    weights = np.zeros(len(INPUTS["concepts"]))
+    regression = Regression(weights, weights + 1, weights, bias=0.0)
+    with bundles.changing(tmp_path, "captioner") as folder:
+        replace(CONFIDENCE, inputs="concepts", regression=regression).save(folder)
+    with pytest.raises(UserError, match=r"captioner\.zip: its confidence reads visual concepts, .*--fit-confidence"):
+        Captioner.load(path)
+    assert Captioner.load(path, with_confidence=False).confidence is None
 
 
 @pytest.mark.parametrize("half", [False, True])

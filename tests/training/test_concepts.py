@@ -10,9 +10,11 @@ from captioning.base.errors import UserError
 from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import resolve, resolve_trained
 from captioning.storage.runs import Run
+from config import DecodingSettings
 from model import Captioner, Ensemble
 
 CHANGES = {"stage": "concepts", "label_smoothing": 0.0, "monitor": "loss", "concept_weight": 0.4, "object_weight": 1.0}
+CHANGES |= {"rare_weight": 0.1, "agreement_weight": 2.0}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,9 @@ def test_a_run_learns_and_leaves_a_captioner_with_concepts(prepared, straight, l
     assert (named["dog"], named["runs"]) == ("dog", "")
     # The features of picture 0 say dog: the detector prefers the word to the other animals.
     features = prepared.store.read(np.array([prepared.store.rows["0.jpg"]]))
-    added = np.asarray(after.concepts.preferences(features, 1.0, 0.0, len(after.vocabulary)))[0]
+    added = np.asarray(
+        after.concepts.preferences(features, DecodingSettings(concept_weight=1.0), len(after.vocabulary))
+    )[0]
     dog, cat, bird = (added[after.vocabulary.words.index(animal)] for animal in ("dog", "cat", "bird"))
     assert dog > max(cat, bird)
     assert after.caption(features)[0][0].log_prob != before.caption(features)[0][0].log_prob
@@ -68,6 +72,7 @@ def test_a_next_stage_begins_without_them(learned):
     parser = make_parser("")
     config = resolve(parser.parse_args(["--stage", "scst", "--init", str(learned.folder)]))
     assert (config.concept_weight, config.object_weight) == (0.0, 0.0)
+    assert (config.rare_weight, config.agreement_weight) == (0.0, 0.0)
 
 
 def test_a_captioner_without_them_says_so():
