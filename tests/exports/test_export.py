@@ -94,6 +94,7 @@ def test_a_savedmodel_captions_as_the_original(merged):
     for name, digest in files.items():
         assert hashlib.sha256((exported.folder / name).read_bytes()).hexdigest() == digest
     assert exported.about["decoding"] == {
+        "agreement_weight": 0.0,
         "beam_groups": 1,
         "beam_size": 3,
         "concept_weight": 0.0,
@@ -108,6 +109,7 @@ def test_a_savedmodel_captions_as_the_original(merged):
         "no_repeat_ngram": 2,
         "object_weight": 0.0,
         "prefix": "",
+        "rare_weight": 0.0,
         "sample_seed": 0,
         "sample_temperature": 1.0,
         "top_k": 0,
