@@ -65,7 +65,7 @@ from captioning.metrics.right import cider_of_people, is_right
 from captioning.reports.attention import attention_statistics
 from captioning.reports.comparison import comparison_table, find_sides
 from captioning.reports.reliability import confidence_figure
-from captioning.reports.rows import AttentionStatistics, ScoreRow, rows_text
+from captioning.reports.rows import AttentionStatistics, ScoreRow, label_of, rows_text
 from captioning.reports.scoring import score, together, training_captions, variety
 from captioning.reports.tables import score_table
 from captioning.words.splitting import SPLITTINGS, TREEBANK, Splitting
@@ -538,23 +538,6 @@ def row_of_all(
         variety=None,  # each data set has CIDEr of its own
         confidence=sure and sure.scores(),
         decoding_seconds=seconds,
-    )
-
-
-def label_of(row: ScoreRow, search: Config) -> str:
-    """The label in the names of the files of one decoding. They belong to one data set, or to several together."""
-    return "-".join(
-        filter(
-            None,
-            (
-                row.split,
-                row.dataset,
-                "drawn" if search.do_sample else f"beam{search.beam_size}",
-                f"groups{search.beam_groups}" if search.beam_groups > 1 else "",
-                "consensus" if search.votes else "",
-                "constrained" if search.is_constrained else "",
-            ),
-        )
     )
 
 

@@ -2,7 +2,7 @@
 
 Corpus BLEU is not a mean over images. So each image's contribution to the sums behind the scores is resampled. CIDEr's
 document frequencies stay those of the whole split. An interval says how the score would vary with other images of the
-same kind. Only more trainings can say how it varies with the seed.
+same kind. Only more trainings can say how it varies with the seed; ``Seeds`` holds those of one recipe.
 """
 
 from collections.abc import Iterator, Sequence
@@ -121,6 +121,79 @@ def compare(a: np.ndarray, b: np.ndarray, resamples: int = 10_000, seed: int = 0
         )
         for i, name in enumerate(NAMES)
     ]
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The CIDEr-D of each image by each of S trainings of one recipe, which differ in their seeds.
+
+    ``parts``: float64 (S, N) for each data set, with an N of its own. The score is the mean over the images, then over
+    the data sets, then over the seeds.
+    """
+
+    parts: tuple[np.ndarray, ...]
+
+    @property
+    def mean(self) -> float:
+        """The score."""
+        return float(np.mean([part.mean() for part in self.parts]))
+
+    def interval(self, resamples: int = 2000) -> Interval:
+        """The 95% interval of the score over images and seeds."""
+        return _percentiles(self._drawn(resamples, 0)[:, None])[0]
+
+    def difference(self, other: "Seeds", resamples: int = 2000) -> Interval:
+        """The 95% interval of ``other`` less this, on the same images, over images and seeds.
+
+        Both meet the same drawn images. Their seeds are drawn apart.
+        """
+        return _percentiles((other._drawn(resamples, 1) - self._drawn(resamples, 0))[:, None])[0]
+
+    def p(self, other: "Seeds", resamples: int = 10_000, seed: int = 0) -> float:
+        """The p of the difference from ``other`` on the same images, by the test of ``compare``, two-sided.
+
+        Chance swaps the two scores of an image, each the mean over the seeds. So p is about images, with these seeds.
+        """
+        gaps = [theirs.mean(axis=0) - own.mean(axis=0) for own, theirs in zip(self.parts, other.parts, strict=True)]
+        observed = np.mean([gap.mean() for gap in gaps])
+        rng = np.random.default_rng(seed)
+        beyond = 0
+        for size in _chunks(resamples):
+            moved = [rng.integers(0, 2, (size, len(gap))).astype(float) @ gap / len(gap) for gap in gaps]
+            swapped = observed - 2 * np.mean(moved, axis=0)
+            beyond += int((np.abs(swapped) >= abs(observed) - 1e-9).sum())
+        return (beyond + 1) / (resamples + 1)
+
+    def _drawn(self, resamples: int, side: int) -> np.ndarray:
+        """The scores of ``resamples`` samples of images and seeds, float64 (resamples,).
+
+        A sample takes N of the N images of each data set with replacement, the same for all seeds. Of the S seeds it
+        takes S - 1 with replacement: S of S would make the variance between seeds too small, by the factor (S - 1) / S
+        (McCarthy and Snowden, 1985). One seed stays as it is. ``side``: another one draws other seeds.
+        """
+        count = len(self.parts[0])
+        taken = max(count - 1, 1)
+        seeds = np.random.default_rng([1, side]).multinomial(taken, np.full(count, 1 / count), resamples) / taken
+        rng = np.random.default_rng([0])
+        drawn = []
+        for part in self.parts:
+            size = part.shape[1]
+            times = (rng.multinomial(size, np.full(size, 1 / size), chunk) for chunk in _chunks(resamples))
+            means = np.concatenate([times_of / size @ part.T for times_of in times])  # (resamples, S)
+            drawn.append((seeds * means).sum(axis=1))
+        return np.mean(drawn, axis=0)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """The ``ps`` of several tests, adjusted for their number (Holm, 1979).
+
+    Where nothing differs, chance makes the smallest of them fall below x with a probability of at most x.
+    """
+    adjusted, worst = [0.0] * len(ps), 0.0
+    for place, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        worst = max(worst, min(1.0, (len(ps) - place) * ps[i]))
+        adjusted[i] = worst
+    return adjusted
 
 
 def _scores(sums: np.ndarray, count: int) -> np.ndarray:

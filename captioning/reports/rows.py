@@ -21,6 +21,7 @@ from captioning.metrics.protocols import measure
 from captioning.metrics.significance import Intervals
 from captioning.metrics.variety import Variety
 from captioning.words.splitting import TREEBANK
+from config import DecodingSettings
 
 OUR_TREEBANK = "text.py"  # in files of scores: the splitting "treebank", by the name that its module once had
 Bleu = tuple[float, float, float, float]  # BLEU-1 to BLEU-4
@@ -108,6 +109,23 @@ class ScoreRow:
     def to_json(self) -> dict[str, Any]:
         """The row as one flat object."""
         return _flat(self)
+
+
+def label_of(row: ScoreRow, search: DecodingSettings) -> str:
+    """The label in the names of the files of one decoding. They belong to one data set, or to several together."""
+    return "-".join(
+        filter(
+            None,
+            (
+                row.split,
+                row.dataset,
+                "drawn" if search.do_sample else f"beam{search.beam_size}",
+                f"groups{search.beam_groups}" if search.beam_groups > 1 else "",
+                "consensus" if search.votes else "",
+                "constrained" if search.is_constrained else "",
+            ),
+        )
+    )
 
 
 def rows_text(rows: Sequence[ScoreRow]) -> str:

@@ -1,7 +1,9 @@
 """When training ends: after the last epoch, when patience runs out, or when the loss is no longer a finite number."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from captioning.base.errors import UserError
 from captioning.storage.runs import Run
@@ -15,15 +17,31 @@ def epochs_left(settings: TrainingSettings, run: Run, bundle: Path) -> range:
     epoch.
     """
     state = run.state()
-    impatient = out_of_patience(settings.patience, state["epochs"], state["best_epoch"])
-    if state["epochs"] < settings.epochs and not impatient:
+    if not _has_all_epochs(settings, state):
         return range(state["epochs"], settings.epochs)
-    if bundle.exists() and bundle.stat().st_mtime >= run.checkpoint("best").stat().st_mtime:
+    if is_complete(settings, run, bundle):
+        impatient = out_of_patience(settings.patience, state["epochs"], state["best_epoch"])
         setting = "patience" if impatient else "epochs"
         raise UserError(
             f"{setting}: {run.folder} has its {state['epochs']} epochs already; ask for more with --{setting}"
         )
     return range(state["epochs"], state["epochs"])
+
+
+def is_complete(settings: TrainingSettings, run: Run, bundle: Path) -> bool:
+    """Whether ``run`` has all its epochs, and its ``bundle`` is as new as its best epoch. Raises UserError."""
+    best = run.checkpoint("best")
+    return (
+        _has_all_epochs(settings, run.state())
+        and bundle.exists()
+        and (not best.exists() or bundle.stat().st_mtime >= best.stat().st_mtime)
+    )
+
+
+def _has_all_epochs(settings: TrainingSettings, state: Mapping[str, Any]) -> bool:
+    """Whether no epoch is to come in the ``state`` of a run."""
+    impatient = out_of_patience(settings.patience, state["epochs"], state["best_epoch"])
+    return state["epochs"] >= settings.epochs or impatient
 
 
 def out_of_patience(patience: int, epochs: int, best_epoch: int) -> bool:
