@@ -56,6 +56,7 @@ ROOMS: dict[str, set[str]] = {
         ),
         *("storage", "reports", "retrieval"),
     },
+    "sweeps": {"base", "command_line", "data", "metrics", "storage", "reports", "training"},
     "confidence": {"base", "words", "pictures", "data", "metrics", "search", "concepts", "reports"},
     "albums": {
         *("base", "command_line", "words", "pictures", "data", "metrics", "search", "features", "storage", "reports"),
@@ -180,7 +181,7 @@ def test_what_needs_no_keras_does_not_load_it():
     )
     light += " captioning.exports.runtime captioning.storage.members captioning.search.captions app test"
     light += " captioning.retrieval.index captioning.storage.runs captioning.features.store captioning.embeddings.bert"
-    light += " captioning.installed.entry captioning.installed.check"
+    light += " captioning.installed.entry captioning.installed.check captioning.sweeps.running captioning.sweeps.tables"
     code = f"import sys, {', '.join(light.split())}; print(sorted({KERAS!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

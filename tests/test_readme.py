@@ -9,7 +9,7 @@ import pytest
 from helpers import ROOT
 
 from config import PRESETS, Config
-from tools import results_table
+from tools import models_page, results_table
 
 FOLDERS = ["pretrained", "weights", "results", "benchmarks"]  # each has a README of its own
 PAGES = [
@@ -113,3 +113,15 @@ def test_the_table_of_captioners_is_that_of_the_score_files():
     shown = [line for line in section.splitlines() if line.startswith("|")]
     assert len(shown) == 2 + 6
     assert [line for line in shown if line not in known and not line.startswith("| ---")] == []
+
+
+def test_the_page_of_models_is_that_of_the_score_files():
+    page = text("docs/models.md")
+    assert models_page.page(page) == page
+    assert "| pocket (the default) |" in page
+
+
+def test_each_captioner_of_the_results_is_on_the_page_of_models():
+    known = {folder for model in models_page.FLICKR8K for folder in model.folders}
+    missing = {folder for folder in results_table.CAPTIONERS.values() if "four-views" not in folder} - known
+    assert missing == set()

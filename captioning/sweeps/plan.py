@@ -105,7 +105,8 @@ def make_sweep(described: Mapping[str, Any], source: str) -> Sweep:
     if baseline not in rows:
         raise UserError(f"{source}: baseline: there is no row {baseline!r}; name one of {', '.join(rows)}")
     scoring = _scoring(described.get("evaluate", {}), f"{source}: evaluate")
-    trainings, known = [], {}
+    trainings: list[Training] = []
+    known: dict[str, Config] = {}
     for row, own in rows.items():
         where = f"{source}: row {row!r}"
         config = _resolved(base | own, where)

@@ -7,7 +7,7 @@ table.json    a list with one object for each row: all figures without rounding
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -138,7 +138,7 @@ def latex(cells: Sequence[Mapping[str, str]], notes: Sequence[str], commands: Ma
     return "\n".join(lines) + "\n"
 
 
-def _latex_row(texts: "Sequence[str] | Mapping[str, str]") -> str:
+def _latex_row(texts: Iterable[str]) -> str:
     return " & ".join(map(escaped, texts)) + r" \\"
 
 

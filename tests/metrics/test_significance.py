@@ -7,7 +7,15 @@ import pytest
 
 from captioning.metrics.bleu_rouge import bleu, rouge_l
 from captioning.metrics.cider import Cider
-from captioning.metrics.significance import compare, corpus_scores, image_statistics, intervals, mean_intervals
+from captioning.metrics.significance import (
+    Seeds,
+    compare,
+    corpus_scores,
+    holm,
+    image_statistics,
+    intervals,
+    mean_intervals,
+)
 
 RNG = np.random.default_rng(5)
 VOCABULARY = ["a", "the", "dog", "cat", "man", "runs", "sits", "on", "in", "grass", "snow", "red", "ball"]
@@ -123,3 +131,46 @@ def test_the_interval_of_a_mean_over_data_sets_is_that_of_the_textbook():
     mean = (each[0].mean() + each[1].mean()) / 2
     margin = 1.96 * (each[0].var() / 30 + each[1].var() / 20) ** 0.5 / 2
     assert [low, high] == pytest.approx([mean - margin, mean + margin], abs=0.1 * margin)
+
+
+def seeds_of(*groups) -> Seeds:
+    return Seeds(tuple(np.array(group, dtype=float) for group in groups))
+
+
+def test_one_seed_varies_with_the_images_alone():
+    statistics = image_statistics(GOOD, REFERENCES)
+    found = seeds_of([statistics[:, -1]])
+    assert found.mean == pytest.approx(corpus_scores(statistics).cider_d)
+    assert found.interval() == pytest.approx(intervals(statistics).cider_d, rel=0.03)
+
+
+def test_intervals_over_seeds_have_the_variance_of_the_textbook():
+    """Images that do not differ leave the variance between seeds: that of a mean of S seeds."""
+    levels = np.array([50.0, 52.0, 49.0, 55.0, 51.0])
+    low, high = seeds_of(np.tile(levels[:, None], 40)).interval()
+    drawn = seeds_of(np.tile(levels[:, None], 40))._drawn(6000, 0)
+    assert drawn.std() == pytest.approx(levels.std(ddof=1) / 5**0.5, rel=0.04)
+    assert low < levels.mean() < high
+
+
+def test_p_of_seeds_is_that_of_compare():
+    sides = [[BAD, worsened(BAD, 0.1)], [worsened(BAD, 0.1), worsened(BAD, 0.2)]]
+    a, b = (np.stack([image_statistics(captions, REFERENCES) for captions in side]) for side in sides)
+    p = seeds_of(a[..., -1]).p(seeds_of(b[..., -1]), resamples=1000)
+    assert p == compare(a, b, resamples=1000)[2].p
+    assert 0.002 < p < 1
+
+
+def test_several_data_sets_count_the_same():
+    one, two = RNG.normal(50, 9, (2, 20)), RNG.normal(20, 9, (2, 30))
+    found = seeds_of(one, two)
+    assert found.mean == pytest.approx((one.mean() + two.mean()) / 2)
+    assert found.difference(seeds_of(one + 3, two + 1)) != (2, 2)  # the seeds are drawn apart
+    same = seeds_of(one[:1], two[:1])
+    assert same.difference(seeds_of(one[:1] + 3, two[:1] + 1)) == pytest.approx((2, 2))
+
+
+def test_holm_adjusts_for_the_number_of_tests():
+    assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert holm([0.9, 0.8]) == [1, 1]
+    assert holm([]) == []
