@@ -98,7 +98,10 @@ FLICKR8K = [
     ),
     Model("Lite0, self-critical", ("lite0-frozen",), "smaller encoder, frozen", after="preset flickr8k-lite0"),
     Model(
-        "Lite0, six crops, self-critical", ("lite0-crops",), "hardly better than without crops", after="the same with crops"
+        "Lite0, six crops, self-critical",
+        ("lite0-crops",),
+        "hardly better than without crops",
+        after="the same with crops",
     ),
     Model(
         "Lite0, fine-tuned",

@@ -29,8 +29,9 @@ from captioning.base.json_files import read_json
 from captioning.base.script import listen_to_ctrl_c, run_script
 from captioning.command_line.options import make_parser
 from captioning.data.records import SPLIT_NAMES
+from captioning.reports.rows import read_rows
 from captioning.sweeps.plan import Sweep, Training, grid, make_sweep, read_sweep, typed_base
-from captioning.sweeps.results import scored_folders, summaries
+from captioning.sweeps.results import score_files, summaries
 from captioning.sweeps.running import Runner, claim, commands, evaluate_command, is_scored, is_trained, train_command
 from captioning.sweeps.tables import write_tables
 
@@ -56,9 +57,9 @@ def main() -> int:
             failed = Runner(sweep, folder, SCRIPTS).run()
     elif not (folder / "sweep.json").exists():
         raise UserError(f"{folder}: no sweep was run there (no sweep.json); name its folder with --output")
-    table_of_sweep(sweep, folder)
     if failed:
-        print(f"failed: {', '.join(training.name for training in failed)}; run the same command to try them again")
+        print(f"failed: {', '.join(training.name for training in failed)}; run the same command to try them again\n")
+    table_of_sweep(sweep, folder)
     return 1 if failed else 0
 
 
@@ -159,7 +160,14 @@ def table_of_sweep(sweep: Sweep, folder: Path) -> None:
             print(f"note: {row}: not finished with seed {', '.join(missing)}, so not in the table", file=sys.stderr)
         if own:
             runs[row] = [folder / training.name for training in own]
-    lines = {row: shell_loop(sweep.of_row(row), folder) for row in runs}
+    lines = {
+        row: [
+            f"python {shlex.join(command)}"
+            for training in sweep.of_row(row)
+            for command in (train_command(training, folder), evaluate_command(training, folder))
+        ]
+        for row in runs
+    }
     show_table(runs, lines, sweep.split, sweep.baseline, folder)
 
 
@@ -177,18 +185,25 @@ def table_of_runs(args: Namespace) -> None:
             raise UserError(f"--runs: {option!r}: expected a row and its run folders, such as merge=runs/merge-*")
         if row in runs:
             raise UserError(f"--runs: there are two rows {row!r}; give each a name of its own")
-        if without := [path for path in folders if path not in scored_folders([path], split)] or not folders:
-            where = without[0] if isinstance(without, list) else pattern
+        without = [str(path) for path in folders if not score_files(path, split)] if folders else [pattern]
+        if without:
             raise UserError(
-                f"--runs: {where}: no run folder with scores of split {split}; let evaluate.py score it first"
+                f"--runs: {without[0]}: no run folder with scores of {split}; let evaluate.py score it first"
             )
         runs[row] = folders
-        told = [read_json(path / "about.json", "name another run folder", dict).get("command", "?") for path in folders]
-        lines[row] = [f"python {command}" for command in told]
+        lines[row] = [line for path in folders for line in told_commands(path, split)]
     baseline = args.compare_with or next(iter(runs))
     if baseline not in runs:
         raise UserError(f"--compare-with: there is no row {baseline!r}; name one of {', '.join(runs)}")
     show_table(runs, lines, split, baseline, Path(args.output))
+
+
+def told_commands(run: Path, split: str) -> list[str]:
+    """The commands that trained and scored a run, as its own files tell them. Raises UserError."""
+    path = run / "about.json"
+    told = [read_json(path, "name another run folder", dict)] if path.exists() else []
+    told += [row.environment or {} for row in read_rows(score_files(run, split)[-1])[-1:]]
+    return [f"python {about['command']}" for about in told if "command" in about]
 
 
 def show_table(
@@ -201,18 +216,6 @@ def show_table(
         print(f"note: {baseline}: the baseline is not finished, so there are no tests", file=sys.stderr)
     print(write_tables(summaries(runs, split, baseline), lines, split, baseline, folder), end="")
     print(f"\nwritten to {folder / 'table.md'}, table.tex and table.json", file=sys.stderr)
-
-
-def shell_loop(trainings: list[Training], folder: Path) -> list[str]:
-    """The lines of a shell that train and score a row with all its seeds."""
-    first = trainings[0]
-    seeds = " ".join(str(training.seed) for training in trainings)
-    marked = Training(first.row, first.seed, (*first.train[:-1], "SEED"), first.evaluate, first.config)
-    told = []
-    for command in (train_command(marked, folder), evaluate_command(marked, folder)):
-        line = shlex.join(command).replace(marked.name, f"{marked.name.removesuffix(str(first.seed))}$SEED")
-        told.append(f"    python {line.replace('--seed SEED', '--seed $SEED')}")
-    return [f"for SEED in {seeds}; do", *told, "done"]
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def folder_name(row: str) -> str:
 
 
 def read_sweep(path: Path, changes: Mapping[str, Any] | None = None) -> Sweep:
-    """The sweep of a file. ``changes``: what takes the place of the file's, but for settings of the base, which join.
+    """The sweep of a file. ``changes``: what takes the place of the file's; what ``base`` and ``evaluate`` hold joins.
 
     Raises UserError.
     """
@@ -88,9 +88,10 @@ def read_sweep(path: Path, changes: Mapping[str, Any] | None = None) -> Sweep:
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such sweep file") from None
     changes = dict(changes or {})
-    base = found.get("base", {})
-    if isinstance(base, dict):
-        changes["base"] = base | changes.get("base", {})
+    for key in ("base", "evaluate"):
+        own = found.get(key, {})
+        if key in changes and isinstance(own, dict):
+            changes[key] = own | changes[key]
     return make_sweep(found | changes, str(path))
 
 

@@ -59,6 +59,7 @@ class Summary:
 
     row: str
     place: Place
+    protocol: str
     seeds: int
     images: int
     cider: float
@@ -93,20 +94,14 @@ def summaries(runs: Mapping[str, Sequence[Path]], split: str, baseline: str | No
     return found
 
 
-def scored_folders(folders: Sequence[Path], split: str) -> list[Path]:
-    """Those of ``folders`` that hold scores of ``split`` by the coco protocol."""
-    return [folder for folder in folders if _score_files(folder, split)]
-
-
-def _score_files(folder: Path, split: str) -> list[Path]:
+def score_files(folder: Path, split: str) -> list[Path]:
+    """The files in the run ``folder`` with scores of ``split`` by the coco protocol, of any splitting of captions."""
     return sorted((folder / "evaluation").glob(f"scores-{split}-*coco*.json"))
 
 
 def _read(folder: Path, split: str) -> dict[Place, Scored]:
     """The scores of a run on ``split``, by place. Raises UserError."""
-    rows = [
-        row for path in _score_files(folder, split) for row in read_rows(path) if isinstance(row.scores, CocoScores)
-    ]
+    rows = [row for path in score_files(folder, split) for row in read_rows(path) if isinstance(row.scores, CocoScores)]
     speeds = [line["words_per_second"] for line in Run(folder).history() if "words_per_second" in line]
     speed = median(speeds) if speeds else None
     found: dict[Place, Scored] = {}
@@ -139,6 +134,12 @@ def _cider(folder: Path, row: ScoreRow) -> dict[str, float]:
 def _aligned(of_rows: Mapping[str, Sequence[Scored]]) -> dict[str, Seeds]:
     """The CIDEr-D of each row, with the images in one order. Raises UserError unless all are about the same images."""
     first = next(iter(of_rows.values()))[0]
+    for scored in (each for own in of_rows.values() for each in own):
+        if scored.row.measure != first.row.measure:
+            raise UserError(
+                f"{scored.folder}: is scored by the protocol {scored.row.measure}, and {first.folder} by "
+                f"{first.row.measure}; these cannot be compared"
+            )
     names = {dataset: sorted(images) for dataset, images in first.cider.items()}
     for scored in (each for own in of_rows.values() for each in own):
         if {dataset: sorted(images) for dataset, images in scored.cider.items()} != names:
@@ -178,6 +179,7 @@ def _summary(row: str, place: Place, own: Sequence[Scored], seeds: Seeds, compar
     return Summary(
         row=row,
         place=place,
+        protocol=own[0].row.measure,
         seeds=len(own),
         images=diagnostics[0].captions,
         cider=mean(ciders),

@@ -16,14 +16,17 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from captioning.base.errors import UserError
 from captioning.base.files import LOCK, alone_with, write
 from captioning.base.json_files import as_written, read_json
 from captioning.base.script import quiet
 from captioning.base.texts import printable
+from captioning.reports.rows import CocoScores, read_rows
 from captioning.storage.runs import Run
 from captioning.sweeps.plan import Sweep, Training
+from captioning.sweeps.results import score_files
 from captioning.training.stopping import is_complete
 
 _REPORT_EVERY = 60.0  # seconds between two lines about a running script
@@ -37,7 +40,7 @@ def claim(sweep: Sweep, folder: Path) -> None:
     Rows and seeds may come and go. What is already there must have been trained and scored with the same options.
     """
     path = folder / "sweep.json"
-    known: dict[str, dict[str, list[str]]] = {}
+    known: dict[str, Any] = {}
     if path.exists():
         known = read_json(path, "choose another --output", dict)
     elif folder.exists() and (not folder.is_dir() or any(found.name != LOCK for found in folder.iterdir())):
@@ -46,15 +49,21 @@ def claim(sweep: Sweep, folder: Path) -> None:
         training.name: {"train": [*training.train], "evaluate": [*training.evaluate]} for training in sweep.trainings
     }
     for name in wanted.keys() & known.keys():
-        for part, options in wanted[name].items():
-            if as_written(options) != known[name].get(part):
-                raise UserError(
-                    f"{folder}: belongs to another sweep: there {name} has the options {shlex.join(known[name][part])!r} "
-                    f"in {part}.py, and now {shlex.join(options)!r}; choose another --output"
-                )
+        if known[name] != as_written(wanted[name]):
+            raise UserError(
+                f"{folder}: belongs to another sweep: there {name} has the options {_shown(known[name])}, and now "
+                f"{_shown(wanted[name])}; choose another --output"
+            )
     if known and not wanted.keys() & known.keys():
         raise UserError(f"{folder}: belongs to another sweep, which has none of these rows; choose another --output")
     write(path, json.dumps(known | wanted, indent=1) + "\n")
+
+
+def _shown(options: Any) -> str:
+    """The options of both scripts, as sweep.json holds them."""
+    if not isinstance(options, dict):
+        return repr(options)
+    return " and ".join(f"{script}.py {' '.join(map(str, own))}" for script, own in options.items())
 
 
 def is_trained(training: Training, folder: Path) -> bool:
@@ -68,7 +77,7 @@ def is_trained(training: Training, folder: Path) -> bool:
 def is_scored(training: Training, sweep: Sweep, folder: Path) -> bool:
     """Whether a trained captioner is scored. Scores that are older than the captioner do not count."""
     run = folder / training.name
-    found = [*(run / "evaluation").glob(f"scores-{sweep.split}-*.json")]
+    found = score_files(run, sweep.split)
     return any(path.stat().st_mtime >= (run / "captioner.zip").stat().st_mtime for path in found)
 
 
@@ -115,8 +124,15 @@ class Runner:
                 print(printable(f"{label}: failed: {error}"), flush=True)
                 continue
             took = f"{(time.monotonic() - begun) / 60:.1f} minutes" if count else "was finished before"
-            print(f"{label}: {took}", flush=True)
+            print(f"{label}: {took}; {self._scores(training)}", flush=True)
         return failed
+
+    def _scores(self, training: Training) -> str:
+        """The last scores of ``training``, which are of the largest beam and of all data sets together."""
+        path = score_files(self.folder / training.name, self.sweep.split)[-1]
+        row = read_rows(path)[-1]
+        cider = f"CIDEr {row.scores.cider_d:.2f}, " if isinstance(row.scores, CocoScores) else ""
+        return f"{cider}BLEU-4 {row.scores.bleu[3]:.2f} ({row.decoding})"
 
     def _run_one(self, training: Training, label: str) -> int:
         """Run the scripts of a training. Returns how many there were. Raises UserError when one fails."""
@@ -147,6 +163,7 @@ class Runner:
             try:
                 return _wait(process, log, label)
             except BaseException:
+                print(f"{label}: stopping; the same command goes on", file=sys.stderr, flush=True)
                 _stop(process)
                 raise
 

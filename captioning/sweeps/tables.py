@@ -23,7 +23,7 @@ def write_tables(
 ) -> str:
     """Write the three files into ``folder``. Returns the table as Markdown. Raises UserError.
 
-    ``commands``: for each row the lines of a shell that train and score its seeds.
+    ``commands``: for each row the commands that train and score its seeds.
     """
     cells = table_cells(found)
     notes = _notes(found, split, baseline)
@@ -83,7 +83,8 @@ def _notes(found: Sequence[Summary], split: str, baseline: str | None) -> list[s
     images = ", ".join(dict.fromkeys(f"{each.images:,} {each.place.dataset}".strip() for each in found))
     decodings = ", ".join(dict.fromkeys(each.place.decoding for each in found))
     several = any(each.seeds > 1 for each in found)
-    notes = [f"Split {split}, images: {images}. Decoding: {decodings}. Protocol coco; all scores are times 100."]
+    protocol = found[0].protocol
+    notes = [f"Split {split}, images: {images}. Decoding: {decodings}. Protocol {protocol}; scores are times 100."]
     notes.append(
         "Figures are means over the seeds; ± is the standard deviation of CIDEr over the seeds."
         if several

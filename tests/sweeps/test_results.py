@@ -61,6 +61,14 @@ def test_runs_on_other_images_are_refused(tmp_path):
         summaries(runs, "test", "a")
 
 
+def test_scores_of_other_protocols_are_not_compared(tmp_path):
+    runs = {"a": [write_run(tmp_path / "a", {"": [1, 2]})], "b": [write_run(tmp_path / "b", {"": [1, 2]})]}
+    path = tmp_path / "b" / "evaluation" / "scores-test-coco.json"
+    path.write_text(path.read_text().replace("text.py", "unicode"))
+    with pytest.raises(UserError, match=r"b: is scored by the protocol coco-unicode, and .*a by coco; these cannot be"):
+        summaries(runs, "test", "a")
+
+
 def test_missing_and_damaged_predictions_are_named(tmp_path):
     run = write_run(tmp_path / "a", {"": [1, 2]})
     path = run / "evaluation" / "predictions-test-beam3.json"
