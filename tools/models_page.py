@@ -41,7 +41,7 @@ class Model:
 
     ``folders``: its folders in results/, one for each seed. ``weakness``: where it falls short, with fields of its
     scores in braces. ``after``: the captioner that it went on from. ``bundle``: its file in pretrained/. ``members``:
-    the captioners of an ensemble.
+    the folders of captioners of the same sizes as those of an ensemble.
     """
 
     name: str
@@ -56,7 +56,9 @@ class Model:
 FLICKR8K = [
     Model("merge", ("flickr8k-merge",), "sees one vector of the picture; lowest CIDEr but for inject"),
     Model(
-        "inject", ("flickr8k-inject",), "repeats itself most: {distinct:.0%} distinct captions, {vocabulary} words used"
+        "inject",
+        ("flickr8k-inject",),
+        "says the same of many pictures: {distinct:.0%} distinct captions, {vocabulary} words used",
     ),
     Model("adaptive, dropout 0.5", ("flickr8k-adaptive",), "was still learning when training ended"),
     Model("adaptive", ("flickr8k-adaptive-light",), "no better than attention"),
@@ -123,12 +125,25 @@ FLICKR8K = [
         members=("lite0", "flickr8k-attention-crops-scst"),
         decoding="beam 3",
     ),
-    Model("ensemble of four", ("ensemble",), "four captioners to run", decoding="beam 3"),
-    Model("ensemble of four with fine-tuned ones", ("ensemble-tuned",), "four captioners to run", decoding="beam 3"),
+    Model(
+        "ensemble of four",
+        ("ensemble",),
+        "four captioners to run",
+        members=("flickr8k-attention", "flickr8k-attention-scst", "lite0-frozen", "lite0-frozen"),
+        decoding="beam 3",
+    ),
+    Model(
+        "ensemble of four with fine-tuned ones",
+        ("ensemble-tuned",),
+        "four captioners to run",
+        members=("lite0", *["flickr8k-attention-crops-scst"] * 3),
+        decoding="beam 3",
+    ),
     Model(
         "the same with four looks",
         ("ensemble-tuned/four-views",),
         "best here, and the slowest: four captioners and four looks at each picture; {distinct:.0%} distinct captions",
+        members=("lite0", *["flickr8k-attention-crops-scst"] * 3),
         decoding="beam 5",
     ),
     *(
@@ -305,27 +320,37 @@ def page(text: str) -> str:
 
 
 def count_weights(config: Config) -> dict[str, dict[str, int]]:
-    """The weights of decoder and encoder of each captioner on Flickr8k, by folder. ``config`` names the data."""
+    """The weights of decoder and encoder of each captioner, by folder. ``config`` names the data of Flickr8k."""
+    from model import Captioner
+    from preprocessing import fit_vocabulary, load_dataset
+
+    dataset = load_dataset(config)
+    pocket = Captioner.load(ROOT / "pretrained" / "pocket.zip")
+    found = {}
+    for model in (*EVERYDAY, *FLICKR8K):
+        for folder in model.folders:
+            if (RESULTS / folder / "config.json").exists() and (own := settings(folder)).embedding == "learned":
+                vocabulary = pocket.vocabulary if model in EVERYDAY else fit_vocabulary(own, dataset)
+                found[folder] = weights_of(own, len(vocabulary))
+    detector = pocket.decoder.count_params() - found[EVERYDAY[1].folders[0]]["decoder"]
+    found[EVERYDAY[0].folders[0]]["decoder"] += detector  # visual concepts
+    return found
+
+
+def weights_of(own: Config, words: int) -> dict[str, int]:
+    """The weights of the encoder and the decoder of these settings, the latter for so many words."""
     import keras
 
     from captioning.decoders.build import build_decoder
     from captioning.features.encoder import build_encoder
-    from preprocessing import fit_vocabulary, load_dataset
 
-    dataset = load_dataset(config)
-    found = {}
-    for folder in dict.fromkeys(folder for model in FLICKR8K for folder in model.folders):
-        if not (RESULTS / folder / "config.json").exists() or (own := settings(folder)).embedding != "learned":
-            continue
-        words = len(fit_vocabulary(own, dataset))
-        if own.encoder.startswith("efficientnet"):
-            encoder = build_encoder(own)
-        else:  # the ResNet50 that was used has as many weights as this one
-            encoder = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(224, 224, 3))
-        regions, size = encoder.output_shape[1:] if len(encoder.output_shape) == 3 else (49, encoder.output_shape[-1])
-        decoder = build_decoder(own, words, 1 if own.feature_grid == 1 else regions, size)
-        found[folder] = {"decoder": decoder.count_params(), "encoder": encoder.count_params(), "words": words}
-    return found
+    if own.encoder.startswith("efficientnet"):
+        encoder = build_encoder(own)
+    else:  # the ResNet50 that was used has as many weights as this one
+        encoder = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(224, 224, 3))
+    regions, size = encoder.output_shape[1:] if len(encoder.output_shape) == 3 else (49, encoder.output_shape[-1])
+    decoder = build_decoder(own, words, 1 if own.feature_grid == 1 else regions, size)
+    return {"decoder": decoder.count_params(), "encoder": encoder.count_params(), "words": words}
 
 
 def main() -> None:

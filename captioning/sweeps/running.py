@@ -23,7 +23,7 @@ from captioning.base.files import LOCK, alone_with, write
 from captioning.base.json_files import as_written, read_json
 from captioning.base.script import quiet
 from captioning.base.texts import printable
-from captioning.reports.rows import CocoScores, read_rows
+from captioning.reports.rows import read_rows
 from captioning.storage.runs import Run
 from captioning.sweeps.plan import Sweep, Training
 from captioning.sweeps.results import score_files
@@ -131,8 +131,7 @@ class Runner:
         """The last scores of ``training``, which are of the largest beam and of all data sets together."""
         path = score_files(self.folder / training.name, self.sweep.split)[-1]
         row = read_rows(path)[-1]
-        cider = f"CIDEr {row.scores.cider_d:.2f}, " if isinstance(row.scores, CocoScores) else ""
-        return f"{cider}BLEU-4 {row.scores.bleu[3]:.2f} ({row.decoding})"
+        return f"CIDEr {row.coco.cider_d:.2f}, BLEU-4 {row.coco.bleu[3]:.2f} ({row.decoding})"
 
     def _run_one(self, training: Training, label: str) -> int:
         """Run the scripts of a training. Returns how many there were. Raises UserError when one fails."""

@@ -27,7 +27,7 @@ def write_tables(
     """
     cells = table_cells(found)
     notes = _notes(found, split, baseline)
-    text = markdown(cells)
+    text = markdown([row | {"row": row["row"].replace("|", r"\|")} for row in cells])
     page = text + "\n" + "".join(f"* {note}\n" for note in notes)
     for row, lines in commands.items():
         page += f"\n**{row}:**\n\n```sh\n" + "".join(f"{line}\n" for line in lines) + "```\n"

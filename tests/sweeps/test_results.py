@@ -93,7 +93,8 @@ def test_latex_is_escaped():
 
 
 def test_figures_are_kept_without_rounding(tmp_path):
-    found = summaries({"a": [write_run(tmp_path / "a", {"": [1.25, 2.5]})]}, "test", "a")
-    write_tables(found, {"a": ["python train.py"]}, "test", "a", tmp_path)
+    found = summaries({"a|b": [write_run(tmp_path / "a", {"": [1.25, 2.5]})]}, "test", "a|b")
+    text = write_tables(found, {"a|b": ["python train.py"]}, "test", "a|b", tmp_path)
     (kept,) = json.loads((tmp_path / "table.json").read_text())
-    assert (kept["row"], kept["cider"], kept["chair_s"]) == ("a", 1.875, 0.125)
+    assert (kept["row"], kept["cider"], kept["chair_s"]) == ("a|b", 1.875, 0.125)
+    assert "| a\\|b | 1 | 1.88 |" in text
