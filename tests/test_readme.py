@@ -8,6 +8,9 @@ import re
 import pytest
 from helpers import ROOT
 
+from captioning.reports.tables import markdown
+from captioning.sweeps.results import summaries
+from captioning.sweeps.tables import table_cells
 from config import PRESETS, Config
 from tools import models_page, results_table
 
@@ -125,3 +128,12 @@ def test_each_captioner_of_the_results_is_on_the_page_of_models():
     known = {folder for model in models_page.FLICKR8K for folder in model.folders}
     missing = {folder for folder in results_table.CAPTIONERS.values() if "four-views" not in folder} - known
     assert missing == set()
+
+
+def test_the_table_of_the_sweep_of_the_demo_is_that_of_its_files():
+    rows = ("merge", "inject", "attention")
+    runs = {row: sorted((ROOT / "results" / "sweep-demo").glob(f"{row}-seed?")) for row in rows}
+    assert [len(folders) for folders in runs.values()] == [2, 2, 2]
+    table = markdown(table_cells(summaries(runs, "test", "merge")))
+    assert table in text("docs/evaluation.md")
+    assert table in text("results/sweep-demo/table.md")

@@ -167,21 +167,22 @@ class Seeds:
     def _drawn(self, resamples: int, side: int) -> np.ndarray:
         """The scores of ``resamples`` samples of images and seeds, float64 (resamples,).
 
-        A sample takes N of the N images of each data set with replacement, the same for all seeds. Of the S seeds it
-        takes S - 1 with replacement: S of S would make the variance between seeds too small, by the factor (S - 1) / S
-        (McCarthy and Snowden, 1985). One seed stays as it is. ``side``: another one draws other seeds.
+        A sample takes N of the N images of each data set with replacement, and scores the mean over the seeds on them.
+        Apart from that it takes S - 1 of the S seeds with replacement. What this changes in the score is added. S of S
+        would make the variance between seeds too small, by the factor (S - 1) / S (McCarthy and Snowden, 1985). With
+        one seed that part is 0. ``side``: another one draws other seeds.
         """
-        count = len(self.parts[0])
+        levels = np.mean([part.mean(axis=1) for part in self.parts], axis=0)  # (S,)
+        count = len(levels)
         taken = max(count - 1, 1)
         seeds = np.random.default_rng([1, side]).multinomial(taken, np.full(count, 1 / count), resamples) / taken
         rng = np.random.default_rng([0])
         drawn = []
         for part in self.parts:
-            size = part.shape[1]
+            size, images = part.shape[1], part.mean(axis=0)
             times = (rng.multinomial(size, np.full(size, 1 / size), chunk) for chunk in _chunks(resamples))
-            means = np.concatenate([times_of / size @ part.T for times_of in times])  # (resamples, S)
-            drawn.append((seeds * means).sum(axis=1))
-        return np.mean(drawn, axis=0)
+            drawn.append(np.concatenate([times_of @ images / size for times_of in times]))
+        return np.mean(drawn, axis=0) + seeds @ levels - levels.mean()
 
 
 def holm(ps: Sequence[float]) -> list[float]:

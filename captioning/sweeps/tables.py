@@ -92,9 +92,9 @@ def _notes(found: Sequence[Summary], split: str, baseline: str | None) -> list[s
     )
     notes.append(
         "The 95% intervals are of the percentile bootstrap with 2,000 samples. A sample draws the images with "
-        "replacement, the same for all rows and seeds"
+        "replacement, the same for all rows"
         + (
-            ", and one seed fewer than there are with replacement."
+            ". Apart from that it draws one seed fewer than there are. What both draws change is added."
             if several
             else ". They say nothing about other seeds."
         )
