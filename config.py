@@ -344,25 +344,32 @@ class MachineSettings(BaseModel):
     )
 
 
+# Begins the setting encoder if it names a preset of KerasHub, or a folder that KerasHub can read.
+KERASHUB = "kerashub:"
+
+
 class EncoderSettings(MachineSettings):
     """Encoder and features"""
 
     encoder: str = setting(
         "resnet50",
         "resnet50; another backbone of keras.applications, such as efficientnet_v2b0; efficientnet_lite0 or "
-        "efficientnet_lite2, whose weights are in this repository; efficientnet_lite1, whose weights a tool makes; or "
-        "the path of a Keras model (.keras) that maps RGB images (0-255) to a feature grid",
+        "efficientnet_lite2, whose weights are in this repository; efficientnet_lite1, whose weights a tool makes; the "
+        "path of a Keras model (.keras) that maps RGB images (0-255) to a feature grid; or kerashub:NAME, an image "
+        "encoder of KerasHub such as CLIP, SigLIP, DINOv2 or ViT. NAME is a preset, such as clip_vit_base_patch32, or "
+        "a folder",
         fixed="model",
     )
     encoder_weights: str = setting(
         "imagenet",
-        "imagenet, none (random weights), or the path of a weights file. A .keras file brings its own weights",
+        "imagenet, none (random weights), or the path of a weights file. A .keras file brings its own weights, and with "
+        "kerashub:NAME imagenet means those of the preset",
         fixed="model",
     )
     image_size: int = setting(
         224,
         "pixels per side to which every image is resized. The weights of efficientnet_lite1 were trained with 240, "
-        "those of efficientnet_lite2 with 260",
+        "those of efficientnet_lite2 with 260. Most transformers of KerasHub take one size only; an error names it",
         fixed="model",
         ge=32,
         le=1024,
@@ -386,6 +393,19 @@ class EncoderSettings(MachineSettings):
         if self.encoder.endswith(".keras") and self.encoder_weights != "imagenet":
             raise ValueError("encoder_weights: the saved model named by encoder brings its own; leave this unset")
         return self
+
+    @model_validator(mode="after")
+    def _check_preset(self) -> Self:
+        if self.encoder == KERASHUB:
+            raise ValueError(f"encoder: {KERASHUB} needs the name of a preset or folder behind it")
+        if self.encoder.startswith(KERASHUB) and self.encoder.endswith(".keras"):
+            raise ValueError(f"encoder: leave out {KERASHUB} before a saved Keras model")
+        return self
+
+    @property
+    def encoder_name(self) -> str:
+        """What the encoder is called in tables and file names: without the folders of its path."""
+        return Path(self.encoder.removeprefix(KERASHUB)).name
 
 
 class CaptionSettings(BaseModel):

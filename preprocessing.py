@@ -29,7 +29,7 @@ from captioning.embeddings.bert import read_wordpieces
 from captioning.features.looks import Look
 from captioning.words.splitting import SPLITTINGS, TREEBANK, Splitting, share_in_one_piece
 from captioning.words.vocabulary import Coverage, Vocabulary
-from config import Config, DecoderSettings, EncoderSettings, MixtureSettings
+from config import KERASHUB, Config, DecoderSettings, EncoderSettings, MixtureSettings
 
 if TYPE_CHECKING:
     import keras
@@ -128,6 +128,14 @@ def _report_unknown(config: Config, lacks: Coverage) -> None:
         "a lower --vocab-threshold takes them in",
         file=sys.stderr,
     )
+
+
+def check_encoder(config: Config) -> None:
+    """Raise UserError if a preset of KerasHub is to be read and does not exist. This is for before the long work."""
+    if config.encoder.startswith(KERASHUB) and not config.init:
+        from captioning.features.kerashub_presets import check_preset
+
+        check_preset(config.encoder.removeprefix(KERASHUB))
 
 
 def prepare(
@@ -237,6 +245,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     config = resolve(args)
+    check_encoder(config)
     if args.download:
         from captioning.data import download
 

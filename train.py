@@ -25,7 +25,7 @@ from captioning.data.records import CaptionDataset
 from captioning.embeddings.arrays import extended_arrays, load_pretrained
 from captioning.storage.runs import Run
 from config import Config, MixtureSettings
-from preprocessing import find_vocabulary, load_dataset, prepare
+from preprocessing import check_encoder, find_vocabulary, load_dataset, prepare
 
 
 def main() -> int:
@@ -44,6 +44,7 @@ def main() -> int:
     run = Run.open(args.resume) if args.resume else None
     config = resolve_resumed(args, run.config()) if run else resolve(args)
     if not run:
+        check_encoder(config)
         download_missing(config)
     dataset = load_dataset(config)
     check_splits(dataset)

@@ -5,7 +5,8 @@ why a backend needs something else, or why the public interface is not enough. K
 only.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -49,6 +50,30 @@ def models_within(model: Any) -> list[Any]:
 
     found = {id(part): part for part in model._flatten_layers() if isinstance(part, keras.Model)}
     return list(found.values())
+
+
+def parts_of(layer: Any, recursive: bool = False) -> list[Any]:
+    """The layers that ``layer`` consists of, in order, and with ``recursive`` those within them.
+
+    Keras shows the layers of a model, but not those of a layer.
+    """
+    return list(layer._flatten_layers(include_self=False, recursive=recursive))
+
+
+def count_weights(build: Callable[[], Any]) -> int:
+    """How many numbers the weights of the model that ``build`` makes are. The weights take no memory.
+
+    In a stateless scope Keras puts off making them until the scope ends. Here it is also made to forget them.
+    """
+    import keras
+    from keras.src.backend.common import global_state
+
+    put_off = list(global_state.get_global_attribute("uninitialized_variables") or ())
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            return sum(math.prod(weight.shape) for weight in build().weights)
+    finally:
+        global_state.set_global_attribute("uninitialized_variables", put_off)
 
 
 def graph_nodes(model: Any) -> Iterator[Any]:

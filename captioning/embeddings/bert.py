@@ -5,8 +5,7 @@ A BERT is a KerasHub preset, by its name, or a folder in the layout of Hugging F
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from unicodedata import category, normalize
@@ -14,6 +13,7 @@ from unicodedata import category, normalize
 import numpy as np
 
 from captioning.base.errors import UserError
+from captioning.base.presets import keras_hub_for, reading_preset
 from config import DecoderSettings
 
 # A caption has room for one WordPiece per word, and for this many more. If its words have more, only the last pieces of
@@ -38,7 +38,7 @@ _TABLE = "token_embedding/embeddings"  # the path of BERT's input vectors, one r
 def read_wordpieces(name: str) -> list[str]:
     """The WordPieces of the BERT ``name``, in the order of their ids. Raises UserError."""
     hub = _keras_hub(name)
-    with _reading(name):
+    with reading_preset("bert", name, "a BERT", "fetch it again, or name another"):
         return _wordpieces(name, hub)
 
 
@@ -51,7 +51,7 @@ def read_bert(name: str, words: Sequence[str]) -> tuple[list[list[int]], dict[st
     hub = _keras_hub(name)
     from keras import ops
 
-    with _reading(name):
+    with reading_preset("bert", name, "a BERT", "fetch it again, or name another"):
         backbone = hub.models.BertBackbone.from_preset(name)
         weights = {weight.path: ops.convert_to_numpy(weight.value) for weight in backbone.weights}
         pieces = _wordpieces(name, hub)
@@ -111,13 +111,7 @@ def _keras_hub(name: str) -> ModuleType:
                 raise UserError(f"bert: {name} lacks its {what} ({' or '.join(files)}); fetch the whole folder again")
     elif os.sep in name and "://" not in name:
         raise UserError(f"bert: there is no folder {name}; name another one, or a KerasHub preset")
-    try:
-        import keras_hub
-        import safetensors  # noqa: F401  KerasHub reads Hugging Face's folders with it, and does not install it
-    except ImportError as error:
-        raise UserError(
-            f'embedding: BERT is read through KerasHub, which cannot be imported ({error}); pip install -e ".[bert]"'
-        ) from None
+    keras_hub = keras_hub_for("embedding: BERT", "bert")
     presets = keras_hub.models.BertBackbone.presets
     if not folder.is_dir() and "://" not in name and name not in presets:
         near = difflib.get_close_matches(name, presets, n=1)
@@ -126,18 +120,6 @@ def _keras_hub(name: str) -> ModuleType:
             + (f"did you mean {near[0]}?" if near else "bert_base_en_uncased is one, or name a folder")
         )
     return keras_hub
-
-
-@contextmanager
-def _reading(name: str) -> Iterator[None]:
-    """Turn every error into a UserError while the BERT ``name`` is read."""
-    try:
-        yield
-    except Exception as error:  # KerasHub, its downloads and its readers raise errors of many kinds
-        brief = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(
-            f"bert: {name} cannot be fetched, or cannot be read as a BERT: {brief}; fetch it again, or name another"
-        ) from None
 
 
 def _wordpieces(name: str, hub: ModuleType) -> list[str]:

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from config import KERASHUB
+
 
 def weights_digest(model: keras.Model, half: bool = False) -> str:
     """SHA-256 (hex) over shape and little-endian float32 bytes of each weight, in model order. Alike on all backends.
@@ -38,8 +40,10 @@ def encoder_digest(encoder: keras.Model, name: str, half: bool = False) -> str:
 
     ``name`` is the setting encoder. ``half``: of its weights as a bundle of half the size holds them. An encoder that
     is known by name always does the same with its weights, so their digest is enough. The digest of a saved Keras model
-    also covers its layers and their settings.
+    also covers its layers and their settings, and that of an encoder of KerasHub its recipe.
     """
+    if name.startswith(KERASHUB):
+        return hashlib.sha256((weights_digest(encoder, half) + recipe_of(encoder)).encode()).hexdigest()
     if not name.endswith(".keras"):
         return weights_digest(encoder, half)
     graph = json.dumps(_lasting(keras.saving.serialize_keras_object(backbone_of(encoder))), sort_keys=True)
@@ -49,6 +53,11 @@ def encoder_digest(encoder: keras.Model, name: str, half: bool = False) -> str:
 def backbone_of(encoder: keras.Model) -> keras.Model:
     """The model nested in an encoder from ``build_encoder``; a model that nests none is its own backbone."""
     return next((layer for layer in encoder.layers if isinstance(layer, keras.Model)), encoder)
+
+
+def recipe_of(encoder: keras.Model) -> str:
+    """The recipe of an encoder of KerasHub, as JSON text (see ``kerashub.Recipe``)."""
+    return backbone_of(encoder).recipe
 
 
 def _lasting(value: Any) -> Any:

@@ -3,11 +3,12 @@
 Legend: B images, S pixels per side, H x W cells of the backbone's grid, R regions (row by row), D numbers per region.
 
 Each family of backbones is a file with a function ``build_backbone(settings, blank) -> (model, scale)``:
-applications.py, efficientnet_lite.py and saved_model.py. ``model`` maps pixels to the grid. ``scale``, if it is not
-None, prepares the pixels for it. Both become part of the encoder, so training and inference cannot scale pixels
-differently.
+applications.py, efficientnet_lite.py, kerashub.py and saved_model.py. ``model`` maps pixels to the grid. ``scale``, if
+it is not None, prepares the pixels for it. Both become part of the encoder, so training and inference cannot scale
+pixels differently.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,21 +16,28 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from captioning.base.backend import parts_of
 from captioning.base.errors import UserError, first_line
-from captioning.features import applications, efficientnet_lite, saved_model
-from config import EncoderSettings
+from captioning.features import applications, efficientnet_lite, kerashub, saved_model
+from config import KERASHUB, EncoderSettings
 
 
-def build_encoder(settings: EncoderSettings, blank: bool = False) -> keras.Model:
+def build_encoder(
+    settings: EncoderSettings, blank: bool = False, recipe: kerashub.Recipe | None = None
+) -> keras.Model:
     """The frozen encoder that ``settings`` describe: float32 RGB 0-255 ``(B, S, S, 3)`` -> float32 ``(B, R, D)``.
 
     Reads encoder, encoder_weights, image_size (S) and feature_grid. A feature_grid of 0 gives R = H*W regions, and n
     gives R = n*n by adaptive average pooling. The encoder nests one model, the backbone. ``blank`` is for callers that
-    load weights into the encoder afterwards; it skips encoder_weights.
+    load weights into the encoder afterwards; it skips encoder_weights. ``recipe`` is for callers that have that of an
+    encoder of KerasHub; it takes the place of the preset.
 
     Raises UserError: an unknown encoder, weights that are unusable or cannot be had, or sizes that do not fit.
     """
-    backbone, scale = _family(settings.encoder).build_backbone(settings, blank)
+    if recipe is not None:
+        backbone, scale = kerashub.build_backbone(settings, blank, recipe)
+    else:
+        backbone, scale = _family(settings.encoder).build_backbone(settings, blank)
     images = keras.Input((settings.image_size, settings.image_size, 3), dtype="float32", name="images")
     try:
         grid = backbone(scale(images) if scale else images)
@@ -59,6 +67,8 @@ def build_encoder(settings: EncoderSettings, blank: bool = False) -> keras.Model
 
 def _family(encoder: str) -> Any:
     """The file that builds the backbone of the setting ``encoder``."""
+    if encoder.startswith(KERASHUB):
+        return kerashub
     if encoder.endswith(".keras"):
         return saved_model
     return efficientnet_lite if efficientnet_lite.plain(encoder) in efficientnet_lite.NAMES else applications
@@ -85,12 +95,13 @@ def adaptive_average_pool(grid: Any, size: int) -> Any:
 def let_learn(encoder: keras.Model, tuned_layers: int) -> list[keras.Variable]:
     """Make the last ``tuned_layers`` layers with a kernel trainable (0: all of them) and return their variables.
 
-    Layers of nested models count too. All of a batch norm stays fixed, statistics, scale and offset, because batches of
-    fine-tuning are small. Raises UserError when the encoder has fewer such layers.
+    Layers of nested models count too, and a block of a transformer counts as one layer. All of a batch norm stays
+    fixed, statistics, scale and offset, because batches of fine-tuning are small. So do position embeddings that
+    KerasHub does not keep. Raises UserError when the encoder has fewer such layers.
     """
-    parts = list(dict.fromkeys(_parts(encoder)))
-    for part in parts:
-        part.trainable = True
+    parts = list(dict.fromkeys(part for layer in encoder.layers for part in _parts(layer)))
+    for trainable in (False, True):  # Keras passes on a change to the layers within, and nothing if there is none
+        encoder.trainable = trainable
     # Layers name their kernels in different ways. But a kernel has several axes, and what normalises or scales has one.
     learners = [part for part in parts if any(len(weight.shape) > 1 for weight in part.trainable_weights)]
     if not learners or tuned_layers > len(learners):
@@ -98,16 +109,22 @@ def let_learn(encoder: keras.Model, tuned_layers: int) -> list[keras.Variable]:
             f"tuned_layers: {tuned_layers} asked for, and the encoder has {len(learners)} layers with a kernel; "
             "choose fewer, or 0 for all"
         )
-    encoder.trainable = True
     for part in parts:
         part.trainable = part in learners[-tuned_layers:]
+        for norm in parts_of(part, recursive=True):
+            norm.trainable &= not isinstance(norm, layers.BatchNormalization)
+    for variable in encoder.trainable_variables:
+        variable.trainable = variable.name not in kerashub.NOT_KEPT
     return encoder.trainable_variables
 
 
-def _parts(model: keras.Model) -> Iterator[layers.Layer]:
-    """The layers of ``model``, with those of a nested model in the place of that model."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _parts(layer)
-        else:
-            yield layer
+def _parts(layer: layers.Layer) -> Iterator[layers.Layer]:
+    """``layer``, or what it consists of: the layers of a model, and the blocks of a stack of like blocks."""
+    within = layer.layers if isinstance(layer, keras.Model) else parts_of(layer)
+    blocks = Counter(type(part) for part in within if parts_of(part))
+    stacked = max(blocks.values(), default=0) > 1 and len(layer.weights) == sum(len(part.weights) for part in within)
+    if stacked or isinstance(layer, keras.Model):
+        for part in within:
+            yield from _parts(part)
+    else:
+        yield layer

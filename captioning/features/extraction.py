@@ -30,7 +30,7 @@ def store_location(
     ``name`` is the data set's. ``encoder`` is the model that ``settings`` describe.
     """
     key = StoreKey(
-        encoder=Path(settings.encoder).name,
+        encoder=settings.encoder_name,
         weights=encoder_digest(encoder, settings.encoder),
         preprocessing=Look().preprocessing,
         image_size=settings.image_size,

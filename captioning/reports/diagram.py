@@ -107,7 +107,7 @@ def architecture(config: Config, regions: int, feature_size: int, words: int | N
     boxes = decoder_boxes(config, regions)
     drawn = [
         _box(15, 137, 105, ["Picture", f"{config.image_size} x {config.image_size} x 3"]),
-        _box(145, 137, 130, ["Encoder", Path(config.encoder).name.removesuffix(".keras")[:18]]),
+        _box(145, 137, 130, ["Encoder", config.encoder_name.removesuffix(".keras")[:18]]),
         _box(300, 137, 120, ["Features", grid if regions > 1 else "one vector", f"of {feature_size:,}"]),
         _box(455, 72, 190, boxes.image, "own"),
         _box(455, 203, 190, boxes.words, "own"),

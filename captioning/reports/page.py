@@ -99,7 +99,7 @@ def report(
         images=rows[-1].scores.diagnostics.captions,
         dataset=rows[-1].dataset or shown(config.dataset),
         decoder=config.decoder,
-        encoder=Path(config.encoder).name,
+        encoder=config.encoder_name,
         decodings=decodings,
         protocol=rows[-1].measure,
         written=time.strftime("%Y-%m-%d %H:%M"),

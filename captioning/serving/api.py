@@ -289,7 +289,7 @@ def _models(engine: Engine, photos: Photos | None, in_browser: bool) -> Models:
         models=[
             ModelAnswer(
                 name=model.name,
-                encoder=Path(model.config.encoder).stem,
+                encoder=Path(model.config.encoder_name).stem,
                 decoder=model.config.decoder,
                 attention=model.attends,
                 **model.decoding()._asdict(),

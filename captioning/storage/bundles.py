@@ -1,17 +1,20 @@
 """Bundles: the one file that a trained model travels in. It is a zip archive.
 
-    bundle.json             {"format": 1 or 2, "kind": "captioner" or "aligner", "keras": version,
-                            "sha256": {member: digest}}. In format 2 also "encoder": {"file": path, "digest": digest}
+    bundle.json             {"format": 1, 2 or 3, "kind": "captioner" or "aligner", "keras": version,
+                            "sha256": {member: digest}}. In format 2 also "encoder": {"file": path, "digest": digest}.
+                            In format 3 also "keras_hub": version
     config.json             every setting of the run
     vocabulary.json         the words in id order, see ``Vocabulary.to_json``
     encoder.weights.h5      Keras weights of an encoder that ``build_encoder`` can build by its name, or
     encoder.keras           the saved Keras model that the run had as its encoder
+    encoder.json            in format 3: the recipe of an encoder of KerasHub (see ``kerashub.Recipe``). Its weights
+                            are in encoder.weights.h5
 
 A captioner adds decoder.weights.h5, the Keras weights of its decoder. If its word embedding is not learned, it also
 adds embedding.npz: the arrays that the embedding had before training (see captioning/embeddings/arrays.py). An aligner
 adds towers.weights.h5, the Keras weights of its towers.
 
-An aligner of format 2 has no encoder. Another file lends it one: the bundle of a captioner, or the Keras weights of a
+Format 3 is that of an encoder of KerasHub. An aligner of format 2 has no encoder. Another file lends it one: the bundle of a captioner, or the Keras weights of a
 backbone. "file" is the path of that file from the folder of the bundle. "digest" is that of the encoder
 (``features.digests.encoder_digest``), and no other encoder is accepted.
 
@@ -26,6 +29,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +39,25 @@ from captioning.base.errors import UserError, first_line
 from captioning.base.files import replacing
 from captioning.base.scratch import no_room, scratch_folder, temporary_folder
 from captioning.base.trained import bundle_of
-from captioning.features.digests import backbone_of, encoder_digest
+from captioning.features import kerashub
+from captioning.features.digests import backbone_of, encoder_digest, recipe_of
 from captioning.features.encoder import build_encoder
+from captioning.features.kerashub import Recipe
 from captioning.features.weight_files import halve_weights, refuse_oversized, save_weights, written_by_hdf5
-from captioning.storage.members import ADVICE, FORMAT, KINDS, Bundle, opened, settings_in, settings_of, vocabulary_in
+from captioning.storage.members import (
+    ADVICE,
+    KINDS,
+    LENT,
+    PLAIN,
+    RECIPE,
+    Bundle,
+    opened,
+    settings_in,
+    settings_of,
+    vocabulary_in,
+)
 from captioning.words.vocabulary import Vocabulary
-from config import Config
+from config import KERASHUB, Config
 
 UNFINISHED = ".bundle-"  # begins the names of folders in which bundles are made
 
@@ -72,8 +89,12 @@ def writing(
         if half:
             for weights in sorted(folder.glob("*.weights.h5")):
                 halve_weights(weights)
-        about = {"format": FORMAT if lent else 1, "kind": kind, "keras": keras.__version__}
-        _zip(folder, path, about | ({"encoder": lent} if lent else {}))
+        about = {"format": PLAIN, "kind": kind, "keras": keras.__version__}
+        if lent:
+            about |= {"format": LENT, "encoder": lent}
+        elif (folder / "encoder.json").exists():
+            about |= {"format": RECIPE, "keras_hub": version("keras-hub")}
+        _zip(folder, path, about)
 
 
 @contextmanager
@@ -113,8 +134,10 @@ def _write_encoder(folder: Path, config: Config, encoder: keras.Model) -> None:
         # The model in memory is saved. The file that it came from may have changed or gone since.
         with written_by_hdf5(encoder, folder / "encoder.keras"):
             backbone_of(encoder).save(folder / "encoder.keras")
-    else:
-        save_weights(encoder, folder / "encoder.weights.h5")
+        return
+    save_weights(encoder, folder / "encoder.weights.h5")
+    if config.encoder.startswith(KERASHUB):
+        (folder / "encoder.json").write_text(recipe_of(encoder), encoding="utf-8")
 
 
 @contextmanager
@@ -183,8 +206,15 @@ def _read_encoder(folder: Path, config: Config) -> keras.Model:
         return build_encoder(config.with_overrides({"encoder": str(folder / "encoder.keras")}))
     if config.encoder.endswith(".keras"):
         raise ValueError("encoder.keras is missing")
-    refuse_oversized(folder / "encoder.weights.h5")
-    encoder = build_encoder(config, blank=True)
+    held = refuse_oversized(folder / "encoder.weights.h5")
+    if config.encoder.startswith(KERASHUB):
+        if not (folder / "encoder.json").exists():  # a preset that a stranger names is not fetched
+            raise ValueError("encoder.json is missing")
+        recipe = Recipe.from_json((folder / "encoder.json").read_bytes())
+        kerashub.refuse_oversized(recipe, config, held)
+        encoder = build_encoder(config, blank=True, recipe=recipe)
+    else:
+        encoder = build_encoder(config, blank=True)
     encoder.load_weights(folder / "encoder.weights.h5")
     return encoder
 
@@ -242,16 +272,24 @@ def _encoder_in(lender: Path, config: Config) -> keras.Model:
     Raises UserError when the file is missing, damaged or not of such an encoder; ValueError when a bundle holds the
     weights of another one.
     """
+    names = _encoder_members(config.encoder)
     if lender.suffix != ".zip":
+        if len(names) > 1:
+            raise UserError(f"{lender}: does not say what its weights are of; name the bundle of a captioner instead")
         return build_encoder(config.with_overrides({"encoder_weights": str(lender)}))
-    saved = config.encoder.endswith(".keras")
-    if settings_of(lender, "captioner").encoder.endswith(".keras") != saved:
-        raise ValueError("one of the two encoders is a saved Keras model, and the other is not")
-    name = "encoder.keras" if saved else "encoder.weights.h5"
-    bundle = opened(lender, "captioner", (name,))
+    if _encoder_members(settings_of(lender, "captioner").encoder) != names:
+        raise ValueError("the two encoders are of other families")
+    bundle = opened(lender, "captioner", names)
     with temporary_folder(f"the encoder of {lender}") as folder:
         _unpack(bundle, folder)
         return _read_encoder(folder, config)
+
+
+def _encoder_members(encoder: str) -> tuple[str, ...]:
+    """The members of a bundle that hold the encoder of this name."""
+    if encoder.endswith(".keras"):
+        return ("encoder.keras",)
+    return ("encoder.weights.h5", "encoder.json") if encoder.startswith(KERASHUB) else ("encoder.weights.h5",)
 
 
 def load_weights(model: keras.Model, path: Path, bundle: Path) -> None:

@@ -14,8 +14,9 @@ from captioning.command_line.reading import read_settings
 from captioning.words.vocabulary import Vocabulary
 from config import Config
 
-# The newest format. Bundles with an encoder of their own are of format 1, so that earlier releases read them too.
-FORMAT = 2
+# The formats. A bundle is of the oldest one that can say what it holds, so that earlier releases read it if they can.
+PLAIN, LENT, RECIPE = 1, 2, 3
+FORMAT = RECIPE  # the newest
 # For each kind: the weights that it adds, and the command that trains it.
 KINDS = {
     "captioner": ("decoder.weights.h5", "train.py"),
