@@ -51,13 +51,16 @@ ALONE = {
         "mkdocs-material>=9.5,<10",  # the theme, with search
     ],
 }
+_KERAS_HUB = [
+    "keras-hub>=0.32,<0.34",  # layers and weights of BERT, CLIP, DINOv2 and others
+    "safetensors>=0.5,<1",  # KerasHub reads folders in Hugging Face's layout with it
+]
 # These extras also bring what the extra "train" does.
 WITH_TRAINING = {
     # BERT as word embedding: --embedding bert-static or bert-prefix. Training needs it; captioning does not.
-    "bert": [
-        "keras-hub>=0.32,<0.34",  # BERT's layers and weights
-        "safetensors>=0.5,<1",  # KerasHub reads folders in Hugging Face's layout with it
-    ],
+    "bert": _KERAS_HUB,
+    # Image encoders: --encoder kerashub:NAME. Training needs it, and so does captioning by Keras; exports do not.
+    "kerashub": _KERAS_HUB,
     # Exports to ONNX and LiteRT, and LiteRT's runtime: export.py. A SavedModel needs none of these.
     "export": [
         "tf2onnx>=1.17,<1.18",  # TensorFlow's graph to ONNX

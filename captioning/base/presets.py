@@ -1,4 +1,4 @@
-"""What is read through KerasHub: its presets, and folders that it can read. KerasHub is imported only when it is used."""
+"""What is read through KerasHub: presets, and folders that it can read. KerasHub is imported only when it is used."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

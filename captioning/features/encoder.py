@@ -22,9 +22,7 @@ from captioning.features import applications, efficientnet_lite, kerashub, saved
 from config import KERASHUB, EncoderSettings
 
 
-def build_encoder(
-    settings: EncoderSettings, blank: bool = False, recipe: kerashub.Recipe | None = None
-) -> keras.Model:
+def build_encoder(settings: EncoderSettings, blank: bool = False, recipe: kerashub.Recipe | None = None) -> keras.Model:
     """The frozen encoder that ``settings`` describe: float32 RGB 0-255 ``(B, S, S, 3)`` -> float32 ``(B, R, D)``.
 
     Reads encoder, encoder_weights, image_size (S) and feature_grid. A feature_grid of 0 gives R = H*W regions, and n

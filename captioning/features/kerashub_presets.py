@@ -153,7 +153,7 @@ def _plain(value: Any) -> Any:
 
 
 def _fits_itself(name: str, hub: ModuleType) -> bool:
-    """Whether the preset or folder ``name`` holds a backbone that fits its position embeddings to the size of images."""
+    """Whether the preset or folder ``name`` has a backbone that fits its position embeddings to the image size."""
     if Path(name).is_dir():
         about = load_json(Path(name) / "config.json", dict)
         kind = f"{about.get('class_name', '')} {about.get('model_type', '')}".lower()
@@ -173,7 +173,9 @@ def _scaling(name: str, hub: ModuleType) -> tuple[Any, Any]:
     else:
         converter = hub.layers.ImageConverter.from_preset(name)
     if converter is None:
-        raise UserError(f"encoder: {name} does not say how pixels are scaled (no {own.name}); fetch the whole folder again")
+        raise UserError(
+            f"encoder: {name} does not say how pixels are scaled (no {own.name}); fetch the whole folder again"
+        )
     scale, offset = (_plain(value) for value in (converter.scale, converter.offset))
     return (1.0 if scale is None else scale), (0.0 if offset is None else offset)
 

@@ -14,7 +14,7 @@ A captioner adds decoder.weights.h5, the Keras weights of its decoder. If its wo
 adds embedding.npz: the arrays that the embedding had before training (see captioning/embeddings/arrays.py). An aligner
 adds towers.weights.h5, the Keras weights of its towers.
 
-Format 3 is that of an encoder of KerasHub. An aligner of format 2 has no encoder. Another file lends it one: the bundle of a captioner, or the Keras weights of a
+An aligner of format 2 has no encoder. Another file lends it one: the bundle of a captioner, or the Keras weights of a
 backbone. "file" is the path of that file from the folder of the bundle. "digest" is that of the encoder
 (``features.digests.encoder_digest``), and no other encoder is accepted.
 

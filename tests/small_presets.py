@@ -11,7 +11,14 @@ SIZE = 32  # pixels per side
 PATCH = 8
 GRID = SIZE // PATCH
 _VIT = {"patch_size": PATCH, "num_layers": 3, "num_heads": 2, "hidden_dim": 8, "image_shape": (SIZE, SIZE, 3)}
-_TEXT = {"vocabulary_size": 9, "embedding_dim": 8, "hidden_dim": 8, "num_layers": 1, "num_heads": 2, "intermediate_dim": 8}
+_TEXT = {
+    "vocabulary_size": 9,
+    "embedding_dim": 8,
+    "hidden_dim": 8,
+    "num_layers": 1,
+    "num_heads": 2,
+    "intermediate_dim": 8,
+}
 # For each class: its arguments, the tokens before those of the patches, and the class that scales pixels for it.
 SMALL: dict[str, tuple[dict[str, Any], int, str]] = {
     "CLIPVisionEncoder": (_VIT | {"intermediate_dim": 16}, 1, ""),
@@ -28,24 +35,85 @@ SMALL: dict[str, tuple[dict[str, Any], int, str]] = {
     "DeiTBackbone": (_VIT | {"intermediate_dim": 16}, 2, "DeiTImageConverter"),
     "ResNetBackbone": (
         {
-            **{"input_conv_filters": [64], "input_conv_kernel_sizes": [7], "block_type": "basic_block"},
-            **{"stackwise_num_filters": [64, 64], "stackwise_num_blocks": [1, 1], "stackwise_num_strides": [1, 2]},
+            "input_conv_filters": [64],
+            "input_conv_kernel_sizes": [7],
+            "block_type": "basic_block",
+            "stackwise_num_filters": [64, 64],
+            "stackwise_num_blocks": [1, 1],
+            "stackwise_num_strides": [1, 2],
         },
         *(0, "ResNetImageConverter"),
     ),
     "EfficientNetBackbone": (
         {
-            **{"stackwise_width_coefficients": [0.5] * 2, "stackwise_depth_coefficients": [1.0] * 2},
-            **{"stackwise_kernel_sizes": [3, 3], "stackwise_num_repeats": [1, 1], "stackwise_input_filters": [16, 16]},
-            **{"stackwise_output_filters": [16, 24], "stackwise_expansion_ratios": [1, 4], "stackwise_strides": [1, 2]},
-            **{"stackwise_block_types": ["v1", "fused"], "stackwise_squeeze_and_excite_ratios": [0.25, 0]},
-            **{"stackwise_force_input_filters": [0, 0], "stackwise_nores_option": [False] * 2},
+            "stackwise_width_coefficients": [0.5] * 2,
+            "stackwise_depth_coefficients": [1.0] * 2,
+            "stackwise_kernel_sizes": [3, 3],
+            "stackwise_num_repeats": [1, 1],
+            "stackwise_input_filters": [16, 16],
+            "stackwise_output_filters": [16, 24],
+            "stackwise_expansion_ratios": [1, 4],
+            "stackwise_strides": [1, 2],
+            "stackwise_block_types": ["v1", "fused"],
+            "stackwise_squeeze_and_excite_ratios": [0.25, 0],
+            "stackwise_force_input_filters": [0, 0],
+            "stackwise_nores_option": [False] * 2,
         },
         *(0, "EfficientNetImageConverter"),
     ),
     "DenseNetBackbone": (
         {"stackwise_num_repeats": [1, 1], "compression_ratio": 0.5, "growth_rate": 4},
         *(0, "DenseNetImageConverter"),
+    ),
+    "CSPNetBackbone": (
+        {
+            "stem_filters": 8,
+            "stem_kernel_size": 3,
+            "stem_strides": 2,
+            "block_type": "dark_block",
+            "stackwise_depth": [1, 1],
+            "stackwise_strides": [1, 2],
+            "stackwise_num_filters": [8, 16],
+            "stage_type": "csp",
+            "stem_padding": "same",
+        },
+        *(0, "CSPNetImageConverter"),
+    ),
+    "HGNetV2Backbone": (
+        {
+            "depths": [1, 1],
+            "embedding_size": 8,
+            "hidden_sizes": [16, 16],
+            "stem_channels": [3, 8, 8],
+            "hidden_act": "relu",
+            "use_learnable_affine_block": False,
+            "apply_downsample": [False, True],
+            "stackwise_stage_filters": [[8, 8, 16, 1, 1, 3], [16, 8, 16, 1, 1, 3]],
+            "use_lightweight_conv_block": [False, False],
+        },
+        *(0, "HGNetV2ImageConverter"),
+    ),
+    "MobileNetBackbone": (
+        {
+            "stackwise_expansion": [[8]],
+            "stackwise_num_blocks": [1],
+            "stackwise_num_filters": [[8]],
+            "stackwise_kernel_size": [[3]],
+            "stackwise_num_strides": [[2]],
+            "stackwise_se_ratio": [[None]],
+            "stackwise_activation": [["relu6"]],
+            "stackwise_padding": [[1]],
+            "output_num_filters": 16,
+            "depthwise_filters": 8,
+            "depthwise_stride": 1,
+            "depthwise_residual": True,
+            "last_layer_filter": 16,
+        },
+        *(0, "MobileNetImageConverter"),
+    ),
+    "XceptionBackbone": (
+        {"stackwise_conv_filters": [[8, 8], [8, 16]], "stackwise_pooling": [True, False]},
+        *(0, "XceptionImageConverter"),
     ),
     "VGGBackbone": (
         {"stackwise_num_repeats": [1, 1], "stackwise_num_filters": [4, 8]},
@@ -107,6 +175,7 @@ def expected_grid(model: keras.Model, kind: str, pixels: np.ndarray) -> np.ndarr
     model = getattr(model, "vision_encoder", model)
     if kind.startswith("SigLIP"):
         model = keras.Model(model.inputs, model.post_layer_norm.output)
-    cells = ops.convert_to_numpy(model(keras.tree.map_structure(lambda _: x, model.input), training=False))
+    found = model(keras.tree.map_structure(lambda _: x, model.input), training=False)
+    cells = ops.convert_to_numpy(keras.tree.flatten(found)[-1])
     cells = cells.reshape(len(cells), -1, cells.shape[-1])
     return cells[:, SMALL[kind][1] :]
