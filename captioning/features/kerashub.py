@@ -9,7 +9,7 @@ Legend: B images, S pixels per side, H x W cells of the grid, D numbers per cell
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple, Self
 
@@ -98,7 +98,7 @@ class Recipe(NamedTuple):
         arguments = take(found, "arguments", dict)
         for name, value in arguments.items():
             _refuse_odd(name, value)
-        pixels = {}
+        pixels: dict[str, Any] = {}
         for name in ("scale", "offset"):
             value = found.get(name)
             if not (_is_number(value) or (isinstance(value, list) and len(value) == 3 and all(map(_is_number, value)))):
@@ -124,7 +124,9 @@ def _refuse_odd(name: str, value: object, depth: int = 0) -> None:
         raise ValueError(f"the argument {name[:50]} is {str(value)[:20]}, which is too large")
 
 
-def build_backbone(settings: EncoderSettings, blank: bool, recipe: Recipe | None = None) -> tuple[keras.Model, None]:
+def build_backbone(
+    settings: EncoderSettings, blank: bool, recipe: Recipe | None = None
+) -> tuple[keras.Model, Callable | None]:
     """The image encoder of a KerasHub preset: RGB 0-255 ``(B, S, S, 3)`` -> a grid ``(B, H, W, D)``.
 
     Its attribute ``recipe`` is the JSON text of its recipe. It scales pixels itself. With ``recipe`` no preset is read,
@@ -138,7 +140,11 @@ def build_backbone(settings: EncoderSettings, blank: bool, recipe: Recipe | None
 
     source = "none" if blank else settings.encoder_weights
     read = read_preset(settings.encoder.removeprefix(KERASHUB), settings.image_size, source == "imagenet")
-    recipe = Recipe(read.kind, sized(read.kind, read.arguments, settings), read.scale, read.offset)
+    try:  # what a bundle could not be read with is refused before training
+        found = Recipe(read.kind, sized(read.kind, read.arguments, settings), read.scale, read.offset)
+        recipe = Recipe.from_json(found.to_json())
+    except (TypeError, ValueError) as error:
+        raise UserError(f"encoder: {settings.encoder} cannot be used here ({error}); name another preset") from None
     part = _part(recipe, settings)
     if source == "imagenet":
         _copy_weights(read.part, part, settings)

@@ -165,7 +165,7 @@ def _scaling(name: str, hub: ModuleType) -> tuple[Any, Any]:
     """What the pixels from 0 to 255 are multiplied by, and what is added then. Raises UserError if nothing says so."""
     own = Path(name) / "preprocessor_config.json"
     if own.is_file():
-        return _scaling_of_transformers(own)
+        return scaling_of_transformers(own)
     if (Path(name) / _CONVERTER).is_file():
         import keras
 
@@ -180,7 +180,7 @@ def _scaling(name: str, hub: ModuleType) -> tuple[Any, Any]:
     return (1.0 if scale is None else scale), (0.0 if offset is None else offset)
 
 
-def _scaling_of_transformers(path: Path) -> tuple[Any, Any]:
+def scaling_of_transformers(path: Path) -> tuple[Any, Any]:
     """The scaling that a ``preprocessor_config.json`` of Transformers describes: (x * factor - mean) / deviation."""
     found = read_json(path, "fetch the whole folder again", dict)
     factor = found.get("rescale_factor", 1 / 255) if found.get("do_rescale", True) else 1.0
