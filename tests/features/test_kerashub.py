@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -219,6 +220,46 @@ def test_pixels_of_a_checkpoint_of_transformers_are_scaled_as_it_says(tmp_path):
     np.testing.assert_allclose(np.float64([100, 50, 0]) * scale + offset, expected)
     path.write_text('{"do_normalize": false, "do_rescale": false}')
     assert scaling_of_transformers(path) == (1.0, 0.0)
+
+
+def save_checkpoint(folder: Path) -> None:
+    """A tiny ViT with random weights in the layout of Transformers."""
+    numpy = pytest.importorskip("safetensors.numpy")
+    shapes = {
+        "embeddings.patch_embeddings.projection.weight": (8, 3, PATCH, PATCH),
+        "embeddings.patch_embeddings.projection.bias": (8,),
+        "embeddings.cls_token": (1, 1, 8),
+        "embeddings.position_embeddings": (1, GRID * GRID + 1, 8),
+    }
+    dense = {f"attention.attention.{part}": (8, 8) for part in ("query", "key", "value")}
+    dense |= {"attention.output.dense": (8, 8), "intermediate.dense": (16, 8), "output.dense": (8, 16)}
+    for name, shape in dense.items():
+        shapes |= {f"encoder.layer.0.{name}.weight": shape, f"encoder.layer.0.{name}.bias": shape[:1]}
+    for norm in ("encoder.layer.0.layernorm_before", "encoder.layer.0.layernorm_after", "layernorm"):
+        shapes |= {f"{norm}.{part}": (8,) for part in ("weight", "bias")}
+    rng = np.random.default_rng(0)
+    weights = {f"vit.{name}": rng.normal(0, 0.3, shape).astype("float32") for name, shape in shapes.items()}
+    numpy.save_file(weights, folder / "model.safetensors")
+    sizes = {
+        "image_size": SIZE,
+        "patch_size": PATCH,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "hidden_size": 8,
+    }
+    rates = {"intermediate_size": 16, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "qkv_bias": True}
+    (folder / "config.json").write_text(json.dumps({"model_type": "vit"} | sizes | rates))
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}')
+
+
+@pytest.mark.weekly
+def test_a_checkpoint_of_transformers_is_an_encoder(tmp_path):
+    hub = pytest.importorskip("keras_hub")
+    save_checkpoint(tmp_path)
+    found = features(build_encoder(tiny(f"kerashub:{tmp_path}")), pixels())
+    model = hub.models.ViTBackbone.from_preset(str(tmp_path))
+    expected = ops.convert_to_numpy(model(ops.convert_to_tensor(pixels() / np.float32(127.5) - 1)))[:, 1:]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.weekly
