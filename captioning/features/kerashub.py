@@ -61,9 +61,9 @@ PAIRS = {
 }
 CHOICES = "CLIP, SigLIP, DINOv2, DINOv3, ViT, DeiT or convolutions such as ResNet and EfficientNet"
 
-# Variables that cannot learn. DINOv2 has its position embeddings twice. Its files hold those of the training size, and
-# KerasHub writes changes of the fitted ones into them in some cases only.
-NOT_KEPT = ("interpolated_position_embeddings",)
+# Variables that do not learn. DINOv2 has its position embeddings twice. Its files hold those of the training size, and
+# KerasHub writes changes of the fitted ones into them in some cases only. Mask tokens serve pretraining alone.
+FIXED = ("interpolated_position_embeddings", "mask_token")
 
 # What a recipe may ask for, so that a stranger's recipe cannot ask for endless work.
 _LARGEST = 1 << 16  # whole number
