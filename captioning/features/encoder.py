@@ -94,8 +94,8 @@ def let_learn(encoder: keras.Model, tuned_layers: int) -> list[keras.Variable]:
     """Make the last ``tuned_layers`` layers with a kernel trainable (0: all of them) and return their variables.
 
     Layers of nested models count too, and a block of a transformer counts as one layer. All of a batch norm stays
-    fixed, statistics, scale and offset, because batches of fine-tuning are small. So do variables that
-    kerashub.py names. Raises UserError when the encoder has fewer such layers.
+    fixed, statistics, scale and offset, because batches of fine-tuning are small. So does what kerashub.py calls FIXED.
+    Raises UserError when the encoder has fewer such layers.
     """
     parts = list(dict.fromkeys(part for layer in encoder.layers for part in _parts(layer)))
     for trainable in (False, True):  # Keras passes on a change to the layers within, and nothing if there is none

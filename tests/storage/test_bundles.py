@@ -19,7 +19,7 @@ from captioning.command_line.reading import read_settings
 from captioning.confidence.inputs import INPUTS
 from captioning.confidence.logistic import Regression
 from captioning.storage import bundles
-from captioning.storage.members import settings_of
+from captioning.storage.members import FORMAT, settings_of
 from config import Config
 from model import Captioner
 
@@ -208,7 +208,7 @@ def test_a_member_that_is_not_what_was_written(saved, tmp_path, no_keras):
 
 def test_a_newer_format_asks_for_an_update(saved, tmp_path):
     members = parts(saved[1])
-    about = {**json.loads(members["bundle.json"]), "format": 3}
+    about = {**json.loads(members["bundle.json"]), "format": FORMAT + 1}
     path = pack(tmp_path / "newer.zip", {**members, "bundle.json": json.dumps(about).encode()})
     with pytest.raises(UserError, match=r"newer\.zip: written by a newer release"):
         Captioner.load(path)
