@@ -33,13 +33,17 @@ _LOOKED = 16  # captions whose attention is wanted
 class Graphs:
     """Both graphs, opened. Raises whatever ONNX Runtime raises for files that it cannot run."""
 
-    def __init__(self, encoder: Path, search: Path, threads: int | None = None):
-        """``threads``: how many compute each call. By default there is one for each core of this process."""
-        # An arena keeps memory for the next batch. It makes the encoder a third faster. The search would hold much more
-        # memory than it needs. It has very many small nodes, and to look for some to fuse takes longer than it saves.
+    def __init__(self, encoder: Path, search: Path, threads: int | None = None, many: bool = False):
+        """``threads``: how many compute each call. By default there is one for each core of this process.
+
+        ``many``: whether it is to caption many pictures, as fast as it can.
+        """
+        # An arena keeps memory for the next batch. It makes the encoder a third faster, and the search a tenth. The
+        # search then holds more memory than it needs. It has very many small nodes, and to look for some to fuse takes
+        # longer than it saves.
         threads = threads or cores()
         self._encoder = _session(encoder, "ORT_ENABLE_ALL", threads, arena=True)
-        self._search = _session(search, "ORT_ENABLE_BASIC", threads, arena=False)
+        self._search = _session(search, "ORT_ENABLE_BASIC", threads, arena=many)
         (features,) = self._encoder.get_outputs()
         self._dtype, self._shape = _DTYPES[features.type], features.shape[1:]
         self._outputs = [output.name for output in self._search.get_outputs()]

@@ -96,7 +96,8 @@ class GraphCaptioner:
         self.precision, self.lanes = precision, lanes
         encoder, search = KINDS["onnx"].graphs
         encoder = INT8_ENCODER if precision == "int8" else encoder
-        self._graphs = Graphs(exported.folder / encoder, exported.folder / search, max(1, cores() // lanes))
+        threads = max(1, cores() // lanes)
+        self._graphs = Graphs(exported.folder / encoder, exported.folder / search, threads, many=lanes > 1)
 
     @classmethod
     def load(cls, model: Path, precision: str = "float32", folder: bool = False) -> "GraphCaptioner":
