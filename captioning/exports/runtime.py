@@ -97,7 +97,7 @@ class GraphCaptioner:
         encoder, search = KINDS["onnx"].graphs
         encoder = INT8_ENCODER if precision == "int8" else encoder
         threads = max(1, cores() // lanes)
-        self._graphs = Graphs(exported.folder / encoder, exported.folder / search, threads, many=lanes > 1)
+        self._graphs = Graphs(exported.folder / encoder, exported.folder / search, threads, lanes > 1)
 
     @classmethod
     def load(cls, model: Path, precision: str = "float32", folder: bool = False) -> "GraphCaptioner":
