@@ -107,7 +107,10 @@ def main() -> None:
     args = parser.parse_args()
     found: dict[str, list[float]] = {name: [] for name in WHAT}
     results: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as temporary, served(POCKET, "--in-browser") as (address, _):
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        served(POCKET, "--in-browser", "--precision", "float32") as (address, _),
+    ):
         make_photographs(Path(temporary, "photographs"), 2)
         pictures = sorted(Path(temporary, "photographs").iterdir())
         for _ in range(1 if args.quick else 5):

@@ -7,8 +7,8 @@ are its ONNX export, which ``export.py --format onnx`` writes beside it:
     RUN/captioner.zip      -> RUN/onnx/
     pretrained/pocket.zip  -> pretrained/pocket/onnx/
 
-An export may hold an encoder that computes in 8 bits. ``--precision`` asks for it, since it changes captions. The
-search computes in float32.
+An export may hold an encoder that computes in 8 bits. It is taken where the processor is fast in that, unless
+``--precision`` says otherwise. The search computes in float32.
 """
 
 import hashlib
@@ -61,7 +61,7 @@ def add_runtime(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=["auto", "float32", "int8"],
-        default="float32",
+        default="auto",
         help="int8: ONNX Runtime computes the encoder in 8 bits, which is faster and changes some captions. It needs an "
         "export made with --calibrate. auto: int8 where there is such an export and the processor is fast in it (VNNI), "
         "otherwise float32 [default: %(default)s]",

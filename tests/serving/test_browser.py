@@ -264,7 +264,9 @@ def server():
 
     if not in_browser.has_runtime():
         pytest.skip("needs onnxruntime-web; python app.py --in-browser fetches it")
-    models = app.models_of([POCKET], app.app_parser().parse_args(["--in-browser"]), named=True)
+    models = app.models_of(
+        [POCKET], app.app_parser().parse_args(["--in-browser", "--precision", "float32"]), named=True
+    )
     with app.listen("127.0.0.1", 0) as listening, Engine(models, window=0.001) as engine:
         hosts = Hosts("127.0.0.1")
         made = create_app(engine, hosts=hosts, runtime=in_browser.prepare_runtime())
