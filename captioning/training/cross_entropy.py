@@ -54,8 +54,8 @@ class CaptionTrainer(keras.Model):
         features, token_ids, image_of = inputs if len(inputs) == 3 else (*inputs, None)
         seen = drop_words(token_ids, self.word_dropout, self.seeds) if training and self.word_dropout else token_ids
         found = self.read(self.decoder.see(features, training), token_ids, seen, image_of, training)
-        mask = self.decoder.mask(features)
-        if mask is None or not self.attention_penalty:
+        mask = self.decoder.mask(features) if self.attention_penalty else None
+        if mask is None:
             return found
         captions = ops.reshape(token_ids, (-1, ops.shape(token_ids)[-1]))
         return {**found, "mask": beside(of_captions(mask, image_of), captions)}
