@@ -351,6 +351,12 @@ KERASHUB = "kerashub:"
 class EncoderSettings(MachineSettings):
     """Encoder and features"""
 
+    features: str = setting(
+        "",
+        "region features from elsewhere, with any number of regions per image, in place of an encoder: a folder of .npz or "
+        ".npy files, an HDF5 file, an LMDB, or tables of bottom-up attention (.tsv). docs/data.md has their layouts",
+        resumable=True,
+    )
     encoder: str = setting(
         "resnet50",
         "resnet50; another backbone of keras.applications, such as efficientnet_v2b0; efficientnet_lite0 or "
@@ -358,18 +364,21 @@ class EncoderSettings(MachineSettings):
         "path of a Keras model (.keras) that maps RGB images (0-255) to a feature grid; or kerashub:NAME, an image "
         "encoder of KerasHub such as CLIP, SigLIP, DINOv2 or ViT. NAME is a preset, such as clip_vit_base_patch32, or "
         "a folder",
+        never={"features": ON},
         fixed="model",
     )
     encoder_weights: str = setting(
         "imagenet",
         "imagenet, none (random weights), or the path of a weights file. A .keras file brings its own weights, and with "
         "kerashub:NAME imagenet means those of the preset",
+        never={"features": ON},
         fixed="model",
     )
     image_size: int = setting(
         224,
         "pixels per side to which every image is resized. The weights of efficientnet_lite1 were trained with 240, "
         "those of efficientnet_lite2 with 260. Most transformers of KerasHub take one size only; an error names it",
+        never={"features": ON},
         fixed="model",
         ge=32,
         le=1024,
@@ -378,6 +387,7 @@ class EncoderSettings(MachineSettings):
         1,
         "regions per side, averaged from the encoder's own grid. 1: one vector per image; 0: the encoder's own grid "
         "(7 x 7 for 224 pixels, 9 x 9 for 260)",
+        never={"features": ON},
         fixed="model",
         ge=0,
         le=32,
@@ -386,7 +396,9 @@ class EncoderSettings(MachineSettings):
         "float16", "number format of the stored features", fixed="model"
     )
     feature_dir: str = setting("features", "folder of the feature stores", resumable=True)
-    extract_batch_size: int = setting(32, "images per batch of the encoder", ge=1, le=4096)
+    extract_batch_size: int = setting(
+        32, "images per batch of the encoder, or of features that are copied from elsewhere", ge=1, le=4096
+    )
 
     @model_validator(mode="after")
     def _check_encoder_weights(self) -> Self:
@@ -614,6 +626,7 @@ class BatchSettings(CaptionSettings, MachineSettings):
         "train on mirrored images too, half of the time. Captions that say left or right never get a mirrored image, "
         "in English and the languages of captioning/words/sides.py. "
         "With a frozen encoder mirrored images have feature stores of their own",
+        never={"features": ON},
         fixed="training",
     )
     crops: int = setting(
@@ -621,7 +634,7 @@ class BatchSettings(CaptionSettings, MachineSettings):
         "number of random crops of each training image, with feature stores of their own, the same for every seed. In "
         "each epoch a caption gets the whole image or one of the crops, at random. With mirror every second crop is "
         "mirrored",
-        never={"stage": ("finetune",)},
+        never={"stage": ("finetune",), "features": ON},
         fixed="training",
         ge=0,
         le=64,
@@ -1032,6 +1045,19 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, EncoderSetti
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="after")
+    def _refuse_no_encoder(self) -> Self:
+        """Refuse stages that need pictures where there are stored features only."""
+        if self.features and self.stage == "finetune":
+            raise ValueError(
+                "features: stage=finetune lets the encoder learn, and stored features have none; take xe or scst"
+            )
+        if self.features and self.stage == "align":
+            raise ValueError(
+                "features: stage=align makes towers that search pictures, which need an encoder; leave features out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _refuse_nul(self) -> Self:
         """Refuse texts that no file or folder can have as its name."""
         for name in Config.model_fields:
@@ -1050,7 +1076,7 @@ class Config(DecodingSettings, TrainingSettings, AlignmentSettings, EncoderSetti
 
     @model_validator(mode="after")
     def _check_feature_grid(self) -> Self:
-        if self.feature_grid == 1 and self.decoder in get_args(RegionDecoders):
+        if self.feature_grid == 1 and not self.features and self.decoder in get_args(RegionDecoders):
             raise ValueError(
                 f"feature_grid: decoder={self.decoder} chooses among regions, and with 1 there is only one; set it to 0"
             )

@@ -44,7 +44,13 @@ from captioning.base.script import run_script
 from captioning.base.settings import listed, own_fields
 from captioning.base.texts import printable
 from captioning.command_line.options import add_views, make_parser, typed_settings
-from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained, settle_backend, without_data
+from captioning.command_line.resolving import (
+    refuse_idle_consensus,
+    refuse_stored_features,
+    resolve_trained,
+    settle_backend,
+    without_data,
+)
 from captioning.confidence.inputs import INPUTS
 from captioning.confidence.judging import Sure
 from captioning.data.caption_files import read_references
@@ -350,6 +356,7 @@ def fit_model(args: Namespace, typed: dict[str, Any]) -> None:
 
     path = Path(args.model[0])
     captioner = Captioner.load(path, with_confidence=False)
+    refuse_stored_features(captioner.config, "--fit-confidence: looks at the training pictures")
     config = resolve_trained(args, captioner.config)
     refuse_idle_consensus([config])
     captioner.check(config)
@@ -571,6 +578,8 @@ def write_reports(
     found: Sequence[Sequence[Captioned]], captioner: "Captioner", config: Config, folder: Path, output: Path
 ) -> None:
     """Write the page of each data set into ``output``. ``found``: for each decoding the captions of each data set."""
+    from captioning.features.region_store import RegionStore
+    from captioning.reports.box_maps import BoxMaps
     from captioning.reports.page import report
     from captioning.storage.runs import Run
 
@@ -578,7 +587,10 @@ def write_reports(
         part = decodings[0].part
         rows = [each.row for each in decodings]
         predictions = [(each.captions, each.cider) for each in decodings]
-        page = report(rows, predictions, part.records, config, captioner.decoder.sizes, Run(folder))
+        store, maps = part.stores[0], None
+        if isinstance(store, RegionStore) and store.has_boxes and captioner.attends:
+            maps = BoxMaps(captioner, store, part.records)
+        page = report(rows, predictions, part.records, config, captioner.decoder.sizes, Run(folder), maps)
         write(output / f"report{'-' * bool(part.name)}{part.name}.html", page)
 
 
@@ -614,7 +626,7 @@ def find_parts(
     dataset.split(args.split)  # a wrong name shows before features are extracted
     looks = further_views(args.views)
     prepared = [
-        prepare(member.config.with_overrides(without_data(typed)), dataset, member.encoder, args.split, looks)
+        prepare(of_member(member.config, typed), dataset, member.encoder, args.split, looks)
         for member in captioner.members
     ]
     sets = dataset.parts if isinstance(dataset, MixedDataset) else {config.data_names()[0]: dataset}
@@ -634,6 +646,14 @@ def find_parts(
         subset = sets[key].coco_subsets.get(records[0].split)
         parts.append(Part(name, data, stores, records, subset, outlined_of(data, sets[key], records)))
     return parts
+
+
+def of_member(trained: Config, typed: dict[str, Any]) -> Config:
+    """The settings of a member of an ensemble with the ``typed`` ones. One with an encoder needs no features."""
+    own = without_data(typed)
+    if not trained.features:
+        own.pop("features", None)
+    return trained.with_overrides(own)
 
 
 def outlined_of(

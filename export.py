@@ -42,7 +42,13 @@ from captioning.base.progress import track
 from captioning.base.script import run_script
 from captioning.base.trained import fingerprint
 from captioning.command_line.options import make_parser, typed_settings
-from captioning.command_line.resolving import refuse_idle_consensus, refuse_variety, resolve_trained, settle_backend
+from captioning.command_line.resolving import (
+    refuse_idle_consensus,
+    refuse_stored_features,
+    refuse_variety,
+    resolve_trained,
+    settle_backend,
+)
 from captioning.exports.checking import Comparison, Original, compare
 from captioning.exports.reading import KINDS, Exported
 from captioning.exports.runtime import exports_beside
@@ -81,7 +87,12 @@ def main() -> int:
     refuse([wanted.kind for wanted in exports], [wanted.folder for wanted in exports], args.overwrite)
 
     from captioning.exports.writing import write_export
+    from captioning.storage.members import settings_of
     from model import Captioner
+
+    refuse_stored_features(
+        settings_of(Path(args.model), "captioner"), f"--model: {args.model}: an export begins with pictures"
+    )
 
     captioner = Captioner.load(Path(args.model))
     config = resolve_trained(args, captioner.config)

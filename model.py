@@ -24,7 +24,7 @@ from keras import ops
 
 from captioning.base.errors import UserError
 from captioning.base.files import load_arrays, save_arrays
-from captioning.command_line.resolving import refuse_longer
+from captioning.command_line.resolving import refuse_longer, refuse_stored_features
 from captioning.concepts.agreement import Reader
 from captioning.concepts.decoder import ConceptDecoder
 from captioning.concepts.detector import Concepts
@@ -36,6 +36,7 @@ from captioning.decoders.ensemble import EnsembleDecoder
 from captioning.features.batches import DrawnBatches, EnsembleBatches, FeatureBatches
 from captioning.features.digests import encoder_digest
 from captioning.features.folding import FoldedEncoder
+from captioning.features.precomputed import StoredFeatures
 from captioning.features.weight_files import save_weights
 from captioning.pictures.loading import view
 from captioning.search.captions import Caption, read_ids, spelled, weights_of_words
@@ -86,7 +87,8 @@ class Captioner:
         ``pretrained``: the arrays of a word embedding that is not learned (see ``captioning/embeddings/arrays.py``).
         """
         regions, feature_size = encoder.output_shape[1:]
-        decoder = build_decoder(config, len(vocabulary), regions, feature_size, pretrained)
+        padded = isinstance(encoder, StoredFeatures)
+        decoder = build_decoder(config, len(vocabulary), regions, feature_size, pretrained, padded)
         return cls(config, vocabulary, encoder, decoder)
 
     @property
@@ -118,7 +120,9 @@ class Captioner:
         """Features ``(B, R, D)`` of the dtype ``feature_dtype``, from RGB pixels ``(B, S, S, 3)``.
 
         The pixels are uint8, or float from 0 to 255. The encoder's weights must not change after the first call.
+        Raises UserError if the captioner reads stored features, which come without an encoder.
         """
+        refuse_stored_features(self.config, "features")
         return self._encode(pixels).astype(self.config.feature_dtype)
 
     def caption(
@@ -252,7 +256,8 @@ class Captioner:
             captioner.confidence = Confidence.load(folder, path) if with_confidence else None
             if config.stage == "concepts":
                 size = int(encoder.output_shape[-1])
-                captioner.concepts = Concepts.load_from(folder, path, vocabulary, size)
+                padded = isinstance(encoder, StoredFeatures)
+                captioner.concepts = Concepts.load_from(folder, path, vocabulary, size, padded)
             if captioner.concepts is None and captioner.confidence is not None and captioner.confidence.needs_concepts:
                 raise UserError(
                     f"{path}: its confidence reads visual concepts, and it has none; fit a new one with evaluate.py "

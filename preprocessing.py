@@ -155,8 +155,12 @@ def prepare(
         which becomes one of the ``views``.
     verify: stores that are there are compared with their checksums. What is damaged is extracted again.
 
+    With the setting features nothing is extracted. The features are copied from there (``features/region_store.py``).
+
     Raises UserError if the encoder cannot be built or a store cannot be made.
     """
+    if settings.features:
+        return _prepare_stored(settings, dataset, encoder, split, looks, verify)
     # Keras is imported here and not above, so that errors in data or settings show before Keras loads.
     from captioning.features.encoder import build_encoder
     from captioning.features.folding import FoldedEncoder
@@ -178,6 +182,37 @@ def prepare(
             found = _prepare_one(settings, apart, encoder, encode, split, looks, verify)
         parts[name] = found
     return Prepared.joined(dataset, parts)
+
+
+def _prepare_stored(
+    settings: EncoderSettings,
+    dataset: CaptionDataset | MixedDataset,
+    encoder: "keras.Model | None",
+    split: str,
+    looks: Sequence[Look],
+    verify: bool,
+) -> "Prepared":
+    """``prepare`` with features from elsewhere. ``encoder``: that of a trained captioner, if there is one."""
+    from captioning.features.region_sources import open_source
+
+    if looks:
+        raise UserError("--views: needs an encoder that sees the pictures, and this captioner reads stored features")
+    source = open_source(settings.features)
+    from captioning.features.precomputed import StoredFeatures, region_store
+    from captioning.features.prepared import Prepared
+
+    width = int(encoder.output_shape[-1]) if encoder else None
+    parts: dict[str, Prepared] = {}
+    for name, part in dataset.parts.items() if isinstance(dataset, MixedDataset) else [("", dataset)]:
+        if isinstance(dataset, MixedDataset) and split and not dataset.has(name, split):
+            continue
+        store = region_store(settings, part, source, split, width, verify)
+        width = store.feature_size
+        parts[name] = Prepared(part, StoredFeatures(store.regions, width), store)
+    if isinstance(dataset, CaptionDataset):
+        return parts[""]
+    joined = Prepared.joined(dataset, parts)
+    return replace(joined, encoder=StoredFeatures(joined.store.regions, joined.store.feature_size))
 
 
 def _other_files(one: CaptionDataset, other: CaptionDataset) -> bool:
@@ -287,7 +322,7 @@ def _print_vocabulary(config: Config, dataset: CaptionDataset | MixedDataset, vo
 def _print_features(store: "FeatureStore") -> None:
     """Print the sizes of the features of one data set, and where they lie."""
     print(
-        f"features: {len(store.rows)} images x {store.regions} x {store.feature_size} {store.dtype} in {store.folder}"
+        f"features: {len(store.rows)} images x {'up to ' * store.padded}{store.regions} x {store.feature_size} {store.dtype} in {store.folder}"
         + (f"; {len(store.unreadable)} unreadable" if store.unreadable else "")
     )
 

@@ -35,7 +35,7 @@ from captioning.base.files import write
 from captioning.base.script import run_script
 from captioning.base.texts import json_line, printable
 from captioning.command_line.options import make_parser, typed_settings
-from captioning.command_line.resolving import resolve_trained, settle_backend, without_data
+from captioning.command_line.resolving import refuse_stored_features, resolve_trained, settle_backend, without_data
 from captioning.data.records import SPLIT_NAMES, ImageRecord
 from captioning.pictures.finding import (
     SUFFIXES,
@@ -445,8 +445,10 @@ def load_reranking(args: argparse.Namespace, kind: str) -> Reranking | None:
     """The captioner of --rerank and its options. ``kind`` counts if --rerank-by names none. Raises UserError."""
     if not args.rerank:
         return None
+    from captioning.storage.members import settings_of
     from model import Captioner
 
+    refuse_stored_features(settings_of(Path(args.rerank), "captioner"), f"--rerank: {args.rerank}")
     kind = args.rerank_by or kind
     weight = DEFAULT_COSINE_WEIGHTS[kind] if args.cosine_weight is None else args.cosine_weight
     path = Path(args.rerank)

@@ -45,6 +45,10 @@ ALONE = {
         "pillow-heif>=1.1,<2",  # HEIC, with libheif in the wheel
         "rawpy>=0.25,<1",  # RAW, with LibRaw in the wheel
     ],
+    # Features from elsewhere in an LMDB: --features FOLDER.lmdb. Training reads all other layouts without it.
+    "features": [
+        "lmdb>=1.6,<4",  # LMDB, with its library in the wheel; tried with 3.0.0
+    ],
     # The site: mkdocs build.
     "docs": [
         "mkdocs>=1.6,<2",  # Markdown to pages; --strict finds dead links

@@ -23,6 +23,7 @@ from captioning.command_line.resolving import resolve, resolve_resumed, resumabl
 from captioning.data.mixture import MixedDataset
 from captioning.data.records import CaptionDataset
 from captioning.embeddings.arrays import extended_arrays, load_pretrained
+from captioning.features.region_sources import open_source
 from captioning.storage.runs import Run
 from config import Config, MixtureSettings
 from preprocessing import check_encoder, find_vocabulary, load_dataset, prepare
@@ -43,6 +44,8 @@ def main() -> int:
 
     run = Run.open(args.resume) if args.resume else None
     config = resolve_resumed(args, run.config()) if run else resolve(args)
+    if config.features:
+        open_source(config.features)  # a place without features is named before the data set is read
     if not run:
         check_encoder(config)
         download_missing(config)

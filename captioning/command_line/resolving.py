@@ -19,6 +19,7 @@ from config import (
     Config,
     DecoderSettings,
     DecodingSettings,
+    EncoderSettings,
     MixtureSettings,
     settings_of,
     validated,
@@ -50,6 +51,8 @@ def resolve(args: argparse.Namespace) -> Config:
             settings = _read_file(Path(args.config), over=settings)
         if typed.get("stage", settings.stage) != settings.stage:
             settings = _at_stage(settings, typed["stage"])
+    if typed.get("features") and not settings.init:
+        settings = _without_unread(settings.model_copy(update={"features": typed["features"]}))
     settings = settings.with_overrides(_choose_data(typed, settings))
     _refuse_idle_beam(typed, settings)
     refuse_idle_consensus([settings])
@@ -87,6 +90,8 @@ def without_data(typed: Mapping[str, Any]) -> dict[str, Any]:
 
 def _continued(typed: Mapping[str, Any]) -> Config:
     """The settings with which a stage goes on from the run or bundle ``typed["init"]``. Raises UserError."""
+    trained = read_settings(*read_trained(Path(typed["init"]), "config.json"))
+    refuse_other_source(trained, typed)
     stage = typed.get("stage", Config().stage)
     fixed = fixed_settings("model") if stage == "align" else fixed_settings("model", "decoder")
     if typed.get("extend_vocabulary"):
@@ -96,7 +101,6 @@ def _continued(typed: Mapping[str, Any]) -> Config:
             f"--init: {', '.join(refused)} cannot change now, because the weights of the captioner "
             "were made for its own; leave them out"
         )
-    trained = read_settings(*read_trained(Path(typed["init"]), "config.json"))
     changes = {"init": typed["init"], "extend_vocabulary": False}  # each training asks for new words anew
     settings = _at_stage(trained, stage, changes | _fresh(trained, typed))
     if stage != "align":
@@ -125,9 +129,16 @@ def _at_stage(settings: Config, stage: str, changes: Mapping[str, Any] | None = 
     Settings that the stage does not read go back to their defaults.
     """
     changed = {**(changes or {}), **STAGE_CHANGES.get(stage, {}), "stage": stage}
-    at_stage = settings.model_copy(update=changed)
-    unread = [name for name in Config.model_fields if refusal(at_stage, name) and name not in settings_of_stages()]
-    return settings.with_overrides({name: Config.model_fields[name].default for name in unread} | changed)
+    return _without_unread(settings.model_copy(update=changed), changed)
+
+
+def _without_unread(settings: Config, changed: Mapping[str, Any] | None = None) -> Config:
+    """``settings``, not checked yet, where those that nothing reads are at their defaults, but for ``changed`` ones.
+
+    Raises UserError.
+    """
+    unread = [name for name in Config.model_fields if refusal(settings, name) and name not in settings_of_stages()]
+    return settings.with_overrides({name: Config.model_fields[name].default for name in unread} | dict(changed or {}))
 
 
 def settings_of_stages() -> list[str]:
@@ -161,6 +172,7 @@ def resolve_trained(args: argparse.Namespace, trained: Config) -> Config:
     Raises UserError when that would change what training has fixed.
     """
     typed = typed_settings(args)
+    refuse_other_source(trained, typed)
     settings = trained.with_overrides(_choose_data(typed, trained))
     _refuse_idle_beam(typed, settings)
     for name in sorted(fixed_settings()):
@@ -184,6 +196,7 @@ def resolve_resumed(args: argparse.Namespace, begun: Config) -> Config:
     typed = typed_settings(args)
     if fixed := sorted(set(typed) - set(resumable_settings())):
         raise UserError(f"--resume: {', '.join(fixed)} cannot change now; only {', '.join(resumable_settings())} can")
+    refuse_other_source(begun, typed)
     settings = begun.with_overrides(typed)
     settle_backend(settings.backend)
     return settings
@@ -227,6 +240,26 @@ def refuse_longer(trained: DecoderSettings, settings: CaptionSettings) -> None:
         raise UserError(
             f"max_caption_length: this {kind} was built for {trained.max_caption_length} words and cannot go beyond; "
             "choose a smaller number"
+        )
+
+
+def refuse_other_source(trained: EncoderSettings, typed: Mapping[str, Any]) -> None:
+    """Raise UserError if the ``typed`` settings give features to a captioner with an encoder, or take them away."""
+    if "features" in typed and bool(typed["features"]) != bool(trained.features):
+        raise UserError(
+            "features: this captioner reads stored features and has no encoder; name a source of them"
+            if trained.features
+            else "features: this captioner has an encoder of its own, which makes its features; leave this out"
+        )
+
+
+def refuse_stored_features(settings: EncoderSettings, what: str) -> None:
+    """Raise UserError if a captioner with these settings has no encoder for pictures. ``what``: what needs one."""
+    if settings.features:
+        raise UserError(
+            f"{what}: this captioner reads stored features ({settings.features}) and has no encoder for pictures. "
+            "evaluate.py captions the images of a data set whose features are stored; for other pictures take a "
+            "captioner with an encoder"
         )
 
 

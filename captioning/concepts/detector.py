@@ -31,6 +31,7 @@ from keras import ops
 
 from captioning.base.errors import UserError
 from captioning.base.json_files import load_json, take
+from captioning.base.regions import masked, mean_over_regions, region_mask
 from captioning.features.weight_files import refuse_oversized, save_weights
 from captioning.words.vocabulary import SPECIALS, Vocabulary
 from config import DecodingSettings
@@ -48,14 +49,19 @@ class Concepts(keras.Model):
     Mean and maximum over the regions are normalised, and go through one hidden layer.
     """
 
-    def __init__(self, ids: Sequence[int], objects: Sequence[str], feature_size: int, hidden_size: int):
-        """``ids``: the W words, as their ids in the vocabulary. ``objects``: the object that each names, or ``""``."""
+    def __init__(
+        self, ids: Sequence[int], objects: Sequence[str], feature_size: int, hidden_size: int, padded: bool = False
+    ):
+        """``ids``: the W words, as their ids in the vocabulary. ``objects``: the object that each names, or ``""``.
+
+        ``padded``: images have different numbers of regions (see ``captioning/base/regions.py``).
+        """
         super().__init__()
         self.ids, self.objects = list(ids), list(objects)
         names = sorted({*objects} - {""})
         # float32 (W, O): 1 where a word names an object.
         self.naming = np.array([[name == each for name in names] for each in objects], "float32")
-        self.feature_size, self.hidden_size = feature_size, hidden_size
+        self.feature_size, self.hidden_size, self.padded = feature_size, hidden_size, padded
         self.mean_norm = keras.layers.LayerNormalization(dtype="float32", name="mean_norm")
         self.peak_norm = keras.layers.LayerNormalization(dtype="float32", name="peak_norm")
         self.dropout = keras.layers.Dropout(_DROPOUT, dtype="float32", name="dropout")
@@ -77,7 +83,9 @@ class Concepts(keras.Model):
 
     def call(self, features, training=None):
         features = ops.cast(features, "float32")
-        pooled = [self.mean_norm(ops.mean(features, axis=1)), self.peak_norm(ops.max(features, axis=1))]
+        mask = region_mask(features) if self.padded else None
+        peaks = ops.max(masked(features, None if mask is None else mask[..., None]), axis=1)
+        pooled = [self.mean_norm(mean_over_regions(features, mask)), self.peak_norm(peaks)]
         pooled = self.dropout(ops.concatenate(pooled, axis=-1), training=training)  # (B, 2 D)
         return self.words(self.dropout(self.hidden(pooled), training=training))
 
@@ -133,7 +141,9 @@ class Concepts(keras.Model):
         save_weights(self, folder / MEMBERS[1])
 
     @classmethod
-    def load_from(cls, folder: Path, bundle: Path, vocabulary: Vocabulary, feature_size: int) -> "Concepts":
+    def load_from(
+        cls, folder: Path, bundle: Path, vocabulary: Vocabulary, feature_size: int, padded: bool = False
+    ) -> "Concepts":
         """The detector that ``save_in`` wrote into ``folder``, which holds the members of ``bundle``.
 
         Raises UserError if it is missing, damaged or of a newer release.
@@ -151,7 +161,7 @@ class Concepts(keras.Model):
             if hidden_size < 1 or held < least:
                 raise ValueError(f"{MEMBERS[1]} holds {held:,} numbers, and {MEMBERS[0]} needs {least:,}")
             named = [str(objects.get(word, "")) for word in words]
-            found = cls([ids_of[word] for word in words], named, feature_size, hidden_size)
+            found = cls([ids_of[word] for word in words], named, feature_size, hidden_size, padded)
             found.load_weights(folder / MEMBERS[1])
         except Exception as error:  # h5py and Keras raise errors of many kinds on damaged files
             raise UserError(

@@ -9,7 +9,8 @@ Legend: B images, N captions, R regions, D feature size, T time, E embedding, H 
 import keras
 from keras import layers, ops
 
-from captioning.decoders.base import RegionDecoder, beside, captions_each, forget_bias, lstm
+from captioning.base.regions import masked, mean_over_regions
+from captioning.decoders.base import RegionDecoder, beside, captions_each, for_queries, forget_bias, lstm, with_mask
 
 
 @keras.saving.register_keras_serializable(package="captioning")
@@ -53,10 +54,13 @@ class AdaptiveDecoder(RegionDecoder):
         self.built = True
 
     def see(self, features, training=None):
-        """What the image alone decides: values ``(B, R, H)``, keys ``(B, R, A)``, a part of the gates ``(B, 5 H)``."""
-        values = self.project_regions(features, training)
-        gates = self.image_gates(self.image_dense(ops.mean(values, axis=1)))
-        return {"values": values, "keys": self.keys(values), "gates": gates}
+        """What the image alone decides: values ``(B, R, H)``, keys ``(B, R, A)``, a part of the gates ``(B, 5 H)``.
+
+        Padded images also have a "mask" ``(B, R)``.
+        """
+        values, mask = self.project_regions(features, training), self.mask(features)
+        gates = self.image_gates(self.image_dense(mean_over_regions(values, mask)))
+        return with_mask({"values": values, "keys": self.keys(values), "gates": gates}, mask)
 
     def _advance(self, gates, hidden, cell):
         """One step of the LSTM: ``(hidden, cell, sentinel)``, each ``(N, H)``.
@@ -75,6 +79,7 @@ class AdaptiveDecoder(RegionDecoder):
         """
         query = self.query(hidden)  # (N, T, A)
         scores = self.scores(ops.tanh(image["keys"][:, None] + query[:, :, None]))[..., 0]  # (N, T, R)
+        scores = masked(scores, for_queries(image.get("mask")))
         blind = self.scores(ops.tanh(self.sentinel_key(sentinel) + query))  # (N, T, 1)
         weights = ops.softmax(ops.concatenate([scores, blind], axis=-1), axis=-1)
         context = ops.matmul(weights[..., :-1], image["values"]) + weights[..., -1:] * sentinel
@@ -96,7 +101,7 @@ class AdaptiveDecoder(RegionDecoder):
         together = (ops.shape(image["values"])[0], captions_each(image, token_ids) * shape[1], shape[2])
         hidden, sentinel = (ops.reshape(part, together) for part in (hidden, sentinel))
         vectors, weights = self._attend(hidden, sentinel, image)
-        return ops.reshape(vectors, shape), ops.reshape(weights, (*shape[:2], weights.shape[-1]))
+        return ops.reshape(vectors, shape), ops.reshape(weights, (*shape[:2], ops.shape(weights)[-1]))
 
     def init_state(self, features):
         image = self.see(features)

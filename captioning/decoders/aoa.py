@@ -11,8 +11,9 @@ vocabulary.
 import keras
 from keras import layers, ops
 
-from captioning.decoders.base import RegionDecoder, beside, captions_each, forget_bias, lstm
-from captioning.decoders.transformer import mixed_by_heads
+from captioning.base.regions import mean_over_regions
+from captioning.decoders.base import RegionDecoder, beside, captions_each, forget_bias, lstm, with_mask
+from captioning.decoders.transformer import mixed_by_heads, over_regions
 
 
 class AttentionOnAttention(layers.Layer):
@@ -36,13 +37,13 @@ class AttentionOnAttention(layers.Layer):
         self.key_value.build(shape)
         self.information_gate.build((*shape[:-1], 2 * self.size))
 
-    def call(self, x, keys_values):
+    def call(self, x, keys_values, seen=None):
         """``(output (B, T, H), weights (B, heads, T, R))`` of ``x (B, T, H)`` over ``keys_values (B, R, 2 H)``.
 
-        All are float.
+        All are float. ``seen`` bool ``(B, R)``: false for regions that nobody looks at.
         """
         query = self.query(x)
-        mixed, weights = mixed_by_heads(query, keys_values, self.heads)
+        mixed, weights = mixed_by_heads(query, keys_values, self.heads, over_regions(seen))
         information, gate = ops.split(self.information_gate(ops.concatenate([query, mixed], axis=-1)), 2, axis=-1)
         return ops.sigmoid(gate) * information, weights
 
@@ -63,9 +64,9 @@ class Refiner(layers.Layer):
         self.attention.build(shape)
         self.norm.build(shape)
 
-    def call(self, x, training=None):
-        """The next regions, float ``(B, R, H)``, of ``x (B, R, H)``."""
-        found, _ = self.attention(x, self.attention.key_value(x))
+    def call(self, x, seen=None, training=None):
+        """The next regions, float ``(B, R, H)``, of ``x (B, R, H)``. ``seen``: as in ``AttentionOnAttention``."""
+        found, _ = self.attention(x, self.attention.key_value(x), seen)
         return self.norm(x + self.dropout(found, training=training))
 
 
@@ -101,24 +102,28 @@ class AoADecoder(RegionDecoder):
         self.built = True
 
     def see(self, features, training=None):
-        """What the image alone decides: ``{"mean": (B, H), "keys_values": (B, R, 2 H)}`` of the refined regions."""
-        regions = self.project_regions(features, training)
-        for refine in self.refiners:
-            regions = refine(regions, training=training)
-        return {"mean": ops.mean(regions, axis=1), "keys_values": self.attention.key_value(regions)}
+        """What the image alone decides: ``{"mean": (B, H), "keys_values": (B, R, 2 H)}`` of the refined regions.
 
-    def _advance(self, word_gates, hidden, cell, context, mean, keys_values, captions=1):
+        Padded images also have a "mask" ``(B, R)``.
+        """
+        regions, mask = self.project_regions(features, training), self.mask(features)
+        for refine in self.refiners:
+            regions = refine(regions, mask, training=training)
+        image = {"mean": mean_over_regions(regions, mask), "keys_values": self.attention.key_value(regions)}
+        return with_mask(image, mask)
+
+    def _advance(self, word_gates, hidden, cell, context, mean, keys_values, mask=None, captions=1):
         """One step: ``(hidden, cell, context, weights (N, R))``; the others and the arguments are ``(N, H)``.
 
-        ``word_gates (N, 4 H)`` is the word's part of the gates. ``mean (N, H)`` and ``keys_values (B, R, 2 H)`` are
-        those of ``see``. There are so many ``captions`` of each image, which follow one another.
+        ``word_gates (N, 4 H)`` is the word's part of the gates. ``mean (N, H)``, ``keys_values (B, R, 2 H)`` and
+        ``mask (B, R)`` are those of ``see``. There are so many ``captions`` of each image, which follow one another.
         """
         others = self.other_gates(ops.concatenate([hidden, mean + context], axis=-1))
         hidden, cell = lstm(word_gates + others, cell)
         size = self.sizes["hidden_size"]
         # All captions of an image look at it together.
-        context, weights = self.attention(ops.reshape(hidden, (-1, captions, size)), keys_values)
-        weights = ops.reshape(ops.mean(weights, axis=1), (-1, keys_values.shape[1]))  # (B, N / B, R) -> (N, R)
+        context, weights = self.attention(ops.reshape(hidden, (-1, captions, size)), keys_values, mask)
+        weights = ops.reshape(ops.mean(weights, axis=1), (-1, ops.shape(keys_values)[1]))  # (B, N / B, R) -> (N, R)
         return hidden, cell, ops.reshape(context, (-1, size)), weights
 
     def read(self, image, token_ids, training=None):
@@ -126,9 +131,10 @@ class AoADecoder(RegionDecoder):
 
         def body(carry, word_gates):
             hidden, cell, context, _ = carry
-            carry = self._advance(word_gates, hidden, cell, context, mean, image["keys_values"], captions)
+            carry = self._advance(word_gates, hidden, cell, context, mean, image["keys_values"], mask, captions)
             return carry, carry
 
+        mask = image.get("mask")
         captions, mean = captions_each(image, token_ids), beside(image["mean"], token_ids)
         zeros = ops.zeros_like(mean)
         first = (zeros, zeros, zeros, beside(ops.zeros_like(image["keys_values"][..., 0]), token_ids))

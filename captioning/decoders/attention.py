@@ -9,7 +9,16 @@ Legend: B images, N captions, R regions, D feature size, T time, E embedding, H 
 import keras
 from keras import layers, ops
 
-from captioning.decoders.base import RegionDecoder, beside, captions_each, forget_bias, look_together, lstm
+from captioning.base.regions import mean_over_regions
+from captioning.decoders.base import (
+    RegionDecoder,
+    beside,
+    captions_each,
+    forget_bias,
+    look_together,
+    lstm,
+    with_mask,
+)
 
 
 @keras.saving.register_keras_serializable(package="captioning")
@@ -49,11 +58,11 @@ class AttentionDecoder(RegionDecoder):
     def see(self, features, training=None):
         """What the image alone decides: ``({"values": (B, R, H), "keys": (B, R, A)}, hidden (B, H), cell (B, H))``.
 
-        ``hidden`` and ``cell`` are the first state of the LSTM.
+        ``hidden`` and ``cell`` are the first state of the LSTM. Padded images also have a "mask" ``(B, R)``.
         """
-        values = self.project_regions(features, training)
-        hidden, cell = ops.split(self.start(ops.mean(values, axis=1)), 2, axis=-1)
-        return {"values": values, "keys": self.keys(values)}, hidden, cell
+        values, mask = self.project_regions(features, training), self.mask(features)
+        hidden, cell = ops.split(self.start(mean_over_regions(values, mask)), 2, axis=-1)
+        return with_mask({"values": values, "keys": self.keys(values)}, mask), hidden, cell
 
     def _advance(self, word_gates, hidden, cell, image, captions=1):
         """One step: ``(hidden (N, H), cell (N, H), context (N, H), weights (N, R))``.

@@ -17,6 +17,9 @@ It does so in three steps, which a subclass has. X is a width of its own:
 
 So training sees each image once for all its captions, and computes logits for words only, not for padding.
 
+Images may have different numbers of regions (``padded``). Features then end in regions that only fill up, which change
+no logit (see ``captioning/base/regions.py``). ``see`` asks ``mask`` for them.
+
 Decoding goes word by word and gives the same logits:
 
     init_state(features (B, R, D)) -> state
@@ -47,6 +50,7 @@ import keras
 from keras import layers, ops
 
 from captioning.base.backend import compiles_scans
+from captioning.base.regions import masked, mean_over_regions, region_mask
 from captioning.embeddings.base import WordEmbedding
 from captioning.embeddings.learned import LearnedEmbedding
 
@@ -80,8 +84,10 @@ class Decoder(keras.Model):
         embedding_size: int,
         hidden_size: int,
         dropout: float,
+        padded: bool = False,
         **kwargs: Any,
     ):
+        """``padded``: some regions only fill up. ``regions`` is then the largest number of regions in training."""
         super().__init__(**kwargs)
         self.sizes: dict[str, Any] = {
             "vocabulary_size": vocabulary_size,
@@ -90,7 +96,12 @@ class Decoder(keras.Model):
             "embedding_size": embedding_size,
             "hidden_size": hidden_size,
             "dropout": dropout,
+            "padded": padded,
         }
+
+    def mask(self, features):
+        """Bool ``(B, R)``, false where a region of ``features (B, R, D)`` only fills up. None: no region does."""
+        return region_mask(features) if self.sizes["padded"] else None
 
     def embed(self, token_ids, training=None):
         """Word vectors, float ``(N, T, E)``, of int ``token_ids (N, T)``, with dropout in training."""
@@ -151,7 +162,10 @@ class Decoder(keras.Model):
 
 
 class OneVectorDecoder(Decoder):
-    """The base of decoders that read the image as one vector: all regions side by side, scaled and projected to E."""
+    """The base of decoders that read the image as one vector: all regions side by side, scaled and projected to E.
+
+    Where images have different numbers of regions, the vector is the mean of an image's regions.
+    """
 
     def __init__(
         self,
@@ -167,16 +181,21 @@ class OneVectorDecoder(Decoder):
     ):
         super().__init__(vocabulary_size, regions, feature_size, embedding_size, hidden_size, dropout, **kwargs)
         self.sizes["image_scale"] = image_scale
-        self.flatten = layers.Reshape((regions * feature_size,))
+        size = feature_size if self.sizes["padded"] else regions * feature_size
+        self.flatten = layers.Reshape((size,))
         self.image_dropout = layers.Dropout(dropout)
         self.image_dense = layers.Dense(embedding_size, activation="relu", name="image")
         self.embedding = embedding or LearnedEmbedding(vocabulary_size, embedding_size, name="words")
         self.word_dropout = layers.Dropout(dropout)
-        self.image_dense.build((None, regions * feature_size))
+        self.image_dense.build((None, size))
 
     def see(self, features, training=None):
         """The image vectors, float ``(B, E)``, of float ``features (B, R, D)``: scale, dropout, dense, ReLU."""
-        flat = self.flatten(features) * self.sizes["image_scale"]  # (B, R, D) -> (B, R * D)
+        mask = self.mask(features)
+        flat = (
+            self.flatten(features) if mask is None else mean_over_regions(ops.cast(features, self.compute_dtype), mask)
+        )
+        flat = flat * self.sizes["image_scale"]  # (B, R * D), or (B, D)
         return self.image_dense(self.image_dropout(flat, training=training))
 
 
@@ -283,14 +302,26 @@ def look_together(score, query, image, captions):
     """Additive attention: ``(context (N, H), weights (N, R))``, where all captions of an image look at it together.
 
     ``query (N, A)``. ``image`` has "keys" ``(B, R, A)`` and "values" ``(B, R, H)``, and ``captions`` is N / B. All are
-    float. ``score`` is a dense layer to one unit. Bahdanau et al. (2015), https://arxiv.org/abs/1409.0473, appendix
-    A.1.2: e_i = w tanh(k_i + q), weights = softmax(e), context = the sum of weights_i v_i.
+    float. ``image`` may also have a "mask", bool ``(B, R)``. ``score`` is a dense layer to one unit. Bahdanau et al.
+    (2015), https://arxiv.org/abs/1409.0473, appendix A.1.2: e_i = w tanh(k_i + q), weights = softmax(e), context = the
+    sum of weights_i v_i.
     """
     keys, values = image["keys"], image["values"]
     query = ops.reshape(query, (-1, captions, 1, query.shape[-1]))
-    weights = ops.softmax(score(ops.tanh(keys[:, None] + query))[..., 0], axis=-1)  # (B, N / B, R, A) -> (B, N / B, R)
+    scores = score(ops.tanh(keys[:, None] + query))[..., 0]  # (B, N / B, R, A) -> (B, N / B, R)
+    weights = ops.softmax(masked(scores, for_queries(image.get("mask"))), axis=-1)
     context = ops.reshape(ops.matmul(weights, values), (-1, values.shape[-1]))  # (B, N / B, H) -> (N, H)
-    return context, ops.reshape(weights, (-1, values.shape[1]))
+    return context, ops.reshape(weights, (-1, ops.shape(values)[1]))
+
+
+def for_queries(mask):
+    """A ``mask (B, R)`` as ``(B, 1, R)``, for the scores of all queries; None stays None."""
+    return None if mask is None else mask[:, None]
+
+
+def with_mask(image, mask):
+    """The dict ``image`` with the entry "mask", bool ``(B, R)``, unless ``mask`` is None."""
+    return image if mask is None else {**image, "mask": mask}
 
 
 def lstm(gates, cell):

@@ -32,10 +32,12 @@ def build_decoder(
     regions: int,
     feature_size: int,
     pretrained: Mapping[str, np.ndarray] | None = None,
+    padded: bool = False,
 ) -> Decoder:
     """The decoder that ``settings`` name, built for float features ``(B, regions, feature_size)``.
 
     ``pretrained``: the arrays of a word embedding that is not learned (see ``captioning/embeddings/arrays.py``).
+    ``padded``: images have different numbers of regions (see ``captioning/base/regions.py``).
 
     >>> decoder = build_decoder(DecoderSettings(decoder="merge"), vocabulary_size=1000, regions=1, feature_size=2048)
     >>> features, token_ids = np.zeros((2, 1, 2048), "float32"), np.ones((2, 5), "int32")
@@ -57,5 +59,6 @@ def build_decoder(
         hidden_size=settings.hidden_size,
         dropout=settings.dropout,
         embedding=build_embedding(settings, pretrained or {}),
+        padded=padded,
         **own,
     )

@@ -9,7 +9,8 @@ Legend: B images or captions, R regions, T words, S words that may be looked at,
 import keras
 from keras import layers, ops
 
-from captioning.decoders.transformer import Attention, LayeredDecoder
+from captioning.decoders.base import with_mask
+from captioning.decoders.transformer import Attention, LayeredDecoder, over_regions
 
 
 class FeedForward(layers.Layer):
@@ -62,12 +63,15 @@ class MemoryBlock(layers.Layer):
             for name, deviation in deviations.items()
         )
 
-    def call(self, x, training=None):
-        """The next ``x``, float ``(B, R, H)``."""
+    def call(self, x, seen=None, training=None):
+        """The next ``x``, float ``(B, R, H)``. ``seen`` bool ``(B, R)``: false for regions that nobody looks at."""
         own = self.attention.key_value(x)
         memory = ops.cast(ops.concatenate([self.memory_keys, self.memory_values], axis=-1), own.dtype)
         memory = ops.broadcast_to(memory, (ops.shape(x)[0], *memory.shape))  # (B, M, 2 H)
-        found, _ = self.attention(x, ops.concatenate([own, memory], axis=1))  # over (B, R + M, 2 H)
+        if seen is not None:
+            always = ops.broadcast_to(ops.ones((1, self.slots), "bool"), (ops.shape(x)[0], self.slots))
+            seen = ops.concatenate([seen, always], axis=1)  # (B, R + M)
+        found, _ = self.attention(x, ops.concatenate([own, memory], axis=1), over_regions(seen))  # over (B, R + M, 2 H)
         return self.feed(self.norm(x + self.dropout(found, training=training)), training=training)
 
 
@@ -102,18 +106,20 @@ class MeshedBlock(layers.Layer):
         """Keys and values of words ``x (B, T, H)`` for self-attention, float ``(B, T, 2 H)``."""
         return self.self_attention.key_value(x)
 
-    def call(self, x, regions, own=None, allowed=None, training=None):
-        """``(next x (B, T, H), weights (B, heads, T, R))`` of ``x (B, T, H)``. All but ``allowed`` are float.
+    def call(self, x, regions, own=None, allowed=None, seen=None, training=None):
+        """``(next x (B, T, H), weights (B, heads, T, R))`` of ``x (B, T, H)``.
+
+        All are float but ``allowed`` and ``seen``.
 
         ``regions``: keys and values ``(B, R, 2 H)`` of each encoder layer's output. The weights are means over these
         layers. ``own (B, S, 2 H)``: keys and values for self-attention. None: they come from ``x``. ``allowed``: where
-        self-attention may look, as in ``mixed_by_heads``.
+        self-attention may look, as in ``mixed_by_heads``. ``seen``: which regions may be looked at.
         """
         attended, _ = self.self_attention(x, self.own(x) if own is None else own, allowed)
         x = self.self_norm(x + self.dropout(attended, training=training))
         meshed, weights = [], []
         for gate, level in zip(self.gates, regions, strict=True):
-            found, looked = self.cross_attention(x, level)
+            found, looked = self.cross_attention(x, level, seen)
             meshed.append(gate(ops.concatenate([x, found], axis=-1)) * found)
             weights.append(looked)
         # Stacked. TensorFlow would compute a chain of sums in a temporary variable (see ``init_state`` of adaptive.py).
@@ -144,12 +150,13 @@ class M2Decoder(LayeredDecoder):
         self.built = True
 
     def see(self, features, training=None):
-        """For each decoder layer keys and values of every encoder layer: lists of float tensors ``(B, R, 2 H)``."""
-        regions, levels = self.project_regions(features, training), []
+        """For each decoder layer keys and values of every encoder layer: "regions" are lists of ``(B, R, 2 H)``."""
+        regions, mask, levels = self.project_regions(features, training), self.mask(features), []
         for block in self.encoder_blocks:
-            regions = block(regions, training=training)
+            regions = block(regions, mask, training=training)
             levels.append(regions)
-        return [[block.cross_attention.key_value(level) for level in levels] for block in self.decoder_blocks]
+        found = [[block.cross_attention.key_value(level) for level in levels] for block in self.decoder_blocks]
+        return with_mask({"regions": found}, mask)
 
     def finish(self, x):
         return x

@@ -14,7 +14,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from captioning.decoders.base import RegionDecoder, beside
+from captioning.base.regions import masked
+from captioning.decoders.base import RegionDecoder, beside, with_mask
 
 
 def mixed_by_heads(query, keys_values, heads: int, allowed=None):
@@ -31,11 +32,14 @@ def mixed_by_heads(query, keys_values, heads: int, allowed=None):
 
     keys, values = ops.split(keys_values, 2, axis=-1)
     scores = ops.matmul(split(query), ops.swapaxes(split(keys), -1, -2)) * size**-0.5
-    if allowed is not None:
-        scores = ops.where(allowed, scores, -1e9)
-    weights = ops.softmax(scores, axis=-1)
+    weights = ops.softmax(masked(scores, allowed), axis=-1)
     mixed = ops.swapaxes(ops.matmul(weights, split(values)), 1, 2)  # (B, T, heads, H / heads)
     return ops.reshape(mixed, ops.shape(query)), weights  # (B, T, heads, H / heads) -> (B, T, H)
+
+
+def over_regions(mask):
+    """A ``mask (B, R)`` as ``(B, 1, 1, R)``, as ``mixed_by_heads`` wants it; None stays None."""
+    return None if mask is None else mask[:, None, None]
 
 
 class Attention(layers.Layer):
@@ -93,11 +97,13 @@ class Block(layers.Layer):
         """Keys and values of words ``x (B, T, H)`` for self-attention, float ``(B, T, 2 H)``."""
         return self.self_attention.key_value(self.self_norm(x))
 
-    def call(self, x, own=None, allowed=None, regions=None, training=None):
-        """``(next x (B, T, H), weights of the last attention)`` of ``x (B, T, H)``. All but ``allowed`` are float.
+    def call(self, x, own=None, allowed=None, regions=None, seen=None, training=None):
+        """``(next x (B, T, H), weights of the last attention)`` of ``x (B, T, H)``.
+
+        All are float but ``allowed`` and ``seen``.
 
         ``own (B, S, 2 H)``: keys and values for self-attention. None: they come from ``x``.
-        ``allowed``: where self-attention may look, as in ``Attention``.
+        ``allowed``: where self-attention may look, as in ``Attention``. ``seen``: which regions may be looked at.
         ``regions (B, R, 2 H)``: keys and values of the regions. With them the weights are ``(B, heads, T, R)``, and
         otherwise ``(B, heads, T, S)``.
         """
@@ -106,7 +112,7 @@ class Block(layers.Layer):
         attended, weights = self.self_attention(normed, own, allowed)
         x = x + self.dropout(attended, training=training)
         if regions is not None:
-            attended, weights = self.cross_attention(self.cross_norm(x), regions)
+            attended, weights = self.cross_attention(self.cross_norm(x), regions, seen)
             x = x + self.dropout(attended, training=training)
         fed = self.feed_out(self.feed_in(self.feed_norm(x)))
         return x + self.dropout(fed, training=training), weights
@@ -135,8 +141,11 @@ class LayeredDecoder(RegionDecoder):
         for layer in (*self.encoder_blocks, *self.decoder_blocks, self.readout):
             layer.build(width)
 
-    def see(self, features, training=None) -> list:
-        """For each decoder layer what it needs of the regions: keys and values ``(B, R, 2 H)``, or a nest of them."""
+    def see(self, features, training=None) -> dict[str, Any]:
+        """A dict. "regions": for each decoder layer their keys and values ``(B, R, 2 H)``, or a nest of them.
+
+        Padded images also have a "mask" ``(B, R)``.
+        """
         raise NotImplementedError
 
     def finish(self, x):
@@ -159,18 +168,19 @@ class LayeredDecoder(RegionDecoder):
         positions = ops.arange(ops.shape(token_ids)[1])
         x = self._place(self.embed(token_ids, training), positions)
         causal = positions[:, None] >= positions[None]
-        for block, regions in zip(self.decoder_blocks, image, strict=True):
-            x, weights = block(x, allowed=causal, regions=regions, training=training)
+        seen = over_regions(image.get("mask"))
+        for block, regions in zip(self.decoder_blocks, image["regions"], strict=True):
+            x, weights = block(x, allowed=causal, regions=regions, seen=seen, training=training)
         return self.finish(x), ops.mean(weights, axis=1)
 
     def init_state(self, features):
-        regions = self.see(features)
-        first = keras.tree.flatten(regions)[0][:, :1]
+        image = self.see(features)
+        first = keras.tree.flatten(image["regions"])[0][:, :1]
         empty = ops.repeat(ops.zeros_like(first), self.sizes["max_length"], axis=1)  # (B, L, 2 H)
         position = ops.zeros_like(first[:, 0, 0], dtype="int32")
         embedding = self.embedding.init_state(ops.shape(features)[0])
         words = [empty] * self.sizes["layers"]
-        return {"image": regions, "embedding": embedding, "words": words, "position": position}
+        return {"image": image, "embedding": embedding, "words": words, "position": position}
 
     def look(self, token_ids, state):
         position = state["position"]  # int32 (B,): the same for all rows
@@ -179,10 +189,10 @@ class LayeredDecoder(RegionDecoder):
         places = ops.arange(self.sizes["max_length"])
         here = places == position[:, None]  # (B, L)
         known = (places <= position[:, None])[:, None, None]  # (B, 1, 1, L)
-        words = []
-        for block, own, image in zip(self.decoder_blocks, state["words"], state["image"], strict=True):
+        words, seen = [], over_regions(state["image"].get("mask"))
+        for block, own, regions in zip(self.decoder_blocks, state["words"], state["image"]["regions"], strict=True):
             words.append(ops.where(here[..., None], block.own(x), own))  # (B, 1, 2 H) and (B, L, 2 H)
-            x, weights = block(x, own=words[-1], allowed=known, regions=image)
+            x, weights = block(x, own=words[-1], allowed=known, regions=regions, seen=seen)
         logits = self.word_logits(self.finish(x))[:, 0]
         state = {**state, "embedding": embedding, "words": words, "position": position + 1}
         return logits, state, ops.mean(weights, axis=1)[:, 0]
@@ -213,12 +223,12 @@ class TransformerDecoder(LayeredDecoder):
         self.built = True
 
     def see(self, features, training=None):
-        """Keys and values of the regions for each decoder layer: a list of float tensors ``(B, R, 2 H)``."""
-        regions = self.project_regions(features, training)
+        """Keys and values of the regions for each decoder layer: "regions" is a list of float ``(B, R, 2 H)``."""
+        regions, mask = self.project_regions(features, training), self.mask(features)
         for block in self.encoder_blocks:
-            regions, _ = block(regions, training=training)
+            regions, _ = block(regions, allowed=over_regions(mask), training=training)
         regions = self.encoder_norm(regions)
-        return [block.cross_attention.key_value(regions) for block in self.decoder_blocks]
+        return with_mask({"regions": [block.cross_attention.key_value(regions) for block in self.decoder_blocks]}, mask)
 
     def finish(self, x):
         return self.decoder_norm(x)

@@ -8,7 +8,16 @@ Legend: B images, N captions, R regions, D feature size, T time, E embedding, H 
 import keras
 from keras import layers, ops
 
-from captioning.decoders.base import RegionDecoder, beside, captions_each, forget_bias, look_together, lstm
+from captioning.base.regions import mean_over_regions
+from captioning.decoders.base import (
+    RegionDecoder,
+    beside,
+    captions_each,
+    forget_bias,
+    look_together,
+    lstm,
+    with_mask,
+)
 
 
 @keras.saving.register_keras_serializable(package="captioning")
@@ -52,9 +61,13 @@ class UpDownDecoder(RegionDecoder):
         self.built = True
 
     def see(self, features, training=None):
-        """What the image alone decides: values ``(B, R, H)``, keys ``(B, R, A)``, a part of the gates ``(B, 4 H)``."""
-        values = self.project_regions(features, training)
-        return {"values": values, "keys": self.keys(values), "gates": self.image_gates(ops.mean(values, axis=1))}
+        """What the image alone decides: values ``(B, R, H)``, keys ``(B, R, A)``, a part of the gates ``(B, 4 H)``.
+
+        Padded images also have a "mask" ``(B, R)``.
+        """
+        values, mask = self.project_regions(features, training), self.mask(features)
+        gates = self.image_gates(mean_over_regions(values, mask))
+        return with_mask({"values": values, "keys": self.keys(values), "gates": gates}, mask)
 
     def _advance(self, gates, memory, image, captions=1):
         """One step: ``(memory, weights (N, R))``. ``memory`` is ``(h1, its cell, h2, its cell)``, each ``(N, H)``.

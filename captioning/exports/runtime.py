@@ -27,7 +27,7 @@ from captioning.base.keras_settings import refuse_without_keras
 from captioning.base.texts import printable
 from captioning.base.trained import bundle_of, fingerprint
 from captioning.command_line.options import typed_settings
-from captioning.command_line.resolving import resolve_trained, settle_backend
+from captioning.command_line.resolving import refuse_stored_features, resolve_trained, settle_backend
 from captioning.exports.graphs import Graphs, cores
 from captioning.exports.reading import INT8_ENCODER, KINDS, Exported
 from captioning.search.captions import Caption, PictureCaptioner, read_ids, spelled, weights_of_words
@@ -187,8 +187,8 @@ def load_captioner(models: Sequence[Path], views: int, args: Namespace, folder: 
     except Unsuitable as reason:
         why = str(reason)
     _refuse_keras(args, why)
-    for model in models:
-        settings_of(model, "captioner")  # one that does not exist needs no Keras
+    for model in models:  # one that does not exist needs no Keras
+        refuse_stored_features(settings_of(model, "captioner"), str(model))
     refuse_without_keras(why)
     settle_backend(typed_settings(args).get("backend"))
     from model import load_captioners

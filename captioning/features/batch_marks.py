@@ -107,15 +107,21 @@ class Marks:
 
     def _stored(self, unreadable: Mapping[str, str], numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
         """The number of each batch and the checksum of what is on the disk."""
-        layout = map_array(self._features, ("f2", "f4"), 3)
-        offset, row = layout.offset, layout.nbytes // max(1, len(layout))
-        if len(layout) != sum(map(len, self._batches)):
-            raise ValueError(f"{self._features.name} has {len(layout)} rows")
-        del layout
-        step = len(self._batches[0]) * row if self._batches else 0
+        places = self.places()
         with open(self._features, "rb") as file, Progress("checking", len(numbers), "batches", last=False) as progress:
             for number in numbers:
-                file.seek(offset + number * step)
-                rows = file.read(len(self._batches[number]) * row)
+                file.seek(places[number])
+                rows = file.read(places[number + 1] - places[number])
                 yield number, self.checksum(number, rows, unreadable)
                 progress.update(1)
+
+    def places(self) -> Sequence[int]:
+        """Where the rows of each batch begin in features.npy, in bytes, and then where the last ones end.
+
+        Raises ValueError when the file is damaged.
+        """
+        layout = map_array(self._features, ("f2", "f4"), 3)
+        offset, row = layout.offset, layout.nbytes // max(1, len(layout))
+        if len(layout) != self.images:
+            raise ValueError(f"{self._features.name} has {len(layout)} rows")
+        return [offset + min(number * self.batch_size, self.images) * row for number in range(len(self) + 1)]

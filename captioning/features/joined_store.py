@@ -35,8 +35,9 @@ class JoinedStore(FeatureStore):
         """``stores``: that of each data set by its name. The features of all come from one encoder."""
         first = next(iter(stores.values()))
         self.folder = first.folder.parent
-        self.regions, self.feature_size, self.dtype = first.regions, first.feature_size, first.dtype
+        self.feature_size, self.dtype, self.padded = first.feature_size, first.dtype, first.padded
         self._stores = list(stores.values())
+        self.regions = max(store.regions for store in self._stores)
         *starts, self.size = accumulate((store.size for store in self._stores), initial=0)
         self.starts = tuple(starts)
         self.rows = JoinedRows(stores, dict(zip(stores, starts, strict=True)))
@@ -49,9 +50,10 @@ class JoinedStore(FeatureStore):
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Features ``(N, R, D)`` of ``rows`` int ``(N,)``, in the stored dtype."""
         rows = np.asarray(rows)
-        features = np.empty((len(rows), self.regions, self.feature_size), self.dtype)
+        make = np.zeros if self.padded else np.empty
+        features = make((len(rows), self.regions, self.feature_size), self.dtype)
         parts = self.part_of(rows)
         for part in np.unique(parts):
-            chosen = parts == part
-            features[chosen] = self._stores[part].read(rows[chosen] - self.starts[part])
+            store, chosen = self._stores[part], parts == part
+            features[chosen, : store.regions] = store.read(rows[chosen] - self.starts[part])
         return features

@@ -28,6 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,8 +42,18 @@ from captioning.pictures.loading import UnreachableImage, UnreadableImage, load_
 
 
 @dataclass(frozen=True)
-class StoreKey:
-    """All that decides the content of a store. Two stores with equal keys hold equal features."""
+class Key:
+    """All that decides the content of a store, as dataclasses say it. Stores with equal keys hold equal features."""
+
+    @property
+    def fingerprint(self) -> str:
+        """20 hex digits that name the store's folder."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True)
+class StoreKey(Key):
+    """The key of a store of features that an encoder has computed."""
 
     encoder: str  # its name, or the file name of a saved model
     weights: str  # digest of the encoder's weights; of a saved model also of what it does with them
@@ -51,11 +62,6 @@ class StoreKey:
     feature_grid: int  # regions per side, 0 for the encoder's own grid
     dtype: str  # float16 or float32
     images: str  # digest of the names and sizes of the image files
-
-    @property
-    def fingerprint(self) -> str:
-        """20 hex digits that name the store's folder."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:20]
 
 
 def digest_images(images: Iterable[tuple[str, Path]]) -> str:
@@ -108,22 +114,27 @@ class FeatureStore:
     size: the number of rows, with those of unreadable images.
     regions, feature_size, dtype: R and D of the features, and their type.
     starts: the first row of each data set in it; of more than one only in a ``JoinedStore``.
+    padded: whether images have different numbers of regions, and R is the largest (see ``region_store.py``).
     """
 
     rows: Mapping[str, int]
     starts: tuple[int, ...] = (0,)
+    padded = False
+    size: int
+    regions: int
+    feature_size: int
+    dtype: np.dtype
 
-    def __init__(self, folder: Path, key: StoreKey | None = None):
+    def __init__(self, folder: Path, key: Key | None = None):
         """Open the store in ``folder``. Raises UserError when it is unfinished, damaged or not that of ``key``."""
         self.folder = folder
         try:
             found, index = load_json(folder / "key.json", dict), load_json(folder / "index.json", dict)
-            features = map_array(folder / "features.npy", ("f2", "f4"), 3)
+            self._lay_out(found)
             rows, self.unreadable = _checked(index)
-            if len(rows) + len(self.unreadable) != len(features):
+            if len(rows) + len(self.unreadable) != self.size:
                 raise ValueError("features.npy and index.json hold different numbers of images")
             self.rows = Rows(rows)
-            self.size, self.regions, self.feature_size = features.shape
         except FileNotFoundError as error:
             raise UserError(
                 f"{folder}: not a finished feature store ({Path(error.filename).name} is missing); run preprocessing.py"
@@ -137,8 +148,12 @@ class FeatureStore:
                         f"{folder}: this store's {name} is {found.get(name)!r}, but {value!r} is wanted; "
                         "run preprocessing.py to make the right one"
                     )
-        self.dtype = features.dtype
-        self._offset = features.offset
+
+    def _lay_out(self, key: dict) -> None:
+        """Learn from the files how the features lie. ``key``: what key.json says. Raises OSError and ValueError."""
+        features = map_array(self.folder / "features.npy", ("f2", "f4"), 3)
+        self.size, self.regions, self.feature_size = features.shape
+        self.dtype, self._offset = features.dtype, features.offset
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Features ``(N, R, D)`` of ``rows`` int ``(N,)``, in the stored dtype. Raises UserError for a damaged file.
@@ -148,11 +163,13 @@ class FeatureStore:
         """
         # In the order of the file a disk reads forwards. An image often occurs twice in a batch; it is read once.
         unique, inverse = np.unique(rows, return_inverse=True)
-        features = np.empty((len(unique), self.regions, self.feature_size), self.dtype)
+        make = np.zeros if self.padded else np.empty
+        features = make((len(unique), self.regions, self.feature_size), self.dtype)
         try:
             with open(self.folder / "features.npy", "rb") as file:
-                for row, target in zip(unique.tolist(), features, strict=True):
-                    file.seek(self._offset + row * target.nbytes)
+                for row, image in zip(unique.tolist(), features, strict=True):
+                    place, target = self._place(row, image)
+                    file.seek(place)
                     if file.readinto(target) != target.nbytes:
                         raise UserError(
                             f"{self.folder}: features.npy ends early; delete the store and run preprocessing.py"
@@ -163,6 +180,10 @@ class FeatureStore:
                 "store and run preprocessing.py"
             ) from None
         return features[inverse]
+
+    def _place(self, row: int, image: Any) -> tuple[int, Any]:
+        """Where the features of a row begin in the file, in bytes, and the part of ``image (R, D)`` that they fill."""
+        return self._offset + row * image.nbytes, image
 
     def part_of(self, rows: np.ndarray) -> np.ndarray:
         """The number of the data set, from 0, that each of ``rows (N,)`` belongs to: int ``(N,)``."""
@@ -199,7 +220,7 @@ def _damaged(folder: Path, error: Exception) -> UserError:
 
 
 @contextmanager
-def _naming_damage(folder: Path) -> Iterator[None]:
+def naming_damage(folder: Path) -> Iterator[None]:
     """Let a ValueError about the files of a store become a UserError that names the folder."""
     try:
         yield
@@ -237,26 +258,29 @@ def extract(
         folder.mkdir(parents=True, exist_ok=True)
         with alone_with(folder):
             if verify and (folder / "index.json").exists():
-                with _naming_damage(folder):
-                    _verify(FeatureStore(folder, key), names)
+                with naming_damage(folder):
+                    verify_store(FeatureStore(folder, key), lambda size: Marks(folder, names, size))
             if not (folder / "index.json").exists():
-                with _naming_damage(folder):
+                with naming_damage(folder):
                     marks = _begin(folder, key, batch_size, (len(names), *shape), names)
                 _run(folder, marks, load, encode, key.image_size, workers, label)
-                with _naming_damage(folder):
-                    _finish(folder, marks, names)
+                with naming_damage(folder):
+                    finish(folder, marks, names)
             (folder / "unreadable.jsonl").unlink(missing_ok=True)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            size = np.dtype(key.dtype).itemsize * len(names) * shape[0] * shape[1]
-            raise UserError(
-                f"{folder}: the disk is full; the features need {size / 1e6:,.1f} MB. "
-                "Free some space or choose another --feature-dir, then run the same command to continue"
-            ) from None
-        raise UserError(
-            f"{folder}: cannot write the feature store: {error.strerror}; choose another --feature-dir"
-        ) from None
+        size = np.dtype(key.dtype).itemsize * len(names) * shape[0] * shape[1]
+        raise not_written(folder, error, size) from None
     return FeatureStore(folder, key)
+
+
+def not_written(folder: Path, error: OSError, size: int) -> UserError:
+    """The error when a store whose features take ``size`` bytes cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"{folder}: the disk is full; the features need {size / 1e6:,.1f} MB. "
+            "Free some space or choose another --feature-dir, then run the same command to continue"
+        )
+    return UserError(f"{folder}: cannot write the feature store: {error.strerror}; choose another --feature-dir")
 
 
 def _begin(folder: Path, key: StoreKey, batch_size: int, shape: tuple[int, int, int], names: Sequence[str]) -> Marks:
@@ -269,7 +293,7 @@ def _begin(folder: Path, key: StoreKey, batch_size: int, shape: tuple[int, int, 
         features = map_array(folder / "features.npy", ("f2", "f4"), 3)
         if (features.shape, features.dtype) != (shape, np.dtype(key.dtype)):
             raise ValueError(f"features.npy holds {features.dtype} {features.shape}, and {key.dtype} {shape} is wanted")
-        return Marks(folder, names, _batch_size(begun), trusted=not begun.get("checksums"))
+        return Marks(folder, names, batch_size_in(begun), trusted=not begun.get("checksums"))
     marks = Marks(folder, names, batch_size)
     allocate(folder / "features.npy", key.dtype, shape)
     marks.begin()
@@ -280,7 +304,7 @@ def _begin(folder: Path, key: StoreKey, batch_size: int, shape: tuple[int, int, 
     return marks
 
 
-def _batch_size(key: dict) -> int:
+def batch_size_in(key: dict) -> int:
     """The batch size in a key.json. Raises ValueError."""
     return take(key, "batch_size", int, lambda size: 0 < size <= _LARGEST_BATCH)
 
@@ -298,13 +322,13 @@ def _run(
     label: str,
 ) -> None:
     """Extract the batches that are not done. unreadable.jsonl gets a line for each unreadable image."""
-    with _naming_damage(folder):
+    with naming_damage(folder):
         layout = map_array(folder / "features.npy", ("f2", "f4"), 3)
     offset, row_bytes, dtype = layout.offset, layout.nbytes // max(1, len(layout)), layout.dtype
-    known = _read_unreadable(folder)
+    known = read_unreadable(folder)
     done = marks.done(known)
     kept = {name for number in range(len(marks)) if done[number] for name in marks.batch(number)}
-    _write_unreadable(folder, {name: reason for name, reason in known.items() if name in kept})
+    write_unreadable(folder, {name: reason for name, reason in known.items() if name in kept})
     todo = [number for number in range(len(marks)) if not done[number]]
     with (
         ThreadPoolExecutor(workers) as pool,
@@ -331,9 +355,9 @@ def _run(
             bar.update(len(batch))
 
 
-def _finish(folder: Path, marks: Marks, names: Sequence[str]) -> None:
+def finish(folder: Path, marks: Marks, names: Sequence[str]) -> None:
     """Read all batches back, and write index.json. Raises UserError when one is not as it was written."""
-    unreadable = _read_unreadable(folder)
+    unreadable = read_unreadable(folder)
     if marks.damaged(unreadable):
         raise UserError(
             f"{folder}: the disk gives back other bytes than were written; check the disk, then run the same command to "
@@ -343,26 +367,26 @@ def _finish(folder: Path, marks: Marks, names: Sequence[str]) -> None:
     write_atomically(folder / "index.json", json.dumps({"rows": rows, "unreadable": unreadable}, indent=0))
 
 
-def _verify(store: FeatureStore, names: Sequence[str]) -> None:
+def verify_store(store: FeatureStore, marks_of: Callable[[int], Marks]) -> None:
     """Compare a finished store with its checksums, and say so on stderr. A damaged one becomes a begun one again.
 
-    Raises ValueError when it is damaged as a whole.
+    ``marks_of``: the marks of its batches, for a batch size. Raises ValueError when it is damaged as a whole.
     """
     folder = store.folder
     written = load_json(folder / "key.json", dict)
     if not written.get("checksums") and not (folder / "checksums.bin").exists():
         print(f"note: {folder}: made by a release without checksums, so it cannot be verified", file=sys.stderr)
         return
-    marks = Marks(folder, names, _batch_size(written))
+    marks = marks_of(batch_size_in(written))
     damaged = marks.damaged(store.unreadable)
     if damaged:
-        _write_unreadable(folder, store.unreadable)
+        write_unreadable(folder, store.unreadable)
         (folder / "index.json").unlink()
     else:
         print(f"{folder}: verified, all {len(marks)} batches are as they were written", file=sys.stderr)
 
 
-def _write_unreadable(folder: Path, reasons: Mapping[str, str]) -> None:
+def write_unreadable(folder: Path, reasons: Mapping[str, str]) -> None:
     """Write unreadable.jsonl anew, without lines that a crash cut short and those of batches that are still to do."""
     lines = (json.dumps({name: reason}) + "\n" for name, reason in reasons.items())
     write_atomically(folder / "unreadable.jsonl", "".join(lines))
@@ -387,7 +411,7 @@ def _refuse_unreachable(reasons: Mapping[int, UnreadableImage]) -> None:
             )
 
 
-def _read_unreadable(folder: Path) -> dict[str, str]:
+def read_unreadable(folder: Path) -> dict[str, str]:
     """File name -> reason for each unreadable image, sorted by name."""
     path = folder / "unreadable.jsonl"
     lines = path.read_bytes().splitlines() if path.exists() else []

@@ -105,9 +105,14 @@ def architecture(config: Config, regions: int, feature_size: int, words: int | N
     side = round(regions**0.5)
     grid = f"{side} x {side} regions" if side * side == regions else f"{regions} regions"
     boxes = decoder_boxes(config, regions)
+    picture = ["Picture", f"{config.image_size} x {config.image_size} x 3"]
+    encoder = ["Encoder", config.encoder_name.removesuffix(".keras")[:18]]
+    if config.features:
+        picture, encoder = ["Picture"], ["Detector", "features stored in", Path(config.features).name[:18]]
+        grid = f"up to {regions} regions"
     drawn = [
-        _box(15, 137, 105, ["Picture", f"{config.image_size} x {config.image_size} x 3"]),
-        _box(145, 137, 130, ["Encoder", config.encoder_name.removesuffix(".keras")[:18]]),
+        _box(15, 137, 105, picture),
+        _box(145, 137, 130, encoder),
         _box(300, 137, 120, ["Features", grid if regions > 1 else "one vector", f"of {feature_size:,}"]),
         _box(455, 72, 190, boxes.image, "own"),
         _box(455, 203, 190, boxes.words, "own"),
@@ -148,6 +153,8 @@ def main() -> None:
     config = resolve(args)
     if config.stage == "align":
         raise UserError("stage: align has two towers and no decoder to draw; take another preset")
+    if config.features:
+        raise UserError("features: their sizes are known after training; evaluate.py --report draws the captioner then")
 
     from captioning.features.encoder import build_encoder
 

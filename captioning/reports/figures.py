@@ -5,7 +5,7 @@ import textwrap
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -127,6 +127,59 @@ def attention_maps(picture: Image.Image, words: Sequence[str], weights: np.ndarr
     bar.ax.xaxis.set_major_formatter(PercentFormatter(1))
     bar.set_label(f"share of the attention on one of {regions} regions (evenly spread: {1 / regions:.1%})")
     return figure
+
+
+def attention_boxes(
+    picture: Image.Image, words: Sequence[str], weights: np.ndarray, boxes: np.ndarray, side: tuple[int, int]
+) -> "Figure":
+    """The picture with all boxes, then one panel for each word: the dimmed picture, bright where the word's boxes are.
+
+    ``weights``: float ``(T, R)``, one row for each of T ``words``; one more column is the sentinel's. ``boxes``: float
+    ``(R, 4)``, left, top, right and bottom in pixels of a picture of the size ``side`` (width, height). A panel
+    outlines the three boxes with most of the attention, the first one in a thicker line. Its title has the share of the
+    first.
+    """
+    from matplotlib.figure import Figure
+
+    scale = np.array([picture.width / side[0], picture.height / side[1]] * 2)
+    scaled = np.clip(boxes * scale, 0, [picture.width, picture.height] * 2)
+    rows = -(-(len(words) + 1) // 5)
+    columns = -(-(len(words) + 1) // rows)
+    cell = 2.4 * min(max(picture.height / picture.width, 0.3), 2.0)  # inches; very long pictures are shown smaller
+    figure = Figure(figsize=(2.4 * columns, (cell + 0.4) * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels:
+        panel.axis("off")
+    fonts = families(*words)
+    panels[0].imshow(picture)
+    panels[0].set_title(f"{len(boxes)} regions", fontsize=11)
+    for box in scaled:
+        _outline(panels[0], box, "white", 0.8)
+    pixels = np.asarray(picture.convert("RGB")).astype("float32") / 255
+    for panel, word, looks in zip(panels[1:], words, weights[:, : len(boxes)], strict=False):
+        light = _light(scaled, looks, pixels.shape[:2])
+        panel.imshow(pixels * (0.3 + 0.7 * light[..., None]))
+        best = np.argsort(-looks, kind="stable")[:3]
+        for place, width in zip(best[::-1].tolist(), (0.8, 0.8, 2.2)[-len(best) :], strict=True):
+            _outline(panel, scaled[place], "orange", width)
+        panel.set_title(f"{word} {looks[best[0]]:.0%}", fontsize=11, parse_math=False, fontfamily=fonts)
+    return figure
+
+
+def _outline(panel: Any, box: np.ndarray, colour: str, width: float) -> None:
+    """Draw a ``box`` into a panel: left, top, right and bottom in its pixels."""
+    from matplotlib.patches import Rectangle
+
+    left, top, right, bottom = box
+    panel.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=colour, linewidth=width))
+
+
+def _light(boxes: np.ndarray, looks: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """How much attention the boxes over each pixel get, float ``shape`` from 0 to 1, where the most is 1."""
+    light = np.zeros(shape, "float32")
+    for (left, top, right, bottom), share in zip(boxes, looks, strict=True):
+        light[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] += share
+    return light / max(float(light.max()), 1e-12)
 
 
 def save(figure: "Figure", folder: Path, source: str) -> Path:

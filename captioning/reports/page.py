@@ -21,6 +21,7 @@ from markupsafe import Markup
 from captioning.base.json_files import load_json
 from captioning.base.settings import shown
 from captioning.data.records import ImageRecord
+from captioning.reports.box_maps import BoxMaps
 from captioning.reports.cards import examples, make_cards
 from captioning.reports.charts import Chart, make_chart
 from captioning.reports.curves import panels_of
@@ -30,6 +31,7 @@ from captioning.reports.tables import TITLES, blocked, confidence_text, variety_
 from captioning.storage.runs import Run
 from config import Config
 
+_MAPS = 2  # so many of the best, median and worst pictures have a map
 _TEMPLATES = Path(__file__).parent / "templates"
 
 # For each diagnostic: its title on the page, and its format.
@@ -75,17 +77,20 @@ def report(
     config: Config,
     sizes: Mapping[str, float],
     run: Run,
+    maps: BoxMaps | None = None,
 ) -> str:
     """The page as HTML text.
 
     ``rows``: the coco scores of each decoding. ``predictions``: for each decoding the captions of N ``records``, and
     the CIDEr of each, float64 ``(N,)``. ``sizes``: the decoder's regions, feature_size and vocabulary_size. ``run``:
-    the run folder. Without a history it gives no curves. Raises UserError if the history is damaged.
+    the run folder. Without a history it gives no curves. ``maps``: draws where the captioner looked, if boxes are
+    known. Raises UserError if the history is damaged.
     """
     decodings = [row.decoding for row in rows]
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8").strip()
     lengths = [row.coco.cider_d_by_reference_length for row in rows]
     cards = make_cards(decodings, predictions, records, config.workers)
+    groups = examples(cards)
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -99,7 +104,7 @@ def report(
         images=rows[-1].scores.diagnostics.captions,
         dataset=rows[-1].dataset or shown(config.dataset),
         decoder=config.decoder,
-        encoder=config.encoder_name,
+        encoder=config.encoder_name if not config.features else f"none, features of {Path(config.features).name}",
         decodings=decodings,
         protocol=rows[-1].measure,
         written=time.strftime("%Y-%m-%d %H:%M"),
@@ -107,7 +112,8 @@ def report(
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         scores=score_columns(rows),
-        examples=examples(cards),
+        examples=groups,
+        maps=maps.of_cards([card for group in groups for card in group.cards[:_MAPS]]) if maps else [],
         cards=cards,
         records=len(records),
         lengths=lengths,

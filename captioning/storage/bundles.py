@@ -8,7 +8,9 @@
     encoder.weights.h5      Keras weights of an encoder that ``build_encoder`` can build by its name, or
     encoder.keras           the saved Keras model that the run had as its encoder
     encoder.json            in format 3: the recipe of an encoder of KerasHub (see ``kerashub.Recipe``). Its weights
-                            are in encoder.weights.h5
+                            are in encoder.weights.h5. Or
+    features.json           of a captioner of stored features (the setting features), which has no encoder:
+                            {"regions": those of the image with most of them, "feature_size": numbers per region}
 
 A captioner adds decoder.weights.h5, the Keras weights of its decoder. If its word embedding is not learned, it also
 adds embedding.npz: the arrays that the embedding had before training (see captioning/embeddings/arrays.py). An aligner
@@ -37,12 +39,14 @@ import keras
 
 from captioning.base.errors import UserError, first_line
 from captioning.base.files import replacing
+from captioning.base.json_files import load_json, take
 from captioning.base.scratch import no_room, scratch_folder, temporary_folder
 from captioning.base.trained import bundle_of
 from captioning.features import kerashub
 from captioning.features.digests import backbone_of, encoder_digest, recipe_of
 from captioning.features.encoder import build_encoder
 from captioning.features.kerashub import Recipe
+from captioning.features.precomputed import StoredFeatures
 from captioning.features.weight_files import halve_weights, refuse_oversized, save_weights, written_by_hdf5
 from captioning.storage.members import (
     ADVICE,
@@ -59,6 +63,8 @@ from captioning.storage.members import (
 from captioning.words.vocabulary import Vocabulary
 from config import KERASHUB, Config
 
+_STORED, _STORED_SIZES = "features.json", ("regions", "feature_size")
+_MOST = 1 << 20  # of each of these sizes
 UNFINISHED = ".bundle-"  # begins the names of folders in which bundles are made
 
 
@@ -129,7 +135,12 @@ def _zip(folder: Path, path: Path, about: dict[str, Any]) -> None:
 
 
 def _write_encoder(folder: Path, config: Config, encoder: keras.Model) -> None:
-    """Write the member that holds the encoder into ``folder``."""
+    """Write the member that holds the encoder into ``folder``, or says what takes its place."""
+    if config.features:
+        _, regions, feature_size = encoder.output_shape
+        about = {"regions": regions, "feature_size": feature_size}
+        (folder / _STORED).write_text(json.dumps(about) + "\n", encoding="utf-8")
+        return
     if config.encoder.endswith(".keras"):
         # The model in memory is saved. The file that it came from may have changed or gone since.
         with written_by_hdf5(encoder, folder / "encoder.keras"):
@@ -191,6 +202,8 @@ def _refuse_oversized(config: Config, vocabulary: Vocabulary, weights: Path) -> 
         least += config.hidden_size**2 * (config.layers - 1)
     elif config.decoder in ("attention", "adaptive", "updown"):
         least += config.hidden_size * config.attention_size
+    if config.features:  # the projection of a region; the encoder has no weights that say how wide regions are
+        least += _stored_sizes(weights.parent)[1] * min(config.hidden_size, config.embedding_size)
     if config.embedding == "learned":
         least += len(vocabulary) * config.embedding_size
     held = refuse_oversized(weights)
@@ -201,7 +214,9 @@ def _refuse_oversized(config: Config, vocabulary: Vocabulary, weights: Path) -> 
 
 
 def _read_encoder(folder: Path, config: Config) -> keras.Model:
-    """The encoder that ``config`` describes, with the weights of the member in ``folder``."""
+    """The encoder that ``config`` describes, with the weights of the member in ``folder``, or what takes its place."""
+    if config.features:
+        return StoredFeatures(*_stored_sizes(folder))
     if (folder / "encoder.keras").exists():
         return build_encoder(config.with_overrides({"encoder": str(folder / "encoder.keras")}))
     if config.encoder.endswith(".keras"):
@@ -217,6 +232,12 @@ def _read_encoder(folder: Path, config: Config) -> keras.Model:
         encoder = build_encoder(config, blank=True)
     encoder.load_weights(folder / "encoder.weights.h5")
     return encoder
+
+
+def _stored_sizes(folder: Path) -> list[int]:
+    """The ``_STORED_SIZES`` of stored features, from the member in ``folder``. Raises ValueError."""
+    about = load_json(folder / _STORED, dict, max_bytes=1 << 16)
+    return [take(about, name, int, lambda size: 0 < size <= _MOST) for name in _STORED_SIZES]
 
 
 def _lent_by(lender: Path, folder: Path, config: Config, encoder: keras.Model) -> dict[str, str]:

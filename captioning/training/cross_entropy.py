@@ -6,7 +6,7 @@ Legend: B images, S captions of each image, N captions, R regions, D feature siz
 import keras
 from keras import ops
 
-from captioning.decoders.base import Decoder
+from captioning.decoders.base import Decoder, beside, of_captions
 from captioning.decoders.likelihood import word_nll
 from captioning.training.reading import at_places, needs_fixed_shapes, read_captions
 from captioning.training.word_dropout import drop_words
@@ -22,7 +22,8 @@ class CaptionTrainer(keras.Model):
         ``(features (B, R, D), token_ids (B, S, T))``                 S captions of each image
         ``(features (B, R, D), token_ids (N, T), image_of (N,))``     ``image_of`` is the row of a caption's image
 
-    The output is the dict of ``read_captions``. It has logits of the words alone, where the backend allows it.
+    The output is the dict of ``read_captions``. It has logits of the words alone, where the backend allows it. For
+    ``attention_penalty`` it also has the "mask" of padded regions, bool ``(N, R)``.
 
     label_smoothing: The share of the probability that the training loss spreads over the whole vocabulary.
     word_dropout: The share of the input words that training drops (see ``drop_words``).
@@ -52,7 +53,12 @@ class CaptionTrainer(keras.Model):
     def call(self, inputs, training=None):
         features, token_ids, image_of = inputs if len(inputs) == 3 else (*inputs, None)
         seen = drop_words(token_ids, self.word_dropout, self.seeds) if training and self.word_dropout else token_ids
-        return self.read(self.decoder.see(features, training), token_ids, seen, image_of, training)
+        found = self.read(self.decoder.see(features, training), token_ids, seen, image_of, training)
+        mask = self.decoder.mask(features) if self.attention_penalty else None
+        if mask is None:
+            return found
+        captions = ops.reshape(token_ids, (-1, ops.shape(token_ids)[-1]))
+        return {**found, "mask": beside(of_captions(mask, image_of), captions)}
 
     def read(self, image, token_ids, seen_ids, image_of=None, training=None):
         """``read_captions``, in the way that suits the decoder and the backend."""
@@ -79,17 +85,23 @@ class CaptionTrainer(keras.Model):
         if self.attention_penalty and training:
             weights = y_pred["weights"]
             is_word = ops.cast(ops.not_equal(at_places(y, {}), PAD), "float32")[:, : ops.shape(weights)[1]]
-            loss = loss + _doubly_stochastic(weights, is_word, self.attention_penalty)
+            loss = loss + _doubly_stochastic(weights, is_word, self.attention_penalty, y_pred.get("mask"))
         return loss
 
 
-def _doubly_stochastic(weights, mask, penalty: float):
+def _doubly_stochastic(weights, mask, penalty: float, seen=None):
     """``penalty`` times the unevenness of a caption's looks, a scalar; zero where each region gets its even share.
 
     ``weights`` are attention weights ``(N, T, R)``. ``mask`` float32 ``(N, T)`` is 1 for words and 0 for padding.
+    ``seen`` bool ``(N, R)``: false for padded regions, which have no share. None: there are none.
     """
     looks = ops.sum(ops.cast(weights, "float32") * mask[..., None], axis=1)  # (N, T, R) -> (N, R)
     words = ops.sum(mask, axis=1)
-    unequal = ops.mean(ops.square(words[:, None] / weights.shape[-1] - looks), axis=-1)
+    if seen is None:
+        unequal = ops.mean(ops.square(words[:, None] / weights.shape[-1] - looks), axis=-1)
+    else:
+        regions = ops.maximum(ops.sum(ops.cast(seen, "float32"), axis=-1), 1)
+        unequal = ops.where(seen, ops.square((words / regions)[:, None] - looks), 0)
+        unequal = ops.sum(unequal, axis=-1) / regions
     captions = ops.sum(ops.cast(words > 0, "float32"))  # without the rows that only fill up a batch
     return penalty * ops.sum(unequal) / captions

@@ -4,9 +4,11 @@ Legend: I images, K similar ones of each, R regions, D feature size.
 """
 
 import numpy as np
+from keras import ops
 
 from captioning.base.errors import UserError
 from captioning.base.progress import track
+from captioning.base.regions import mean_over_regions, region_mask
 from captioning.features.store import FeatureStore
 
 _READ = 512  # images that are read at once
@@ -30,7 +32,7 @@ def most_similar(store: FeatureStore, rows: np.ndarray, count: int) -> np.ndarra
     starts = track(range(0, len(rows), _READ), "similar images", "batches")
     for start in starts:
         chosen = slice(start, start + _READ)
-        vectors[chosen] = store.read(rows[chosen]).mean(axis=1, dtype="float32")  # (B, R, D) -> (B, D)
+        vectors[chosen] = _pooled(store.read(rows[chosen]), store.padded)
     vectors -= vectors.mean(axis=0)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     found = np.empty((len(rows), count), np.int64)
@@ -39,3 +41,10 @@ def most_similar(store: FeatureStore, rows: np.ndarray, count: int) -> np.ndarra
         cosines[np.arange(len(cosines)), start + np.arange(len(cosines))] = -np.inf  # an image is not its own other
         found[start : start + _COMPARED] = np.argpartition(cosines, -count)[:, -count:]
     return found
+
+
+def _pooled(features: np.ndarray, padded: bool) -> np.ndarray:
+    """The mean over the regions, float32 ``(B, D)``, of ``features (B, R, D)``, some of which may be ``padded``."""
+    if padded:
+        return ops.convert_to_numpy(mean_over_regions(features.astype("float32"), region_mask(features)))
+    return features.mean(axis=1, dtype="float32")

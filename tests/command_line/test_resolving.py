@@ -262,11 +262,11 @@ def test_when_each_setting_may_change():
     }
     decoder |= {"hidden_size", "image_scale", "attention_size", "layers", "heads", "memory_slots"}
     free = {*own_fields(DataSettings), *own_fields(MachineSettings), *own_fields(DecodingSettings)}
-    free |= {"feature_dir", "extract_batch_size", "max_caption_length"}
+    free |= {"features", "feature_dir", "extract_batch_size", "max_caption_length"}
     assert fixed_settings("model") == model
     assert fixed_settings("decoder") == decoder
     assert fixed_settings() == set(Config.model_fields) - free
-    places = {"backend", "data_dir", "feature_dir", "workers"}
+    places = {"backend", "data_dir", "feature_dir", "features", "workers"}
     assert set(resumable_settings()) == places | {"epochs", "patience", "sample_captions", "tensorboard"}
 
 
@@ -292,3 +292,23 @@ def test_backend_setting_is_settled(monkeypatch, backend):
     assert os.environ["KERAS_BACKEND"] == "from outside"
     resolve(typed("--backend", backend))
     assert os.environ["KERAS_BACKEND"] == backend
+
+
+def test_features_from_elsewhere_take_the_place_of_the_encoder_of_a_preset():
+    found = resolve(typed("--preset", "flickr8k-attention", "--features", "bu_att"))
+    assert (found.features, found.feature_grid, found.mirror, found.decoder) == ("bu_att", 1, False, "attention")
+    with pytest.raises(UserError, match="encoder: features=bu_att does not use it"):
+        resolve(typed("--features", "bu_att", "--encoder", "vgg16"))
+    for stage in ("finetune", "align"):
+        with pytest.raises(ValueError, match=f"features: stage={stage}"):
+            Config(features="bu_att", stage=stage, init="a.zip", monitor="recall" if stage == "align" else "loss")
+
+
+def test_stored_features_and_an_encoder_do_not_take_turns():
+    """Another source of features will do for a captioner of such features, but an encoder has its own."""
+    stored, own = Config(features="bu_att"), Config()
+    assert resolve_trained(typed("--features", "new_att", trained=True), stored).features == "new_att"
+    with pytest.raises(UserError, match="features: this captioner has an encoder of its own"):
+        resolve_trained(typed("--features", "new_att", trained=True), own)
+    with pytest.raises(UserError, match="features: this captioner reads stored features"):
+        resolve_trained(typed("--features", "", trained=True), stored)

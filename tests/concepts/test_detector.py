@@ -73,6 +73,13 @@ def test_it_begins_with_how_common_words_are(concepts):
     np.testing.assert_allclose(probabilities(concepts, features()), [SHARES, SHARES], rtol=1e-5)
 
 
+def test_padded_regions_change_no_concept(concepts):
+    concepts.words.kernel.assign(np.random.default_rng(1).normal(0, 2, (8, 4)))
+    concepts.padded = True
+    padded = np.pad(-np.abs(features()), ((0, 0), (0, 3), (0, 0)))  # zeros would be the largest numbers
+    np.testing.assert_allclose(probabilities(concepts, padded), probabilities(concepts, padded[:, :4]), atol=1e-5)
+
+
 @pytest.mark.backends
 @pytest.mark.parametrize("name", ["merge", "attention"])  # without and with a part of the state that is the image's
 def test_a_decoder_is_told_at_every_step(concepts, name):

@@ -41,3 +41,13 @@ def test_entropy_of_the_attention(make_store):
 def test_entropy_beside_a_sentinel_is_that_of_the_share_for_the_image(make_store):
     found = looks(make_store, [[0.3, 0.3, 0, 0, 0.4], *[[0.2, 0, 0.2, 0, 0.6]] * 4])
     assert found == AttentionStatistics(pytest.approx(1), 2, pytest.approx((0.6 + 4 * 0.4) / 5))
+
+
+def test_entropy_where_images_have_different_numbers_of_regions():
+    """The most it can be depends on the regions that an image has."""
+    features = np.array([[[1.0], [1], [1], [1]], [[1], [1], [0], [0]]])
+    weights = [np.array([[0.25] * 4] * 2), np.array([[0.5, 0.5, 0, 0]] * 3)]
+    sizes = SimpleNamespace(sizes={"regions": 9, "padded": True})
+    captioner = SimpleNamespace(decoder=sizes, attend=lambda batch, texts: weights)
+    found = attention_statistics(captioner, [features], ["one", "two words"])
+    assert found == AttentionStatistics(pytest.approx((2 + 1 + 1) / 3), pytest.approx((2 + 1 + 1) / 3))

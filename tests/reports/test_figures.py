@@ -93,3 +93,19 @@ def test_pictures_are_read_upright_and_small(tmp_path):
     (tmp_path / "bad.jpg").write_text("text")
     with pytest.raises(UnreadableImage, match=r"bad\.jpg: cannot be read"):
         figures.read_picture(tmp_path / "bad.jpg", 100)
+
+
+def test_boxes_are_drawn_where_a_word_looked():
+    """In the picture's own scale; the box with most of the attention is the brightest."""
+    picture = Image.new("RGB", (60, 40), (200, 200, 200))
+    boxes = np.array([[0, 0, 300, 400], [300, 0, 600, 400]], "float32")  # the left and the right half of 600 x 400
+    weights = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]])  # the last column is a sentinel's
+    figure = figures.attention_boxes(picture, ["dog", "$x"], weights, boxes, (600, 400))
+    shown, dog, other = figure.axes
+    assert (shown.get_title(), dog.get_title(), other.get_title()) == ("2 regions", "dog 70%", "$x 80%")
+    for panel, bright, dark in ((dog, 10, 50), (other, 50, 10)):
+        pixels = panel.images[0].get_array()
+        assert pixels[20, bright].max() > 1.5 * pixels[20, dark].max()
+        first = panel.patches[-1]
+        assert (first.get_x(), first.get_width(), first.get_height()) == (0 if bright == 10 else 30, 30, 40)
+        assert first.get_linewidth() == 2.2

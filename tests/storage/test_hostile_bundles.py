@@ -50,6 +50,12 @@ def settings(members: dict[str, bytes], **changes) -> bytes:
     return json.dumps(json.loads(members["config.json"]) | changes).encode()
 
 
+def stored(members: dict[str, bytes], sizes: object) -> dict[str, bytes]:
+    """The members of a captioner of stored features, whose sizes are these."""
+    changed = {"features": "bu_att", "encoder": "resnet50", "image_size": 224, "feature_grid": 1}
+    return members | {"config.json": settings(members, **changed), "features.json": json.dumps(sizes).encode()}
+
+
 def huge(file: h5py.File) -> None:
     file.create_dataset("layers/dense/vars/0", (1 << 15, 1 << 15), "float32", chunks=(16, 16))  # 4 GB of zeros
 
@@ -108,6 +114,9 @@ HOSTILE = {
             )
         }
     ),
+    "features of a billion numbers": lambda given: stored(given, {"regions": 4, "feature_size": 10**9}),
+    "features of a million numbers": lambda given: stored(given, {"regions": 4, "feature_size": 10**6}),
+    "features without sizes": lambda given: stored(given, []),
     "settings that are not UTF-8": lambda given: given | {"config.json": b"\xff"},
     "settings nested deeply": lambda given: given | {"config.json": b"[" * 10**5},
     "words that are not UTF-8": lambda given: given | {"vocabulary.json": b'{"words": ["\xff"]}'},

@@ -40,7 +40,9 @@ class ConceptStage(CaptionerStage):
             )
         objects = [names.get(vocabulary.words[i], "") for i in ids]
         size = int(prepared.encoder.output_shape[-1])
-        self.concepts = captioner.concepts = Concepts(ids, objects, size, self.config.concept_size)
+        self.concepts = captioner.concepts = Concepts(
+            ids, objects, size, self.config.concept_size, prepared.store.padded
+        )
         self.concepts.start_from(np.array([shares[i] for i in ids]))
         return captioner
 
