@@ -68,7 +68,8 @@ from captioning.metrics import java
 from captioning.metrics.cider import cider_d
 from captioning.metrics.protocols import PROTOCOLS, measure
 from captioning.metrics.right import cider_of_people, is_right
-from captioning.pictures.corrupting import KINDS, Corruption, parse_corruptions
+from captioning.pictures.corrupting import ALL, KINDS, Corruption, parse_corruptions
+from captioning.pictures.loading import PREPROCESSING
 from captioning.reports.attention import attention_statistics
 from captioning.reports.comparison import comparison_table, find_sides
 from captioning.reports.reliability import confidence_figure
@@ -710,7 +711,7 @@ def digest_of_results(scoring: Scoring, parts: Sequence[Part], search: Config) -
         "captioners": [fingerprint(Path(path)) for path in args.model],
         "views": args.views,
         "search": search.decoding(),
-        "image_size": search.image_size,
+        "pixels": [PREPROCESSING, search.image_size, [each.key for each in parse_corruptions([ALL])]],
         "scoring": [args.protocol, *scoring.tools],
         "images": [digest_images((record.file_name, record.path) for record in part.records) for part in parts],
         "captions": [[record.captions for record in part.records] for part in parts],

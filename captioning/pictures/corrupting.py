@@ -17,7 +17,8 @@ from PIL import Image, ImageFilter
 from captioning.base.errors import UserError
 
 SEVERITIES = 5
-_VERSION = 1  # raise it whenever corrupted pixels change: results of before then do not count any more
+# Raise this whenever corrupted pixels change, and results of before do not count any more.
+_VERSION = 1
 _GREY = 128
 _SIDE = 224  # pixels per side of ImageNet-C, which its widths of blur belong to
 
