@@ -755,7 +755,7 @@ def write_robustness_reports(results: Results, scoring: Scoring, parts: Sequence
         rows = [replace(own[key], decoding=f"{own[key].decoding}, {name_of(key)}") for key in keys]
         records, predictions = chosen_captions(results, keys, part.name, part.records)
         sizes = scoring.captioner.decoder.sizes
-        page = report(rows, predictions, records, scoring.config, sizes, Run(scoring.folder), shown)
+        page = report(rows, predictions, records, scoring.config, sizes, Run(scoring.folder), robustness=shown)
         name = f"-{part.name}" if len(parts) > 1 else ""
         write(scoring.output / f"robustness-{label}{name}.html", page)
 
