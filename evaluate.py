@@ -657,8 +657,21 @@ def score_corrupted(args: Namespace, typed: dict[str, Any], tools: Sequence[str]
     parts = whole_parts(scoring, dataset, typed)
     data_sets = [part.name for part in parts]
     label = label_of_results(args, data_sets, search)
-    results = Results(scoring.output, label, digest_of_results(scoring, parts, search), data_sets)
-    todo = [each for each in (None, *parse_corruptions(args.corrupt)) if not results.has(each)]
+    with Results.alone(scoring.output, label):
+        results = Results(scoring.output, label, digest_of_results(scoring, parts, search), data_sets)
+        run_severities(scoring, parts, search, results)
+    text = table_text(results.rows)
+    print(text, end="")
+    write(scoring.output / f"robustness-{label}.md", text)
+    draw_severities(results.of(None), scoring.output / f"robustness-{label}")
+    if args.report:
+        write_robustness_reports(results, scoring, parts, label)
+    print(f"\nwritten to {scoring.output}", file=sys.stderr)
+
+
+def run_severities(scoring: Scoring, parts: Sequence[Part], search: Config, results: Results) -> None:
+    """Caption and score each severity that is not done, and keep its captions and rows in ``results``."""
+    todo = [each for each in (None, *parse_corruptions(scoring.args.corrupt)) if not results.has(each)]
     for number, corruption in enumerate(todo, 1):
         what = f"{name_of(key_of(corruption))} ({number} of {len(todo)})"
         with Progress(what, sum(len(part.records) for part in parts)) as bar:
@@ -671,13 +684,6 @@ def score_corrupted(args: Namespace, typed: dict[str, Any], tools: Sequence[str]
         rows = [each.row for each in found]
         rows += [row_of_all(found, scoring)] if len(found) > 1 else []
         results.add(corruption, [replace(row, corruption=described(corruption, results.run)) for row in rows])
-    text = table_text(results.rows)
-    print(text, end="")
-    write(scoring.output / f"robustness-{label}.md", text)
-    draw_severities(results.of(None), scoring.output / f"robustness-{label}")
-    if args.report:
-        write_robustness_reports(results, scoring, parts, label)
-    print(f"\nwritten to {scoring.output}", file=sys.stderr)
 
 
 def whole_parts(scoring: Scoring, dataset: CaptionDataset | MixedDataset, typed: dict[str, Any]) -> list[Part]:

@@ -12,12 +12,13 @@ No Keras.
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from captioning.base.errors import UserError
-from captioning.base.files import write
+from captioning.base.files import alone_with, write
 from captioning.base.json_files import load_json
 from captioning.data.records import ImageRecord
 from captioning.pictures.corrupting import KINDS, Corruption
@@ -87,6 +88,18 @@ class Results:
                 self._rows.setdefault((row.corruption.kind, row.corruption.severity), []).append(row)
         if not self._rows:
             print(f"note: {self.path}: is of another captioner, settings or images, and is replaced", file=sys.stderr)
+
+    @staticmethod
+    @contextmanager
+    def alone(output: Path, label: str) -> Iterator[None]:
+        """Keep other evaluations away from these files. Raises UserError if one writes them now."""
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{output}: cannot be written ({error.strerror}); choose another place") from None
+        refusal = "another evaluation writes it now; wait until that is done, or name another --output"
+        with alone_with(output / f"robustness-{label}.json", refusal):
+            yield
 
     def has(self, corruption: Corruption | None) -> bool:
         """Whether this severity is done, with its captions."""

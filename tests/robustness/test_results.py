@@ -73,6 +73,15 @@ def test_results_of_something_else_are_replaced_and_damaged_ones_named(results, 
         Results(tmp_path, "dev-beam3", "run", [""])
 
 
+def test_two_evaluations_do_not_write_the_same_files(tmp_path):
+    refused = pytest.raises(UserError, match=r"robustness-dev\.json: another evaluation writes it now")
+    with Results.alone(tmp_path / "new", "dev"), refused, Results.alone(tmp_path / "new", "dev"):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file: cannot be written"), Results.alone(tmp_path / "file", "dev"):
+        pass
+
+
 def test_captions_of_several_severities_are_those_of_the_same_images(results):
     keys = [(CLEAN, 0), ("blur", 2)]
     kept, predictions = chosen_captions(results, keys, "", RECORDS[1:])
