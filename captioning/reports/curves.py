@@ -102,7 +102,8 @@ def draw_curves(run: Run) -> None:
     best = run.state()["best_epoch"]
     figure, drawn = draw_panels(panels_of(run), epochs, "epoch")
     for axes in drawn:
-        axes.legend()
+        if axes.get_lines():
+            axes.legend()
         if best:
             axes.axvline(best, color="gray", linestyle=":", linewidth=1)
     figure.savefig(run.folder / "curves.png", dpi=110)

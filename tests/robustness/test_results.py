@@ -134,16 +134,14 @@ def test_curves_begin_at_the_clean_pictures(results):
 
 @pytest.mark.slow
 def test_curves_are_drawn_as_png_and_svg(results, tmp_path):
-    png, svg = draw_severities(results.of(None), tmp_path / "curves")
+    rows = {key: replace(row, confidence=None) for key, row in results.of(None).items()}
+    png, svg = draw_severities(rows, tmp_path / "curves")
     assert png.read_bytes().startswith(b"\x89PNG")
     first = svg.read_bytes()
     assert b">CIDEr<" in first
     assert b">occlusion<" in first
-    draw_severities(results.of(None), tmp_path / "curves")
+    draw_severities(rows, tmp_path / "curves")
     assert svg.read_bytes() == first, "the same file every time"
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file.*: cannot be written"):
-        draw_severities(results.of(None), tmp_path / "file" / "curves")
 
 
 def test_several_data_sets_are_drawn_together(tmp_path):

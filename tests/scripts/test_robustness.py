@@ -100,7 +100,7 @@ def test_corrupted_pictures_are_scored_and_an_interrupted_evaluation_goes_on(mod
         assert rows[0]["confidence"][name] == pytest.approx(expected["confidence"][name])
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_some_images_and_other_ways_of_looking(model, tmp_path):
     """Four views make an ensemble. Every second of the eight images is scored."""
     options = ["--model", model, "--corrupt", "blur:3", "--images", "4", "--output", tmp_path]
