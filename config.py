@@ -657,6 +657,15 @@ class BatchSettings(CaptionSettings, MachineSettings):
         ge=0,
         lt=1,
     )
+    erase: float = setting(
+        0.0,
+        "probability that a random rectangle of a cropped training image is replaced by noise (random erasing, 0.5 in "
+        "its paper). Fine-tuning draws it anew every time. 0: nothing is erased",
+        only=({"stage": ("finetune",)}, {"crops": ON}),
+        fixed="training",
+        ge=0,
+        le=1,
+    )
     seed: int = setting(0, "seed of initial weights, shuffling and dropout", fixed="training", ge=0, le=2**32 - 1)
 
 

@@ -15,6 +15,8 @@
     python evaluate.py --compare FILE FILE --split test                    # do two captioners differ beyond chance?
     python evaluate.py --compare "runs/a-*/FILE" "runs/b-*/FILE"           # several seeds of each
     python evaluate.py --model runs/NAME --fit-confidence                  # fit its confidence, on dev
+    python evaluate.py --model runs/NAME --corrupt blur occlusion:0.3      # how it stands blurred and covered pictures
+    python evaluate.py --model runs/NAME --corrupt all --images 200 --report
 
 The captioner reads its own words and never a reference. Each image is encoded once.
 
@@ -28,21 +30,25 @@ bundle. The weights stay as they are. After that all scripts give each caption a
 and draws how good the confidence is.
 """
 
+import hashlib
+import json
 import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from captioning.base.errors import UserError
 from captioning.base.files import write
+from captioning.base.progress import Progress
 from captioning.base.script import run_script
 from captioning.base.settings import listed, own_fields
 from captioning.base.texts import printable
+from captioning.base.trained import fingerprint
 from captioning.command_line.options import add_views, make_parser, typed_settings
 from captioning.command_line.resolving import (
     refuse_idle_consensus,
@@ -68,12 +74,27 @@ from captioning.metrics import java
 from captioning.metrics.cider import cider_d
 from captioning.metrics.protocols import PROTOCOLS, measure
 from captioning.metrics.right import cider_of_people, is_right
+from captioning.pictures.corrupting import ALL, KINDS, Corruption, parse_corruptions
+from captioning.pictures.loading import PREPROCESSING
 from captioning.reports.attention import attention_statistics
 from captioning.reports.comparison import comparison_table, find_sides
 from captioning.reports.reliability import confidence_figure
-from captioning.reports.rows import AttentionStatistics, ScoreRow, label_of, rows_text
+from captioning.reports.rows import AttentionStatistics, ScoreRow, label_of, label_of_search, rows_text
 from captioning.reports.scoring import score, together, training_captions, variety
 from captioning.reports.tables import score_table
+from captioning.robustness.captioned import caption_pictures
+from captioning.robustness.curves import draw_severities, severity_charts
+from captioning.robustness.results import (
+    Results,
+    captions_name,
+    chosen_captions,
+    described,
+    key_of,
+    name_of,
+    severest,
+    severity_cells,
+    table_text,
+)
 from captioning.words.splitting import SPLITTINGS, TREEBANK, Splitting
 from config import TOGETHER, Config, DataSettings, MixtureSettings, search_name
 from preprocessing import load_dataset, prepare, report_unspaced
@@ -98,6 +119,8 @@ def main() -> None:
         compare_files(args, typed)
     elif args.predictions:
         score_file(args, typed, tools)
+    elif args.corrupt:
+        score_corrupted(args, typed, tools)
     else:
         score_models(args, typed, tools)
 
@@ -153,8 +176,28 @@ def parse() -> Namespace:
         metavar="DIR",
         help="where to write [default: evaluation/ in the run folder, or the folder of the predictions]",
     )
+    add_robustness(parser)
     add_confidence(parser)
     return parser.parse_args()
+
+
+def add_robustness(parser: ArgumentParser) -> None:
+    """The options of pictures that are made worse."""
+    group = parser.add_argument_group("robustness")
+    group.add_argument(
+        "--corrupt",
+        nargs="+",
+        metavar="KIND[:SEVERITY]",
+        help="make the pictures worse, and score the captions of that and of the pictures as they are. Kinds: "
+        f"{', '.join(KINDS)}, or all; severities: 1 to 5, without one all five; occlusion:0.3 covers that share. See "
+        "captioning/pictures/corrupting.py",
+    )
+    group.add_argument(
+        "--images",
+        metavar="N",
+        help="with --corrupt: score only so many images of the split, evenly spaced; of several data sets so many of "
+        "each, or comma-separated one number for each [default: all]",
+    )
 
 
 def add_confidence(parser: ArgumentParser) -> None:
@@ -208,6 +251,10 @@ def refuse_conflicts(args: Namespace, tools: Sequence[str]) -> None:
         raise UserError("--references: is for captions in files; give --predictions FILE or --compare FILE FILE")
     if args.variety is not None:
         refuse_beside_variety(args)
+    if args.corrupt:
+        refuse_beside_corrupt(args)
+    elif args.images:
+        raise UserError("--images: is for --corrupt; add that, or leave this out")
     if args.protocol == "seed" and (tools or args.compare):
         raise UserError("--protocol: seed has only BLEU on our own words; leave out --java and --compare, or take coco")
     if args.fit_confidence:
@@ -239,6 +286,34 @@ def refuse_beside_variety(args: Namespace) -> None:
         )
     if args.variety < 2:
         raise UserError(f"--variety: {args.variety} captions of an image cannot differ; give 2 or more")
+
+
+def refuse_beside_corrupt(args: Namespace) -> None:
+    """Raise UserError for options that do not go together with ``--corrupt``, and for kinds that do not exist."""
+    if not args.model:
+        raise UserError(
+            "--corrupt: captions pictures that are made worse, so it needs a captioner, not captions in a file; give "
+            "--model RUN"
+        )
+    for option in ("fit_confidence", "variety"):
+        if getattr(args, option):
+            raise UserError(
+                f"--{option.replace('_', '-')}: does not go together with --corrupt; leave out one of the two"
+            )
+    if args.protocol == "seed":
+        raise UserError("--corrupt: uses the coco protocol; leave out --protocol")
+    if "," in (args.beam_sizes or ""):
+        raise UserError(f"--beam-sizes: --corrupt takes one beam size, and these are {args.beam_sizes}; give one")
+    parse_corruptions(args.corrupt)
+    image_numbers(args)
+
+
+def image_numbers(args: Namespace) -> list[int]:
+    """The numbers of ``--images``; none if all images are scored. Raises UserError."""
+    parts = args.images.split(",") if args.images else []
+    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+        raise UserError(f"--images: {args.images} is no number of images; give one of 1 or more, such as 200")
+    return [int(part) for part in parts]
 
 
 def refuse_beside_fit(args: Namespace, tools: Sequence[str]) -> None:
@@ -436,8 +511,28 @@ class Captioned:
     row: ScoreRow
 
 
-def score_models(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -> None:
-    """Caption a split with each beam size, score the captions, and write all results."""
+@dataclass(frozen=True)
+class Scoring:
+    """What all scores of a captioner share.
+
+    ``name``: of the captioner, in tables. ``folder``: its run folder. ``training``: all training captions.
+    ``tools``: the Java programs to use.
+    """
+
+    args: Namespace
+    captioner: "Captioner"
+    config: Config
+    name: str
+    folder: Path
+    output: Path
+    training: Sequence[list[str]]
+    tools: Sequence[str]
+
+
+def open_models(
+    args: Namespace, typed: dict[str, Any], tools: Sequence[str]
+) -> tuple[Scoring, CaptionDataset | MixedDataset, list[Config]]:
+    """The captioner of ``--model``, the data set, and the settings of each search."""
     from captioning.storage.members import name_of
     from model import load_captioners
 
@@ -446,17 +541,31 @@ def score_models(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -
         # The groups may not divide the beam of the run.
         typed["beam_size"] = vars(args)["setting:beam_size"] = args.beam_sizes.split(",")[0]
     captioner = load_captioners(models, args.views)
+    if args.corrupt:
+        for member in captioner.members:
+            refuse_stored_features(member.config, "--corrupt: makes pictures worse before they are encoded")
     config = resolve_trained(args, captioner.config)
     splitting = captioner.vocabulary.splitting
     refuse_unmeasured(args, tools, splitting)
-    searches = find_searches(args.beam_sizes, config, args.variety)
+    sizes = args.beam_sizes
+    if args.corrupt and not config.do_sample:
+        sizes = sizes or str(config.beam_size)  # greedy search is not a second one
+    searches = find_searches(sizes, config, args.variety)
     captioner.check(config)
     dataset = load_dataset(config)
-    parts = find_parts(captioner, config, dataset, args, typed)
-    training = training_captions(dataset, splitting)
+    dataset.split(args.split)  # a wrong name shows before features are extracted
     folder = models[0] if models[0].is_dir() else models[0].parent
     output = Path(args.output) if args.output else folder / "evaluation"
     name = " + ".join(map(name_of, models)) + (f", {args.views} views" if args.views > 1 else "")
+    training = training_captions(dataset, splitting)
+    return Scoring(args, captioner, config, name, folder, output, training, tools), dataset, searches
+
+
+def score_models(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -> None:
+    """Caption a split with each beam size, score the captions, and write all results."""
+    scoring, dataset, searches = open_models(args, typed, tools)
+    captioner, output = scoring.captioner, scoring.output
+    parts = find_parts(captioner, scoring.config, dataset, args, typed)
     attended = next((search for search in searches if search.beam_size == 1), searches[0])
     rows: list[ScoreRow] = []
     found: list[list[Captioned]] = []
@@ -464,57 +573,57 @@ def score_models(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -
         with_attention = search is attended and captioner.decoder.attends
         found.append([])
         for part in parts:
-            captioned = caption_part(captioner, part, search, args, (name, training, tools), with_attention)
+            captioned = caption_part(scoring, part, search, with_attention)
             write_captions(captioned, search, output)
             found[-1].append(captioned)
             rows.append(captioned.row)
         if len(parts) > 1:
-            sure = Sure.joined([each.sure for each in found[-1] if each.sure])
-            rows.append(row_of_all(found[-1], sure, training, tools, splitting))
-            draw_confidence(sure, label_of(rows[-1], search), output)
+            rows.append(row_of_all(found[-1], scoring))
+            draw_confidence(sure_of_all(found[-1]), label_of(rows[-1], search), output)
     write_scores(rows, output)
     if args.report:
-        write_reports(found, captioner, config, folder, output)
+        write_reports(found, scoring)
     print(f"\nwritten to {output}", file=sys.stderr)
 
 
-def caption_part(
-    captioner: "Captioner",
-    part: Part,
-    search: Config,
-    args: Namespace,
-    scoring: tuple[str, Sequence[list[str]], Sequence[str]],
-    with_attention: bool,
-) -> Captioned:
-    """Caption one data set and score the captions.
+def caption_part(scoring: Scoring, part: Part, search: Config, with_attention: bool) -> Captioned:
+    """Caption one data set and score the captions."""
+    captioner = scoring.captioner
+    found, seconds = caption_split(captioner, part.stores, part.records, search)
+    said = [captions[0].text for captions in found]
+    looks = find_attention(captioner, part.stores[0], part.records, said, search) if with_attention else None
+    captioned = judge(scoring, part, found, search, seconds)
+    return replace(captioned, row=replace(captioned.row, attention=looks))
 
-    ``scoring``: the captioner's name, the training captions and the Java programs to use.
-    """
+
+def judge(
+    scoring: Scoring, part: Part, found: Sequence[Sequence["Caption"]], search: Config, seconds: float
+) -> Captioned:
+    """Score the captions of one data set. ``found``: those of each record, best first, which took ``seconds``."""
     from captioning.base.environment import describe
 
-    name, training, tools = scoring
-    found, seconds = caption_split(captioner, part.stores, part.records, search)
+    args, captioner = scoring.args, scoring.captioner
     said = [captions[0] for captions in found]
     captions = [caption.text for caption in said]
     others = [[caption.text for caption in captions] for captions in found] if args.variety else []
     splitting = captioner.vocabulary.splitting
-    scores, cider = score(captions, part.records, args.protocol, part.data, training, tools, splitting, part.outlined)
-    looks = find_attention(captioner, part.stores[0], part.records, captions, search) if with_attention else None
+    scores, cider = score(
+        captions, part.records, args.protocol, part.data, scoring.training, scoring.tools, splitting, part.outlined
+    )
     sure = None
     if captioner.confidence is not None:
         references = [[*map(splitting.split, record.captions)] for record in part.records]
         spoken = [*map(splitting.split, captions)]
         sure = Sure.of(captioner.confidence, spoken, [caption.confidence for caption in said], references, cider)
     row = ScoreRow(
-        captioner=name,
+        captioner=scoring.name,
         split=args.split,
         protocol=args.protocol,
         decoding=search_name(search),
         dataset=part.name or None,
         views=args.views,
         scores=scores,
-        attention=looks,
-        confidence=sure and sure.scores(),
+        confidence=sure and sure.scores(bool(args.corrupt)),
         variety=variety(others, part.records, splitting, part.outlined) if others else None,
         decoding_seconds=seconds,
         settings=search.model_dump() | {"consensus": search.votes},  # captions vote only with a beam size above 2
@@ -523,29 +632,148 @@ def caption_part(
     return Captioned(part, captions, others, cider, sure, row)
 
 
-def row_of_all(
-    found: Sequence[Captioned],
-    sure: Sure | None,
-    training: Sequence[list[str]],
-    tools: Sequence[str],
-    splitting: Splitting,
-) -> ScoreRow:
-    """The scores of one decoding on several data sets together. ``sure``: the confidence in all their captions."""
+def sure_of_all(found: Sequence[Captioned]) -> Sure | None:
+    """The confidence in the captions of all data sets, if there is one."""
+    return Sure.joined([each.sure for each in found if each.sure])
+
+
+def row_of_all(found: Sequence[Captioned], scoring: Scoring) -> ScoreRow:
+    """The scores of one decoding on several data sets together."""
     scored = [(each.captions, each.part.records, each.row.scores) for each in found]
     seconds = sum(each.row.decoding_seconds or 0 for each in found)
     outlined = None
     if any(each.part.outlined for each in found):
         outlined = [own for each in found for own in each.part.outlined or [frozenset()] * len(each.part.records)]
-    scores = together(scored, training, tools, splitting, outlined)
+    splitting = scoring.captioner.vocabulary.splitting
+    scores = together(scored, scoring.training, scoring.tools, splitting, outlined)
+    sure = sure_of_all(found)
     return replace(
         found[0].row,
         dataset=TOGETHER,
         scores=scores,
         attention=None,
         variety=None,  # each data set has CIDEr of its own
-        confidence=sure and sure.scores(),
+        confidence=sure and sure.scores(bool(scoring.args.corrupt)),
         decoding_seconds=seconds,
     )
+
+
+def score_corrupted(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -> None:
+    """Caption and score the pictures as they are and with each of ``--corrupt``, and write all results.
+
+    What an interrupted evaluation has done is not done again.
+    """
+    scoring, dataset, [search] = open_models(args, typed, tools)
+    parts = whole_parts(scoring, dataset, typed)
+    data_sets = [part.name for part in parts]
+    label = label_of_results(args, data_sets, search)
+    with Results.alone(scoring.output, label):
+        results = Results(scoring.output, label, digest_of_results(scoring, parts, search), data_sets)
+        run_severities(scoring, parts, search, results)
+    text = table_text(results.rows)
+    print(text, end="")
+    write(scoring.output / f"robustness-{label}.md", text)
+    draw_severities(results.of(None), scoring.output / f"robustness-{label}")
+    if args.report:
+        write_robustness_reports(results, scoring, parts, label)
+    print(f"\nwritten to {scoring.output}", file=sys.stderr)
+
+
+def run_severities(scoring: Scoring, parts: Sequence[Part], search: Config, results: Results) -> None:
+    """Caption and score each severity that is not done, and keep its captions and rows in ``results``."""
+    todo = [each for each in (None, *parse_corruptions(scoring.args.corrupt)) if not results.has(each)]
+    for number, corruption in enumerate(todo, 1):
+        what = f"{name_of(key_of(corruption))} ({number} of {len(todo)})"
+        with Progress(what, sum(len(part.records) for part in parts)) as bar:
+            found = [caption_corrupted(scoring, part, corruption, search, bar) for part in parts]
+        for each in found:
+            name, sure = captions_name(key_of(corruption), each.part.name), each.sure
+            confidences = sure.confidence.tolist() if sure else [None] * len(each.captions)
+            cider = each.cider.tolist()
+            write_predictions(results.predictions, name, each.part.records, each.captions, cider, confidences)
+        rows = [each.row for each in found]
+        rows += [row_of_all(found, scoring)] if len(found) > 1 else []
+        results.add(corruption, [replace(row, corruption=described(corruption, results.run)) for row in rows])
+
+
+def whole_parts(scoring: Scoring, dataset: CaptionDataset | MixedDataset, typed: dict[str, Any]) -> list[Part]:
+    """The parts to score from pixels: for each data set the images of the split, or as many as ``--images`` says."""
+    args = scoring.args
+    sets = named_sets(scoring.captioner, scoring.config, dataset, args, typed)
+    numbers = image_numbers(args)
+    if len(numbers) not in (0, 1, len(sets)):
+        raise UserError(f"--images: {len(numbers)} numbers for {len(sets)} data sets; give one, or one for each")
+    parts = []
+    for place, named in enumerate(sets):
+        records = named.dataset.split(args.split)
+        count = min(len(records), (numbers * len(sets))[place] if numbers else len(records))
+        parts.append(part_of(named, [records[n * len(records) // count] for n in range(count)]))
+    return parts
+
+
+def label_of_results(args: Namespace, data_sets: Sequence[str], search: Config) -> str:
+    """The label in the names of the files of ``--corrupt``."""
+    alone = data_sets[0] if len(data_sets) == 1 else ""
+    images = f"{args.images.replace(',', '+')}-images" if args.images else ""
+    return "-".join(filter(None, (args.split, alone, images, label_of_search(search))))
+
+
+def digest_of_results(scoring: Scoring, parts: Sequence[Part], search: Config) -> str:
+    """A digest of all that the scores of ``--corrupt`` depend on, but for the corruption and the machine."""
+    from captioning.features.store import digest_images
+
+    args = scoring.args
+    decides = {
+        "captioners": [fingerprint(Path(path)) for path in args.model],
+        "views": args.views,
+        "search": search.decoding(),
+        "pixels": [PREPROCESSING, search.image_size, [each.key for each in parse_corruptions([ALL])]],
+        "scoring": [args.protocol, *scoring.tools],
+        "images": [digest_images((record.file_name, record.path) for record in part.records) for part in parts],
+        "captions": [[record.captions for record in part.records] for part in parts],
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def caption_corrupted(
+    scoring: Scoring, part: Part, corruption: Corruption | None, search: Config, bar: Progress
+) -> Captioned:
+    """Caption the pictures of one data set that were made worse, and score the captions.
+
+    Pictures that cannot be read are left out. Raises UserError if none can be read.
+    """
+    began = time.perf_counter()
+    found = caption_pictures(scoring.captioner, part.records, corruption, search, bar)
+    kept = [n for n, record in enumerate(part.records) if record.file_name in found]
+    if not kept:
+        raise UserError(f"{part.records[0].path.parent}: not one image of the split {scoring.args.split!r} can be read")
+    if corruption is None and len(kept) < len(part.records):
+        print(f"note: left out: {len(part.records) - len(kept)} images that cannot be read", file=sys.stderr)
+    records = [part.records[n] for n in kept]
+    outlined = part.outlined and [part.outlined[n] for n in kept]
+    captions = [found[record.file_name] for record in records]
+    readable = replace(part, records=records, outlined=outlined)
+    return judge(scoring, readable, captions, search, time.perf_counter() - began)
+
+
+def write_robustness_reports(results: Results, scoring: Scoring, parts: Sequence[Part], label: str) -> None:
+    """Write the page of each data set. It shows the clean pictures, and of each kind the highest severity."""
+    from captioning.reports.page import Robustness, Table, report
+    from captioning.storage.runs import Run
+
+    cells = severity_cells(results.rows)
+    table = Table("Scores with 95% intervals.", list(cells[0]), [list(line.values()) for line in cells])
+    of = f"{TOGETHER}: the data sets {' and '.join(results.data_sets)}" if len(parts) > 1 else ""
+    shown = Robustness(severity_charts(results.of(None)), table, of)
+    keys = [*severest(results.keys)]
+    for part in parts:
+        own = results.of(part.name)
+        rows = [replace(own[key], decoding=f"{own[key].decoding}, {name_of(key)}") for key in keys]
+        records, predictions = chosen_captions(results, keys, part.name, part.records)
+        sizes = scoring.captioner.decoder.sizes
+        page = report(rows, predictions, records, scoring.config, sizes, Run(scoring.folder), robustness=shown)
+        name = f"-{part.name}" if len(parts) > 1 else ""
+        write(scoring.output / f"robustness-{label}{name}.html", page)
 
 
 def write_captions(captioned: Captioned, search: Config, output: Path) -> None:
@@ -574,10 +802,8 @@ def draw_confidence(sure: Sure | None, label: str, output: Path) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
 
 
-def write_reports(
-    found: Sequence[Sequence[Captioned]], captioner: "Captioner", config: Config, folder: Path, output: Path
-) -> None:
-    """Write the page of each data set into ``output``. ``found``: for each decoding the captions of each data set."""
+def write_reports(found: Sequence[Sequence[Captioned]], scoring: Scoring) -> None:
+    """Write the page of each data set. ``found``: for each decoding the captions of each data set."""
     from captioning.features.region_store import RegionStore
     from captioning.reports.box_maps import BoxMaps
     from captioning.reports.page import report
@@ -588,10 +814,11 @@ def write_reports(
         rows = [each.row for each in decodings]
         predictions = [(each.captions, each.cider) for each in decodings]
         store, maps = part.stores[0], None
-        if isinstance(store, RegionStore) and store.has_boxes and captioner.attends:
-            maps = BoxMaps(captioner, store, part.records)
-        page = report(rows, predictions, part.records, config, captioner.decoder.sizes, Run(folder), maps)
-        write(output / f"report{'-' * bool(part.name)}{part.name}.html", page)
+        if isinstance(store, RegionStore) and store.has_boxes and scoring.captioner.attends:
+            maps = BoxMaps(scoring.captioner, store, part.records)
+        sizes = scoring.captioner.decoder.sizes
+        page = report(rows, predictions, part.records, scoring.config, sizes, Run(scoring.folder), maps)
+        write(scoring.output / f"report{'-' * bool(part.name)}{part.name}.html", page)
 
 
 def find_searches(beam_sizes: str | None, config: Config, captions: int | None = None) -> list[Config]:
@@ -623,29 +850,60 @@ def find_parts(
 
     Raises UserError if no data set has the split, or if none of its images can be read.
     """
-    dataset.split(args.split)  # a wrong name shows before features are extracted
     looks = further_views(args.views)
     prepared = [
         prepare(of_member(member.config, typed), dataset, member.encoder, args.split, looks)
         for member in captioner.members
     ]
+    parts = []
+    for named in named_sets(captioner, config, dataset, args, typed):
+        ready = [each.parts[named.key] if each.parts else each for each in prepared]
+        stores = [store for each in ready for store in (each.store, *(view.store for view in each.views))]
+        usable = ready[0].usable(args.split)
+        records = [record for record in usable if all(record.file_name in store.rows for store in stores)]
+        parts.append(part_of(named, records, stores))
+    return parts
+
+
+class NamedSet(NamedTuple):
+    """A data set that is scored.
+
+    ``name``: in tables; empty for a captioner of a single one. ``key``: its name among the parts of several.
+    """
+
+    name: str
+    key: str
+    dataset: CaptionDataset
+    data: DataSettings
+
+
+def named_sets(
+    captioner: "Captioner",
+    config: Config,
+    dataset: CaptionDataset | MixedDataset,
+    args: Namespace,
+    typed: dict[str, Any],
+) -> list[NamedSet]:
+    """The data sets that have the split. Raises UserError if none has."""
+    dataset.split(args.split)
     sets = dataset.parts if isinstance(dataset, MixedDataset) else {config.data_names()[0]: dataset}
     own, wanted = captioner.config.data_names(), listed(typed.get("dataset", []))
     # The names that the user typed are those of the captioner's own data sets.
     chosen = wanted if len(own) > 1 and set(wanted) <= set(own) else []
     names = chosen or (list(sets) if len(sets) > 1 else [""])
-    parts = []
+    found = []
     for name, key, data in zip(names, sets, config.data_sets(), strict=True):
-        ready = [each.parts.get(key) if each.parts else each for each in prepared]
-        if not ready[0]:
+        if isinstance(dataset, MixedDataset) and not dataset.has(key, args.split):
             print(f"note: {name}: has no split {args.split}, so it is not scored", file=sys.stderr)
-            continue
-        stores = [store for each in ready if each for store in (each.store, *(view.store for view in each.views))]
-        usable = ready[0].usable(args.split)
-        records = [record for record in usable if all(record.file_name in store.rows for store in stores)]
-        subset = sets[key].coco_subsets.get(records[0].split)
-        parts.append(Part(name, data, stores, records, subset, outlined_of(data, sets[key], records)))
-    return parts
+        else:
+            found.append(NamedSet(name, key, sets[key], data))
+    return found
+
+
+def part_of(named: NamedSet, records: list[ImageRecord], stores: Sequence["FeatureStore"] = ()) -> Part:
+    """The part of these ``records`` of a data set, whose features are in ``stores``."""
+    subset = named.dataset.coco_subsets.get(records[0].split)
+    return Part(named.name, named.data, list(stores), records, subset, outlined_of(named.data, named.dataset, records))
 
 
 def of_member(trained: Config, typed: dict[str, Any]) -> Config:

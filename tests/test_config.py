@@ -146,7 +146,7 @@ def test_wordpieces_are_those_of_a_bert(changes):
     assert config.bert == "bert_large_en_uncased"
 
 
-@pytest.mark.parametrize("name", ["crop", "colour_jitter"])
+@pytest.mark.parametrize("name", ["crop", "colour_jitter", "erase"])
 def test_how_to_crop_is_refused_where_nothing_crops(name):
     refusal = f"{name}: it is read only with stage=finetune or with crops, and stage is xe and crops is 0; leave it at "
     with pytest.raises(UserError, match=re.escape(refusal)):

@@ -111,8 +111,8 @@ def _continued(typed: Mapping[str, Any]) -> Config:
 def _fresh(trained: Config, typed: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a new stage does not take over from the ``trained`` captioner, with their defaults.
 
-    These are the settings that only some stages read. ``crop`` and ``colour_jitter`` are taken over if ``crops`` is
-    above 0 before and now, because every stage reads them then.
+    These are the settings that only some stages read. ``crop``, ``colour_jitter`` and ``erase`` are taken over if
+    ``crops`` is above 0 before and now, because every stage reads them then.
     """
     wanted = trained.model_copy(update={**typed, "stage": trained.stage})
     fresh = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from captioning.metrics.calibration import ConfidenceScores, confidence_scores
+from captioning.metrics.calibration import ConfidenceScores, confidence_intervals, confidence_scores
 from captioning.metrics.references import Caption
 from captioning.metrics.right import is_right
 
@@ -30,9 +30,12 @@ class Sure:
     right_cider: float
     unsure_below: float
 
-    def scores(self) -> ConfidenceScores:
-        """What the confidence is worth."""
-        return confidence_scores(self.confidence, self.right, self.right_cider, self.unsure_below)
+    def scores(self, with_intervals: bool = False) -> ConfidenceScores:
+        """What the confidence is worth. Intervals take a second for 5,000 captions."""
+        scores = confidence_scores(self.confidence, self.right, self.right_cider, self.unsure_below)
+        if with_intervals:
+            scores = replace(scores, intervals=confidence_intervals(self.confidence, self.right))
+        return scores
 
     @classmethod
     def of(

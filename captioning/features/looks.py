@@ -16,13 +16,14 @@ class Look:
 
     view: a number of ``VIEWS`` in captioning/pictures/loading.py, such as MIRRORED.
     crop: the number of the random crop, from 1; 0 for the whole image.
-    share, colour_jitter: the settings crop and colour_jitter; only a random crop uses them.
+    share, colour_jitter, erase: the settings crop, colour_jitter and erase; only a random crop uses them.
     """
 
     view: int = 0
     crop: int = 0
     share: float = 1.0
     colour_jitter: float = 0.0
+    erase: float = 0.0
 
     @property
     def mirrored(self) -> bool:
@@ -32,6 +33,7 @@ class Look:
     def preprocessing(self) -> str:
         """What a store's key says of how pixels were made. It changes whenever the pixels do."""
         crop = f"-crop-{self.crop}-keeps-{self.share:g}-colour-{self.colour_jitter:g}" if self.crop else ""
+        crop += f"-erase-{self.erase:g}" if self.crop and self.erase else ""
         return PREPROCESSING + crop + (f"-{VIEWS[self.view]}" if self.view else "")
 
     @property
@@ -48,7 +50,7 @@ class Look:
         """
         if self.crop:
             rng = np.random.default_rng((self.crop, *file_name.encode("utf-8", "surrogateescape")))
-            pixels = load_varied(path, size, self.share, self.colour_jitter, rng, tell)
+            pixels = load_varied(path, size, self.share, self.colour_jitter, rng, tell, self.erase)
         else:
             pixels = load_image(path, size, tell)
         return view(pixels, self.view)
@@ -62,7 +64,7 @@ def training_looks(settings: TrainingSettings) -> list[Look]:
     looks = [Look(MIRRORED)] if settings.mirror else []
     for number in range(1, settings.crops + 1):
         way = MIRRORED if settings.mirror and number % 2 == 0 else 0
-        looks.append(Look(way, number, settings.crop, settings.colour_jitter))
+        looks.append(Look(way, number, settings.crop, settings.colour_jitter, settings.erase))
     return looks
 
 

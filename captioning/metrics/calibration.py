@@ -31,6 +31,18 @@ class ConfidenceScores:
     error: float  # share of captions that are wrong
     error_at_80: float  # the same among the 80% of the captions that are surest
     unsure: float  # share of captions below the threshold of the bundle
+    mean: float | None = None  # the mean confidence; None in old files
+    intervals: "ConfidenceIntervals | None" = None  # None unless they were asked for
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfidenceIntervals:
+    """95% percentile bootstrap intervals over the captions."""
+
+    right: tuple[float, float]
+    mean: tuple[float, float]
+    auroc: tuple[float, float] | None  # None when all captions are right, or none
+    ece: tuple[float, float]  # chance raises the error of a sample, so this lies rather high
 
 
 def confidence_scores(
@@ -45,6 +57,34 @@ def confidence_scores(
         error=float(1 - right.mean()),
         error_at_80=error_at(confidence, right),
         unsure=float((confidence < unsure_below).mean()),
+        mean=float(confidence.mean()),
+    )
+
+
+def confidence_intervals(
+    confidence: np.ndarray, right: np.ndarray, resamples: int = 1000, seed: int = 0
+) -> ConfidenceIntervals:
+    """The intervals of four figures of ``confidence_scores``. The same seed draws the same captions."""
+    rng = np.random.default_rng(seed)
+    means, shares, ranks, errors = [], [], [], []
+    for _ in range(resamples):
+        drawn = rng.integers(len(right), size=len(right))
+        sure, is_right = confidence[drawn], right[drawn]
+        means.append(sure.mean())
+        shares.append(is_right.mean())
+        errors.append(calibration_error(sure, is_right))
+        if (rank := auroc(sure, is_right)) is not None:
+            ranks.append(rank)
+
+    def interval(found: list[float]) -> tuple[float, float]:
+        low, high = np.percentile(found, [2.5, 97.5]).tolist()
+        return low, high
+
+    return ConfidenceIntervals(
+        right=interval(shares),
+        mean=interval(means),
+        auroc=interval(ranks) if auroc(confidence, right) is not None else None,
+        ece=interval(errors),
     )
 
 

@@ -36,6 +36,7 @@ class Intervals:
     bleu4: Interval
     rouge_l: Interval
     cider_d: Interval
+    chair_s: Interval | None = None  # from 0 to 1; None where CHAIR is not known, and in old files
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,14 @@ def mean_intervals(corpora: Sequence[np.ndarray], resamples: int = 2000, seed: i
     """
     drawn = [_bootstrap(corpus, resamples, seed + i) for i, corpus in enumerate(corpora)]
     return Intervals(*_percentiles(np.mean(drawn, axis=0)))
+
+
+def share_interval(share: float, count: int, resamples: int = 2000, seed: int = 0) -> Interval:
+    """The interval of the ``share`` of ``count`` images that have some property."""
+    # Among images that are drawn with replacement, the number of such images is binomial.
+    drawn = np.random.default_rng(seed).binomial(count, share, resamples) / count
+    low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
+    return low, high
 
 
 def compare(a: np.ndarray, b: np.ndarray, resamples: int = 10_000, seed: int = 0) -> list[Difference]:

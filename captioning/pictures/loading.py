@@ -77,12 +77,14 @@ def load_varied(
     colour_jitter: float,
     rng: np.random.Generator,
     tell: Tell | None = None,
+    erase: float = 0.0,
 ) -> np.ndarray:
     """For training: a random crop of a picture in randomly changed colours, resized to ``size`` x ``size`` pixels.
 
     The crop keeps a share of the area between ``crop`` and 1. It is up to a third wider or narrower than the picture
     (Szegedy et al., 2015, https://arxiv.org/abs/1409.4842). Brightness, contrast and saturation are each multiplied by
-    a factor between ``1 - colour_jitter`` and ``1 + colour_jitter``. ``tell``: see ``open_picture``.
+    a factor between ``1 - colour_jitter`` and ``1 + colour_jitter``. ``tell``: see ``open_picture``. ``erase``: the
+    probability that a part is erased (``erase_rectangle``).
 
     Returns uint8 ``(size, size, 3)``, RGB 0-255. Raises UnreadableImage.
     """
@@ -96,7 +98,30 @@ def load_varied(
     image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
     for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
         image = enhance(image).enhance(rng.uniform(1 - colour_jitter, 1 + colour_jitter))
-    return np.array(image)
+    pixels = np.array(image)
+    # Nothing is drawn without erasing, so the pixels are those of before then.
+    return erase_rectangle(pixels, rng) if erase and rng.random() < erase else pixels
+
+
+def erase_rectangle(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A picture in which a random rectangle is noise: random erasing.
+
+    This is algorithm 1 of Zhong et al. (2020, https://arxiv.org/abs/1708.04896) with the ranges of the paper. The
+    rectangle has 2% to 40% of the area. Its height is 0.3 to 1 / 0.3 times its width. Rectangles are drawn until one
+    lies inside the picture. Each of its numbers is drawn between 0 and 255 ("RE-R" in the paper).
+
+    ``pixels`` are uint8 ``(S, S, 3)``, and so is the result.
+    """
+    size = len(pixels)
+    while True:
+        area, aspect = rng.uniform(0.02, 0.4) * size * size, rng.uniform(0.3, 1 / 0.3)
+        height, width = max(1, round((area * aspect) ** 0.5)), max(1, round((area / aspect) ** 0.5))
+        top, left = rng.integers(0, size, 2)
+        if top + height <= size and left + width <= size:
+            break
+    erased = pixels.copy()
+    erased[top : top + height, left : left + width] = rng.integers(0, 256, (height, width, 3))
+    return erased
 
 
 def view(pixels: np.ndarray, number: int) -> np.ndarray:

@@ -1,8 +1,12 @@
-"""Curves over epochs as the coordinates of an SVG chart, which the page's template draws. No Keras."""
+"""Curves over epochs, or along another axis, as the coordinates of an SVG chart, which the page's template draws.
+
+No Keras.
+"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -27,6 +31,7 @@ class Line:
 
     name: Mark
     points: list[Mark]
+    bars: list[tuple[float, float, float]]  # for each interval: x, and both y
 
 
 @dataclass(frozen=True)
@@ -35,20 +40,26 @@ class Chart:
 
     title: str
     values: list[Mark]  # the ticks of the vertical axis
-    epochs: list[Mark]  # the ticks of the horizontal axis
+    axis: str  # what the horizontal axis shows
+    places: list[Mark]  # its ticks
     best: Mark | None  # the best epoch
     lines: list[Line]
 
 
-def make_chart(panel: Panel, epochs: Sequence[int], best: int) -> Chart | None:
-    """The chart of a panel, or None if it has no finite value. ``best``: the best epoch, 0 if there is none."""
-    finite = [value for curve in panel.curves for value in curve.values if math.isfinite(value)]
+def make_chart(panel: Panel, places: Sequence[float], best: int = 0, axis: str = "epoch") -> Chart | None:
+    """The chart of a panel, or None if it has no finite value.
+
+    The values of each curve stand at ``places``, such as the numbers of epochs, on the horizontal axis, which is called
+    ``axis``. ``best``: the best epoch, 0 if there is none.
+    """
+    values = [value for curve in panel.curves for value in (*curve.values, *chain(*curve.intervals))]
+    finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return None
     ticks = _ticks(min(finite), max(finite))
 
-    def x(epoch: float) -> float:
-        return LEFT + (RIGHT - LEFT) * (epoch - epochs[0]) / max(1, epochs[-1] - epochs[0])
+    def x(place: float) -> float:
+        return LEFT + (RIGHT - LEFT) * (place - places[0]) / max(1, places[-1] - places[0])
 
     def y(value: float) -> float:
         return BOTTOM - (BOTTOM - TOP) * (value - ticks[0]) / max(ticks[-1] - ticks[0], 1e-9)
@@ -56,19 +67,25 @@ def make_chart(panel: Panel, epochs: Sequence[int], best: int) -> Chart | None:
     lines = []
     for number, curve in enumerate(panel.curves):
         points = [
-            Mark(x(epoch), y(value), f"epoch {epoch}: {value:.4g}")
-            for epoch, value in zip(epochs, curve.values, strict=True)
+            Mark(x(place), y(value), f"{axis} {place:g}: {value:.4g}")
+            for place, value in zip(places, curve.values, strict=True)
             if math.isfinite(value)
+        ]
+        bars = [
+            (x(place), y(low), y(high))
+            for place, (low, high) in zip(places, curve.intervals, strict=False)
+            if math.isfinite(low) and low < high
         ]
         # Two names share a line, or three if there are many names.
         side_by_side = 2 if len(panel.curves) < 5 else 3
         x_of_name = LEFT + 6 + (170 if side_by_side == 2 else 140) * (number % side_by_side)
-        lines.append(Line(Mark(x_of_name, 32 + 16 * (number // side_by_side), curve.label), points))
+        lines.append(Line(Mark(x_of_name, 32 + 16 * (number // side_by_side), curve.label), points, bars))
     return Chart(
         title=f"{panel.title}, {panel.unit}" if panel.unit else panel.title,
         values=[Mark(LEFT, y(tick), f"{tick:g}") for tick in ticks],
-        epochs=[Mark(x(epoch), BOTTOM, str(epoch)) for epoch in epochs[:: -(-len(epochs) // 10)]],
-        best=Mark(x(best), BOTTOM, f"best epoch: {best}") if best in epochs else None,
+        axis=axis,
+        places=[Mark(x(place), BOTTOM, f"{place:g}") for place in places[:: -(-len(places) // 10)]],
+        best=Mark(x(best), BOTTOM, f"best epoch: {best}") if best and best in places else None,
         lines=lines,
     )
 

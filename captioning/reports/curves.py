@@ -1,22 +1,29 @@
 """The curves of a run: losses and scores on dev over the epochs. No Keras."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
+from typing import TYPE_CHECKING
 
 from captioning.metrics.protocols import measure
 from captioning.storage.runs import Run, by_data_set, column_of
 from config import TOGETHER, search_name
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 @dataclass(frozen=True)
 class Curve:
-    """One column of history.csv, and how it is drawn."""
+    """Values, such as a column of history.csv, and how they are drawn."""
 
     label: str
-    values: list[float]  # one for each epoch
+    values: list[float]  # one for each epoch, or for each place on another axis; NaN where there is none
     colour: str
     style: str = "o-"
+    intervals: Sequence[tuple[float, float]] = ()  # the 95% interval of each value, if they are known
 
 
 @dataclass(frozen=True)
@@ -91,23 +98,47 @@ def panels_of(run: Run) -> list[Panel]:
 
 def draw_curves(run: Run) -> None:
     """Draw history.csv of ``run`` as curves.png: the loss on the left, and the scores on dev to its right."""
-    from matplotlib.figure import Figure
-
     epochs = [line["epoch"] for line in run.history()]
     best = run.state()["best_epoch"]
-    drawn = panels_of(run)
-    figure = Figure(figsize=(5 * len(drawn), 4), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(drawn)), drawn, strict=True):
-        for curve in panel.curves:
-            axes.plot(epochs, curve.values, curve.style, color=curve.colour, label=curve.label)
-        axes.set(xlabel="epoch", ylabel=panel.unit, title=panel.title)
-        if panel.curves:
+    figure, drawn = draw_panels(panels_of(run), epochs, "epoch")
+    for axes in drawn:
+        if axes.get_lines():
             axes.legend()
-        axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
         if best:
             axes.axvline(best, color="gray", linestyle=":", linewidth=1)
     figure.savefig(run.folder / "curves.png", dpi=110)
+
+
+def draw_panels(
+    panels: Sequence[Panel], places: Sequence[float], axis: str, columns: int | None = None
+) -> tuple["Figure", list["Axes"]]:
+    """A figure of these panels, and their axes. ``columns``: how many panels share a line; None: all.
+
+    The values of each curve stand at ``places`` on the horizontal axis, which is called ``axis``. With ``columns`` all
+    panels share one legend, and otherwise they have none yet.
+    """
+    from matplotlib.figure import Figure
+
+    wide = min(columns or len(panels), len(panels))
+    high = -(-len(panels) // wide)
+    figure = Figure(figsize=(5 * wide, 4 * high), layout="constrained")
+    drawn = figure.subplots(high, wide, squeeze=False).ravel()
+    for axes, panel in zip(drawn, panels, strict=False):
+        for curve in panel.curves:
+            there = [n for n, value in enumerate(curve.values) if math.isfinite(value)]
+            x, y = [places[n] for n in there], [curve.values[n] for n in there]
+            axes.plot(x, y, curve.style, color=curve.colour, label=curve.label)
+            if curve.intervals:
+                low, high_ends = zip(*(curve.intervals[n] for n in there), strict=True) if there else ((), ())
+                axes.vlines(x, low, high_ends, color=curve.colour, alpha=0.35)
+        axes.set(xlabel=axis, ylabel=panel.unit, title=panel.title)
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    for axes in drawn[len(panels) :]:
+        axes.axis("off")
+    if columns:
+        figure.legend(*drawn[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    return figure, list(drawn[: len(panels)])
 
 
 # The colours of several data sets. If there are more data sets, the colours repeat.

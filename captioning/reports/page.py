@@ -70,6 +70,15 @@ class Table:
     lines: Sequence[Sequence[str]]
 
 
+@dataclass(frozen=True)
+class Robustness:
+    """What the page tells of pictures that were made worse. ``of``: the data set of the curves, of several."""
+
+    charts: Sequence[Chart]
+    table: Table
+    of: str = ""
+
+
 def report(
     rows: Sequence[ScoreRow],
     predictions: Sequence[tuple[Sequence[str], np.ndarray]],
@@ -78,13 +87,14 @@ def report(
     sizes: Mapping[str, float],
     run: Run,
     maps: BoxMaps | None = None,
+    robustness: Robustness | None = None,
 ) -> str:
     """The page as HTML text.
 
     ``rows``: the coco scores of each decoding. ``predictions``: for each decoding the captions of N ``records``, and
     the CIDEr of each, float64 ``(N,)``. ``sizes``: the decoder's regions, feature_size and vocabulary_size. ``run``:
     the run folder. Without a history it gives no curves. ``maps``: draws where the captioner looked, if boxes are
-    known. Raises UserError if the history is damaged.
+    known. ``robustness``: what --corrupt measured, if it did. Raises UserError if the history is damaged.
     """
     decodings = [row.decoding for row in rows]
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8").strip()
@@ -123,6 +133,7 @@ def report(
         confidence=[(row.decoding, confidence_text(row.confidence)) for row in rows if row.confidence],
         variety=[(row.decoding, variety_text(row.variety)) for row in rows if row.variety],
         training=training_of(run),
+        robustness=robustness,
         architecture=Markup(
             architecture(config, int(sizes["regions"]), int(sizes["feature_size"]), int(sizes["vocabulary_size"]))
         ),

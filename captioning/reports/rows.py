@@ -74,6 +74,16 @@ class AttentionStatistics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Corrupted:
+    """How the pictures of a row were made worse (see ``captioning/pictures/corrupting.py``)."""
+
+    kind: str  # a kind of corruption, or "clean"
+    severity: float  # 0 if they are clean
+    meaning: str  # in words
+    run: str  # digest of captioner, settings and images. Rows with the same digest belong together
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoreRow:
     """One captioner with one decoding on one split."""
 
@@ -86,6 +96,7 @@ class ScoreRow:
     scores: Scores
     attention: AttentionStatistics | None = None
     confidence: ConfidenceScores | None = None  # None for captioners without one
+    corruption: Corrupted | None = None  # None unless --corrupt made pictures worse
     variety: Variety | None = None  # of several captions of each image; None unless they were asked for
     decoding_seconds: float | None = None  # includes compilation
     settings: dict[str, Any] | None = None
@@ -113,12 +124,15 @@ class ScoreRow:
 
 def label_of(row: ScoreRow, search: DecodingSettings) -> str:
     """The label in the names of the files of one decoding. They belong to one data set, or to several together."""
+    return "-".join(filter(None, (row.split, row.dataset, label_of_search(search))))
+
+
+def label_of_search(search: DecodingSettings) -> str:
+    """What tells decodings apart in the names of files."""
     return "-".join(
         filter(
             None,
             (
-                row.split,
-                row.dataset,
                 "drawn" if search.do_sample else f"beam{search.beam_size}",
                 f"groups{search.beam_groups}" if search.beam_groups > 1 else "",
                 "consensus" if search.votes else "",

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +15,14 @@ from captioning.metrics import java
 from captioning.metrics.diagnostics import Diagnostics, by_reference_length, diagnose, is_english
 from captioning.metrics.protocols import seed_bleu
 from captioning.metrics.references import Caption
-from captioning.metrics.significance import corpus_scores, image_statistics, intervals, mean_intervals
+from captioning.metrics.significance import (
+    Intervals,
+    corpus_scores,
+    image_statistics,
+    intervals,
+    mean_intervals,
+    share_interval,
+)
 from captioning.metrics.variety import Variety, measure_variety
 from captioning.reports.rows import OUR_TREEBANK, CocoScores, Scores, SeedScores
 from captioning.words.splitting import TREEBANK, Splitting
@@ -65,7 +73,7 @@ def score(
         meteor=java.meteor(found, references)[0] if "meteor" in tools else None,
         spice=java.spice(found, references)[0] if "spice" in tools else None,
         tokenizer="stanford" if "tokenizer" in tools else OUR_TREEBANK if splitting is TREEBANK else splitting.name,
-        intervals=intervals(images),
+        intervals=_with_chair(intervals(images), diagnostics),
         shuffled_bleu=_bleu(control.bleu),
         shuffled_cider_d=control.cider_d,
         cider_d_by_reference_length=tuple(by_reference_length(images[:, -1], found, references)),
@@ -111,7 +119,7 @@ def together(
         meteor=_mean([part.meteor for part in coco if part.meteor is not None]) if "meteor" in tools else None,
         spice=_mean([part.spice for part in coco if part.spice is not None]) if "spice" in tools else None,
         tokenizer=coco[0].tokenizer,
-        intervals=mean_intervals(corpora),
+        intervals=_with_chair(mean_intervals(corpora), diagnostics),
         shuffled_bleu=_mean_bleu([part.shuffled_bleu for part in coco]),
         shuffled_cider_d=_mean([part.shuffled_cider_d for part in coco]),
         cider_d_by_reference_length=tuple(by_reference_length(cider, found, references)),
@@ -169,6 +177,13 @@ def _diagnose(
 ) -> Diagnostics:
     """The diagnostics of captions and references, given by their words."""
     return diagnose(found, training or None, references, _is_english(references, splitting), outlined)
+
+
+def _with_chair(found: Intervals, diagnostics: Diagnostics) -> Intervals:
+    """The intervals with that of CHAIRs, if CHAIR is known."""
+    if diagnostics.chair_s is None:
+        return found
+    return replace(found, chair_s=share_interval(diagnostics.chair_s, diagnostics.captions))
 
 
 def _is_english(references: Sequence[Sequence[Words]], splitting: Splitting) -> bool:

@@ -164,8 +164,8 @@ def _places_in_groups(groups: np.ndarray) -> np.ndarray:
 class PixelBatches(ImageBatches):
     """Batches ``((pixels, inputs, image_of), targets)`` of whole images, for an encoder that learns too.
 
-    ``pixels`` are uint8 ``(B, P, P, 3)``, RGB 0-255. Every epoch crops, colours and mirrors them anew. ``inputs`` and
-    ``targets`` are int32 ``(N, T)``. On JAX rows of ``<pad>`` alone may follow.
+    ``pixels`` are uint8 ``(B, P, P, 3)``, RGB 0-255. Every epoch crops, colours, erases and mirrors them anew.
+    ``inputs`` and ``targets`` are int32 ``(N, T)``. On JAX rows of ``<pad>`` alone may follow.
     """
 
     def __init__(
@@ -180,6 +180,7 @@ class PixelBatches(ImageBatches):
     ):
         """``store`` tells which images can be read. ``paths`` has their files by file name. ``image_size`` is P."""
         self.image_size, self.crop, self.colour_jitter = image_size, settings.crop, settings.colour_jitter
+        self.erase = settings.erase
         self.paths = {store.rows[name]: path for name, path in paths.items() if name in store.rows}
         # This view makes the base class draw which images are mirrored. The pixels themselves are mirrored below.
         super().__init__(
@@ -202,4 +203,4 @@ class PixelBatches(ImageBatches):
 
     def _load(self, row: int, copy: int) -> np.ndarray:
         rng = np.random.default_rng((self.seed, self.epoch, row, *[copy] * (copy > 0)))
-        return load_varied(self.paths[row], self.image_size, self.crop, self.colour_jitter, rng)
+        return load_varied(self.paths[row], self.image_size, self.crop, self.colour_jitter, rng, erase=self.erase)

@@ -149,11 +149,11 @@ def test_init_brings_the_settings_of_its_run_and_the_stage_changes_them(tmp_path
     (tmp_path / "config.json").write_text(tuned.to_json())
     settings = resolve(typed("--stage", "scst", "--init", str(tmp_path)))
     assert (settings.stage, settings.crop) == ("scst", Config().crop), "what only fine-tuning reads is forgotten"
-    cropped = trained.with_overrides({"crops": 2, "crop": 0.5})
+    cropped = trained.with_overrides({"crops": 2, "crop": 0.5, "erase": 0.2})
     (tmp_path / "config.json").write_text(cropped.to_json())
     for stage, crops in (("scst", 2), ("finetune", 0)):
         settings = resolve(typed("--stage", stage, "--init", str(tmp_path)))
-        assert (settings.crops, settings.crop) == (crops, 0.5), "both stages crop"
+        assert (settings.crops, settings.crop, settings.erase) == (crops, 0.5, 0.2), "both stages crop"
     settings = resolve(typed("--stage", "scst", "--init", str(tmp_path), "--crops", "0"))
     assert (settings.crops, settings.crop) == (0, Config().crop)
     (tmp_path / "config.json").write_text(trained.to_json())

@@ -7,6 +7,7 @@ from captioning.metrics.calibration import (
     Group,
     auroc,
     calibration_error,
+    confidence_intervals,
     confidence_scores,
     error_at,
     reliability,
@@ -54,3 +55,21 @@ def test_all_figures_of_a_split():
     assert (found.right_cider, found.right, found.error, found.unsure) == (40.0, 0.6, pytest.approx(0.4), 0.4)
     assert (found.auroc, found.error_at_80) == (auroc(SURE, RIGHT), 0.25)
     assert found.ece == calibration_error(SURE, RIGHT)
+
+
+def test_intervals_lie_around_the_figures_and_shrink_with_more_captions():
+    rng = np.random.default_rng(0)
+    widths = []
+    for count in (50, 800):
+        confidence = rng.random(count)
+        right = rng.random(count) < confidence
+        scores, bounds = confidence_scores(confidence, right, 33.0, 0.5), confidence_intervals(confidence, right, 200)
+        for name in ("right", "mean", "auroc"):
+            low, high = getattr(bounds, name)
+            assert low < getattr(scores, name) < high
+        assert 0 < bounds.ece[0] < bounds.ece[1]
+        assert bounds == confidence_intervals(confidence, right, 200), "the same draws again"
+        widths.append(bounds.mean[1] - bounds.mean[0])
+    assert widths[1] == pytest.approx(2 * 1.96 * (1 / 12 / 800) ** 0.5, rel=0.2)
+    assert widths[1] < widths[0] / 3
+    assert confidence_intervals(SURE, np.ones(5, bool), 20).auroc is None

@@ -15,6 +15,7 @@ from captioning.metrics.significance import (
     image_statistics,
     intervals,
     mean_intervals,
+    share_interval,
 )
 
 RNG = np.random.default_rng(5)
@@ -174,3 +175,11 @@ def test_holm_adjusts_for_the_number_of_tests():
     assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
     assert holm([0.9, 0.8]) == [1, 1]
     assert holm([]) == []
+
+
+def test_the_interval_of_a_share_is_that_of_drawn_images():
+    low, high = share_interval(0.2, 400)
+    assert (low, high) == pytest.approx((0.2 - 1.96 * 0.02, 0.2 + 1.96 * 0.02), abs=0.004)
+    drawn = np.random.default_rng(1).integers(0, 400, (2000, 400)) < 80
+    assert (low, high) == pytest.approx(np.percentile(drawn.mean(axis=1), [2.5, 97.5]), abs=0.004)
+    assert share_interval(0.0, 9) == (0, 0)

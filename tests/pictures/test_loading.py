@@ -75,6 +75,37 @@ def test_colours_change_a_little_and_by_the_seed():
     assert 92 < min(means) < 102 < 110 < max(means) < 120
 
 
+def test_erasing_puts_noise_into_a_rectangle_of_the_published_sizes():
+    plain = np.zeros((80, 80, 3), np.uint8)
+    areas, aspects = [], []
+    for seed in range(200):
+        erased = (loading.erase_rectangle(plain, np.random.default_rng(seed)) > 0).any(axis=2)
+        rows, columns = np.flatnonzero(erased.any(axis=1)), np.flatnonzero(erased.any(axis=0))
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert erased[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        areas.append(height * width / 6400)
+        aspects.append(height / width)
+    assert 0.018 < min(areas) < 0.05 < 0.3 < max(areas) < 0.42
+    assert 0.28 < min(aspects) < 0.5 < 2.8 < max(aspects) < 3.5
+    noise = loading.erase_rectangle(plain, np.random.default_rng(0))
+    noise = noise[noise.any(axis=2)]
+    assert abs(noise.mean() - 127.5) < 5
+    assert noise.std() > 60, "each number is drawn"
+
+
+def test_a_share_of_the_pictures_is_erased_and_the_rest_stays_as_without_erasing():
+    file = io.BytesIO()
+    halves().save(file, "BMP")
+
+    def varied(seed: int, **erase: float) -> np.ndarray:
+        file.seek(0)
+        return loading.load_varied(file, 24, 0.8, 0.1, np.random.default_rng(seed), **erase)
+
+    changed = [(varied(seed, erase=0.5) != varied(seed)).any(axis=2).mean() for seed in range(24)]
+    assert 5 < sum(share > 0 for share in changed) < 19
+    assert max(changed) < 0.45, "crop and colours are the same"
+
+
 def test_views_are_the_picture_its_middle_and_both_mirrored():
     pixels = loading.load_image(plane(), 40)
     plain, mirrored, middle, both = (loading.view(pixels, number) for number in range(4))

@@ -82,10 +82,10 @@ def test_training_images_are_mirrored_and_cropped_once(toy):
 def test_other_crops_have_other_stores(toy):
     dataset, config = toy
     folders = {
-        for_training(config.with_overrides(changes), dataset).views[0].store.folder
-        for changes in ({"crops": 1}, {"crops": 1, "crop": 0.5}, {"crops": 1, "colour_jitter": 0.2})
+        for_training(config.with_overrides({"crops": 1, **changes}), dataset).views[0].store.folder
+        for changes in ({}, {"crop": 0.5}, {"colour_jitter": 0.2}, {"erase": 0.5})
     }
-    assert len(folders) == 3
+    assert len(folders) == 4
 
 
 def test_views_of_other_images_are_refused(toy):
