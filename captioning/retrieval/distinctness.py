@@ -35,7 +35,7 @@ class Distinctness:
         self.tower, self.temperature = aligner.towers.text, aligner.config.temperature
         self.vectors = vectors
         self.others = nearest_others(vectors, min(count, len(vectors) - 1)).astype(np.int32)
-        self._readers: dict[int, _Reader] = {}
+        self._readers: dict[int, Reader] = {}
 
     def score(self, images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
         """The score of each caption, float64 ``(N,)``. Caption n belongs to image ``images[n]``.
@@ -60,7 +60,7 @@ class Distinctness:
         widths = np.asarray([-(-len(row) // _WIDTH) * _WIDTH for row in rows])
         vectors = np.empty((len(rows), self.vectors.shape[1]), "float32")
         for width in np.unique(widths).tolist():
-            reader = self._readers.setdefault(width, _Reader(self.tower))
+            reader = self._readers.setdefault(width, Reader(self.tower))
             chosen = np.flatnonzero(widths == width)
             for start in range(0, len(chosen), _ROWS):
                 batch = chosen[start : start + _ROWS]
@@ -70,7 +70,7 @@ class Distinctness:
         return vectors
 
 
-class _Reader(keras.Model):
+class Reader(keras.Model):
     """The text tower for batches of one shape, as a model of its own, so that it is compiled for no other."""
 
     def __init__(self, tower: keras.Model):
