@@ -1,9 +1,9 @@
 """BLEU-4 of single captions, smoothed and fast enough to be a reward.
 
 Papineni et al. (2002), https://aclanthology.org/P02-1040. A single caption often has no matching 4-gram, and its BLEU-4
-would be 0. So one is added to the matches and to all n-grams, for n from 2 to 4 (Lin and Och, 2004, "ORANGE", section
-4, https://aclanthology.org/C04-1072). NLTK calls that method 2 of Chen and Cherry (2014). As there, a caption of fewer
-than n words counts as one n-gram that does not match.
+would be 0. So one is added to the matches and to all n-grams, for n from 2 to 4 (Lin and Och, 2004, "ORANGE",
+https://aclanthology.org/C04-1072). NLTK calls that ``method2``. As there, a caption of fewer than n words counts as one
+n-gram that does not match.
 """
 
 from collections.abc import Sequence

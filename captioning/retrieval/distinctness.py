@@ -74,7 +74,7 @@ class Reader(keras.Model):
     """The text tower for batches of one shape, as a model of its own, so that it is compiled for no other."""
 
     def __init__(self, tower: keras.Model):
-        super().__init__()
+        super().__init__(dtype="float32")  # also where the captioner trains in less
         self.tower = tower
         self.built = True
 
