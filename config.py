@@ -728,7 +728,7 @@ class RewardSettings(BaseModel):
         ge=0,
         le=10,
     )
-    rare_weight: float = setting(
+    rarity_weight: float = setting(
         0.0,
         "weight of rare right words in the reward: the mean rarity of the caption's words, where words that no "
         "reference has count 0; 0: it is not computed",
@@ -929,7 +929,7 @@ class TrainingSettings(RewardSettings, OptimizerSettings, BatchSettings):
             return self
         if not any(weight > 0 for weight in self.weights().values()):
             raise ValueError(
-                "cider_weight: nothing is rewarded, because it is 0 and so are bleu_weight, rare_weight and "
+                "cider_weight: nothing is rewarded, because it is 0 and so are bleu_weight, rarity_weight and "
                 "retrieval_weight; set one of them above 0"
             )
         if self.retrieval_weight and not self.retrieval_aligner:

@@ -78,7 +78,7 @@ def test_unknown_setting_suggests_the_nearest():
         ({"stage": "scst", "init": "runs/x", "retrieval_aligner": "towers.zip"}, "retrieval_aligner"),
         ({"stage": "scst", "init": "runs/x", "retrieval_images": 9}, "retrieval_images"),
         ({"stage": "scst", "init": "runs/x", "similar_images": 9}, "similar_images"),
-        ({"rare_weight": 1}, "rare_weight"),
+        ({"rarity_weight": 1}, "rarity_weight"),
         ({"joint_size": 64}, "joint_size"),
         ({"monitor": "recall"}, "monitor"),
         ({"stage": "align"}, "monitor"),

@@ -2,7 +2,7 @@
 
     cider       CIDEr-D with the references of the image
     bleu        BLEU-4 with these references, of the single caption (``metrics.sentence_bleu``)
-    rare        the mean rarity of the caption's words that are right (``metrics.rare_words``)
+    rarity      the mean rarity of the caption's words that are right (``metrics.rare_words``)
     retrieval   how well an aligner finds the image by the caption, among images like it (``retrieval.distinctness``)
     similar     CIDEr-D with the references of similar images, which is taken away (Wang et al., 2020, CIDErBtw,
                 https://arxiv.org/abs/2007.06877)
@@ -64,8 +64,8 @@ class Rewards:
             self.terms["cider"] = cider = Cider(references).score
         if "bleu" in self.weights:
             self.terms["bleu"] = SentenceBleu(references).score
-        if "rare" in self.weights:
-            self.terms["rare"] = RareWords(references).score
+        if "rarity" in self.weights:
+            self.terms["rarity"] = RareWords(references).score
         if "retrieval" in self.weights and judge:
             self.terms["retrieval"] = self._judged_by(judge(rows))
         if "similar" in self.weights and similar:

@@ -149,7 +149,7 @@ def toy_aligner(prepared, folder: Path, encoder: keras.Model | None = None, **ch
 def test_a_self_critical_run_starts_from_another_and_resumes_exactly(prepared, straight, monkeypatch, tmp_path):
     """With every term of the reward. Its aligner may have moved meanwhile, but must be the same."""
     changes = {"stage": "scst", "init": str(straight.folder), "xe_share": 0.5, "ema_decay": 0.5, "monitor": "cider"}
-    changes |= {"bleu_weight": 0.5, "rare_weight": 0.5, "retrieval_weight": 0.3, "similar_weight": 0.2, "epochs": 2}
+    changes |= {"bleu_weight": 0.5, "rarity_weight": 0.5, "retrieval_weight": 0.3, "similar_weight": 0.2, "epochs": 2}
     changes["retrieval_aligner"] = str(toy_aligner(prepared, tmp_path / "a"))
     config, expected = start(prepared, "scst-straight", **changes)
     assert train(prepared, config, expected) == 0
@@ -175,7 +175,7 @@ def test_a_self_critical_run_starts_from_another_and_resumes_exactly(prepared, s
     # It goes on from where the other run was.
     assert expected.history()[0]["val_nll"] < straight.history()[0]["val_nll"]
     weights = config.weights()
-    assert weights == {"cider": 1.0, "bleu": 0.5, "rare": 0.5, "retrieval": 0.3, "similar": -0.2}
+    assert weights == {"cider": 1.0, "bleu": 0.5, "rarity": 0.5, "retrieval": 0.3, "similar": -0.2}
     for line in expected.history():
         assert line["reward"] == pytest.approx(sum(w * line[f"reward_{term}"] for term, w in weights.items()), rel=1e-4)
         assert line["reward_cider"] > 0 < line["reward_bleu"]

@@ -47,17 +47,17 @@ def test_terms_are_added_by_their_weights():
         assert rows.tolist() == [7, 3, 9]
         return lambda images, captions: np.asarray([100.0 * (text == "dog runs") for text in captions])
 
-    weights = {"cider_weight": 2.0, "bleu_weight": 0.5, "rare_weight": 3.0, "retrieval_weight": 0.25}
+    weights = {"cider_weight": 2.0, "bleu_weight": 0.5, "rarity_weight": 3.0, "retrieval_weight": 0.25}
     rewards = Rewards(CAPTIONS, WORDS, settings(**weights), never, judge)
     found, terms = rewards(ROWS, TOKENS)
-    assert rewards.columns == ["reward_cider", "reward_bleu", "reward_rare", "reward_retrieval"]
+    assert rewards.columns == ["reward_cider", "reward_bleu", "reward_rarity", "reward_retrieval"]
     expected = sum(weights[f"{name}_weight"] * term for name, term in terms.items())
     np.testing.assert_allclose(found, expected)
     spoken = [["dog", "runs", "<end>"], ["cat", "sleeps", "<end>"], ["dog", "sleeps", "<end>"]]
     bleu = SentenceBleu([spoken[:1]]).score([0, 0, 0], spoken) / 100
     np.testing.assert_allclose(terms["bleu"], [bleu])
     assert terms["retrieval"].tolist() == [[1, 0, 0]], "the aligner gets no <end>"
-    assert terms["rare"][0, 0] > terms["rare"][0, 2] > terms["rare"][0, 1] == 0
+    assert terms["rarity"][0, 0] > terms["rarity"][0, 2] > terms["rarity"][0, 1] == 0
 
 
 def test_a_caption_loses_what_it_would_get_for_similar_images():
@@ -92,7 +92,7 @@ def test_rewards_are_of_words_also_where_wordpieces_are_drawn():
     def judge(_):
         return lambda images, texts: heard.extend(texts) or np.zeros(len(texts))
 
-    weights = settings(bleu_weight=1, rare_weight=1, retrieval_weight=1)
+    weights = settings(bleu_weight=1, rarity_weight=1, retrieval_weight=1)
     found, _ = Rewards(captions, pieces, weights, judge=judge)(np.asarray([7]), drawn)
     assert heard == ["a snowboarder", "a snow", "a snowboarder"]
     words = Vocabulary(["a", "snowboarder", "snow"])
