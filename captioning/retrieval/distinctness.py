@@ -18,9 +18,10 @@ from captioning.retrieval.ranking import nearest_others
 from captioning.words.padding import pad
 
 # Captions are read in batches of one shape for each width: _ROWS captions, and a multiple of _WIDTH tokens. So a
-# resumed run compiles the same programs as an undisturbed one, and the last bits of its rewards are the same.
+# resumed run compiles the same programs as an undisturbed one, and the last bits of its rewards are the same. There are
+# few widths, because TensorFlow warns of many programs.
 _ROWS = 32
-_WIDTH = 8
+_WIDTH = 16
 
 
 class Distinctness:

@@ -66,6 +66,6 @@ def test_captions_are_embedded_as_the_aligner_embeds_them():
     keras.utils.set_random_seed(0)
     config = Config(stage="align", monitor="recall", embedding_size=6, hidden_size=5, joint_size=16)
     aligner = Aligner(config, WORDS, None, build_towers(config, len(WORDS), 3))
-    captions = ["dog runs", "cat", "a red ball " * 4, *["red dog"] * 40]  # two widths, and more than one batch
+    captions = ["dog runs", "cat", "a red ball " * 8, *["red dog"] * 40]  # two widths, and more than one batch
     judge = Distinctness(aligner, np.eye(16, dtype="float32"), 3)
     np.testing.assert_allclose(judge._embed(captions), aligner.embed_texts(captions), atol=1e-5)
