@@ -700,14 +700,102 @@ class OptimizerSettings(BaseModel):
     epochs: int = setting(20, "passes over the training captions", fixed="training", resumable=True, ge=1, le=100_000)
 
 
-class TrainingSettings(OptimizerSettings, BatchSettings):
+class RewardSettings(BaseModel):
+    """Self-critical training: the captions that are drawn, and their reward"""
+
+    samples: int = setting(5, "captions drawn per image", only={"stage": ("scst",)}, fixed="training", ge=2, le=100)
+    baseline: Literal["others", "greedy"] = setting(
+        "others",
+        "what is subtracted from the reward of a drawn caption: the mean reward of the image's other drawn captions "
+        "(others), or the reward of its greedy caption (greedy)",
+        only={"stage": ("scst",)},
+        fixed="training",
+    )
+    # Each setting that ends in _weight is a term of the reward: see ``weights``.
+    cider_weight: float = setting(
+        1.0,
+        "weight of CIDEr-D in the reward; 0: it is not computed",
+        only={"stage": ("scst",)},
+        fixed="training",
+        ge=0,
+        le=10,
+    )
+    bleu_weight: float = setting(
+        0.0,
+        "weight of the caption's BLEU-4 in the reward (captioning/metrics/sentence_bleu.py); 0: it is not computed",
+        only={"stage": ("scst",)},
+        fixed="training",
+        ge=0,
+        le=10,
+    )
+    rarity_weight: float = setting(
+        0.0,
+        "weight of rare right words in the reward: the mean rarity of the caption's words, where words that no "
+        "reference has count 0; 0: it is not computed",
+        only={"stage": ("scst",)},
+        fixed="training",
+        ge=0,
+        le=10,
+    )
+    retrieval_weight: float = setting(
+        0.0,
+        "weight in the reward of how well retrieval_aligner finds the image by the caption, among the images most like "
+        "it. Then captions say what tells their image apart; 0: it is not computed",
+        only={"stage": ("scst",)},
+        fixed="training",
+        ge=0,
+        le=10,
+    )
+    retrieval_aligner: str = setting(
+        "",
+        "aligner that retrieval_weight asks: a bundle such as pretrained/search.zip, or a run of stage=align. It must "
+        "have the encoder of init. A run that goes on may find the same aligner elsewhere",
+        only={"stage": ("scst",), "retrieval_weight": ON},
+        fixed="training",
+        resumable=True,
+    )
+    retrieval_images: int = setting(
+        100,
+        "images among which retrieval_aligner must find the right one, besides that one: those most like it, or all "
+        "training images if there are fewer",
+        only={"stage": ("scst",), "retrieval_weight": ON},
+        fixed="training",
+        ge=1,
+        le=10_000,
+    )
+    similar_weight: float = setting(
+        0.0,
+        "what the reward loses for each point of CIDEr-D that a caption gets, on average, with the references of "
+        "similar images. Then captions tell images apart; 0: nothing",
+        only={"stage": ("scst",)},
+        fixed="training",
+        ge=0,
+        le=10,
+    )
+    similar_images: int = setting(
+        4,
+        "similar images that similar_weight compares with: those with the nearest features",
+        only={"stage": ("scst",), "similar_weight": ON},
+        fixed="training",
+        ge=1,
+        le=100,
+    )
+
+    def weights(self) -> dict[str, float]:
+        """The terms of the reward and their weights, without those of weight 0. That of "similar" is negative."""
+        terms = [name.removesuffix("_weight") for name in own_fields(RewardSettings) if name.endswith("_weight")]
+        signed = {term: getattr(self, f"{term}_weight") * (-1 if term == "similar" else 1) for term in terms}
+        return {term: weight for term, weight in signed.items() if weight}
+
+
+class TrainingSettings(RewardSettings, OptimizerSettings, BatchSettings):
     """Training"""
 
     stage: Literal["xe", "finetune", "scst", "concepts", "align"] = setting(
         "xe",
         "xe: cross-entropy with the reference captions, encoder frozen; finetune: the same, and the encoder learns "
-        "too, from pixels; scst: self-critical, with CIDEr-D as reward, encoder frozen; concepts: which words fit a "
-        "picture, for fewer objects that are not there, encoder and decoder frozen, the last stage of a captioner; "
+        "too, from pixels; scst: self-critical, rewarded for CIDEr-D and more, encoder frozen; concepts: which words "
+        "fit a picture, for fewer objects that are not there, encoder and decoder frozen, the last stage of a captioner; "
         "align: images and captions in one space, for retrieval, encoder frozen",
         fixed="training",
     )
@@ -744,31 +832,6 @@ class TrainingSettings(OptimizerSettings, BatchSettings):
     )
     encoder_learning_rate: float = setting(
         3e-4, "peak learning rate of the encoder", only={"stage": ("finetune",)}, fixed="training", gt=0, le=1000
-    )
-    samples: int = setting(5, "captions drawn per image", only={"stage": ("scst",)}, fixed="training", ge=2, le=100)
-    baseline: Literal["others", "greedy"] = setting(
-        "others",
-        "what is subtracted from the reward of a drawn caption: the mean reward of the image's other drawn captions "
-        "(others), or the reward of its greedy caption (greedy)",
-        only={"stage": ("scst",)},
-        fixed="training",
-    )
-    distinct_weight: float = setting(
-        0.0,
-        "what the reward loses for each point of CIDEr-D that a drawn caption gets, on average, with the references of "
-        "similar images. Then captions tell images apart. 0: nothing",
-        only={"stage": ("scst",)},
-        fixed="training",
-        ge=0,
-        le=10,
-    )
-    similar_images: int = setting(
-        4,
-        "similar images that distinct_weight compares with: those with the nearest features",
-        only={"stage": ("scst",)},
-        fixed="training",
-        ge=1,
-        le=100,
     )
     xe_share: float = setting(
         0.05,
@@ -858,6 +921,23 @@ class TrainingSettings(OptimizerSettings, BatchSettings):
     def _check_init(self) -> Self:
         if self.stage in ("finetune", "scst", "concepts") and not self.init:
             raise ValueError(f"init: stage={self.stage} improves a trained captioner; name its run folder or bundle")
+        return self
+
+    @model_validator(mode="after")
+    def _check_rewards(self) -> Self:
+        if self.stage != "scst":
+            return self
+        if not any(weight > 0 for weight in self.weights().values()):
+            raise ValueError(
+                "cider_weight: nothing is rewarded, because it is 0 and so are bleu_weight, rarity_weight and "
+                "retrieval_weight; set one of them above 0"
+            )
+        if self.retrieval_weight and not self.retrieval_aligner:
+            raise ValueError(
+                f"retrieval_aligner: retrieval_weight={self.retrieval_weight:g} needs an aligner with the encoder of "
+                "init; name its bundle or run (train.py --stage align --init NAME makes one), or set retrieval_weight "
+                "to 0"
+            )
         return self
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
     python retrieve.py --images photos/ "two dogs in the snow"                    # with pretrained/search.zip
     python retrieve.py --model runs/ALIGN --split test                            # score a split in both directions
     python retrieve.py --model runs/ALIGN --split test --rerank runs/CAPTIONER    # the same with a captioner as judge
+    python retrieve.py --split dev --predictions FILE                             # is an image found by its caption?
     python retrieve.py --model runs/ALIGN --images photos/ "a dog in the snow"    # search a folder
     python retrieve.py --model runs/ALIGN --images photos/ photo.jpg              # photos like this one
     python retrieve.py --model runs/ALIGN --split test "two children" --pictures found/
@@ -23,7 +24,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +38,8 @@ from captioning.base.script import run_script
 from captioning.base.texts import json_line, printable
 from captioning.command_line.options import make_parser, typed_settings
 from captioning.command_line.resolving import refuse_stored_features, resolve_trained, settle_backend, without_data
-from captioning.data.records import SPLIT_NAMES, ImageRecord
+from captioning.data.predictions import read_predictions
+from captioning.data.records import SPLIT_NAMES, ImageRecord, Warts
 from captioning.pictures.finding import (
     SUFFIXES,
     Finder,
@@ -127,6 +130,11 @@ def retrieval_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--best", type=int, metavar="K", help="results per query, beside near-duplicates of a photo [default: 5]"
     )
+    parser.add_argument(
+        "--predictions",
+        metavar="FILE",
+        help="score these captions of the split in place of people's, such as predictions-dev-beam3.json of evaluate.py",
+    )
     parser.add_argument("--rerank", metavar="RUN", help="a captioner that puts the candidates into a new order")
     parser.add_argument("--candidates", type=int, metavar="N", help="candidates per query for --rerank [default: 20]")
     parser.add_argument(
@@ -184,7 +192,10 @@ def refuse_conflicts(args: argparse.Namespace) -> None:
         if not queries:
             raise UserError("--captions: name the photos to find captions for")
     if queries or args.images:
-        refuse(("output", "choose"), "is for the scores of a split; leave this out, or leave out query and --images")
+        refuse(
+            ("output", "choose", "predictions"),
+            "is for the scores of a split; leave this out, or leave out query and --images",
+        )
         if not (args.images or args.captions or args.split):
             raise UserError(
                 "query: it is not clear what to search; give --images FOLDER, --split NAME or --captions FILE"
@@ -222,6 +233,8 @@ def score_split(aligner: "Aligner", config: Config, args: argparse.Namespace) ->
     dataset = load_dataset(config)
     prepared = prepare(config, dataset, aligner.encoder, split=split)
     records: Sequence[ImageRecord] = prepared.usable(split)
+    if args.predictions:
+        records = predicted(Path(args.predictions), dataset.split(split), prepared.store.rows)
     captioner_store = None
     if reranking:
         captioner = reranking.captioner
@@ -242,16 +255,29 @@ def score_split(aligner: "Aligner", config: Config, args: argparse.Namespace) ->
     if args.choose:
         best = best_order(rows)
         print(f"best: --rerank-by {best.kind} --cosine-weight {best.cosine_weight:g}", file=sys.stderr)
-    name = name_of(args.model)
+    name, stem = name_of(args.model), f"retrieval-{split}"
+    if args.predictions:
+        stem += f"-{Path(args.predictions).stem}"
     text = table(name, split, rows)
     print(text, end="")
     output = Path(args.output) if args.output else run_folder(args) / "evaluation"
     context = {"settings": config.model_dump(), "environment": describe(config.seed)}
-    entries = [{"aligner": name, "split": split} | row.to_json() | context for row in rows]
-    write(output / f"retrieval-{split}.json", json.dumps(entries, indent=2) + "\n")
-    write(output / f"retrieval-{split}.md", text)
+    about = {"aligner": name, "split": split} | ({"predictions": args.predictions} if args.predictions else {})
+    entries = [about | row.to_json() | context for row in rows]
+    write(output / f"{stem}.json", json.dumps(entries, indent=2) + "\n")
+    write(output / f"{stem}.md", text)
     print(f"\nwritten to {output}", file=sys.stderr)
     return 0
+
+
+def predicted(path: Path, records: Sequence[ImageRecord], readable: Container[str]) -> list[ImageRecord]:
+    """The ``readable`` ones of ``records``, each with its caption in the file ``path``. Raises UserError."""
+    warts = Warts()
+    captions = read_predictions(path, records, warts)
+    for line in warts.lines():
+        print(printable(f"note: {line}"), file=sys.stderr)
+    given = [replace(record, captions=(caption,)) for record, caption in zip(records, captions, strict=True)]
+    return [record for record in given if record.file_name in readable]
 
 
 # Pictures, found by words or by pictures

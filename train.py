@@ -4,7 +4,7 @@
     python train.py --preset flickr8k-merge             # Flickr8k in data/flickr8k (python preprocessing.py --download)
     python train.py --resume runs/NAME                  # go on after the last whole epoch, as if never interrupted
     python train.py --stage finetune --init runs/NAME   # let the encoder learn too, from pixels
-    python train.py --stage scst --init runs/NAME       # improve a trained captioner by its own captions' CIDEr-D
+    python train.py --stage scst --init runs/NAME       # improve a trained captioner by rewards for its captions
     python train.py --stage concepts --init runs/NAME   # learn which words fit a picture, so that fewer are wrong
     python train.py --init pretrained/pocket.zip --dataset folder --data-dir photos --captions-file captions.csv
     python train.py --preset flickr8k-align             # map images and captions into one space, for retrieval
@@ -66,6 +66,7 @@ def main() -> int:
         arrays = initial.decoder.embedding.pretrained()
         pretrained = extended_arrays(config, arrays, vocabulary.words, config.seed)
     stage = stage_named(config.stage)
+    stage.check(config, initial)
     prepared = prepare(config, dataset, initial and initial.encoder, looks=stage.looks(config))
     if not run:
         name = args.name or stage.run_name(config)

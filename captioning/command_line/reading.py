@@ -31,6 +31,10 @@ def _settings_of_today(values: dict[str, Any]) -> dict[str, Any]:
     values = dict(values)
     if isinstance(values.get("mixed_precision"), bool) and "precision" not in values:
         values["precision"] = "float16" if values.pop("mixed_precision") else "float32"
+    if "distinct_weight" in values:  # what similar_weight was called; similar_images could be set without it
+        values.setdefault("similar_weight", values.pop("distinct_weight"))
+        if not values["similar_weight"]:
+            values.pop("similar_images", None)
     for name, (stage, default) in _FORMER_DEFAULTS.items():
         if values.get(name) == default and values.get("stage") != stage:
             del values[name]

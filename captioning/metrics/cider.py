@@ -11,19 +11,17 @@ All scores are times 100.
 """
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
+from captioning.metrics.ngrams import LOW, NGrams, Sentence, counted
 from captioning.metrics.references import Caption, words
 
 VARIANTS = ("cider_d", "cider")
 _SIGMA = 6.0
-_LOW = (1 << 32) - 1  # two numbers below 2^32 share an int64: high << 32 | low
-
-Sentence = Sequence[Hashable]
 
 
 class _Postings(NamedTuple):
@@ -55,8 +53,7 @@ class Cider:
         if not all(len(group) for group in references):
             raise ValueError("references: each image needs at least one")
         self.variant = variant
-        self._words: dict[Hashable, int] = {}
-        self._known: list[np.ndarray] = []  # for each n the sorted keys of the n-grams, and the largest int64
+        self._grams = NGrams()
         self._idf: list[np.ndarray] = []  # for each n the weight of each n-gram, then the weight of unknown ones
         self._postings: list[_Postings] = []
         self._sizes = np.array([len(group) for group in references], np.int64)
@@ -64,15 +61,15 @@ class Cider:
         reference_image = np.repeat(np.arange(len(references)), self._sizes)
 
         documents = references if corpus is None else [*corpus, *references]
-        counted = len(references if corpus is None else corpus)
+        corpus_size = len(references if corpus is None else corpus)
         document = np.repeat(np.arange(len(documents)), [len(group) for group in documents])
         first = len(document) - count  # the first sentence that is a reference
-        ids, owner, lengths = self._flatten(list(chain.from_iterable(documents)))
+        ids, owner, lengths = self._grams.flatten(list(chain.from_iterable(documents)))
         self._lengths = lengths[first:]
-        for n, sentence, gram in self._orders(ids, owner, learn=True):
+        for n, sentence, gram in self._grams.orders(ids, owner, learn=True):
             seen = np.unique(document[sentence] << 32 | gram)  # the different n-grams of each document
-            frequency = np.bincount(seen[seen >> 32 < counted] & _LOW, minlength=len(self._known[n]))
-            self._idf.append(math.log(counted) - np.log(np.maximum(1, frequency)))
+            frequency = np.bincount(seen[seen >> 32 < corpus_size] & LOW, minlength=self._grams.count(n))
+            self._idf.append(math.log(corpus_size) - np.log(np.maximum(1, frequency)))
             own = sentence >= first
             reference, gram, weight, norm = self._vectors(n, sentence[own] - first, gram[own], count)
             key = reference_image[reference] << 32 | gram
@@ -85,9 +82,9 @@ class Cider:
         Candidate ``n`` is scored against the references of image ``images[n]``.
         """
         image = np.asarray(images, np.int64)
-        ids, owner, lengths = self._flatten(candidates)
+        ids, owner, lengths = self._grams.flatten(candidates)
         total = np.zeros(len(candidates))
-        for n, sentence, gram in self._orders(ids, owner):
+        for n, sentence, gram in self._grams.orders(ids, owner):
             candidate, gram, weight, norm = self._vectors(n, sentence, gram, len(candidates))
             postings = self._postings[n]
             key = image[candidate] << 32 | gram
@@ -105,39 +102,9 @@ class Cider:
             total += np.bincount(candidate, cosine, minlength=len(candidates))
         return 1000 * total / (len(self._postings) * self._sizes[image])
 
-    def _flatten(self, sentences: Sequence[Sentence]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All sentences in one row, int64: each word's number (T,) and sentence (T,), each sentence's length (N,)."""
-        known = self._words
-        ids = np.array([known.setdefault(word, len(known)) for sentence in sentences for word in sentence], np.int64)
-        lengths = np.array([len(sentence) for sentence in sentences], np.int64)
-        return ids, np.repeat(np.arange(len(sentences)), lengths), lengths
-
-    def _orders(
-        self, ids: np.ndarray, owner: np.ndarray, learn: bool = False
-    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """For each n from 1 to 4: n - 1, and for every n-gram its sentence and its number, int64 (G,) each.
-
-        The key of an n-gram joins the number of its first n - 1 words with its last word. Its number is the place of
-        the key among the known keys. Unknown n-grams get numbers above those.
-        """
-        start, gram = np.arange(len(ids)), np.zeros(len(ids), np.int64)
-        ids, owner = np.append(ids, [0] * 3), np.append(owner, [-1] * 3)
-        for n in range(4):
-            inside = owner[start] == owner[start + n]
-            start = start[inside]
-            key = gram[inside] << 32 | ids[start + n]
-            if learn:
-                self._known.append(np.append(np.unique(key), np.iinfo(np.int64).max))
-            known = self._known[n]
-            gram = np.searchsorted(known, key)
-            new = known[gram] != key
-            gram[new] = len(known) + np.unique(key[new], return_inverse=True)[1]
-            yield n, owner[start], gram
-
     def _vectors(self, n: int, sentence: np.ndarray, gram: np.ndarray, sentences: int) -> tuple[np.ndarray, ...]:
         """Sentence, n-gram and weight of each distinct n-gram of a sentence, and the norm of each sentence."""
-        pair, count = np.unique(sentence << 32 | gram, return_counts=True)
-        sentence, gram = pair >> 32, pair & _LOW
+        sentence, gram, count = counted(sentence, gram)
         weight = count * self._idf[n][np.minimum(gram, len(self._idf[n]) - 1)]
         norm = np.sqrt(np.bincount(sentence, weight**2, minlength=sentences))
         norm[norm == 0] = 1  # all weights are zero then, and so is the product that this divides

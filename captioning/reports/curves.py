@@ -64,7 +64,7 @@ def panels(history: Sequence[dict[str, float]], search: str, protocol: str = "co
         scores = curves(
             ("bleu4", "BLEU-4", "tab:green", "o-"),
             ("cider", "CIDEr-D", "tab:red", "o-"),
-            ("reward", "CIDEr-D, drawn training captions", "tab:gray", "o-"),
+            ("reward", "reward, drawn training captions", "tab:gray", "o-"),
         )
         captions = f"Dev captions{', ' + TOGETHER if data_sets else ''} ({search}), {protocol} protocol"
         found = [Panel("Negative log-likelihood", "nats per word", losses), Panel(captions, "", scores)]

@@ -80,6 +80,20 @@ def neighbours(queries: np.ndarray, gallery: np.ndarray, count: int) -> tuple[np
     return found, values
 
 
+def nearest_others(vectors: np.ndarray, count: int) -> np.ndarray:
+    """For each of G ``vectors (G, J)``, float32 unit vectors, the ``count`` nearest others, which must be below G.
+
+    Returns rows, int64 ``(G, count)``, in no order. The work grows with the square of G.
+    """
+    found = np.empty((len(vectors), count), np.int64)
+    step = max(1, _BLOCK // len(vectors))
+    for start in range(0, len(vectors), step):
+        cosines = vectors[start : start + step] @ vectors.T
+        cosines[np.arange(len(cosines)), start + np.arange(len(cosines))] = -np.inf  # nothing is its own other
+        found[start : start + step] = np.argpartition(cosines, -count)[:, -count:]
+    return found
+
+
 def nearest(similarities: np.ndarray, count: int) -> np.ndarray:
     """The columns of the ``count`` largest numbers in each row of ``similarities`` float ``(Q, G)``, largest first.
 

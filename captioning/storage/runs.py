@@ -11,6 +11,7 @@ runs/NAME/
                             a score on dev, such as "cider", is the mean over them, and "cider/NAME" that of one
     curves.png              the losses and scores of history.csv, drawn
     samples.txt             captions of a few dev images after each epoch
+    judge.json              {"aligner": path, "fingerprint": digits} of the aligner that rewards captions, if any
     state.json              {"epochs": epochs done, "best_epoch": the best one on dev, "best_score": its score}
     checkpoints/last-NNNN.weights.h5    what learns and its optimiser after the last whole epoch NNNN
     checkpoints/best-NNNN.weights.h5    decoder or towers of the best epoch (with ema_decay, their moving average)
@@ -23,6 +24,7 @@ runs/NAME/
 import csv
 import errno
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -173,6 +175,21 @@ class Run:
         """
         return load_arrays(self.folder / "embedding.npz") if self.config().embedding != "learned" else {}
 
+    def keep_judge(self, aligner: str, fingerprint: str) -> None:
+        """Remember the ``aligner`` that rewards captions. A run that goes on must have the same one.
+
+        ``fingerprint`` is that of the aligner in this file now. Raises UserError if the run began with another one.
+        """
+        path = self.folder / "judge.json"
+        if self.state()["epochs"] and path.exists():
+            begun = read_json(path, _ADVICE, dict)
+            if begun.get("fingerprint") != fingerprint:
+                raise UserError(
+                    f"retrieval_aligner: {aligner} holds another aligner than {self.folder} began with (then it was "
+                    f"{begun.get('aligner')}); put that file back, or name its place now with --retrieval-aligner"
+                )
+        write_atomically(path, json.dumps({"aligner": aligner, "fingerprint": fingerprint}, indent=2) + "\n")
+
     def state(self) -> dict[str, Any]:
         """The content of state.json; zeros and None for a run without a whole epoch. Raises UserError."""
         path = self.folder / "state.json"
@@ -213,7 +230,11 @@ class Run:
         return lines
 
     def write_history(self, lines: list[dict[str, float]]) -> None:
-        """Write history.csv, whole or not at all. Values keep six digits."""
-        text = ",".join(lines[0]) + "\n"
-        text += "".join(",".join(f"{value:.6g}" for value in line.values()) + "\n" for line in lines)
+        """Write history.csv, whole or not at all. Values keep six digits.
+
+        The columns are those of the last line. Lines of an earlier release may lack some, and have nan there.
+        """
+        columns = list(lines[-1])
+        text = ",".join(columns) + "\n"
+        text += "".join(",".join(f"{line.get(column, math.nan):.6g}" for column in columns) + "\n" for line in lines)
         write_atomically(self.folder / "history.csv", text)

@@ -1,11 +1,8 @@
 """Self-critical training: the model draws captions, and each is rewarded for agreeing with the references.
 
-Rennie et al. (2017), https://arxiv.org/abs/1612.00563. The reward is CIDEr-D, less a baseline. The baseline is the
-greedy caption's reward (as in that paper), or the mean reward of the image's other drawn captions (Luo, 2020,
-https://arxiv.org/abs/2003.09971).
-
-With ``distinct_weight`` a caption loses reward where it suits similar images too (Wang et al., 2020, CIDErBtw,
-https://arxiv.org/abs/2007.06877).
+Rennie et al. (2017), https://arxiv.org/abs/1612.00563. The reward (``rewards``) is CIDEr-D and perhaps other terms,
+less a baseline. The baseline is the greedy caption's reward (as in that paper), or the mean reward of the image's other
+drawn captions (Luo, 2020, https://arxiv.org/abs/2003.09971).
 
 Two things keep sentences whole. ``<end>`` is a word of the n-grams on both sides, so a caption without it loses reward.
 And a share of the loss is cross-entropy with a reference of each image. Without these, captions end in "on a".
@@ -14,7 +11,6 @@ feature size, V vocabulary size.
 """
 
 import time
-from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import keras
@@ -24,14 +20,14 @@ from keras import ops
 from captioning.base.progress import track
 from captioning.decoders.base import Decoder
 from captioning.decoders.likelihood import word_nll
-from captioning.metrics.cider import Cider
 from captioning.search.compiled import Search
 from captioning.search.sampling import DRAWS, ban_unsampled, sample, uniforms_of
 from captioning.training.batches import round_width
 from captioning.training.cross_entropy import CaptionTrainer
 from captioning.training.image_batches import ReferenceBatches
 from captioning.training.reading import at_places
-from captioning.words.vocabulary import END, PAD, START, Vocabulary
+from captioning.training.rewards import Rewards
+from captioning.words.vocabulary import PAD, START
 from config import Config, TrainingSettings
 
 
@@ -89,52 +85,12 @@ class SelfCriticalTrainer(CaptionTrainer):
         return (1 - self.xe_share) * policy + self.xe_share * cross_entropy
 
 
-class Rewards:
-    """CIDEr-D of token ids against the captions of training images, 1.0 for what papers print as 100.
-
-    With ``weight`` above 0 each caption loses ``weight`` times its mean CIDEr-D against the captions of similar images.
-    """
-
-    def __init__(
-        self,
-        captions: Iterable[tuple[int, str]],
-        vocabulary: Vocabulary,
-        similar: Callable[[np.ndarray], np.ndarray] | None = None,
-        weight: float = 0.0,
-    ):
-        """``captions`` are pairs (row of the image in the store, caption).
-
-        ``similar`` gives for rows of the store ``(I,)`` the places of similar images among them, int ``(I, K)``. It is
-        asked once, and only where ``weight`` is above 0.
-        """
-        groups: dict[int, list[list[str]]] = {}
-        for row, caption in captions:
-            groups.setdefault(row, []).append([*vocabulary.split(caption), vocabulary.words[END]])
-        self.position = {row: i for i, row in enumerate(groups)}
-        self.cider = Cider(list(groups.values()))
-        self.vocabulary, self.weight = vocabulary, weight
-        self.similar = similar(np.asarray(list(groups))) if similar and weight else None
-
-    def __call__(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """Float ``(B, S)`` for token ids ``(B, S, L)`` of the images with ``rows (B,)`` in the store."""
-        images = np.repeat([self.position[row] for row in rows], tokens.shape[1])
-        end = self.vocabulary.words[END]
-        candidates = [
-            [*self.vocabulary.spell(ids), *[end] * (END in ids)]
-            for ids in tokens.reshape(-1, tokens.shape[-1]).tolist()
-        ]
-        scores = self.cider.score(images, candidates)
-        if self.similar is not None:
-            others = [self.cider.score(place, candidates) for place in self.similar[images].T]
-            scores -= self.weight * np.mean(others, axis=0)
-        return scores.reshape(tokens.shape[:2]) / 100
-
-
 class _Drawn(NamedTuple):
     """Drawn captions of a batch, judged."""
 
     tokens: np.ndarray  # int32 (B, S, L): word ids, then <end> where the caption ended, then <pad>
     rewards: np.ndarray  # float64 (B, S)
+    terms: dict[str, np.ndarray]  # the terms of the rewards, before they are weighed, float64 (B, S) each
     advantages: np.ndarray  # float64 (B, S): the rewards less their baseline
     seconds: float  # that the rewards took
 
@@ -159,11 +115,12 @@ class SelfCritic:
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train on each image once, in the ``epoch`` with this number (from 0).
 
-        Returns by name: ``loss`` and ``reward`` are means of the epoch. ``nll`` is the references' mean per word.
+        Returns by name: ``loss`` and ``reward`` are means of the epoch, and so is ``reward_NAME`` of each term of the
+        reward, before it is weighed. ``nll`` is the references' mean per word.
         ``reward_share`` is the share of the time that the rewards took. ``words`` counts the words learned from, drawn
         ones and those of references.
         """
-        batches, steps, reward_seconds = self.batches, [], 0.0
+        batches, steps, terms, reward_seconds = self.batches, [], [], 0.0
         words = batches.words
         began = time.perf_counter()
         for index in track(range(len(batches)), f"epoch {epoch + 1}", "batches"):
@@ -173,11 +130,13 @@ class SelfCritic:
             words += int((drawn.tokens != PAD).sum())
             learned = self._learn(features, tokens, image_of, drawn)
             steps.append((*learned, (tokens[:, 1:] != PAD).sum(), drawn.rewards.mean()))
+            terms.append([found.mean() for found in drawn.terms.values()])
         loss, nll, references, rewards = np.asarray(steps, "float64").T
         return {
             "loss": float(loss.mean()),
             "nll": float(np.average(nll, weights=references)),
             "reward": float(100 * rewards.mean()),
+            **dict(zip(self.rewards.columns, (100 * np.mean(terms, axis=0)).tolist(), strict=True)),
             "reward_share": reward_seconds / (time.perf_counter() - began),
             "words": words,
         }
@@ -195,13 +154,14 @@ class SelfCritic:
             greedy = np.asarray(self.greedy.predict_on_batch(features)[0])
             drawn = np.concatenate([drawn, greedy], axis=1)
         start = time.perf_counter()
-        reward = self.rewards(rows, drawn)
+        reward, terms = self.rewards(rows, drawn)
         seconds = time.perf_counter() - start
         if self.config.baseline == "greedy":
             reward, baseline = reward[:, :-1], reward[:, -1:]
         else:
             baseline = (reward.sum(axis=1, keepdims=True) - reward) / (samples - 1)
-        return _Drawn(drawn[:, :samples], reward, reward - baseline, seconds)
+        terms = {name: found[:, :samples] for name, found in terms.items()}
+        return _Drawn(drawn[:, :samples], reward, terms, reward - baseline, seconds)
 
     def _learn(
         self, features: np.ndarray, tokens: np.ndarray, image_of: np.ndarray, drawn: _Drawn

@@ -10,9 +10,9 @@ from captioning.base.errors import UserError
 from captioning.base.progress import track
 from captioning.base.regions import mean_over_regions, region_mask
 from captioning.features.store import FeatureStore
+from captioning.retrieval.ranking import nearest_others
 
 _READ = 512  # images that are read at once
-_COMPARED = 256  # images that are compared with all others at once
 
 
 def most_similar(store: FeatureStore, rows: np.ndarray, count: int) -> np.ndarray:
@@ -20,13 +20,13 @@ def most_similar(store: FeatureStore, rows: np.ndarray, count: int) -> np.ndarra
 
     Similarity is the cosine of the mean of an image's features over its regions, less the mean over all images. Returns
     int64 ``(I, count)``, in no order. The work grows with the square of I: 45,000 images take about two minutes on two
-    cores, and memory for I x D and some 256 x I numbers. Raises UserError where there are not more than ``count``
+    cores, and memory for I x D numbers and some more. Raises UserError where there are not more than ``count``
     images.
     """
     if len(rows) <= count:
         raise UserError(
             f"similar_images: {count} similar ones of each image are wanted, and {len(rows)} images are trained on; "
-            "choose a smaller number, or --distinct-weight 0"
+            "choose a smaller number, or --similar-weight 0"
         )
     vectors = np.empty((len(rows), store.feature_size), "float32")
     starts = track(range(0, len(rows), _READ), "similar images", "batches")
@@ -35,12 +35,7 @@ def most_similar(store: FeatureStore, rows: np.ndarray, count: int) -> np.ndarra
         vectors[chosen] = _pooled(store.read(rows[chosen]), store.padded)
     vectors -= vectors.mean(axis=0)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    found = np.empty((len(rows), count), np.int64)
-    for start in range(0, len(rows), _COMPARED):
-        cosines = vectors[start : start + _COMPARED] @ vectors.T
-        cosines[np.arange(len(cosines)), start + np.arange(len(cosines))] = -np.inf  # an image is not its own other
-        found[start : start + _COMPARED] = np.argpartition(cosines, -count)[:, -count:]
-    return found
+    return nearest_others(vectors, count)
 
 
 def _pooled(features: np.ndarray, padded: bool) -> np.ndarray:

@@ -73,6 +73,14 @@ def test_what_fine_tuning_had_for_defaults_is_kept_where_it_was_read(stage):
     assert (read.tuned_layers, read.encoder_learning_rate) == expected
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_what_was_called_distinct_weight_is_read(weight):
+    old = {"distinct_weight": weight, "similar_images": 7, "stage": "scst", "init": "runs/a"}
+    read = read_settings(json.dumps(old), "old.json")
+    assert (read.similar_weight, read.similar_images) == (weight, 7 if weight else Config().similar_images)
+    assert read.weights() == {"cider": 1.0} | ({"similar": -weight} if weight else {})
+
+
 def test_other_settings_of_an_earlier_release_are_refused_as_ever():
     with pytest.raises(UserError, match="xe_share: it is read only with stage=scst"):
         read_settings(json.dumps({"mixed_precision": False, "xe_share": 0.5}), "old.json")

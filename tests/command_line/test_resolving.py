@@ -266,7 +266,7 @@ def test_when_each_setting_may_change():
     assert fixed_settings("model") == model
     assert fixed_settings("decoder") == decoder
     assert fixed_settings() == set(Config.model_fields) - free
-    places = {"backend", "data_dir", "feature_dir", "features", "workers"}
+    places = {"retrieval_aligner", "backend", "data_dir", "feature_dir", "features", "workers"}
     assert set(resumable_settings()) == places | {"epochs", "patience", "sample_captions", "tensorboard"}
 
 

@@ -18,7 +18,7 @@ def test_a_captioner_has_likelihoods_and_scores():
     assert scores.title == "Dev captions (beam 5), coco protocol"
     assert [curve.label for curve in scores.curves] == ["BLEU-4"]
     rewarded = [line | {"cider": 50.0, "reward": 60.0} for line in history]
-    assert [curve.label for curve in panels(rewarded, "greedy")[1].curves][2] == "CIDEr-D, drawn training captions"
+    assert [curve.label for curve in panels(rewarded, "greedy")[1].curves][2] == "reward, drawn training captions"
 
 
 def test_an_aligner_has_losses_and_recalls():

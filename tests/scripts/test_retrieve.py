@@ -89,6 +89,26 @@ def test_a_split_is_scored_with_and_without_a_captioner(models):
     assert others[0]["text_to_image"] == others[1]["text_to_image"] == others[2]["text_to_image"]
 
 
+@pytest.mark.slow
+def test_captions_of_a_file_are_scored_in_place_of_peoples(data, models, tmp_path):
+    from preprocessing import load_dataset
+
+    places = dict(zip(data[1][::2], data[1][1::2], strict=True))
+    dataset = load_dataset(Config(**{name[2:].replace("-", "_"): value for name, value in places.items()}))
+    records = dataset.split("test")
+    said = [{"image_id": record.image_id, "caption": record.captions[0]} for record in records]
+    (tmp_path / "said.json").write_text(json.dumps(said))
+    search = ["retrieve", "--model", models[0], "--split", "test", "--predictions", tmp_path / "said.json"]
+    outcome = script(*search, "--output", tmp_path)
+    assert outcome.status == 0, outcome
+    (row,) = json.loads((tmp_path / "retrieval-test-said.json").read_text())
+    assert (row["text_to_image"]["queries"], row["text_to_image"]["gallery"]) == (2, 2)
+    assert row["predictions"].endswith("said.json")
+    (tmp_path / "said.json").write_text(json.dumps(said[:1]))
+    refused(*search, mentions=r"said\.json: its images are not those of the test split: 1 missing")
+    refused(*search, "red", mentions="--predictions: is for the scores of a split")
+
+
 def test_weights_are_chosen_on_dev(models):
     aligned, captioned = models
     outcome = script("retrieve", "--model", aligned, "--rerank", captioned, "--choose", "--candidates", "2")

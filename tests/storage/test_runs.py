@@ -1,6 +1,7 @@
 """Run folders: what is written is what is read, and nothing is overwritten."""
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -193,6 +194,18 @@ def test_history_round_trip(tmp_path):
     assert [list(line) for line in found] == [list(line) for line in lines(3)]
     for line, wanted in zip(found, lines(3), strict=True):
         assert line == pytest.approx(wanted, rel=1e-5)
+
+
+def test_lines_of_an_earlier_release_may_lack_columns(tmp_path):
+    run = create(tmp_path)
+    run.write_history(
+        [{"epoch": 1, "reward": 5.0, "seconds": 2.0}, {"epoch": 2, "reward": 6.0, "new": 7.0, "seconds": 3}]
+    )
+    first, second = run.history()
+    assert list(first) == list(second) == ["epoch", "reward", "new", "seconds"]
+    assert second == {"epoch": 2, "reward": 6, "new": 7, "seconds": 3}
+    assert (first["reward"], first["seconds"]) == (5, 2)
+    assert math.isnan(first["new"])
 
 
 @pytest.mark.parametrize("damage", ["three", "2,9", "3,4,5,6,7,8,9", "2,1,1,1,1"])

@@ -17,6 +17,7 @@ from keras import ops
 from toy_run import arrays, assert_same_run, interrupt_second_epoch, settings, start, train
 
 from captioning.base.errors import Terminated, UserError
+from captioning.retrieval.aligner import Aligner
 from captioning.storage.runs import Run
 from captioning.training import loop
 from captioning.training.dev_scoring import CaptionScores
@@ -24,6 +25,8 @@ from captioning.training.optimizers import make_optimizer
 from captioning.training.recorder import Recorder
 from captioning.training.self_critical import SelfCritic
 from captioning.training.stages.base import Stage
+from captioning.training.stages.scst import SelfCriticalStage, refuse_strange_words
+from captioning.words.vocabulary import Vocabulary
 from config import Config
 from model import Captioner
 from preprocessing import fit_vocabulary
@@ -130,11 +133,24 @@ def test_so_does_one_with_every_part_of_the_recipe(prepared, monkeypatch, reques
     assert not np.allclose(kept_bias, raw_bias), "the moving average is kept, training goes on from the weights"
 
 
+def toy_aligner(prepared, folder: Path, encoder: keras.Model | None = None, **changes) -> Path:
+    """An untrained aligner for the toy data."""
+    sizes = {"embedding_size": 6, "hidden_size": 5, "joint_size": 16, "image_size": 32, "max_caption_length": 8}
+    align = {"stage": "align", "monitor": "recall", "encoder": str(prepared.store.folder.parent / "encoder.keras")}
+    config = Config(**(align | sizes | changes))
+    words = fit_vocabulary(config.with_overrides({"vocab_threshold": 1}), prepared.dataset)
+    folder.mkdir(exist_ok=True)
+    Aligner.untrained(config, words, encoder or prepared.encoder).save(folder / "aligner.zip")
+    return folder / "aligner.zip"
+
+
 @pytest.mark.slow
 @pytest.mark.backends
-def test_a_self_critical_run_starts_from_another_and_resumes_exactly(prepared, straight, monkeypatch):
+def test_a_self_critical_run_starts_from_another_and_resumes_exactly(prepared, straight, monkeypatch, tmp_path):
+    """With every term of the reward. Its aligner may have moved meanwhile, but must be the same."""
     changes = {"stage": "scst", "init": str(straight.folder), "xe_share": 0.5, "ema_decay": 0.5, "monitor": "cider"}
-    changes["epochs"] = 2
+    changes |= {"bleu_weight": 0.5, "rarity_weight": 0.5, "retrieval_weight": 0.3, "similar_weight": 0.2, "epochs": 2}
+    changes["retrieval_aligner"] = str(toy_aligner(prepared, tmp_path / "a"))
     config, expected = start(prepared, "scst-straight", **changes)
     assert train(prepared, config, expected) == 0
     config, run = start(prepared, "scst-interrupted", **changes)
@@ -148,11 +164,47 @@ def test_a_self_critical_run_starts_from_another_and_resumes_exactly(prepared, s
     with monkeypatch.context() as patch:
         patch.setattr(SelfCritic, "epoch", interrupt)
         assert train(prepared, config, run) == 130
-    assert train(prepared, config, run) == 0
+    other = toy_aligner(prepared, tmp_path / "b", joint_size=8)
+    with pytest.raises(
+        UserError, match=r"retrieval_aligner: .*b.aligner\.zip holds another aligner than .* began with"
+    ):
+        train(prepared, config.with_overrides({"retrieval_aligner": str(other)}), run)
+    shutil.copy(changes["retrieval_aligner"], tmp_path / "moved.zip")
+    assert train(prepared, config.with_overrides({"retrieval_aligner": str(tmp_path / "moved.zip")}), run) == 0
     assert_same_run(run, expected, epochs=2)
     # It goes on from where the other run was.
     assert expected.history()[0]["val_nll"] < straight.history()[0]["val_nll"]
-    assert all(line["reward"] > 0 for line in expected.history())
+    weights = config.weights()
+    assert weights == {"cider": 1.0, "bleu": 0.5, "rarity": 0.5, "retrieval": 0.3, "similar": -0.2}
+    for line in expected.history():
+        assert line["reward"] == pytest.approx(sum(w * line[f"reward_{term}"] for term, w in weights.items()), rel=1e-4)
+        assert line["reward_cider"] > 0 < line["reward_bleu"]
+
+
+@pytest.mark.slow
+def test_an_aligner_that_does_not_suit_the_captioner_is_refused(prepared, straight, tmp_path):
+    changes = {"stage": "scst", "init": str(straight.folder), "retrieval_weight": 1.0, "monitor": "cider"}
+    config = settings(prepared.store.folder.parent, **changes, retrieval_aligner=str(tmp_path / "none.zip"))
+    cases = {}
+    cases[tmp_path / "none.zip"] = r"retrieval_aligner: .*none\.zip: there is no such aligner"
+    cases[straight.bundle("captioner")] = "retrieval_aligner: .*captioner"
+    cases[toy_aligner(prepared, tmp_path / "large", image_size=64)] = (
+        "has image_size=64, and the captioner of init has 32"
+    )
+    other = prepared.encoder.__class__.from_config(prepared.encoder.get_config())
+    cases[toy_aligner(prepared, tmp_path / "other", other)] = "was trained with another encoder"
+    initial = Captioner.load(straight.folder)
+    for path, message in cases.items():
+        named = config.with_overrides({"retrieval_aligner": str(path)})
+        with pytest.raises(UserError, match=message):
+            SelfCriticalStage.check(named, initial)
+    foreign = Aligner.load(toy_aligner(prepared, tmp_path / "foreign"))
+    foreign.vocabulary = Vocabulary(["un", "chien"])
+    with pytest.raises(UserError, match=r"aligner\.zip does not know 100\.0% of the words"):
+        refuse_strange_words(foreign, ["a dog runs"], config.with_overrides({"retrieval_aligner": "aligner.zip"}))
+    SelfCriticalStage.check(
+        config.with_overrides({"retrieval_aligner": str(tmp_path / "foreign/aligner.zip")}), initial
+    )
 
 
 @pytest.mark.weekly

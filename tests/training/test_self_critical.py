@@ -1,4 +1,4 @@
-"""Self-critical training: rewards, the loss that they weigh, batches of whole images, and that it makes captions better."""
+"""Self-critical training: the loss that rewards weigh, batches of whole images, and that it makes captions better."""
 
 import keras
 import numpy as np
@@ -13,7 +13,8 @@ from captioning.search.rules import PLAIN
 from captioning.search.sampling import ban_unsampled
 from captioning.training import similar_images
 from captioning.training.image_batches import ReferenceBatches
-from captioning.training.self_critical import Rewards, SelfCritic, SelfCriticalTrainer
+from captioning.training.rewards import Rewards
+from captioning.training.self_critical import SelfCritic, SelfCriticalTrainer
 from captioning.training.similar_images import most_similar
 from captioning.words.vocabulary import END, PAD, START, UNK, Vocabulary
 from config import Config
@@ -45,45 +46,14 @@ def critic(make_store, **changes) -> SelfCritic:
         for text in (["dog runs", "dog dog runs"], ["cat sleeps", "cat"])[i % 2]
     ]
     batches = ReferenceBatches(store, captions, WORDS, config)
-    rewards = Rewards([(store.rows[name], text) for name, text in captions], WORDS)
+    rewards = Rewards([(store.rows[name], text) for name, text in captions], WORDS, config)
     trainer = SelfCriticalTrainer(build_decoder(config, V, 1, 5), config)
     compile_built(trainer, keras.optimizers.Adam(0.02))
     return SelfCritic(trainer, batches, rewards, config)
 
 
-def test_rewards_are_cider_of_the_right_image_and_count_the_end():
-    rewards = Rewards([(7, "dog runs"), (7, "dog dog runs"), (3, "cat sleeps")], WORDS)
-    dog, cat, runs, sleeps = range(4, 8)
-    tokens = np.asarray(
-        [
-            [[dog, runs, END, PAD], [cat, sleeps, END, PAD], [dog, runs, PAD, PAD]],
-            [[cat, sleeps, END, PAD], [dog, runs, END, PAD], [PAD, PAD, PAD, PAD]],
-        ]
-    )
-    found = rewards(np.asarray([7, 3]), tokens)
-    assert found.shape == (2, 3)
-    assert found[0, 0] > found[0, 2] > found[0, 1] == 0  # right, right but cut short, another image's
-    assert found[1, 0] > found[1, 1] == found[1, 2] == 0
-
-
-def test_a_caption_loses_what_it_would_get_for_similar_images():
-    captions = [(7, "dog runs"), (3, "cat sleeps"), (9, "dog sleeps")]
-    rows, tokens = np.asarray([7]), np.asarray([[[4, 6, END], [5, 7, END], [4, 7, END]]])
-    plain = Rewards(captions, WORDS)
-    asked = []
-    similar = Rewards(
-        captions, WORDS, lambda rows: asked.append(rows.tolist()) or np.asarray([[2, 1], [0, 2], [0, 1]]), 0.5
-    )
-    assert asked == [[7, 3, 9]]
-    expected = plain(rows, tokens) - 0.5 * (plain(np.asarray([9]), tokens) + plain(np.asarray([3]), tokens)) / 2
-    np.testing.assert_allclose(similar(rows, tokens), expected)
-    assert Rewards(captions, WORDS, similar=None, weight=0.5).similar is None
-    assert Rewards(captions, WORDS, pytest.fail).similar is None, "nobody asks where the weight is 0"
-
-
 def test_similar_images_have_the_nearest_features(make_store, monkeypatch):
     monkeypatch.setattr(similar_images, "_READ", 5)
-    monkeypatch.setattr(similar_images, "_COMPARED", 3)
     store = make_store([f"{i:02}.jpg" for i in range(12)], shape=(2, 5))
     rows = np.asarray([11, 3, 5, 0, 7, 2, 9])
     found = most_similar(store, rows, 2)
@@ -94,17 +64,6 @@ def test_similar_images_have_the_nearest_features(make_store, monkeypatch):
     assert [set(row) for row in found] == [set(row) for row in np.argsort(-cosines)[:, :2]]
     with pytest.raises(UserError, match=r"similar_images: 7 similar ones .* 7 images"):
         most_similar(store, rows, 7)
-
-
-def test_rewards_are_of_words_also_where_wordpieces_are_drawn():
-    pieces = Vocabulary(["a", "snow", "##board", "##er"], wordpieces=True)
-    captions = [(7, "a snowboarder"), (3, "a snow board")]
-    drawn = np.asarray([[[4, 5, 6, 7, END, PAD], [4, 5, END, PAD, PAD, PAD], [4, 5, 6, 7, PAD, PAD]]])
-    found = Rewards(captions, pieces)(np.asarray([7]), drawn)
-    words = Vocabulary(["a", "snowboarder", "snow"])
-    same = np.asarray([[[4, 5, END], [4, 6, END], [4, 5, PAD]]])
-    np.testing.assert_allclose(found, Rewards(captions, words)(np.asarray([7]), same))
-    assert found[0, 0] > found[0, 1]
 
 
 def test_batches_hold_each_image_once_an_epoch(make_store):
@@ -183,7 +142,7 @@ def test_an_epoch_without_padding_is_that_with_padding(make_store, monkeypatch, 
     learner = critic(make_store, decoder=decoder, **sizes)
     plain = [learner.epoch(epoch) for epoch in range(2)]
     for found, expected in zip(saving, plain, strict=True):
-        for name in ("loss", "nll", "reward", "words"):
+        for name in ("loss", "nll", "reward", "reward_cider", "words"):
             assert found[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
 
 

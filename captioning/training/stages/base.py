@@ -55,7 +55,7 @@ class Stage(ABC):
     # holds. The first one must be called "best".
     best_weights: ClassVar[Mapping[str, str]]
     # The scores in history.csv, in this order. They come from the training of an epoch and from ``dev``.
-    columns: ClassVar[Sequence[str]]
+    columns: Sequence[str]
 
     def __init__(self, config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, initial: Captioner | None):
         """``initial`` is the captioner that training starts from, if any. Its encoder is that of ``prepared``."""
@@ -67,6 +67,12 @@ class Stage(ABC):
         self.batches = self.make_batches(prepared)
         self.trainer = self.make_trainer()
         self.dev = self._make_dev_of_all(prepared, run)
+
+    @classmethod
+    def check(cls, config: Config, initial: Captioner | None) -> None:
+        """Raise UserError if a file that ``config`` names does not suit ``initial``. Comes before features are made."""
+        # Most stages read no files of their own.
+        return None
 
     @abstractmethod
     def make_model(
@@ -155,7 +161,7 @@ class CaptionerStage(Stage):
 
     bundle = "captioner"
     best_weights: ClassVar[Mapping[str, str]] = {"best": "decoder"}
-    columns: ClassVar[Sequence[str]] = ("loss", "nll", "val_loss", "val_nll", "bleu4", "cider")
+    columns: Sequence[str] = ("loss", "nll", "val_loss", "val_nll", "bleu4", "cider")
     model: Captioner
 
     def make_model(self, prepared: Prepared, vocabulary: Vocabulary, run: Run, initial: Captioner | None) -> Captioner:
