@@ -742,6 +742,7 @@ class RewardSettings(BaseModel):
         "weight in the reward of how well retrieval_aligner finds the image by the caption, among the images most like "
         "it. Then captions say what tells their image apart; 0: it is not computed",
         only={"stage": ("scst",)},
+        never={"features": ON},
         fixed="training",
         ge=0,
         le=10,
