@@ -493,7 +493,7 @@ def test_copies_of_an_image_in_one_batch_are_images_of_their_own(both, monkeypat
     pixels = PixelBatches(store, paths, captions, WORDS, config, 32, [1, 2])
     drawn = []
 
-    def note(path, size, crop, jitter, rng):
+    def note(path, size, crop, jitter, rng, erase):
         drawn.append((path, rng.random()))
         return np.zeros((32, 32, 3), np.uint8)
 
