@@ -1398,7 +1398,7 @@ PRESETS = {
         aim="Flickr8k alone, with a small encoder that comes with the repository; no paper",
         time="46 minutes, with other work beside it",
         score="Flickr8k dev: CIDEr 52.55 with beam 3",
-        # The first of the four stages of pretrained/flickr8k.zip, whose card tells the others.
+        # The first of the four stages of the Lite0 captioner. docs/results.md tells the others.
         settings=_FLICKR8K_GRID
         | {
             "decoder": "attention",

@@ -116,6 +116,12 @@ FLICKR8K = [
         ("lite0",),
         "everyday pictures: CIDEr 36.4 on people; {distinct:.0%} distinct captions",
         after="Lite0, fine-tuned",
+    ),
+    Model(
+        "with COCO: pocket, fine-tuned, self-critical, visual concepts",
+        ("flickr8k-transfer",),
+        "learned from photographs of MS-COCO too; {vocabulary} words used",
+        after="pocket without visual concepts",
         bundle="flickr8k.zip",
     ),
     Model(

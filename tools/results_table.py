@@ -53,6 +53,7 @@ CAPTIONERS = {
     "EfficientNet-Lite0, fine-tuned": "lite0-finetuned",
     "EfficientNet-Lite0, fine-tuned, self-critical": "lite0",
     "EfficientNet-Lite0, fine-tuned, self-critical, four looks": "lite0/four-views",
+    "with COCO: pocket, fine-tuned, self-critical, visual concepts": "flickr8k-transfer",
     "ensemble of two": "ensemble-of-two",
     "ensemble of four": "ensemble",
     "ensemble of four with fine-tuned ones": "ensemble-tuned",

@@ -4,7 +4,7 @@ captioning/confidence/inputs.py says what each signal means.
 Legend: B images, K captions of each, L longest caption in tokens, R regions, D feature size, P directions, S signals.
 
 The entropy of the attention and the agreement within a beam are not used. On Flickr8k dev they did not tell the
-Flickr8k captioner's right captions from its wrong ones. Besides, greedy search has no beam.
+Lite0 captioner's right captions from its wrong ones. Besides, greedy search has no beam.
 """
 
 from typing import NamedTuple
