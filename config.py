@@ -1007,7 +1007,7 @@ class DecodingSettings(CaptionSettings):
     agreement_weight: float = setting(
         0.0,
         "how much the captions of a beam are ranked by their agreement with the words that the picture suggests "
-        "(captioning/concepts/agreement.py), and not by log p alone. Higher: captions of pictures differ more",
+        "(captioning/concepts/agreement.py), and not by log p alone. Higher: captions of pictures differ more. With consensus it does nothing",
         only={"stage": ("concepts",)},
         ge=0,
         le=100,

@@ -196,8 +196,8 @@ class Captioner:
         return None if self.concepts is None else Reader(self.concepts, len(self.vocabulary))
 
     def ranker(self, decoding: DecodingSettings) -> Judge | None:
-        """What ranks the captions of a search beside their score, if it counts."""
-        return self.reader() if decoding.agreement_weight else None
+        """What ranks the captions of a search beside their score, if it counts. Consensus ranks by votes alone."""
+        return self.reader() if decoding.agreement_weight and not decoding.votes else None
 
     def _spelled(self, found: Sequence[np.ndarray]) -> list[Caption]:
         """The captions of one image, from the parts of a search's result."""

@@ -67,8 +67,9 @@ def main() -> int:
     if args.coco_results:
         coco_ids(names)
 
-    if args.output and args.precision == "auto" and begun_with(Path(args.output), "precision") == "float32":
-        args.precision = "float32"  # the file goes on as it was begun
+    if args.output and args.precision == "auto":  # the file goes on as it was begun
+        begun = begun_with(Path(args.output), "precision")
+        args.precision = begun if begun in ("float32", "int8") else "auto"
     captioner = load_captioner([Path(path) for path in args.model], args.views, args, folder=bool(args.output))
     config = resolve_trained(args, captioner.config)
     config = config.with_overrides({"num_captions": config.num_captions or 1})

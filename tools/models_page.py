@@ -121,7 +121,7 @@ FLICKR8K = [
         "with COCO: pocket, fine-tuned, self-critical, visual concepts",
         ("flickr8k-transfer",),
         "learned from photographs of MS-COCO too; {vocabulary} words used",
-        after="pocket without visual concepts",
+        after="pocket without visual concepts, then fine-tuned and self-critical for 98 min more (its card)",
         bundle="flickr8k.zip",
     ),
     Model(

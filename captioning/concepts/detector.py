@@ -41,6 +41,7 @@ MEMBERS = ("concepts.json", "concepts.weights.h5")
 LEAST = 1e-4  # no word is less probable: a word that no training picture of a kind has is rare, not impossible
 _COMMON = 0.005  # words that a larger share of the training captions has are not preferred for being rare
 _DROPOUT = 0.3
+_MOST_OBJECTS = 1000  # in a bundle; the memory grows with words times objects
 
 
 class Concepts(keras.Model):
@@ -161,6 +162,8 @@ class Concepts(keras.Model):
             if hidden_size < 1 or held < least:
                 raise ValueError(f"{MEMBERS[1]} holds {held:,} numbers, and {MEMBERS[0]} needs {least:,}")
             named = [str(objects.get(word, "")) for word in words]
+            if len({*named}) > _MOST_OBJECTS:
+                raise ValueError(f"their words name more than {_MOST_OBJECTS} objects")
             found = cls([ids_of[word] for word in words], named, feature_size, hidden_size, padded)
             found.load_weights(folder / MEMBERS[1])
         except Exception as error:  # h5py and Keras raise errors of many kinds on damaged files

@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 
 from captioning.base.errors import UserError
-from captioning.features.region_sources import Outline, Source, Unusable, as_regions, shape_of, with_boxes
+from captioning.features.region_sources import (
+    LARGEST_ARRAY,
+    Outline,
+    Source,
+    Unusable,
+    as_regions,
+    shape_of,
+    with_boxes,
+)
 
 
 class Hdf5Source(Source):
@@ -59,7 +67,7 @@ class Hdf5Source(Source):
             with self._lock:
                 dataset = self._file[features]
                 outline = Outline(*shape_of(dataset.shape, dataset.dtype))
-                found = self._file[boxes][()] if boxes else None
+                found = _whole(self._file[boxes]) if boxes else None
         except (OSError, KeyError, RuntimeError, AttributeError) as error:
             raise Unusable(f"cannot be read ({error})") from None
         if found is None and self.boxes is not None and key in self.boxes.keys:
@@ -70,9 +78,16 @@ class Hdf5Source(Source):
         """The first dataset of an image as it is. Raises Unusable."""
         try:
             with self._lock:
-                return np.asarray(self._file[self.keys[key][0]][()])
+                return np.asarray(_whole(self._file[self.keys[key][0]]))
         except (OSError, KeyError, RuntimeError) as error:
             raise Unusable(f"cannot be read ({error})") from None
 
     def read(self, key: str) -> np.ndarray:
         return as_regions(self.array(key))
+
+
+def _whole(dataset: Any) -> Any:
+    """All of a dataset. Raises Unusable if it claims to be too large, which a small file may."""
+    if getattr(dataset, "nbytes", 0) > LARGEST_ARRAY:
+        raise Unusable(f"holds an array of more than {LARGEST_ARRAY:,} bytes")
+    return dataset[()]

@@ -187,7 +187,11 @@ def sized(kind: str, arguments: Mapping[str, Any], settings: EncoderSettings) ->
 
 def _part(recipe: Recipe, settings: EncoderSettings) -> keras.Model:
     """The backbone of KerasHub that ``recipe`` describes, with random weights. Raises UserError."""
-    sized(recipe.kind, recipe.arguments, settings)
+    if sized(recipe.kind, recipe.arguments, settings) != recipe.arguments:
+        raise UserError(
+            f"encoder: its description of {settings.encoder} is not for images of {settings.image_size} pixels "
+            "(image_size); take the bundle as it was made"
+        )
     hub = keras_hub_for(f"encoder: {settings.encoder}", "kerashub")
     try:
         return getattr(hub.models, recipe.kind)(**recipe.arguments, dtype="float32")

@@ -32,7 +32,7 @@ _FEATURES = ("feat", "features", "x", "z")
 _BOXES = ("bbox", "boxes", "box")
 _SIZES = (("image_w", "image_h"), ("img_w", "img_h"), ("width", "height"))
 _LARGEST = 1 << 20  # of each axis of an array
-_LARGEST_ARRAY = 1 << 30  # bytes of an array of one image
+LARGEST_ARRAY = 1 << 30  # bytes of an array of one image
 _SLACK = 1.0  # pixels by which a box may stick out of its picture; detectors round
 
 
@@ -159,8 +159,8 @@ class Arrays:
             if self._zipped:
                 with self._open() as file, zipfile.ZipFile(file) as archive:
                     members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
-                    if any(member.file_size > _LARGEST_ARRAY for member in members):
-                        raise Unusable(f"holds an array of more than {_LARGEST_ARRAY:,} bytes")
+                    if any(member.file_size > LARGEST_ARRAY for member in members):
+                        raise Unusable(f"holds an array of more than {LARGEST_ARRAY:,} bytes")
                     self._names = {Path(member.filename).stem: member.filename for member in members}
         except Unusable:
             raise

@@ -84,8 +84,9 @@ class CaptionAnswer(BaseModel):
     caption: str
     log_prob: float = Field(description="natural logarithm of its probability")
     score: float = Field(
-        description="log_prob / length^length_penalty; the length counts <end>. With consensus: how much the caption "
-        "is like all captions that ended, from 0 to 1"
+        description="log_prob / length^length_penalty; the length counts <end>. A captioner with visual concepts adds "
+        "agreement_weight times how well the caption fits them. With consensus: how much the caption is like all "
+        "captions that ended, from 0 to 1"
     )
     confidence: float | None = Field(
         None, description="the probability that it is right, from 0 to 1; only from captioners with a confidence"

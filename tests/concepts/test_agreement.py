@@ -1,5 +1,7 @@
 """How well captions agree with the words that their pictures suggest, and what a search makes of it."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from captioning.search.compiled import Search
 from captioning.search.hypotheses import Hypotheses
 from captioning.words.vocabulary import END, PAD
 from config import DecodingSettings
+from model import Captioner
 
 WORDS = 9  # ids 0 to 8; the detector does not know id 4
 IDS, OBJECTS = [5, 6, 7, 8], ["dog", "dog", "cat", ""]
@@ -103,3 +106,11 @@ def test_captions_are_ranked_by_score_and_agreement(weight, order):
     words, scores = found(weight)
     assert words.tolist() == order
     assert (np.diff(scores) <= 0).all()
+
+
+def test_consensus_ranks_by_votes_alone():
+    captioner = SimpleNamespace(reader=lambda: "reader")
+    settings = DecodingSettings(beam_size=20, agreement_weight=2.0)
+    assert Captioner.ranker(captioner, settings) == "reader"
+    assert Captioner.ranker(captioner, settings.model_copy(update={"consensus": True})) is None
+    assert Captioner.ranker(captioner, settings.model_copy(update={"agreement_weight": 0.0})) is None

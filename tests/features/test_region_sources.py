@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 
+import h5py
 import numpy as np
 import pytest
 from regions import SIZE, WIDTH, some_regions, write_files, write_hdf5, write_lmdb, write_table
@@ -136,6 +137,18 @@ def test_files_that_are_cut_short_are_found_without_reading_them(tmp_path):
     broken.write_bytes(write_hdf5(tmp_path / "bu.h5", some_regions(KEYS)).read_bytes()[:200])
     with pytest.raises(UserError, match=r"broken\.h5: is damaged, cut short or no HDF5 file"):
         open_source(str(broken))
+
+
+@pytest.mark.parametrize("part", ["features", "boxes"])
+def test_a_small_hdf5_file_that_claims_huge_arrays_is_refused(tmp_path, part):
+    with h5py.File(tmp_path / "bu.h5", "w") as file:
+        file["7_features"], file["7_boxes"] = np.ones((2, 3), "float32"), np.ones((2, 4), "float32")
+        del file[f"7_{part}"]
+        file.create_dataset(f"7_{part}", (1 << 20, 1 << 12), "float32", chunks=(64, 64))  # 16 GB, and none of it stored
+    assert (tmp_path / "bu.h5").stat().st_size < 10_000
+    source = open_source(str(tmp_path / "bu.h5"))
+    with pytest.raises(Unusable, match="holds an array of more than 1,073,741,824 bytes"):
+        source.array("7") if part == "features" else source.outline("7")
 
 
 def test_pickles_are_never_read(tmp_path):
