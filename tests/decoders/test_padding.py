@@ -39,9 +39,12 @@ def logits(decoder, features, tokens) -> np.ndarray:
     return ops.convert_to_numpy(decoder(features, tokens))
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "attention" else pytest.mark.slow) for name in decoder_names()]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.backends if name == "attention" else pytest.mark.slow)
+        for name in decoder_names()
+    ],
 )
 def test_padded_regions_change_nothing(name):
     decoder, (features, tokens) = make(name), batch()

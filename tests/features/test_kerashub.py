@@ -315,7 +315,6 @@ def tune(captioner: Captioner, layers: int) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.backends
 def test_the_last_blocks_learn_and_the_bundle_holds_them(clip, tmp_path):
     captioner = random_captioner(tiny(clip[0]), WORDS)
     changed = tune(captioner, 2)
