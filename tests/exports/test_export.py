@@ -258,8 +258,9 @@ def test_every_format_captions_as_the_original(make, tmp_path, kind, decoder, se
         assert sum(0 < captions[0].score < 1 for captions in found) > 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["onnx", "litert"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("onnx", marks=pytest.mark.weekly), pytest.param("litert", marks=pytest.mark.slow)]
+)
 def test_int8_is_smaller_and_runs(make, tmp_path, kind):
     for library in KINDS[kind].libraries:
         pytest.importorskip(library)
@@ -272,8 +273,10 @@ def test_int8_is_smaller_and_runs(make, tmp_path, kind):
     assert small.captions(pixels(1)[0])[0]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=getattr(pytest.mark, "weekly" if kind == "savedmodel" else "slow")) for kind in KINDS],
+)
 def test_the_page_shows_how_to_call_it_without_keras(merged, tmp_path, kind):
     for library in KINDS[kind].libraries:
         pytest.importorskip(library)

@@ -102,7 +102,7 @@ def test_train_leaves_a_whole_run_folder(data, trained):
     assert len(list((data[0] / "features").iterdir())) == 1  # the store of preprocessing.py was used
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_an_encoder_that_is_known_by_name(data, tmp_path):
     """Its weights are found, and the bundle captions without them."""
     run = ["--encoder", "efficientnet_lite0", "--epochs", "1", "--run-dir", tmp_path, "--name", "known"]
