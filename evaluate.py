@@ -553,7 +553,6 @@ def open_models(
     searches = find_searches(sizes, config, args.variety)
     captioner.check(config)
     dataset = load_dataset(config)
-    dataset.split(args.split)  # a wrong name shows before features are extracted
     folder = models[0] if models[0].is_dir() else models[0].parent
     output = Path(args.output) if args.output else folder / "evaluation"
     name = " + ".join(map(name_of, models)) + (f", {args.views} views" if args.views > 1 else "")
@@ -687,10 +686,7 @@ def run_severities(scoring: Scoring, parts: Sequence[Part], search: Config, resu
         with Progress(what, sum(len(part.records) for part in parts)) as bar:
             found = [caption_corrupted(scoring, part, corruption, search, bar) for part in parts]
         for each in found:
-            name, sure = captions_name(key_of(corruption), each.part.name), each.sure
-            confidences = sure.confidence.tolist() if sure else [None] * len(each.captions)
-            cider = each.cider.tolist()
-            write_predictions(results.predictions, name, each.part.records, each.captions, cider, confidences)
+            write_best_captions(each, captions_name(key_of(corruption), each.part.name), results.predictions)
         rows = [each.row for each in found]
         rows += [row_of_all(found, scoring)] if len(found) > 1 else []
         results.add(corruption, [replace(row, corruption=described(corruption, results.run)) for row in rows])
@@ -778,15 +774,21 @@ def write_robustness_reports(results: Results, scoring: Scoring, parts: Sequence
 
 def write_captions(captioned: Captioned, search: Config, output: Path) -> None:
     """Write the captions of one data set into ``output``: as predictions, and for MS-COCO also for its server."""
-    part, row, sure = captioned.part, captioned.row, captioned.sure
+    part, row = captioned.part, captioned.row
     label = label_of(row, search)
-    confidences = sure.confidence.tolist() if sure else [None] * len(captioned.captions)
-    write_predictions(output, label, part.records, captioned.captions, captioned.cider.tolist(), confidences)
+    write_best_captions(captioned, label, output)
     if captioned.others:
         write_all_captions(output, label, part.records, captioned.others)
-    draw_confidence(sure, label, output)
+    draw_confidence(captioned.sure, label, output)
     if part.subset:
         write_coco_results(output, part.subset, f"{row.captioner}-{label}", part.records, captioned.captions)
+
+
+def write_best_captions(captioned: Captioned, label: str, output: Path) -> None:
+    """Write the best captions of one data set into ``output`` as predictions, with CIDEr and confidence of each."""
+    sure, captions = captioned.sure, captioned.captions
+    confidences = sure.confidence.tolist() if sure else [None] * len(captions)
+    write_predictions(output, label, captioned.part.records, captions, captioned.cider.tolist(), confidences)
 
 
 def draw_confidence(sure: Sure | None, label: str, output: Path) -> None:
@@ -850,13 +852,14 @@ def find_parts(
 
     Raises UserError if no data set has the split, or if none of its images can be read.
     """
+    sets = named_sets(captioner, config, dataset, args, typed)  # a wrong split shows before features are extracted
     looks = further_views(args.views)
     prepared = [
         prepare(of_member(member.config, typed), dataset, member.encoder, args.split, looks)
         for member in captioner.members
     ]
     parts = []
-    for named in named_sets(captioner, config, dataset, args, typed):
+    for named in sets:
         ready = [each.parts[named.key] if each.parts else each for each in prepared]
         stores = [store for each in ready for store in (each.store, *(view.store for view in each.views))]
         usable = ready[0].usable(args.split)

@@ -290,8 +290,11 @@ class Ensemble(Captioner):
                 raise UserError(
                     "--model: these captioners take images of different sizes (image_size); name captioners of one size"
                 )
-        decoders = [member.decoder for member in captioners for _ in range(views)]
-        super().__init__(first.config, first.vocabulary, first.encoder, EnsembleDecoder(decoders))
+        self._seeing = [
+            member for member in captioners for _ in range(views)
+        ]  # the member of each part of the features
+        decoder = EnsembleDecoder([member.decoder for member in self._seeing])
+        super().__init__(first.config, first.vocabulary, first.encoder, decoder)
         self.members = list(captioners)
         self.views = [*range(views)] * len(captioners)  # the view of each part of the features
         self._digests = [
@@ -300,13 +303,11 @@ class Ensemble(Captioner):
         ]
 
     def stepper(self, decoding: DecodingSettings) -> Decoder | ConceptDecoder | EnsembleDecoder:
-        views = len(self.views) // len(self.members)
-        return EnsembleDecoder([member.stepper(decoding) for member in self.members for _ in range(views)])
+        return EnsembleDecoder([member.stepper(decoding) for member in self._seeing])
 
     def ranker(self, decoding: DecodingSettings) -> Judge | None:
         """The mean of the members that have visual concepts, over their views."""
-        views = len(self.views) // len(self.members)
-        rankers = [member.ranker(decoding) for member in self.members for _ in range(views)]
+        rankers = [member.ranker(decoding) for member in self._seeing]
         places = [place for place, ranker in enumerate(rankers) if ranker is not None]
         if not places:
             return None

@@ -28,6 +28,7 @@ from captioning.reports.rows import ScoreRow, read_rows
 from captioning.reports.tables import markdown
 from captioning.storage.runs import Run
 from config import PRESETS, Config, search_name
+from tools.marked_pages import filled
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE, SIZES = ROOT / "results", ROOT / "docs" / "models.md", ROOT / "results" / "sizes.json"
@@ -316,13 +317,8 @@ def written() -> list[str]:
 
 
 def page(text: str) -> str:
-    """``text`` of the page with what the tool writes. Raises UserError if its marks are not there."""
-    parts = re.split(f"({re.escape(BEGIN)}|{re.escape(END)})", text)
-    ours = written()
-    if parts[1::2] != [BEGIN, END] * len(ours):
-        raise UserError(f"{PAGE}: {BEGIN.strip()} and {END.strip()} must stand in it {len(ours)} times, in turn")
-    parts[2::4] = ours
-    return "".join(parts)
+    """``text`` of the page with what the tool writes. Raises UserError, see ``filled``."""
+    return filled(PAGE, text, (BEGIN, END), written())
 
 
 def count_weights(config: Config) -> dict[str, dict[str, int]]:

@@ -7,17 +7,16 @@ agree with the files.
 """
 
 import hashlib
-import re
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from captioning.base.errors import UserError
 from captioning.base.files import write
 from captioning.base.script import run_script
 from captioning.reports.rows import ScoreRow, read_rows
 from captioning.reports.tables import markdown, score_cells
+from tools.marked_pages import filled
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, FIGURE = ROOT / "docs" / "results.md", ROOT / "docs" / "results.svg"
@@ -117,11 +116,7 @@ def draw(path: Path) -> None:
 
 def main() -> None:
     ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter).parse_args()
-    parts = re.split(f"({re.escape(BEGIN)}|{re.escape(END)})", PAGE.read_text(encoding="utf-8"))
-    if parts[1::2] != [BEGIN, END]:
-        raise UserError(f"{PAGE}: the lines {BEGIN.strip()} and {END.strip()} must stand in it once, in this order")
-    parts[2] = table()
-    write(PAGE, "".join(parts))
+    write(PAGE, filled(PAGE, PAGE.read_text(encoding="utf-8"), (BEGIN, END), [table()]))
     draw(FIGURE)
 
 

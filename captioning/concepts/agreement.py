@@ -43,23 +43,27 @@ class Reader:
 
     def __call__(self, features, found: Hypotheses):
         """The agreement of the captions ``found``, float32 ``(B, K)``, with ``features`` float ``(B, R, D)``."""
-        return self._read(self.concepts(features), found.tokens).agreement
+        return self._of_words(self.concepts(features), ops.take(self.places, found.tokens)).agreement
 
     def read(self, features, tokens) -> Reading:
         """All that the detector says of the captions ``tokens`` int32 ``(B, K, L)``."""
-        logits = self.concepts(features)
-        reading = self._read(logits, tokens)
-        return reading._replace(**self._objects(logits, tokens)) if self.concepts.naming.size else reading
+        logits, places = self.concepts(features), ops.take(self.places, tokens)
+        reading = self._of_words(logits, places)
+        return reading._replace(**self._of_objects(logits, places)) if self.concepts.naming.size else reading
 
-    def _read(self, logits, tokens) -> Reading:
-        """The parts of the ``Reading`` that come from words. Those from objects are zero."""
-        places = ops.take(self.places, tokens)  # (B, K, L), W for words that the detector does not know
+    def _of_words(self, logits, places) -> Reading:
+        """The parts of the ``Reading`` that come from words. Those from objects are zero.
+
+        ``places`` int32 ``(B, K, L)``: those of the tokens among the W words, W for words that the detector does not
+        know.
+        """
+        weighed = -self.concepts.log_shares()  # (W,)
         # Words that it does not know have the weight zero, and so has a word that comes again.
-        weights = ops.take(ops.append(-self.concepts.log_shares(), 0.0), places)
+        weights = ops.take(ops.append(weighed, 0.0), places)
         same = ops.cast(places[:, :, :, None] == places[:, :, None, :], "int32")
         weights = ops.where(ops.any(ops.tril(same, -1) > 0, axis=-1), 0.0, weights)
         p = ops.sigmoid(logits)
-        suggested = -self.concepts.log_shares() * p  # (B, W)
+        suggested = weighed * p  # (B, W)
         # The probabilities of the words of each image stand in one row behind one another, W and a zero per image.
         starts = ops.arange(ops.shape(p)[0], dtype="int32") * (len(self.concepts.ids) + 1)
         chosen = ops.take(ops.reshape(ops.pad(p, ((0, 0), (0, 1))), (-1,)), places + starts[:, None, None])
@@ -74,10 +78,10 @@ class Reader:
             unnamed=none,
         )
 
-    def _objects(self, logits, tokens) -> dict[str, Any]:
-        """The parts of the ``Reading`` that come from objects."""
+    def _of_objects(self, logits, places) -> dict[str, Any]:
+        """The parts of the ``Reading`` that come from objects. ``places`` as in ``_of_words``."""
         naming = ops.pad(self.concepts.naming, ((0, 1), (0, 0)))  # (W + 1, O)
-        is_named = ops.max(ops.take(naming, ops.take(self.places, tokens), axis=0), axis=2) > 0  # (B, K, O)
+        is_named = ops.max(ops.take(naming, places, axis=0), axis=2) > 0  # (B, K, O)
         o = self.concepts.of_objects(logits)[:, None]  # (B, 1, O)
         least = ops.min(ops.where(is_named, o, 1.0), axis=-1)
         most = ops.max(ops.where(is_named, LEAST, o), axis=-1)

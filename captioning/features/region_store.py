@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from captioning.base.errors import UserError
-from captioning.base.files import allocate, alone_with, map_array, write_atomically
+from captioning.base.files import allocate, map_array, write_atomically
 from captioning.base.json_files import load_json, take
 from captioning.base.progress import Progress, track
 from captioning.base.texts import printable
@@ -36,11 +36,10 @@ from captioning.features.store import (
     FeatureStore,
     Key,
     batch_size_in,
-    finish,
+    complete,
     naming_damage,
-    not_written,
     read_unreadable,
-    verify_store,
+    refuse_other_features,
     write_unreadable,
 )
 
@@ -164,25 +163,22 @@ def import_regions(
     if (folder / "index.json").exists() and not verify:
         return RegionStore(folder, key)
     survey = _survey(source, names, matched, workers, width)
-    size = int(survey.counts.sum()) * survey.width * np.dtype(key.dtype).itemsize
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with alone_with(folder):
-            if (folder / "index.json").exists():
-                with naming_damage(folder):
-                    verify_store(RegionStore(folder, key), lambda size: _marks(folder, names, size, survey))
-            if not (folder / "index.json").exists():
-                with naming_damage(folder):
-                    marks = _begin(folder, key, batch_size, names, survey)
-                missing = f"no features in {source.place}"
-                write_unreadable(folder, {name: missing for name in names if name not in matched})
-                _copy(folder, marks, source, matched, survey, workers)
-                with naming_damage(folder):
-                    finish(folder, marks, names)
-            (folder / "unreadable.jsonl").unlink(missing_ok=True)
-    except OSError as error:
-        raise not_written(folder, error, size) from None
-    return RegionStore(folder, key)
+
+    def fill(marks: _RegionMarks) -> None:
+        missing = f"no features in {source.place}"
+        write_unreadable(folder, {name: missing for name in names if name not in matched})
+        _copy(folder, marks, source, matched, survey, workers)
+
+    return complete(
+        folder,
+        names,
+        open_store=lambda: RegionStore(folder, key),
+        marks_of=lambda size: _marks(folder, names, size, survey),
+        begin=lambda: _begin(folder, key, batch_size, names, survey),
+        fill=fill,
+        size=int(survey.counts.sum()) * survey.width * np.dtype(key.dtype).itemsize,
+        verify=verify,
+    )
 
 
 def _marks(folder: Path, names: Sequence[str], batch_size: int, survey: _Survey) -> _RegionMarks:
@@ -267,9 +263,7 @@ def _begin(folder: Path, key: RegionKey, batch_size: int, names: Sequence[str], 
         begun = load_json(folder / "key.json", dict)
         if any(begun.get(name) != value for name, value in {**asdict(key), "tables": sums}.items()):
             raise ValueError("begun with other features")
-        features = map_array(folder / "features.npy", ("f2", "f4"), 2)
-        if (features.shape, features.dtype) != (shape, np.dtype(key.dtype)):
-            raise ValueError(f"features.npy holds {features.dtype} {features.shape}, and {key.dtype} {shape} is wanted")
+        refuse_other_features(folder, shape, key.dtype)
         return _marks(folder, names, batch_size_in(begun), survey)
     marks = _marks(folder, names, batch_size, survey)
     allocate(folder / "features.npy", key.dtype, shape)

@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -39,6 +39,9 @@ from captioning.base.progress import Progress
 from captioning.base.texts import Texts
 from captioning.features.batch_marks import Marks
 from captioning.pictures.loading import UnreachableImage, UnreadableImage, load_ahead
+
+Store = TypeVar("Store", bound="FeatureStore")
+M = TypeVar("M", bound=Marks)
 
 
 @dataclass(frozen=True)
@@ -254,26 +257,54 @@ def extract(
     if (folder / "index.json").exists() and not verify:
         return FeatureStore(folder, key)
     names = sorted(file_names)
+    return complete(
+        folder,
+        names,
+        open_store=lambda: FeatureStore(folder, key),
+        marks_of=lambda size: Marks(folder, names, size),
+        begin=lambda: _begin(folder, key, batch_size, (len(names), *shape), names),
+        fill=lambda marks: _run(folder, marks, load, encode, key.image_size, workers, label),
+        size=np.dtype(key.dtype).itemsize * len(names) * shape[0] * shape[1],
+        verify=verify,
+    )
+
+
+def complete(
+    folder: Path,
+    names: Sequence[str],
+    open_store: Callable[[], Store],
+    marks_of: Callable[[int], M],
+    begin: Callable[[], M],
+    fill: Callable[[M], None],
+    size: int,
+    verify: bool,
+) -> Store:
+    """Make or finish the store in ``folder``, as the only process that does so, and open it.
+
+    ``names``: the sorted file names. ``open_store`` opens a finished store. ``marks_of``: the marks of its batches, for
+    a batch size. ``begin`` lays out the files of a new store, or finds those of a begun one. ``fill`` writes batches
+    that are not done. ``size``: the bytes of all features. ``verify``: compare a finished store with its checksums, and
+    write damaged batches again. Raises UserError when the store is damaged, or when it cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with alone_with(folder):
             if verify and (folder / "index.json").exists():
                 with naming_damage(folder):
-                    verify_store(FeatureStore(folder, key), lambda size: Marks(folder, names, size))
+                    _verify(open_store(), marks_of)
             if not (folder / "index.json").exists():
                 with naming_damage(folder):
-                    marks = _begin(folder, key, batch_size, (len(names), *shape), names)
-                _run(folder, marks, load, encode, key.image_size, workers, label)
+                    marks = begin()
+                fill(marks)
                 with naming_damage(folder):
-                    finish(folder, marks, names)
+                    _finish(folder, marks, names)
             (folder / "unreadable.jsonl").unlink(missing_ok=True)
     except OSError as error:
-        size = np.dtype(key.dtype).itemsize * len(names) * shape[0] * shape[1]
-        raise not_written(folder, error, size) from None
-    return FeatureStore(folder, key)
+        raise _not_written(folder, error, size) from None
+    return open_store()
 
 
-def not_written(folder: Path, error: OSError, size: int) -> UserError:
+def _not_written(folder: Path, error: OSError, size: int) -> UserError:
     """The error when a store whose features take ``size`` bytes cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
@@ -290,9 +321,7 @@ def _begin(folder: Path, key: StoreKey, batch_size: int, shape: tuple[int, int, 
         other = ", ".join(name for name, value in asdict(key).items() if begun.get(name) != value)
         if other:
             raise UserError(f"{folder}: begun with other settings ({other}); delete it or choose another --feature-dir")
-        features = map_array(folder / "features.npy", ("f2", "f4"), 3)
-        if (features.shape, features.dtype) != (shape, np.dtype(key.dtype)):
-            raise ValueError(f"features.npy holds {features.dtype} {features.shape}, and {key.dtype} {shape} is wanted")
+        refuse_other_features(folder, shape, key.dtype)
         return Marks(folder, names, batch_size_in(begun), trusted=not begun.get("checksums"))
     marks = Marks(folder, names, batch_size)
     allocate(folder / "features.npy", key.dtype, shape)
@@ -302,6 +331,13 @@ def _begin(folder: Path, key: StoreKey, batch_size: int, shape: tuple[int, int, 
         folder / "key.json", json.dumps({**asdict(key), "batch_size": batch_size, "checksums": True}, indent=2)
     )
     return marks
+
+
+def refuse_other_features(folder: Path, shape: tuple[int, ...], dtype: str) -> None:
+    """Raise ValueError if features.npy in ``folder`` is not an array of this shape and type."""
+    features = map_array(folder / "features.npy", ("f2", "f4"), len(shape))
+    if (features.shape, features.dtype) != (shape, np.dtype(dtype)):
+        raise ValueError(f"features.npy holds {features.dtype} {features.shape}, and {dtype} {shape} is wanted")
 
 
 def batch_size_in(key: dict) -> int:
@@ -355,7 +391,7 @@ def _run(
             bar.update(len(batch))
 
 
-def finish(folder: Path, marks: Marks, names: Sequence[str]) -> None:
+def _finish(folder: Path, marks: Marks, names: Sequence[str]) -> None:
     """Read all batches back, and write index.json. Raises UserError when one is not as it was written."""
     unreadable = read_unreadable(folder)
     if marks.damaged(unreadable):
@@ -367,7 +403,7 @@ def finish(folder: Path, marks: Marks, names: Sequence[str]) -> None:
     write_atomically(folder / "index.json", json.dumps({"rows": rows, "unreadable": unreadable}, indent=0))
 
 
-def verify_store(store: FeatureStore, marks_of: Callable[[int], Marks]) -> None:
+def _verify(store: FeatureStore, marks_of: Callable[[int], Marks]) -> None:
     """Compare a finished store with its checksums, and say so on stderr. A damaged one becomes a begun one again.
 
     ``marks_of``: the marks of its batches, for a batch size. Raises ValueError when it is damaged as a whole.
