@@ -16,7 +16,7 @@
     python test.py photo.jpg --include cat,orange --exclude-words dog --beam-size 10
 
 ONNX Runtime captions where the captioner has ONNX graphs that do what is asked; the one of this repository has them.
-The first caption then comes in about a second. Otherwise Keras captions, and a note says why. --runtime decides by hand.
+The first caption comes in about a second. Otherwise Keras captions, and a note says why. --runtime decides by hand.
 A captioner with a confidence also says how probable it is that a caption is right, such as [82%]. Captions below the
 captioner's own threshold are marked (unsure). evaluate.py --fit-confidence gives a captioner its confidence. A picture
 that cannot be read is reported, and the others go on. The exit status is then 1.
