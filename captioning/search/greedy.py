@@ -18,7 +18,7 @@ def greedy_search(step: Step, state, batch: int, max_length: int, **options: Any
     caption. ``options``: the length penalty, the rules and the trace of ``grow``.
     """
 
-    def best(log_p, t):
+    def best(log_p, t, rows):
         # argmax of integers: on floats, Keras' argmax tells -0 from 0 by their bits, and exported graphs cannot.
         is_best = ops.cast(log_p == ops.max(log_p, axis=-1, keepdims=True), "int32")
         return ops.cast(ops.argmax(is_best, axis=-1), "int32")

@@ -80,15 +80,16 @@ def sample(step: Step, state, uniforms, max_length: int, warp: Warp = UNWARPED, 
 
     ``state``: the decoder's state before the first word, of B images. ``uniforms`` float32 ``(B, S, L)`` in [0, 1)
     decides each draw, so equal numbers give equal captions. ``max_length``: words of the longest caption. ``options``:
-    the length penalty, the rules and the trace of ``grow``. ``log_probs`` are those without ``warp``.
+    ``grow``'s length penalty, rules, trace and narrowing. ``log_probs`` are those without ``warp``.
     """
     samples, length = uniforms.shape[1], max_length + 1
     uniforms = ops.reshape(uniforms, (-1, length))  # (B, S, L) -> (N, L)
 
-    def draw(log_p, t):
+    def draw(log_p, t, rows):
         cumulated = ops.cumsum(ops.exp(warp(log_p)), axis=-1)  # (N, V)
         total = cumulated[:, -1:]
-        drawn = ops.sum(ops.cast(cumulated <= ops.take(uniforms, t, axis=1)[:, None] * total, "int32"), axis=-1)
+        of_step = ops.take(ops.take(uniforms, t, axis=1), rows)[:, None]
+        drawn = ops.sum(ops.cast(cumulated <= of_step * total, "int32"), axis=-1)
         # Rounding may lead beyond the last word that has a probability.
         last = ops.sum(ops.cast(cumulated < total, "int32"), axis=-1)
         return ops.clip(ops.minimum(drawn, last), END, log_p.shape[-1] - 1)

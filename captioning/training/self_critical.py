@@ -45,7 +45,7 @@ class Sampler(keras.Model):
     def call(self, inputs):
         features, draws = inputs
         state = self.decoder.init_state(features)
-        return sample(self.decoder.step, state, uniforms_of(draws), self.max_length).tokens
+        return sample(self.decoder.step, state, uniforms_of(draws), self.max_length, narrows=True).tokens
 
 
 class SelfCriticalTrainer(CaptionTrainer):

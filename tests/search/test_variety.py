@@ -224,6 +224,19 @@ def test_drawn_captions_are_ranked_with_those_that_ended_first():
     np.testing.assert_allclose(total, ops.convert_to_numpy(ranked.log_probs), rtol=1e-5)
 
 
+@pytest.mark.backends
+@pytest.mark.parametrize("images", [1, 10])
+def test_long_captions_that_go_on_alone_stay_the_same(images):
+    tables = random_tables(images, words=2, max_length=9, scale=1.0)
+    tables[..., END] += 3  # few are long
+    uniforms = ops.convert_to_tensor(np.random.default_rng(0).random((images, 3, 10)), dtype="float32")
+    plain, alone = (sample(*toy(tables, 9), uniforms, 9, keep_trace=True, narrows=narrows) for narrows in (False, True))
+    lengths = (ops.convert_to_numpy(plain.tokens) != PAD).sum(axis=-1)
+    assert len(np.unique(lengths)) > 1
+    for one, other in zip([*plain[:3], *plain.trace], [*alone[:3], *alone.trace], strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(one), ops.convert_to_numpy(other), rtol=1e-5, atol=1e-6)
+
+
 def test_draws_depend_on_the_seed_and_the_name_of_the_file_alone():
     both = draws_for(["a/1.jpg", "2.jpg"], seed=3, samples=2, max_length=4)
     assert both.shape == (2, 2, 5)
