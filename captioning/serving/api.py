@@ -1,6 +1,7 @@
 """The web page and the HTTP API of an ``Engine``: its addresses, its limits and its errors.
 
     GET  /                 the page; /api.html documents the API, /openapi.json describes it to programs
+    GET  /api/health       whether the server can caption, for a proxy before it
     GET  /api/models       the captioners to choose from, with limits and defaults
     POST /api/captions     captions of one picture, which is the body or in a form
     GET  /api/search       photos of a folder that fit a sentence; see captioning/serving/search_api.py
@@ -14,7 +15,7 @@ import asyncio
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, cast
+from typing import Annotated, Any, BinaryIO, Literal, cast
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -139,6 +140,14 @@ class Models(BaseModel):
     in_browser: bool = Field(description="whether the page captions in the visitor's browser, and sends no pictures")
 
 
+class Health(BaseModel):
+    """A server that can caption, and how busy it is."""
+
+    state: Literal["ready"] = "ready"
+    taken: int = Field(description="places that are taken: pictures in work, searches and copies of photos")
+    places: int = Field(description="all places; when all are taken, further requests are answered with 503")
+
+
 class Problem(BaseModel):
     """What went wrong."""
 
@@ -170,6 +179,7 @@ _ERRORS = {
     413: "too_large: too many bytes, or too many pixels",
     415: "wrong_type: not a picture, or a format that is not read",
     422: "unreadable: a damaged picture; bad_setting: a setting that is unknown or out of bounds; bad_query: no known words",
+    429: "too_many: too many requests from one address at a time; Retry-After says when to try again",
     500: "model: the captioner cannot be loaded or run; search: the towers or the index cannot be used; internal: another "
     "failure of the server",
     507: "no_room: the server has no room for the upload on its disk",
@@ -239,6 +249,13 @@ def create_app(
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorAnswer, "description": text} for status, text in _ERRORS.items()
     }
+
+    @app.get("/api/health", summary="Whether the server can caption", responses={503: errors[503]})
+    async def health() -> Health:
+        if not engine.works:
+            raise Closed("the server is stopping")
+        taken, places = engine.places
+        return Health(taken=taken, places=places)
 
     @app.get("/api/models", summary="The captioners to choose from, the default first")
     async def models() -> Models:

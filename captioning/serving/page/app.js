@@ -238,7 +238,7 @@ async function sent(entry, signal) {
     const response = await fetch(`api/captions?${settings}`, { method: "POST", body: form, signal });
     const answer = await response.json();
     if (response.ok) return answer;
-    if (response.status !== 503 || tries === TRIES) throw refusal(answer.error);
+    if (![429, 503].includes(response.status) || tries === TRIES) throw refusal(answer.error);
     state(entry, "the server is busy; waiting …");
     await new Promise((resolve) => {
       setTimeout(resolve, 1000 * (Number(response.headers.get("retry-after")) || 1));
