@@ -68,6 +68,8 @@ def main() -> int:
         from captioning.serving.server import Server
     except ImportError as error:
         raise UserError(f'app.py: {error.name} is not installed; pip install -e ".[app]"') from None
+    if args.grace < 0:
+        raise UserError(f"--grace: at least 0 seconds, got {args.grace}")
     proxies = Proxies(args.proxy or ())
     origins = Origins(args.allow_origin) if args.allow_origin else None
     if origins and origins.is_open:
@@ -88,7 +90,7 @@ def main() -> int:
         if not (args.no_browser or hide_progress()):
             webbrowser.open(page)
         stopping, hosts = asyncio.Event(), Hosts(args.host, args.allowed_host or ())
-        server = Server(create_app(engine, photos, hosts, stopping, origins, runtime), stopping, proxies)
+        server = Server(create_app(engine, photos, hosts, stopping, origins, runtime), stopping, proxies, args.grace)
         try:
             with photos or nullcontext():
                 server.run(sockets=[bound])
@@ -107,6 +109,34 @@ def app_parser() -> ArgumentParser:
         "pretrained/ and run_dir]",
     )
     add_runtime(parser)
+    add_network(parser)
+    parser.add_argument(
+        "--in-browser",
+        action="store_true",
+        help="the page captions in the browser of whoever opens it, by the ONNX graphs of the captioner, and sends no "
+        "picture to this server. The first start fetches ONNX Runtime for browsers (33 MB) [default: this server captions]",
+    )
+    parser.add_argument(
+        "--photos", metavar="DIR", help="let the page search the pictures below this folder, and show them"
+    )
+    add_finding(parser)
+    parser.add_argument(
+        "--aligner",
+        metavar="RUN",
+        help="the towers that search --photos: a run folder of stage=align, or an aligner.zip [default: "
+        "pretrained/search.zip]",
+    )
+    parser.add_argument(
+        "--index",
+        metavar="DIR",
+        help="folder of the index of --photos [default: the one of retrieve.py, which shares it]",
+    )
+    parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
+    return parser
+
+
+def add_network(parser: ArgumentParser) -> None:
+    """Add the options that say who may ask the server, where, and how it stops."""
     parser.add_argument(
         "--host",
         default="127.0.0.1",
@@ -134,30 +164,15 @@ def app_parser() -> ArgumentParser:
         help="let pages of another site use the HTTP API (CORS), such as https://example.org or http://localhost:3000. For "
         "several, give it several times. '*': all pages [default: only the page of this server]",
     )
-    parser.add_argument(
-        "--in-browser",
-        action="store_true",
-        help="the page captions in the browser of whoever opens it, by the ONNX graphs of the captioner, and sends no "
-        "picture to this server. The first start fetches ONNX Runtime for browsers (33 MB) [default: this server captions]",
-    )
     parser.add_argument("--port", type=int, default=8000, help="0: any free port [default: %(default)s]")
     parser.add_argument(
-        "--photos", metavar="DIR", help="let the page search the pictures below this folder, and show them"
+        "--grace",
+        type=int,
+        default=5,
+        metavar="SECONDS",
+        help="when the server is told to stop, it may go on so long with what it has. Behind a proxy 30 seconds suit, so "
+        "that each picture in work gets its answer [default: %(default)s]",
     )
-    add_finding(parser)
-    parser.add_argument(
-        "--aligner",
-        metavar="RUN",
-        help="the towers that search --photos: a run folder of stage=align, or an aligner.zip [default: "
-        "pretrained/search.zip]",
-    )
-    parser.add_argument(
-        "--index",
-        metavar="DIR",
-        help="folder of the index of --photos [default: the one of retrieve.py, which shares it]",
-    )
-    parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
-    return parser
 
 
 def bundles_found(run_dir: str) -> list[Path]:

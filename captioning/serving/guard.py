@@ -207,7 +207,7 @@ class Guard:
 
         try:
             await self.app(scope, self._until_it_stops(receive), noted)
-        except asyncio.CancelledError:  # the server has waited for five seconds
+        except asyncio.CancelledError:  # the server has waited long enough
             if not self.stopping.is_set():
                 raise
             if not begun:

@@ -23,10 +23,11 @@ PER_PROXY = 256  # connections from a proxy, which stands for many clients
 class Server(uvicorn.Server):
     """``stopping`` is set as soon as the server begins to stop, so that requests that wait can end by themselves.
 
-    ``proxies``: what they say of callers is believed. None: those of this machine alone.
+    ``proxies``: what they say of callers is believed. None: those of this machine alone. ``grace``: seconds in which it
+    goes on with what it has.
     """
 
-    def __init__(self, app: Any, stopping: asyncio.Event, proxies: Proxies | None = None):
+    def __init__(self, app: Any, stopping: asyncio.Event, proxies: Proxies | None = None, grace: int = 5):
         proxies = proxies or Proxies()
         super().__init__(
             uvicorn.Config(
@@ -36,14 +37,14 @@ class Server(uvicorn.Server):
                 log_level="warning",
                 lifespan="off",
                 ws="none",
-                timeout_graceful_shutdown=5,
+                timeout_graceful_shutdown=grace,
                 server_header=False,
             )
         )
         self.stopping = stopping
 
     async def shutdown(self, sockets: Any = None) -> None:
-        """Stop: no new connections, an answer to those who wait, and five seconds for what is being done."""
+        """Stop: no new connections, an answer to those who wait, and some seconds for what is being done."""
         self.stopping.set()
         await super().shutdown(sockets)
 

@@ -155,6 +155,12 @@ def test_origins_are_checked_before_any_work(tmp_path, monkeypatch, capsys):
     )
 
 
+def test_a_server_cannot_stop_before_it_is_told_to(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["app.py", "--grace", "-1"])
+    with pytest.raises(UserError, match="--grace: at least 0 seconds, got -1"):
+        app.main()
+
+
 def test_a_port_that_is_taken(run_dir):
     taken_port = r"--port: cannot listen at 127\.0\.0\.1, port \d+: .*in use; choose another"
     with app.bind("127.0.0.1", 0) as first:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -103,7 +102,6 @@ def test_no_answer_is_lost_when_a_server_dies_or_is_replaced(nginx, tmp_path):
 
         # It comes back, and the other is stopped while both work.
         stack.enter_context(server(ports[0]))
-        time.sleep(2.5)  # nginx asks it again after two seconds
         before = len(asked())
         waiting = captions()
         until(lambda: any(one.done() for one in waiting))

@@ -35,8 +35,8 @@ def running(grace: int = 5):
     """
     with socket.create_server(("127.0.0.1", 0)) as listening, Engine([Model("m", Config(), False, never)]) as engine:
         stopping = asyncio.Event()
-        made = server.Server(api.create_app(engine, None, Hosts("127.0.0.1", ["Pictures.example"]), stopping), stopping)
-        made.config.timeout_graceful_shutdown = grace
+        app = api.create_app(engine, None, Hosts("127.0.0.1", ["Pictures.example"]), stopping)
+        made = server.Server(app, stopping, grace=grace)
         thread = threading.Thread(target=made.run, kwargs={"sockets": [listening]})
         thread.start()
 
