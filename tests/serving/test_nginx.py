@@ -1,6 +1,5 @@
 """deploy/nginx.conf: its numbers are those of the app, and no answer is lost behind it."""
 
-import io
 import re
 import shutil
 import signal
@@ -9,10 +8,8 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-import numpy as np
 import pytest
-from helpers import until
-from PIL import Image
+from helpers import jpegs, until
 
 from captioning.base.errors import UserError
 from captioning.serving.engine import PLACES
@@ -55,15 +52,6 @@ def nginx() -> str:
     return servers.nginx_found() or pytest.skip("needs nginx (Debian: apt-get install nginx)")
 
 
-def pictures(number: int) -> list[bytes]:
-    rng, made = np.random.default_rng(0), []
-    for _ in range(number):
-        file = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((320, 240)).save(file, "JPEG")
-        made.append(file.getvalue())
-    return made
-
-
 @pytest.mark.slow
 def test_no_answer_is_lost_when_a_server_dies_or_is_replaced(nginx, tmp_path):
     import requests
@@ -78,7 +66,7 @@ def test_no_answer_is_lost_when_a_server_dies_or_is_replaced(nginx, tmp_path):
         lines = (tmp_path / "access.log").read_text().splitlines()
         return [re.search(r"asked (.*?): ", line)[1].split(", ") for line in lines]
 
-    ports, sent = servers.free_ports(2), pictures(8)
+    ports, sent = servers.free_ports(2), jpegs(8)
     names = [f"127.0.0.1:{port}" for port in ports]
 
     def server(port: int):
