@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, cast
 
-from fastapi import FastAPI, Query, Request
+from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -242,26 +242,49 @@ def create_app(
         app.add_middleware(CrossOrigin, origins=origins)
     app.add_middleware(Guard, hosts=hosts, stopping=stopping or asyncio.Event())
     app.add_middleware(_Headers, headers=HEADERS if runtime is None else _with_wasm(HEADERS))
-    # Two threads for small pictures, which never wait for large ones. Those take much memory, so they are read one by
-    # one.
-    readers = ThreadPoolExecutor(2, thread_name_prefix="reader"), ThreadPoolExecutor(1, thread_name_prefix="large")
-    about = _models(engine, photos, runtime is not None)
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorAnswer, "description": text} for status, text in _ERRORS.items()
     }
+    app.include_router(_about_routes(engine, _models(engine, photos, runtime is not None)))
+    app.include_router(_caption_routes(engine, errors))
+    app.include_router(search_routes(engine, photos, errors))
+    if runtime is not None:
+        app.include_router(browser_routes(list(engine.models.values()), runtime))
+    _answer_errors(app)
+    app.mount("/", StaticFiles(directory=PAGE, html=True))
+    return app
 
-    @app.get("/api/health", summary="Whether the server can caption", responses={503: errors[503]})
+
+def _about_routes(engine: Engine, about: Models) -> APIRouter:
+    """The addresses that say what the server offers and how it is."""
+    router = APIRouter()
+
+    @router.get(
+        "/api/health",
+        summary="Whether the server can caption",
+        responses={503: {"model": ErrorAnswer, "description": _ERRORS[503]}},
+    )
     async def health() -> Health:
         if not engine.works:
             raise Closed("the server is stopping")
         taken, places = engine.places
         return Health(taken=taken, places=places)
 
-    @app.get("/api/models", summary="The captioners to choose from, the default first")
+    @router.get("/api/models", summary="The captioners to choose from, the default first")
     async def models() -> Models:
         return about
 
-    @app.post(
+    return router
+
+
+def _caption_routes(engine: Engine, errors: dict[int | str, dict[str, Any]]) -> APIRouter:
+    """The address that captions a picture. ``errors`` documents it."""
+    router = APIRouter()
+    # Two threads for small pictures, which never wait for large ones. Those take much memory, so they are read one by
+    # one.
+    readers = ThreadPoolExecutor(2, thread_name_prefix="reader"), ThreadPoolExecutor(1, thread_name_prefix="large")
+
+    @router.post(
         "/api/captions",
         summary="Caption one picture",
         openapi_extra=_BODY,
@@ -293,12 +316,7 @@ def create_app(
                 raise Refused(500, "model", str(error)) from None
         return _answer(name, chosen, decoding, result, notes)
 
-    app.include_router(search_routes(engine, photos, errors))
-    if runtime is not None:
-        app.include_router(browser_routes(list(engine.models.values()), runtime))
-    _answer_errors(app)
-    app.mount("/", StaticFiles(directory=PAGE, html=True))
-    return app
+    return router
 
 
 def _models(engine: Engine, photos: Photos | None, in_browser: bool) -> Models:
