@@ -15,7 +15,7 @@ from typing import Any
 
 from ray import serve
 
-from app import app_parser, models_of
+from app import app_parser, models_of, photos_of
 from captioning.base.errors import UserError
 from captioning.exports.graphs import take_cores
 from captioning.serving.api import create_app
@@ -66,7 +66,9 @@ def _options(settings: dict[str, Any]) -> Namespace:
 
     parser = app_parser()
     parser.error = refuse  # it would end a process of Ray
-    return parser.parse_args(typed)
+    args = parser.parse_args(typed)
+    photos_of(args)  # refuses what only --photos reads
+    return args
 
 
 def _number(name: str, value: Any) -> int:

@@ -84,6 +84,7 @@ def test_wrong_settings_are_named_before_a_replica_starts():
         ({"replicas": "0"}, r"^replicas: a number from 1 on is wanted, got '0'"),
         ({"cores": "two"}, r"^cores: a number from 1 on is wanted, got 'two'"),
         ({"photos": "photos/"}, r"^photos: an option of app\.py that Ray Serve has no use for"),
+        ({"aligner": "runs/A"}, r"^--aligner: is read only with --photos"),
         ({"beem-size": "5"}, r"unrecognized arguments: --beem-size=5; settings are replicas, cores and options"),
         ({"beam-size": "many"}, r"beam_size: .*got 'many'"),
         ({"model": ["nowhere"]}, r"nowhere"),
