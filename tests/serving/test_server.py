@@ -146,7 +146,7 @@ def test_callers_behind_a_proxy_are_counted_one_by_one(monkeypatch):
             client.sendall(UPLOAD.replace(b"\r\n", b"\r\nx-forwarded-for: 192.0.2.7\r\n", 1))
         # Whatever a caller says of itself, the proxy adds the truth behind it.
         refused = until(
-            lambda: (answer := ask(address, of(b"192.0.2.9", b"192.0.2.7"))).split()[1] == b"429" and answer
+            lambda: (answer := ask(address, of(b"192.0.2.9", b"192.0.2.7"))).split()[1] == b"429" and answer, 30
         )
         assert b"retry-after: 1" in refused
         assert b'"code":"too_many"' in refused
