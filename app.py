@@ -7,6 +7,7 @@
     python app.py --in-browser                 # pictures stay on the device of whoever opens the page
     python app.py --host 0.0.0.0 --port 8080   # for others on the network too, without password or encryption
     python app.py --allowed-host pictures.example.org      # behind a proxy of this name
+    python app.py --host 0.0.0.0 --proxy 10.0.0.5          # the proxy is another machine
     python app.py --allow-origin https://example.org       # pages of that site may use the API
     curl -F image=@photo.jpg 'http://127.0.0.1:8000/api/captions?beam_size=5'
 
@@ -17,6 +18,7 @@ explains the API.
 
 import asyncio
 import logging
+import os
 import socket
 import sys
 import webbrowser
@@ -62,10 +64,13 @@ def main() -> int:
     try:
         from captioning.serving.api import create_app
         from captioning.serving.browser import prepare_runtime
-        from captioning.serving.guard import Hosts, Origins
+        from captioning.serving.guard import Hosts, Origins, Proxies
         from captioning.serving.server import Server
     except ImportError as error:
         raise UserError(f'app.py: {error.name} is not installed; pip install -e ".[app]"') from None
+    if args.grace < 0:
+        raise UserError(f"--grace: at least 0 seconds, got {args.grace}")
+    proxies = Proxies(args.proxy or ())
     origins = Origins(args.allow_origin) if args.allow_origin else None
     if origins and origins.is_open:
         shown = "use it, and search and see its photos" if args.photos else "use it"
@@ -76,18 +81,19 @@ def main() -> int:
     photos = photos_of(args)
     models = models_of(paths, args, bool(args.model))
     runtime = prepare_runtime() if args.in_browser else None
-    with listen(args.host, args.port) as listening, Engine(models) as engine:
+    with bind(args.host, args.port) as bound, Engine(models) as engine:
         if runtime is None:  # otherwise only other programs and --photos ask this server for captions
             warm_up(engine, bool(args.model))
-        page = address(args.host, listening.getsockname()[1])
+        listen(bound)
+        page = address(args.host, bound.getsockname()[1])
         print(f"captions at {page}  (Ctrl-C stops)", flush=True)
         if not (args.no_browser or hide_progress()):
             webbrowser.open(page)
         stopping, hosts = asyncio.Event(), Hosts(args.host, args.allowed_host or ())
-        server = Server(create_app(engine, photos, hosts, stopping, origins, runtime), stopping)
+        server = Server(create_app(engine, photos, hosts, stopping, origins, runtime), stopping, proxies, args.grace)
         try:
             with photos or nullcontext():
-                server.run(sockets=[listening])
+                server.run(sockets=[bound])
         except KeyboardInterrupt:  # uvicorn raises it again after it has stopped
             print("\nstopped")
     return 0
@@ -103,32 +109,13 @@ def app_parser() -> ArgumentParser:
         "pretrained/ and run_dir]",
     )
     add_runtime(parser)
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="the address at which the server listens; 0.0.0.0: all addresses of this machine [default: %(default)s]",
-    )
-    parser.add_argument(
-        "--allowed-host",
-        metavar="NAME",
-        action="append",
-        help="a further name by which browsers may ask this server, such as that of a proxy before it. For several, give it "
-        "several times [default: this machine's own names, and with --host 0.0.0.0 its numbers]",
-    )
-    parser.add_argument(
-        "--allow-origin",
-        metavar="ORIGIN",
-        action="append",
-        help="let pages of another site use the HTTP API (CORS), such as https://example.org or http://localhost:3000. For "
-        "several, give it several times. '*': all pages [default: only the page of this server]",
-    )
+    add_network(parser)
     parser.add_argument(
         "--in-browser",
         action="store_true",
         help="the page captions in the browser of whoever opens it, by the ONNX graphs of the captioner, and sends no "
         "picture to this server. The first start fetches ONNX Runtime for browsers (33 MB) [default: this server captions]",
     )
-    parser.add_argument("--port", type=int, default=8000, help="0: any free port [default: %(default)s]")
     parser.add_argument(
         "--photos", metavar="DIR", help="let the page search the pictures below this folder, and show them"
     )
@@ -146,6 +133,46 @@ def app_parser() -> ArgumentParser:
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
     return parser
+
+
+def add_network(parser: ArgumentParser) -> None:
+    """Add the options that say who may ask the server, where, and how it stops."""
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address at which the server listens; 0.0.0.0: all addresses of this machine [default: %(default)s]",
+    )
+    parser.add_argument(
+        "--allowed-host",
+        metavar="NAME",
+        action="append",
+        help="a further name by which browsers may ask this server, such as that of a proxy before it. For several, give it "
+        "several times [default: this machine's own names, and with --host 0.0.0.0 its numbers]",
+    )
+    parser.add_argument(
+        "--proxy",
+        metavar="ADDRESS",
+        action="append",
+        help="the address of a proxy before this server, such as 10.0.0.5, or its network, such as 10.0.0.0/24. Its "
+        "X-Forwarded-For is believed, and it may have many connections. For several, give it several times [default: "
+        "this machine]",
+    )
+    parser.add_argument(
+        "--allow-origin",
+        metavar="ORIGIN",
+        action="append",
+        help="let pages of another site use the HTTP API (CORS), such as https://example.org or http://localhost:3000. For "
+        "several, give it several times. '*': all pages [default: only the page of this server]",
+    )
+    parser.add_argument("--port", type=int, default=8000, help="0: any free port [default: %(default)s]")
+    parser.add_argument(
+        "--grace",
+        type=int,
+        default=5,
+        metavar="SECONDS",
+        help="when the server is told to stop, it may go on so long with what it has. Behind a proxy 30 seconds suit, so "
+        "that each picture in work gets its answer [default: %(default)s]",
+    )
 
 
 def bundles_found(run_dir: str) -> list[Path]:
@@ -238,16 +265,36 @@ def photos_of(args: Namespace) -> Photos | None:
     return Photos(folder, partial(Aligner.load, towers), place, finder=finder)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at this address. Raises UserError."""
-    if not 0 <= port <= 65535:  # checked here, because create_server would leave its socket open
-        raise UserError(f"--port: cannot listen at {host}, port {port}: ports go from 0 to 65535; choose another")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that has this address and does not listen yet. Raises UserError.
+
+    So a port that is taken is found before any work. While captioners are loaded, connections are refused, and a proxy
+    asks another server.
+    """
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        return socket.create_server((host, port), family=family, backlog=128)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"--port: cannot listen at {host}, port {port}: {reason}; choose another") from None
+        if os.name == "posix":  # a port is free again as soon as its server ends; elsewhere this option shares ports
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if bound.family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((host, port))
+    except (OSError, OverflowError) as error:  # the latter for a number that is no port
+        bound.close()
+        raise _not_listening(host, port, error) from None
+    return bound
+
+
+def listen(bound: socket.socket) -> None:
+    """Let a socket of ``bind`` listen. Raises UserError."""
+    try:
+        bound.listen(128)
+    except OSError as error:  # another program was quicker
+        raise _not_listening(*bound.getsockname()[:2], error) from None
+
+
+def _not_listening(host: str, port: int, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or str(error).removeprefix("bind(): ")
+    return UserError(f"--port: cannot listen at {host}, port {port}: {reason}; choose another")
 
 
 def address(host: str, port: int) -> str:

@@ -30,13 +30,11 @@ bundle. The weights stay as they are. After that all scripts give each caption a
 and draws how good the confidence is.
 """
 
-import hashlib
-import json
 import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,11 +42,9 @@ import numpy as np
 
 from captioning.base.errors import UserError
 from captioning.base.files import write
-from captioning.base.progress import Progress
 from captioning.base.script import run_script
 from captioning.base.settings import listed, own_fields
 from captioning.base.texts import printable
-from captioning.base.trained import fingerprint
 from captioning.command_line.options import add_views, make_parser, typed_settings
 from captioning.command_line.resolving import (
     refuse_idle_consensus,
@@ -58,45 +54,35 @@ from captioning.command_line.resolving import (
     without_data,
 )
 from captioning.confidence.inputs import INPUTS
-from captioning.confidence.judging import Sure
 from captioning.data.caption_files import read_references
-from captioning.data.coco_instances import outlined_objects
 from captioning.data.mixture import MixedDataset
-from captioning.data.predictions import (
-    read_predictions,
-    write_all_captions,
-    write_coco_results,
-    write_predictions,
-)
+from captioning.data.predictions import read_predictions
 from captioning.data.records import SPLIT_NAMES, CaptionDataset, ImageRecord, Records, Warts
 from captioning.features.looks import further_views
 from captioning.metrics import java
 from captioning.metrics.cider import cider_d
 from captioning.metrics.protocols import PROTOCOLS, measure
-from captioning.metrics.right import cider_of_people, is_right
-from captioning.pictures.corrupting import ALL, KINDS, Corruption, parse_corruptions
-from captioning.pictures.loading import PREPROCESSING
+from captioning.metrics.right import is_right
+from captioning.pictures.corrupting import KINDS, parse_corruptions
 from captioning.reports.attention import attention_statistics
 from captioning.reports.comparison import comparison_table, find_sides
-from captioning.reports.reliability import confidence_figure
-from captioning.reports.rows import AttentionStatistics, ScoreRow, label_of, label_of_search, rows_text
-from captioning.reports.scoring import score, together, training_captions, variety
-from captioning.reports.tables import score_table
-from captioning.robustness.captioned import caption_pictures
-from captioning.robustness.curves import draw_severities, severity_charts
-from captioning.robustness.results import (
-    Results,
-    captions_name,
-    chosen_captions,
-    described,
-    key_of,
-    name_of,
-    severest,
-    severity_cells,
-    table_text,
+from captioning.reports.judged import Captioned, Scoring, judge, row_of_all, sure_of_all
+from captioning.reports.parts import NamedSet, Part, named_sets, outlined_of, part_of
+from captioning.reports.rows import AttentionStatistics, ScoreRow, label_of
+from captioning.reports.scoring import score, training_captions
+from captioning.reports.written import draw_confidence, write_captions, write_reports, write_scores
+from captioning.robustness.curves import draw_severities
+from captioning.robustness.results import Results, table_text
+from captioning.robustness.severities import (
+    digest_of_results,
+    image_numbers,
+    label_of_results,
+    run_severities,
+    whole_parts,
+    write_robustness_reports,
 )
 from captioning.words.splitting import SPLITTINGS, TREEBANK, Splitting
-from config import TOGETHER, Config, DataSettings, MixtureSettings, search_name
+from config import Config, DataSettings, MixtureSettings
 from preprocessing import load_dataset, prepare, report_unspaced
 
 if TYPE_CHECKING:
@@ -305,15 +291,7 @@ def refuse_beside_corrupt(args: Namespace) -> None:
     if "," in (args.beam_sizes or ""):
         raise UserError(f"--beam-sizes: --corrupt takes one beam size, and these are {args.beam_sizes}; give one")
     parse_corruptions(args.corrupt)
-    image_numbers(args)
-
-
-def image_numbers(args: Namespace) -> list[int]:
-    """The numbers of ``--images``; none if all images are scored. Raises UserError."""
-    parts = args.images.split(",") if args.images else []
-    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise UserError(f"--images: {args.images} is no number of images; give one of 1 or more, such as 200")
-    return [int(part) for part in parts]
+    image_numbers(args.images)
 
 
 def refuse_beside_fit(args: Namespace, tools: Sequence[str]) -> None:
@@ -424,7 +402,7 @@ def score_file(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -> 
 
 def fit_model(args: Namespace, typed: dict[str, Any]) -> None:
     """Fit a confidence on dev, print what was tried, and write it into the captioner's bundle."""
-    from captioning.confidence.fitting import Bounds, fit_confidence, fit_table
+    from captioning.confidence.fitting import Bounds, bound_of_people, fit_confidence, fit_table
     from captioning.confidence.training_pictures import training_subspace
     from captioning.storage import bundles
     from model import Captioner
@@ -463,76 +441,23 @@ def fit_model(args: Namespace, typed: dict[str, Any]) -> None:
     print(f"\nwritten into the bundle of {path}", file=sys.stderr)
 
 
-def bound_of_people(references: Sequence[Sequence[Sequence[list[str]]]]) -> float:
-    """The CIDEr, times 100, that three of four captions by people reach. ``references``: words, by data set and image.
+class Opened(NamedTuple):
+    """The captioner of ``--model`` and what it is scored on.
 
-    Raises UserError if all images have one reference only.
-    """
-    reached = np.concatenate([cider_of_people(of_part) for of_part in references])
-    if not len(reached):
-        raise UserError(
-            "--right-cider: each image has only one caption by people, so the CIDEr that people reach is unknown; give "
-            "a number, such as 50"
-        )
-    return round(float(np.percentile(reached, 25)), 1)
-
-
-@dataclass(frozen=True)
-class Part:
-    """The scored part of one data set.
-
-    ``name``: of the data set; empty for a captioner of a single one. ``stores``: the features, one store for each
-    member and view. ``records``: the images that all stores hold. ``subset``: the subset of MS-COCO that they belong
-    to, if any. ``outlined``: the classes of the objects that COCO outlines in each image, if they are known.
+    ``config``: the settings of the evaluation. ``searches``: those of each search. ``folder``: the run folder.
     """
 
-    name: str
-    data: DataSettings
-    stores: list["FeatureStore"]
-    records: list[ImageRecord]
-    subset: str | None
-    outlined: list[frozenset[str]] | None
-
-
-@dataclass(frozen=True)
-class Captioned:
-    """The captions of one decoding for the N records of a part, and their scores.
-
-    ``others``: with ``--variety`` all captions of each record, best first, and else none. ``cider``: the CIDEr-D of
-    each caption, float64 ``(N,)``. ``sure``: the confidence of each caption and whether it is right, or None if the
-    captioner has no confidence.
-    """
-
-    part: Part
-    captions: list[str]
-    others: list[list[str]]
-    cider: np.ndarray
-    sure: Sure | None
-    row: ScoreRow
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """What all scores of a captioner share.
-
-    ``name``: of the captioner, in tables. ``folder``: its run folder. ``training``: all training captions.
-    ``tools``: the Java programs to use.
-    """
-
-    args: Namespace
     captioner: "Captioner"
     config: Config
-    name: str
+    searches: list[Config]
+    dataset: CaptionDataset | MixedDataset
+    scoring: Scoring
     folder: Path
     output: Path
-    training: Sequence[list[str]]
-    tools: Sequence[str]
 
 
-def open_models(
-    args: Namespace, typed: dict[str, Any], tools: Sequence[str]
-) -> tuple[Scoring, CaptionDataset | MixedDataset, list[Config]]:
-    """The captioner of ``--model``, the data set, and the settings of each search."""
+def open_models(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -> Opened:
+    """Load what ``--model`` and the settings name. Raises UserError."""
     from captioning.storage.members import name_of
     from model import load_captioners
 
@@ -556,15 +481,26 @@ def open_models(
     folder = models[0] if models[0].is_dir() else models[0].parent
     output = Path(args.output) if args.output else folder / "evaluation"
     name = " + ".join(map(name_of, models)) + (f", {args.views} views" if args.views > 1 else "")
-    training = training_captions(dataset, splitting)
-    return Scoring(args, captioner, config, name, folder, output, training, tools), dataset, searches
+    sure = captioner.confidence
+    scoring = Scoring(
+        name=name,
+        split=args.split,
+        protocol=args.protocol,
+        views=args.views,
+        training=training_captions(dataset, splitting),
+        tools=tools,
+        splitting=splitting,
+        sure_bounds=None if sure is None else (sure.right_cider, sure.unsure_below),
+        intervals=bool(args.corrupt),
+        keeps_all=bool(args.variety),
+    )
+    return Opened(captioner, config, searches, dataset, scoring, folder, output)
 
 
 def score_models(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -> None:
     """Caption a split with each beam size, score the captions, and write all results."""
-    scoring, dataset, searches = open_models(args, typed, tools)
-    captioner, output = scoring.captioner, scoring.output
-    parts = find_parts(captioner, scoring.config, dataset, args, typed)
+    captioner, config, searches, dataset, scoring, folder, output = open_models(args, typed, tools)
+    parts = find_parts(captioner, config, dataset, args, typed)
     attended = next((search for search in searches if search.beam_size == 1), searches[0])
     rows: list[ScoreRow] = []
     found: list[list[Captioned]] = []
@@ -572,7 +508,7 @@ def score_models(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -
         with_attention = search is attended and captioner.decoder.attends
         found.append([])
         for part in parts:
-            captioned = caption_part(scoring, part, search, with_attention)
+            captioned = caption_part(captioner, scoring, part, search, with_attention)
             write_captions(captioned, search, output)
             found[-1].append(captioned)
             rows.append(captioned.row)
@@ -581,13 +517,14 @@ def score_models(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -
             draw_confidence(sure_of_all(found[-1]), label_of(rows[-1], search), output)
     write_scores(rows, output)
     if args.report:
-        write_reports(found, scoring)
+        write_reports(found, captioner, config, folder, output)
     print(f"\nwritten to {output}", file=sys.stderr)
 
 
-def caption_part(scoring: Scoring, part: Part, search: Config, with_attention: bool) -> Captioned:
+def caption_part(
+    captioner: "Captioner", scoring: Scoring, part: Part, search: Config, with_attention: bool
+) -> Captioned:
     """Caption one data set and score the captions."""
-    captioner = scoring.captioner
     found, seconds = caption_split(captioner, part.stores, part.records, search)
     said = [captions[0].text for captions in found]
     looks = find_attention(captioner, part.stores[0], part.records, said, search) if with_attention else None
@@ -595,232 +532,28 @@ def caption_part(scoring: Scoring, part: Part, search: Config, with_attention: b
     return replace(captioned, row=replace(captioned.row, attention=looks))
 
 
-def judge(
-    scoring: Scoring, part: Part, found: Sequence[Sequence["Caption"]], search: Config, seconds: float
-) -> Captioned:
-    """Score the captions of one data set. ``found``: those of each record, best first, which took ``seconds``."""
-    from captioning.base.environment import describe
-
-    args, captioner = scoring.args, scoring.captioner
-    said = [captions[0] for captions in found]
-    captions = [caption.text for caption in said]
-    others = [[caption.text for caption in captions] for captions in found] if args.variety else []
-    splitting = captioner.vocabulary.splitting
-    scores, cider = score(
-        captions, part.records, args.protocol, part.data, scoring.training, scoring.tools, splitting, part.outlined
-    )
-    sure = None
-    if captioner.confidence is not None:
-        references = [[*map(splitting.split, record.captions)] for record in part.records]
-        spoken = [*map(splitting.split, captions)]
-        sure = Sure.of(captioner.confidence, spoken, [caption.confidence for caption in said], references, cider)
-    row = ScoreRow(
-        captioner=scoring.name,
-        split=args.split,
-        protocol=args.protocol,
-        decoding=search_name(search),
-        dataset=part.name or None,
-        views=args.views,
-        scores=scores,
-        confidence=sure and sure.scores(bool(args.corrupt)),
-        variety=variety(others, part.records, splitting, part.outlined) if others else None,
-        decoding_seconds=seconds,
-        settings=search.model_dump() | {"consensus": search.votes},  # captions vote only with a beam size above 2
-        environment=describe(search.seed),
-    )
-    return Captioned(part, captions, others, cider, sure, row)
-
-
-def sure_of_all(found: Sequence[Captioned]) -> Sure | None:
-    """The confidence in the captions of all data sets, if there is one."""
-    return Sure.joined([each.sure for each in found if each.sure])
-
-
-def row_of_all(found: Sequence[Captioned], scoring: Scoring) -> ScoreRow:
-    """The scores of one decoding on several data sets together."""
-    scored = [(each.captions, each.part.records, each.row.scores) for each in found]
-    seconds = sum(each.row.decoding_seconds or 0 for each in found)
-    outlined = None
-    if any(each.part.outlined for each in found):
-        outlined = [own for each in found for own in each.part.outlined or [frozenset()] * len(each.part.records)]
-    splitting = scoring.captioner.vocabulary.splitting
-    scores = together(scored, scoring.training, scoring.tools, splitting, outlined)
-    sure = sure_of_all(found)
-    return replace(
-        found[0].row,
-        dataset=TOGETHER,
-        scores=scores,
-        attention=None,
-        variety=None,  # each data set has CIDEr of its own
-        confidence=sure and sure.scores(bool(scoring.args.corrupt)),
-        decoding_seconds=seconds,
-    )
-
-
 def score_corrupted(args: Namespace, typed: dict[str, Any], tools: Sequence[str]) -> None:
     """Caption and score the pictures as they are and with each of ``--corrupt``, and write all results.
 
     What an interrupted evaluation has done is not done again.
     """
-    scoring, dataset, [search] = open_models(args, typed, tools)
-    parts = whole_parts(scoring, dataset, typed)
+    captioner, config, [search], dataset, scoring, folder, output = open_models(args, typed, tools)
+    sets = sets_of(captioner, config, dataset, args.split, typed)
+    parts = whole_parts(sets, args.split, args.images)
     data_sets = [part.name for part in parts]
-    label = label_of_results(args, data_sets, search)
-    with Results.alone(scoring.output, label):
-        results = Results(scoring.output, label, digest_of_results(scoring, parts, search), data_sets)
-        run_severities(scoring, parts, search, results)
+    label = label_of_results(args.split, args.images, data_sets, search)
+    with Results.alone(output, label):
+        digest = digest_of_results([Path(path) for path in args.model], scoring, parts, search)
+        results = Results(output, label, digest, data_sets)
+        run_severities(captioner, scoring, parts, search, parse_corruptions(args.corrupt), results)
     text = table_text(results.rows)
     print(text, end="")
-    write(scoring.output / f"robustness-{label}.md", text)
-    draw_severities(results.of(None), scoring.output / f"robustness-{label}")
+    stem = output / f"robustness-{label}"
+    write(output / f"robustness-{label}.md", text)
+    draw_severities(results.of(None), stem)
     if args.report:
-        write_robustness_reports(results, scoring, parts, label)
-    print(f"\nwritten to {scoring.output}", file=sys.stderr)
-
-
-def run_severities(scoring: Scoring, parts: Sequence[Part], search: Config, results: Results) -> None:
-    """Caption and score each severity that is not done, and keep its captions and rows in ``results``."""
-    todo = [each for each in (None, *parse_corruptions(scoring.args.corrupt)) if not results.has(each)]
-    for number, corruption in enumerate(todo, 1):
-        what = f"{name_of(key_of(corruption))} ({number} of {len(todo)})"
-        with Progress(what, sum(len(part.records) for part in parts)) as bar:
-            found = [caption_corrupted(scoring, part, corruption, search, bar) for part in parts]
-        for each in found:
-            write_best_captions(each, captions_name(key_of(corruption), each.part.name), results.predictions)
-        rows = [each.row for each in found]
-        rows += [row_of_all(found, scoring)] if len(found) > 1 else []
-        results.add(corruption, [replace(row, corruption=described(corruption, results.run)) for row in rows])
-
-
-def whole_parts(scoring: Scoring, dataset: CaptionDataset | MixedDataset, typed: dict[str, Any]) -> list[Part]:
-    """The parts to score from pixels: for each data set the images of the split, or as many as ``--images`` says."""
-    args = scoring.args
-    sets = named_sets(scoring.captioner, scoring.config, dataset, args, typed)
-    numbers = image_numbers(args)
-    if len(numbers) not in (0, 1, len(sets)):
-        raise UserError(f"--images: {len(numbers)} numbers for {len(sets)} data sets; give one, or one for each")
-    parts = []
-    for place, named in enumerate(sets):
-        records = named.dataset.split(args.split)
-        count = min(len(records), (numbers * len(sets))[place] if numbers else len(records))
-        parts.append(part_of(named, [records[n * len(records) // count] for n in range(count)]))
-    return parts
-
-
-def label_of_results(args: Namespace, data_sets: Sequence[str], search: Config) -> str:
-    """The label in the names of the files of ``--corrupt``."""
-    alone = data_sets[0] if len(data_sets) == 1 else ""
-    images = f"{args.images.replace(',', '+')}-images" if args.images else ""
-    return "-".join(filter(None, (args.split, alone, images, label_of_search(search))))
-
-
-def digest_of_results(scoring: Scoring, parts: Sequence[Part], search: Config) -> str:
-    """A digest of all that the scores of ``--corrupt`` depend on, but for the corruption and the machine."""
-    from captioning.features.store import digest_images
-
-    args = scoring.args
-    decides = {
-        "captioners": [fingerprint(Path(path)) for path in args.model],
-        "views": args.views,
-        "search": search.decoding(),
-        "pixels": [PREPROCESSING, search.image_size, [each.key for each in parse_corruptions([ALL])]],
-        "scoring": [args.protocol, *scoring.tools],
-        "images": [digest_images((record.file_name, record.path) for record in part.records) for part in parts],
-        "captions": [[record.captions for record in part.records] for part in parts],
-    }
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:20]
-
-
-def caption_corrupted(
-    scoring: Scoring, part: Part, corruption: Corruption | None, search: Config, bar: Progress
-) -> Captioned:
-    """Caption the pictures of one data set that were made worse, and score the captions.
-
-    Pictures that cannot be read are left out. Raises UserError if none can be read.
-    """
-    began = time.perf_counter()
-    found = caption_pictures(scoring.captioner, part.records, corruption, search, bar)
-    kept = [n for n, record in enumerate(part.records) if record.file_name in found]
-    if not kept:
-        raise UserError(f"{part.records[0].path.parent}: not one image of the split {scoring.args.split!r} can be read")
-    if corruption is None and len(kept) < len(part.records):
-        print(f"note: left out: {len(part.records) - len(kept)} images that cannot be read", file=sys.stderr)
-    records = [part.records[n] for n in kept]
-    outlined = part.outlined and [part.outlined[n] for n in kept]
-    captions = [found[record.file_name] for record in records]
-    readable = replace(part, records=records, outlined=outlined)
-    return judge(scoring, readable, captions, search, time.perf_counter() - began)
-
-
-def write_robustness_reports(results: Results, scoring: Scoring, parts: Sequence[Part], label: str) -> None:
-    """Write the page of each data set. It shows the clean pictures, and of each kind the highest severity."""
-    from captioning.reports.page import Robustness, Table, report
-    from captioning.storage.runs import Run
-
-    cells = severity_cells(results.rows)
-    table = Table("Scores with 95% intervals.", list(cells[0]), [list(line.values()) for line in cells])
-    of = f"{TOGETHER}: the data sets {' and '.join(results.data_sets)}" if len(parts) > 1 else ""
-    shown = Robustness(severity_charts(results.of(None)), table, of)
-    keys = [*severest(results.keys)]
-    for part in parts:
-        own = results.of(part.name)
-        rows = [replace(own[key], decoding=f"{own[key].decoding}, {name_of(key)}") for key in keys]
-        records, predictions = chosen_captions(results, keys, part.name, part.records)
-        sizes = scoring.captioner.decoder.sizes
-        page = report(rows, predictions, records, scoring.config, sizes, Run(scoring.folder), robustness=shown)
-        name = f"-{part.name}" if len(parts) > 1 else ""
-        write(scoring.output / f"robustness-{label}{name}.html", page)
-
-
-def write_captions(captioned: Captioned, search: Config, output: Path) -> None:
-    """Write the captions of one data set into ``output``: as predictions, and for MS-COCO also for its server."""
-    part, row = captioned.part, captioned.row
-    label = label_of(row, search)
-    write_best_captions(captioned, label, output)
-    if captioned.others:
-        write_all_captions(output, label, part.records, captioned.others)
-    draw_confidence(captioned.sure, label, output)
-    if part.subset:
-        write_coco_results(output, part.subset, f"{row.captioner}-{label}", part.records, captioned.captions)
-
-
-def write_best_captions(captioned: Captioned, label: str, output: Path) -> None:
-    """Write the best captions of one data set into ``output`` as predictions, with CIDEr and confidence of each."""
-    sure, captions = captioned.sure, captioned.captions
-    confidences = sure.confidence.tolist() if sure else [None] * len(captions)
-    write_predictions(output, label, captioned.part.records, captions, captioned.cider.tolist(), confidences)
-
-
-def draw_confidence(sure: Sure | None, label: str, output: Path) -> None:
-    """Draw how good a confidence is as confidence-LABEL.png in ``output``, if there is one. Raises UserError."""
-    if sure is None:
-        return
-    path = output / f"confidence-{label}.png"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        title = f"Confidence of {len(sure.right):,} captions"
-        confidence_figure(sure.confidence, sure.right, title).savefig(path, dpi=110)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
-
-
-def write_reports(found: Sequence[Sequence[Captioned]], scoring: Scoring) -> None:
-    """Write the page of each data set. ``found``: for each decoding the captions of each data set."""
-    from captioning.features.region_store import RegionStore
-    from captioning.reports.box_maps import BoxMaps
-    from captioning.reports.page import report
-    from captioning.storage.runs import Run
-
-    for decodings in zip(*found, strict=True):
-        part = decodings[0].part
-        rows = [each.row for each in decodings]
-        predictions = [(each.captions, each.cider) for each in decodings]
-        store, maps = part.stores[0], None
-        if isinstance(store, RegionStore) and store.has_boxes and scoring.captioner.attends:
-            maps = BoxMaps(scoring.captioner, store, part.records)
-        sizes = scoring.captioner.decoder.sizes
-        page = report(rows, predictions, part.records, scoring.config, sizes, Run(scoring.folder), maps)
-        write(scoring.output / f"report{'-' * bool(part.name)}{part.name}.html", page)
+        write_robustness_reports(results, captioner, config, folder, parts, stem)
+    print(f"\nwritten to {output}", file=sys.stderr)
 
 
 def find_searches(beam_sizes: str | None, config: Config, captions: int | None = None) -> list[Config]:
@@ -841,6 +574,13 @@ def find_searches(beam_sizes: str | None, config: Config, captions: int | None =
     return searches
 
 
+def sets_of(
+    captioner: "Captioner", config: Config, dataset: CaptionDataset | MixedDataset, split: str, typed: dict[str, Any]
+) -> list[NamedSet]:
+    """The data sets to score. Raises UserError if none has the ``split``."""
+    return named_sets(dataset, config, captioner.config.data_names(), listed(typed.get("dataset", [])), split)
+
+
 def find_parts(
     captioner: "Captioner",
     config: Config,
@@ -852,7 +592,7 @@ def find_parts(
 
     Raises UserError if no data set has the split, or if none of its images can be read.
     """
-    sets = named_sets(captioner, config, dataset, args, typed)  # a wrong split shows before features are extracted
+    sets = sets_of(captioner, config, dataset, args.split, typed)  # a wrong split shows before features are extracted
     looks = further_views(args.views)
     prepared = [
         prepare(of_member(member.config, typed), dataset, member.encoder, args.split, looks)
@@ -868,61 +608,12 @@ def find_parts(
     return parts
 
 
-class NamedSet(NamedTuple):
-    """A data set that is scored.
-
-    ``name``: in tables; empty for a captioner of a single one. ``key``: its name among the parts of several.
-    """
-
-    name: str
-    key: str
-    dataset: CaptionDataset
-    data: DataSettings
-
-
-def named_sets(
-    captioner: "Captioner",
-    config: Config,
-    dataset: CaptionDataset | MixedDataset,
-    args: Namespace,
-    typed: dict[str, Any],
-) -> list[NamedSet]:
-    """The data sets that have the split. Raises UserError if none has."""
-    dataset.split(args.split)
-    sets = dataset.parts if isinstance(dataset, MixedDataset) else {config.data_names()[0]: dataset}
-    own, wanted = captioner.config.data_names(), listed(typed.get("dataset", []))
-    # The names that the user typed are those of the captioner's own data sets.
-    chosen = wanted if len(own) > 1 and set(wanted) <= set(own) else []
-    names = chosen or (list(sets) if len(sets) > 1 else [""])
-    found = []
-    for name, key, data in zip(names, sets, config.data_sets(), strict=True):
-        if isinstance(dataset, MixedDataset) and not dataset.has(key, args.split):
-            print(f"note: {name}: has no split {args.split}, so it is not scored", file=sys.stderr)
-        else:
-            found.append(NamedSet(name, key, sets[key], data))
-    return found
-
-
-def part_of(named: NamedSet, records: list[ImageRecord], stores: Sequence["FeatureStore"] = ()) -> Part:
-    """The part of these ``records`` of a data set, whose features are in ``stores``."""
-    subset = named.dataset.coco_subsets.get(records[0].split)
-    return Part(named.name, named.data, list(stores), records, subset, outlined_of(named.data, named.dataset, records))
-
-
 def of_member(trained: Config, typed: dict[str, Any]) -> Config:
     """The settings of a member of an ensemble with the ``typed`` ones. One with an encoder needs no features."""
     own = without_data(typed)
     if not trained.features:
         own.pop("features", None)
     return trained.with_overrides(own)
-
-
-def outlined_of(
-    data: DataSettings, dataset: CaptionDataset, records: Sequence[ImageRecord]
-) -> list[frozenset[str]] | None:
-    """The classes of the objects that COCO outlines in each image, if these are COCO's and its file is at hand."""
-    subset = dataset.coco_subsets.get(records[0].split)
-    return outlined_objects(Path(data.data_dir), subset, records) if subset else None
 
 
 def caption_split(
@@ -958,17 +649,6 @@ def feature_batches(store: "FeatureStore", records: Sequence[ImageRecord], confi
     from captioning.features.batches import FeatureBatches
 
     return FeatureBatches(store, [record.file_name for record in records], config.decode_batch_size, config.workers)
-
-
-def write_scores(rows: Sequence[ScoreRow], output: Path) -> None:
-    """Print the table of scores, and write the rows and the table into ``output``. Raises UserError."""
-    text = score_table(rows)
-    print(text, end="")
-    data_sets = {row.dataset for row in rows if row.dataset}
-    alone = data_sets if len(data_sets) == 1 else set()  # only one of the several data sets of a run was scored
-    name = "-".join(["scores", rows[0].split, *alone, rows[0].measure])
-    write(output / f"{name}.json", rows_text(rows))
-    write(output / f"{name}.md", text)
 
 
 if __name__ == "__main__":

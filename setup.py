@@ -49,6 +49,10 @@ ALONE = {
     "features": [
         "lmdb>=1.6,<4",  # LMDB, with its library in the wheel; tried with 3.0.0
     ],
+    # The app on several machines: deploy/serve.py.
+    "serve": [
+        "ray[serve]>=2.50,<3",  # replicas and their proxies; tried with 2.60.0
+    ],
     # The site: mkdocs build.
     "docs": [
         "mkdocs>=1.6,<2",  # Markdown to pages; --strict finds dead links

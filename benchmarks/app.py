@@ -18,12 +18,13 @@ import time
 from pathlib import Path
 from statistics import median
 
-from clients import ask, memory, served
+from clients import ask, memory
 from common import ROOT, make_parser, print_table, verdict, write_results
 from folder import make_photographs
 
 from captioning.base.script import run_script
 from config import POCKET
+from tools.servers import served
 
 BAR = 1.0
 CROWD_BAR = 10
@@ -41,7 +42,7 @@ def main() -> None:
         folder = Path(temporary)
         make_photographs(folder / "photographs", 4 if args.quick else 20)
         pictures = [path.read_bytes() for path in sorted((folder / "photographs").iterdir())]
-        with served(args.model) as (address, pid):
+        with served("--model", str(args.model)) as (address, server):
             ask(address, pictures, 1, 2, True)
             for clients, times in ((1, single), *((crowd, turns) for crowd in crowds)):
                 for attention in (False, True):
@@ -61,7 +62,7 @@ def main() -> None:
                     rows.append(
                         [name, clients * times, failed, f"{median(seconds):.2f}", f"{max(seconds):.2f}", f"{rate:.1f}"]
                     )
-            peak = memory(pid)
+            peak = memory(server.pid)
     print_table(["", "requests", "failed", "median s", "max s", "pictures/s"], rows)
     alone, crowd = (figures[f"{name}, with attention"] for name in ("1 client", f"{crowds[0]} clients"))
     ratio = crowd["median_seconds"] / alone["median_seconds"]

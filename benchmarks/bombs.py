@@ -21,13 +21,14 @@ from pathlib import Path
 from statistics import median
 
 import requests
-from clients import ask, memory, served
+from clients import ask, memory
 from common import ROOT, make_parser, print_table, verdict, write_results
 from folder import make_photographs
 from huge_pictures import make_picture
 
 from captioning.base.script import run_script
 from config import POCKET
+from tools.servers import served
 
 RATIO_BAR = 3
 MEMORY_BAR = 1.6e9
@@ -93,14 +94,14 @@ def main() -> None:
             scale = 20 if args.quick and min(width, height) > 1 else 1
             make_picture(folder / f"{i}.png", (width // scale, height // scale), mode, {})
             bombs.append((folder / f"{i}.png").read_bytes())
-        with served(args.model) as (address, pid):
+        with served("--model", str(args.model)) as (address, server):
             ask(address, pictures, honest, 1, False)
             note("1 client", *ask(address, pictures, 1, 2 if args.quick else 10, False))
             note(f"{honest} clients", *ask(address, pictures, honest, turns, False))
-            before = memory(pid)
+            before = memory(server.pid)
             with Attack(address, bombs, hostile) as attack:
                 note(f"{honest} clients beside {hostile} with bombs", *ask(address, pictures, honest, turns, False))
-            peak = memory(pid)
+            peak = memory(server.pid)
     print_table(["", "answers", "failed", "median s", "max s"], rows)
     print("answers to the bombs:", ", ".join(f"{count} times {status}" for status, count in attack.answers.items()))
     quiet, crowd = list(figures.values())[1:]

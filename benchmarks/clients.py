@@ -1,37 +1,10 @@
-"""A server of captions, and clients that ask it all at once. app.py and bombs.py use them."""
+"""Clients that ask a server of captions all at once. app.py and bombs.py use them."""
 
-import os
-import re
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import requests
-from common import ROOT
-
-from captioning.base.errors import UserError
-
-
-@contextmanager
-def served(model: Path, *options: str) -> Iterator[tuple[str, int]]:
-    """The address of a server after its warm-up, and its process id. ``options``: more of app.py."""
-    command = [sys.executable, str(ROOT / "app.py"), "--model", str(model), "--port", "0", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "CI": "1"}) as server:
-        try:
-            for line in server.stdout:
-                if found := re.match(r"captions at (\S+)", line):
-                    break
-            else:
-                raise UserError(f"app.py ended with status {server.wait()}; its message is above")
-            yield found[1], server.pid
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.communicate()  # reads the rest of its output before the pipe is closed
 
 
 def ask(address: str, pictures: list[bytes], clients: int, times: int, attention: bool) -> tuple[list[float], int]:

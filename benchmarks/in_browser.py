@@ -20,7 +20,6 @@ from statistics import median
 from typing import Any
 
 import requests
-from clients import served
 from common import make_parser, print_table, write_results
 from folder import make_photographs
 
@@ -29,6 +28,7 @@ from captioning.data.files import list_images
 from captioning.serving.browser import VERSION
 from config import POCKET
 from tools.chromium import SECONDS, browser, until
+from tools.servers import served
 
 WHAT = ("ready", "first", "further", "anew", "again")
 
@@ -109,7 +109,7 @@ def main() -> None:
     results: dict[str, Any] = {}
     with (
         tempfile.TemporaryDirectory() as temporary,
-        served(POCKET, "--in-browser", "--precision", "float32") as (address, _),
+        served("--model", str(POCKET), "--in-browser", "--precision", "float32") as (address, _),
     ):
         make_photographs(Path(temporary, "photographs"), 2)
         pictures = sorted(Path(temporary, "photographs").iterdir())

@@ -1,6 +1,7 @@
 """What several tests call: folders, fake data and captioners with random weights. Needs no Keras when imported."""
 
 import hashlib
+import io
 import json
 import time
 from collections.abc import Iterable
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from captioning.embeddings.bert import SPARE
 
@@ -40,6 +42,16 @@ def save_encoder(path: Path) -> str:
     grid = layers.ReLU()(layers.BatchNormalization()(grid))
     keras.Model(images, layers.Conv2D(5, 1, use_bias=False, kernel_initializer=start)(grid)).save(path)
     return str(path)
+
+
+def jpegs(number: int) -> list[bytes]:
+    """Small JPEG files whose colours are random, and the same each time."""
+    rng, made = np.random.default_rng(0), []
+    for _ in range(number):
+        file = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((320, 240)).save(file, "JPEG")
+        made.append(file.getvalue())
+    return made
 
 
 def until(condition, seconds: float = 300):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.servers import nginx_found
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -25,6 +27,7 @@ HEAVY = (
     "coco_scale",
     "folder",
     "app",
+    "callers",
     "bombs",
     "onednn",
     "fine_tuning",
@@ -48,9 +51,11 @@ def test_every_benchmark_is_tried():
 def test_a_quick_run_prints_a_table_and_writes_json(name, tmp_path, request):
     output = tmp_path / "results.json"
     command = [sys.executable, BENCHMARKS / f"{name}.py", "--quick", "--output", output]
-    if name in ("app", "bombs", "in_browser"):
+    if name in ("app", "callers", "bombs", "in_browser"):
         pytest.importorskip("fastapi")
         pytest.importorskip("uvicorn")
+    if name == "callers" and not nginx_found():
+        pytest.skip("needs nginx (Debian: apt-get install nginx)")
     if name == "in_browser":
         pytest.importorskip("selenium")
         from captioning.serving.browser import has_runtime

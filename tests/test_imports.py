@@ -58,7 +58,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "sweeps": {"base", "command_line", "data", "metrics", "storage", "reports", "training"},
     "confidence": {"base", "words", "pictures", "data", "metrics", "search", "concepts", "reports"},
-    "robustness": {"base", "pictures", "data", "reports"},
+    "robustness": {"base", "pictures", "data", "features", "storage", "reports"},
     "albums": {
         *("base", "command_line", "words", "pictures", "data", "metrics", "search", "features", "storage", "reports"),
     },

@@ -10,24 +10,17 @@ runs/ALIGN. The PNG file has 256 colours.
 """
 
 import io
-import os
-import re
-import signal
-import subprocess
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from captioning.base.errors import UserError
 from captioning.base.script import run_script
-from config import ROOT
 from tools.chromium import browser, until
+from tools.servers import served
 
 WIDTH, HEIGHT = 800, 900  # CSS pixels of the window
 
@@ -42,7 +35,7 @@ def main() -> None:
     parser.add_argument("--phone", action="store_true", help="at the width of a phone, 360 pixels")
     args, options = parser.parse_known_args()
     with (
-        served(["--photos", str(args.photos), *options]) as address,
+        served("--photos", str(args.photos), *options) as (address, _),
         browser("hide-scrollbars", f"window-size={WIDTH},{HEIGHT}") as driver,
     ):
         width = 360 if args.phone else WIDTH
@@ -60,22 +53,6 @@ def main() -> None:
         picture = Image.open(io.BytesIO(target.screenshot_as_png)).convert("RGB")
     picture.quantize(256).save(args.output, optimize=True)
     print(f"{args.output}: {args.output.stat().st_size / 1e3:.0f} kB")
-
-
-@contextmanager
-def served(options: list[str]) -> Iterator[str]:
-    """The address of an app.py with these options. Raises UserError when it does not start."""
-    command = [sys.executable, str(ROOT / "app.py"), "--port", "0", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "CI": "1"}) as server:
-        assert server.stdout
-        try:
-            found = next(filter(None, (re.match(r"captions at (\S+)", line) for line in server.stdout)), None)
-            if found is None:
-                raise UserError(f"app.py ended with status {server.wait()}; its message is above")
-            yield found[1]
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.communicate()  # reads the rest of its output before the pipe is closed
 
 
 def search(driver: Any, query: str) -> None:

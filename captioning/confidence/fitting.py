@@ -16,6 +16,7 @@ from captioning.confidence.logistic import PENALTIES, fit, folds_of, log_losses
 from captioning.confidence.signals import Subspace
 from captioning.confidence.stored import Confidence
 from captioning.metrics.calibration import ConfidenceScores, confidence_scores
+from captioning.metrics.right import cider_of_people
 from captioning.reports.tables import markdown
 
 LEAST = 20  # fewest right captions, and fewest wrong captions, for a fit
@@ -39,6 +40,20 @@ class Trial(NamedTuple):
     penalty: float
     losses: np.ndarray  # float64 (N,): the log loss of each caption, as if no picture were strange
     scores: ConfidenceScores
+
+
+def bound_of_people(references: Sequence[Sequence[Sequence[list[str]]]]) -> float:
+    """The CIDEr, times 100, that three of four captions by people reach. ``references``: words, by data set and image.
+
+    Raises UserError if all images have one reference only.
+    """
+    reached = np.concatenate([cider_of_people(of_part) for of_part in references])
+    if not len(reached):
+        raise UserError(
+            "--right-cider: each image has only one caption by people, so the CIDEr that people reach is unknown; give "
+            "a number, such as 50"
+        )
+    return round(float(np.percentile(reached, 25)), 1)
 
 
 def fit_confidence(

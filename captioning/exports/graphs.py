@@ -103,6 +103,15 @@ def _session(path: Path, level: str, threads: int, arena: bool) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], disabled_optimizers=unwanted)
 
 
+_taken: list[int] = []
+
+
+def take_cores(count: int) -> None:
+    """Let this process use so many cores from now on, because other workers of its machine use the others."""
+    _taken[:] = [count]
+
+
 def cores() -> int:
     """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([found, *_taken])

@@ -1,6 +1,7 @@
 """The web page and the HTTP API of an ``Engine``: its addresses, its limits and its errors.
 
     GET  /                 the page; /api.html documents the API, /openapi.json describes it to programs
+    GET  /api/health       whether the server can caption, for a proxy before it
     GET  /api/models       the captioners to choose from, with limits and defaults
     POST /api/captions     captions of one picture, which is the body or in a form
     GET  /api/search       photos of a folder that fit a sentence; see captioning/serving/search_api.py
@@ -14,9 +15,9 @@ import asyncio
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, cast
+from typing import Annotated, Any, BinaryIO, Literal, cast
 
-from fastapi import FastAPI, Query, Request
+from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -139,6 +140,14 @@ class Models(BaseModel):
     in_browser: bool = Field(description="whether the page captions in the visitor's browser, and sends no pictures")
 
 
+class Health(BaseModel):
+    """A server that can caption, and how busy it is."""
+
+    state: Literal["ready"] = "ready"
+    taken: int = Field(description="places that are taken: pictures in work, searches and copies of photos")
+    places: int = Field(description="all places; when all are taken, further requests are answered with 503")
+
+
 class Problem(BaseModel):
     """What went wrong."""
 
@@ -170,6 +179,7 @@ _ERRORS = {
     413: "too_large: too many bytes, or too many pixels",
     415: "wrong_type: not a picture, or a format that is not read",
     422: "unreadable: a damaged picture; bad_setting: a setting that is unknown or out of bounds; bad_query: no known words",
+    429: "too_many: too many requests from one address at a time; Retry-After says when to try again",
     500: "model: the captioner cannot be loaded or run; search: the towers or the index cannot be used; internal: another "
     "failure of the server",
     507: "no_room: the server has no room for the upload on its disk",
@@ -232,19 +242,49 @@ def create_app(
         app.add_middleware(CrossOrigin, origins=origins)
     app.add_middleware(Guard, hosts=hosts, stopping=stopping or asyncio.Event())
     app.add_middleware(_Headers, headers=HEADERS if runtime is None else _with_wasm(HEADERS))
-    # Two threads for small pictures, which never wait for large ones. Those take much memory, so they are read one by
-    # one.
-    readers = ThreadPoolExecutor(2, thread_name_prefix="reader"), ThreadPoolExecutor(1, thread_name_prefix="large")
-    about = _models(engine, photos, runtime is not None)
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorAnswer, "description": text} for status, text in _ERRORS.items()
     }
+    app.include_router(_about_routes(engine, _models(engine, photos, runtime is not None)))
+    app.include_router(_caption_routes(engine, errors))
+    app.include_router(search_routes(engine, photos, errors))
+    if runtime is not None:
+        app.include_router(browser_routes(list(engine.models.values()), runtime))
+    _answer_errors(app)
+    app.mount("/", StaticFiles(directory=PAGE, html=True))
+    return app
 
-    @app.get("/api/models", summary="The captioners to choose from, the default first")
+
+def _about_routes(engine: Engine, about: Models) -> APIRouter:
+    """The addresses that say what the server offers and how it is."""
+    router = APIRouter()
+
+    @router.get(
+        "/api/health",
+        summary="Whether the server can caption",
+        responses={503: {"model": ErrorAnswer, "description": _ERRORS[503]}},
+    )
+    async def health() -> Health:
+        if not engine.works:
+            raise Closed("the server is stopping")
+        taken, places = engine.places
+        return Health(taken=taken, places=places)
+
+    @router.get("/api/models", summary="The captioners to choose from, the default first")
     async def models() -> Models:
         return about
 
-    @app.post(
+    return router
+
+
+def _caption_routes(engine: Engine, errors: dict[int | str, dict[str, Any]]) -> APIRouter:
+    """The address that captions a picture. ``errors`` documents it."""
+    router = APIRouter()
+    # Two threads for small pictures, which never wait for large ones. Those take much memory, so they are read one by
+    # one.
+    readers = ThreadPoolExecutor(2, thread_name_prefix="reader"), ThreadPoolExecutor(1, thread_name_prefix="large")
+
+    @router.post(
         "/api/captions",
         summary="Caption one picture",
         openapi_extra=_BODY,
@@ -276,12 +316,7 @@ def create_app(
                 raise Refused(500, "model", str(error)) from None
         return _answer(name, chosen, decoding, result, notes)
 
-    app.include_router(search_routes(engine, photos, errors))
-    if runtime is not None:
-        app.include_router(browser_routes(list(engine.models.values()), runtime))
-    _answer_errors(app)
-    app.mount("/", StaticFiles(directory=PAGE, html=True))
-    return app
+    return router
 
 
 def _models(engine: Engine, photos: Photos | None, in_browser: bool) -> Models:

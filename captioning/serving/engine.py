@@ -181,6 +181,11 @@ class Engine(Worker[_Job]):
             for future in self._submit(model, [black] * size, model.decoding(), model.attends):
                 future.result()
 
+    @property
+    def places(self) -> tuple[int, int]:
+        """The places that are taken, and all places."""
+        return self._taken, self._places
+
     def leave_out(self, model: Model) -> None:
         """Offer ``model`` no more. If it was the default, the next one is. There must be another one."""
         del self.models[model.name]

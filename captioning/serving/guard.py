@@ -1,16 +1,20 @@
-"""What stands before every request: names of this server, origins of pages elsewhere, and a stop that comes.
+"""What stands before every request: names of this server, origins of pages elsewhere, callers, and a stop that comes.
 
 A page of another site can call this server through the browser of somebody who visits it: its name is made to lead to
 this machine (DNS rebinding). The browser then names that site in the header Host, and is refused.
 
 A page of another origin may use the API only where it is allowed to (CORS,
 https://fetch.spec.whatwg.org/#http-cors-protocol).
+
+A proxy stands for many callers. It names the caller of each request in the header X-Forwarded-For. Anybody can write
+that header, so it is believed of known proxies alone.
 """
 
 import asyncio
 import ipaddress
 import re
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
@@ -122,6 +126,63 @@ class CrossOrigin:
         return Response(status_code=204, headers=headers)
 
 
+class Proxies:
+    """The addresses of proxies, whose word about callers is believed. Those of this machine are always among them."""
+
+    def __init__(self, named: Collection[str] = ()):
+        """``named``: addresses such as 10.0.0.5, and networks such as 10.0.0.0/24. Raises UserError for others."""
+        self._networks = [ipaddress.ip_network(network) for network in ("127.0.0.0/8", "::1")]
+        self._networks += map(_network, named)
+        self.names = list(map(str, self._networks))
+
+    def __contains__(self, address: object) -> bool:
+        if not isinstance(address, str):
+            return False
+        try:
+            number = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            return not address  # a socket of this machine that has no address
+        return any(number in network for network in self._networks)
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """The network that a user named. Raises UserError."""
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise UserError(
+            f"--proxy: {text!r} is no address; give the number of the proxy, such as 10.0.0.5, or of its network, such "
+            "as 10.0.0.0/24"
+        ) from None
+    if not network.prefixlen:
+        raise UserError(f"--proxy: {text} is every address, so every caller could say who it is; name the proxy alone")
+    return network
+
+
+class Callers:
+    """ASGI middleware that gives each caller behind a proxy only so many requests at a time."""
+
+    def __init__(self, app: Any, proxies: Proxies, most: int):
+        """``proxies``: these are not counted. They ask for themselves only to see whether the server works."""
+        self.app, self.proxies, self.most = app, proxies, most
+        self._asking: Counter[str] = Counter()  # requests in work by the address of the caller
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        caller = scope["client"][0] if scope["type"] == "http" and scope.get("client") else ""
+        if caller in self.proxies:
+            return await self.app(scope, receive, send)
+        if self._asking[caller] >= self.most:
+            message = f"more than {self.most} requests from one address at a time; try again in 1 s"
+            return await _problem(429, "too_many", message, {"retry-after": "1"})(scope, receive, send)
+        self._asking[caller] += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._asking[caller] -= 1
+            if not self._asking[caller]:
+                del self._asking[caller]
+
+
 class Guard:
     """ASGI middleware that answers only to names of this server, and that lets it stop."""
 
@@ -146,7 +207,7 @@ class Guard:
 
         try:
             await self.app(scope, self._until_it_stops(receive), noted)
-        except asyncio.CancelledError:  # the server has waited for five seconds
+        except asyncio.CancelledError:  # the server has waited long enough
             if not self.stopping.is_set():
                 raise
             if not begun:

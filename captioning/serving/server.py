@@ -1,42 +1,50 @@
 """The server under the HTTP API: it keeps idle and slow clients from taking its connections, and it stops in silence.
 
 uvicorn speaks HTTP. What is added here is what it leaves to a proxy: a time for the headers of a request, and a number
-of connections for each client.
+of connections for each client. Behind a proxy, requests of each client are counted in their place.
 """
 
 import asyncio
-import ipaddress
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from captioning.serving.guard import Callers, Proxies
+
 HEADER_SECONDS = 15.0  # in which the headers of a request must arrive, also those of the first one
-PER_CLIENT = 16  # connections of one address at a time. A browser opens six
-PER_MACHINE = 256  # connections from this machine itself, where a proxy may stand for many clients
+PER_CLIENT = 16  # connections of one address at a time, or requests behind a proxy. A browser opens six
+PER_PROXY = 256  # connections from a proxy, which stands for many clients
 
 
 class Server(uvicorn.Server):
-    """``stopping`` is set as soon as the server begins to stop, so that requests that wait can end by themselves."""
+    """``stopping`` is set as soon as the server begins to stop, so that requests that wait can end by themselves.
 
-    def __init__(self, app: Any, stopping: asyncio.Event):
+    ``proxies``: what they say of callers is believed. None: those of this machine alone. ``grace``: seconds in which it
+    goes on with what it has.
+    """
+
+    def __init__(self, app: Any, stopping: asyncio.Event, proxies: Proxies | None = None, grace: int = 5):
+        proxies = proxies or Proxies()
         super().__init__(
             uvicorn.Config(
-                app,
-                http=_Protocol,
+                Callers(app, proxies, PER_CLIENT),
+                http=partial(_Protocol, proxies),  # type: ignore[arg-type]  # whatever makes a protocol will do
+                forwarded_allow_ips=proxies.names,
                 log_level="warning",
                 lifespan="off",
                 ws="none",
-                timeout_graceful_shutdown=5,
+                timeout_graceful_shutdown=grace,
                 server_header=False,
             )
         )
         self.stopping = stopping
 
     async def shutdown(self, sockets: Any = None) -> None:
-        """Stop: no new connections, an answer to those who wait, and five seconds for what is being done."""
+        """Stop: no new connections, an answer to those who wait, and some seconds for what is being done."""
         self.stopping.set()
         await super().shutdown(sockets)
 
@@ -44,12 +52,16 @@ class Server(uvicorn.Server):
 class _Protocol(H11Protocol):
     """One connection."""
 
+    def __init__(self, proxies: Proxies, *args: Any, **named: Any):
+        super().__init__(*args, **named)
+        self._proxies = proxies
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._waiting: asyncio.TimerHandle | None = None
         self._address = self.client[0] if self.client else ""
         _connections[self._address] += 1
-        if _connections[self._address] > (PER_MACHINE if _is_here(self._address) else PER_CLIENT):
+        if _connections[self._address] > (PER_PROXY if self._address in self._proxies else PER_CLIENT):
             transport.abort()
         else:
             self._wait_for_headers()
@@ -78,11 +90,3 @@ class _Protocol(H11Protocol):
 
 
 _connections: Counter[str] = Counter()  # open ones by the address of the client
-
-
-def _is_here(address: str) -> bool:
-    """Whether a client's address is of this machine."""
-    try:
-        return not address or ipaddress.ip_address(address.split("%")[0]).is_loopback
-    except ValueError:
-        return False

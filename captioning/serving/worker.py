@@ -47,6 +47,11 @@ class Worker(ABC, Generic[J]):
             self._changed.notify_all()
         self._worker.join(self._patience)
 
+    @property
+    def works(self) -> bool:
+        """Whether the thread runs and takes jobs."""
+        return self._worker.is_alive() and not self._closed
+
     def _put(self, jobs: Iterable[J]) -> None:
         """Queue ``jobs``. Raises Closed if the block has been left."""
         with self._changed:

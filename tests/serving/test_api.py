@@ -255,6 +255,15 @@ def test_a_picture_that_does_not_arrive(client, monkeypatch):
     refused(post(client), 408, "too_slow", "did not arrive")
 
 
+def test_a_proxy_learns_whether_the_server_can_caption():
+    with Engine(MODELS) as started:
+        client = TestClient(api.create_app(started))
+        with started.place():
+            answer = client.get("/api/health")
+    assert (answer.status_code, answer.json()) == (200, {"state": "ready", "taken": 1, "places": 64})
+    refused(client.get("/api/health"), 503, "closing", "the server is stopping")
+
+
 def test_when_all_places_are_taken(engine, client):
     held = [engine.place() for _ in range(engine._places)]
     for place in held:

@@ -155,15 +155,32 @@ def test_origins_are_checked_before_any_work(tmp_path, monkeypatch, capsys):
     )
 
 
+def test_a_server_cannot_stop_before_it_is_told_to(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["app.py", "--grace", "-1"])
+    with pytest.raises(UserError, match="--grace: at least 0 seconds, got -1"):
+        app.main()
+
+
 def test_a_port_that_is_taken(run_dir):
-    with (
-        app.listen("127.0.0.1", 0) as taken,
-        pytest.raises(UserError, match=r"--port: cannot listen at 127\.0\.0\.1, port"),
-    ):
-        app.listen("127.0.0.1", taken.getsockname()[1])
+    taken_port = r"--port: cannot listen at 127\.0\.0\.1, port \d+: .*in use; choose another"
+    with app.bind("127.0.0.1", 0) as first:
+        with app.bind(*first.getsockname()) as second:  # both were quick, and neither listens yet
+            app.listen(first)
+            with pytest.raises(UserError, match=taken_port):
+                app.listen(second)
+        with pytest.raises(UserError, match=taken_port):
+            app.bind(*first.getsockname())
     for host, port in (("127.0.0.1", 99_999), ("not a host", 0)):
         with pytest.raises(UserError, match=f"--port: cannot listen at {host}, port {port}: .*; choose another"):
-            app.listen(host, port)
+            app.bind(host, port)
+
+
+def test_until_it_can_caption_connections_are_refused():
+    with app.bind("127.0.0.1", 0) as bound:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(bound.getsockname(), timeout=30)
+        app.listen(bound)
+        socket.create_connection(bound.getsockname(), timeout=30).close()
 
 
 def test_without_its_libraries_it_says_what_to_install(monkeypatch):

@@ -13,9 +13,10 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("python_multipart")
 
+from captioning.base.errors import UserError
 from captioning.serving import api, server
 from captioning.serving.engine import Engine, Model
-from captioning.serving.guard import Hosts
+from captioning.serving.guard import Hosts, Proxies
 from config import Config
 
 UPLOAD = b"POST /api/captions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: image/png\r\n"
@@ -34,8 +35,8 @@ def running(grace: int = 5):
     """
     with socket.create_server(("127.0.0.1", 0)) as listening, Engine([Model("m", Config(), False, never)]) as engine:
         stopping = asyncio.Event()
-        made = server.Server(api.create_app(engine, None, Hosts("127.0.0.1", ["Pictures.example"]), stopping), stopping)
-        made.config.timeout_graceful_shutdown = grace
+        app = api.create_app(engine, None, Hosts("127.0.0.1", ["Pictures.example"]), stopping)
+        made = server.Server(app, stopping, grace=grace)
         thread = threading.Thread(target=made.run, kwargs={"sockets": [listening]})
         thread.start()
 
@@ -120,7 +121,7 @@ def test_clients_that_send_no_headers_are_cut_off(monkeypatch):
 
 
 def test_an_address_has_only_so_many_connections(monkeypatch):
-    monkeypatch.setattr(server, "PER_MACHINE", 3)
+    monkeypatch.setattr(server, "PER_PROXY", 3)
     with running() as (address, _):
         held = [socket.create_connection(address, timeout=30) for _ in range(3)]
         question = b"GET /api/models HTTP/1.1\r\nconnection: close\r\nhost: localhost\r\n\r\n"
@@ -130,6 +131,41 @@ def test_an_address_has_only_so_many_connections(monkeypatch):
         for client in held:
             client.close()
     assert not server._connections
+
+
+def test_callers_behind_a_proxy_are_counted_one_by_one(monkeypatch):
+    monkeypatch.setattr(server, "PER_CLIENT", 2)
+
+    def of(*callers: bytes) -> bytes:
+        lines = b"".join(b"x-forwarded-for: " + caller + b"\r\n" for caller in callers)
+        return b"GET /api/health HTTP/1.1\r\nconnection: close\r\nhost: localhost\r\n" + lines + b"\r\n"
+
+    with running() as (address, _):
+        held = [socket.create_connection(address, timeout=30) for _ in range(2)]
+        for client in held:
+            client.sendall(UPLOAD.replace(b"\r\n", b"\r\nx-forwarded-for: 192.0.2.7\r\n", 1))
+        # Whatever a caller says of itself, the proxy adds the truth behind it.
+        refused = until(
+            lambda: (answer := ask(address, of(b"192.0.2.9", b"192.0.2.7"))).split()[1] == b"429" and answer, 30
+        )
+        assert b"retry-after: 1" in refused
+        assert b'"code":"too_many"' in refused
+        for others in ((b"192.0.2.8",), ()):
+            assert ask(address, of(*others)).split()[1] == b"200"
+        for client in held:
+            client.close()
+        until(lambda: ask(address, of(b"192.0.2.7")).split()[1] == b"200")
+
+
+def test_which_addresses_are_those_of_a_proxy():
+    proxies = Proxies(["10.0.0.5", "192.168.7.1/24", "fd00::/8"])
+    for address in ("127.0.0.1", "127.0.0.2", "::1", "", "10.0.0.5", "192.168.7.200", "fd00::5%eth0"):
+        assert address in proxies
+    for address in ("10.0.0.6", "192.168.8.1", "fe80::1", "proxy", None):
+        assert address not in proxies
+    for wrong, mentions in (("proxy", "--proxy: 'proxy' is no address; give"), ("0.0.0.0/0", "is every address")):
+        with pytest.raises(UserError, match=mentions):
+            Proxies([wrong])
 
 
 def test_a_stalled_upload_is_cut_off(monkeypatch):

@@ -236,9 +236,11 @@ async function sent(entry, signal) {
   }
   for (let tries = 1; ; tries++) {
     const response = await fetch(`api/captions?${settings}`, { method: "POST", body: form, signal });
-    const answer = await response.json();
-    if (response.ok) return answer;
-    if (response.status !== 503 || tries === TRIES) throw refusal(answer.error);
+    const answer = await response.json().catch(() => ({  // a proxy may say in its own way what is wrong
+      error: { code: "proxy", message: `a proxy before the server answers ${response.status}; try again later` },
+    }));
+    if (response.ok && !answer.error) return answer;
+    if (![429, 503].includes(response.status) || tries === TRIES) throw refusal(answer.error);
     state(entry, "the server is busy; waiting …");
     await new Promise((resolve) => {
       setTimeout(resolve, 1000 * (Number(response.headers.get("retry-after")) || 1));

@@ -5,16 +5,12 @@ Legend: N captions.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from captioning.metrics.calibration import ConfidenceScores, confidence_intervals, confidence_scores
 from captioning.metrics.references import Caption
 from captioning.metrics.right import is_right
-
-if TYPE_CHECKING:
-    from captioning.confidence.stored import Confidence
 
 
 @dataclass(frozen=True)
@@ -40,18 +36,19 @@ class Sure:
     @classmethod
     def of(
         cls,
-        confidence: "Confidence",
+        bounds: tuple[float, float],
         captions: Sequence[Caption],
         confidences: Sequence[float | None],
         references: Sequence[Sequence[Caption]],
         cider: np.ndarray,
     ) -> "Sure":
-        """The judgement of N ``captions``. ``confidence`` gave them ``confidences``.
+        """The judgement of N ``captions`` with their ``confidences``. ``bounds``: ``right_cider``, ``unsure_below``.
 
         ``cider``: the CIDEr-D of each, float64 ``(N,)``. ``references``: the captions of people for each image.
         """
-        right = is_right(captions, references, cider, confidence.right_cider)
-        return cls(np.array(confidences), right, confidence.right_cider, confidence.unsure_below)
+        right_cider, unsure_below = bounds
+        right = is_right(captions, references, cider, right_cider)
+        return cls(np.array(confidences), right, right_cider, unsure_below)
 
     @classmethod
     def joined(cls, parts: Sequence["Sure"]) -> "Sure | None":
