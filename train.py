@@ -16,6 +16,7 @@ The result is a run folder (see captioning/storage/runs.py). test.py and evaluat
 import sys
 from pathlib import Path
 
+from captioning.base.devices import use_devices
 from captioning.base.errors import UserError
 from captioning.base.script import listen_to_ctrl_c, run_script
 from captioning.command_line.options import make_parser
@@ -44,6 +45,7 @@ def main() -> int:
 
     run = Run.open(args.resume) if args.resume else None
     config = resolve_resumed(args, run.config()) if run else resolve(args)
+    use_devices(config.devices)
     if config.features:
         open_source(config.features)  # a place without features is named before the data set is read
     if not run:

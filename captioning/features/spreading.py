@@ -1,0 +1,62 @@
+"""Batches and predictions on several devices. On one device they are what they are without.
+
+``base.devices`` says how a batch is divided.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from captioning.base.devices import device_count, fill_up, place, repeat_last
+
+
+class SpreadBatches(keras.utils.PyDataset):
+    """Other batches, filled up so that the devices can share each of them evenly."""
+
+    def __init__(self, batches: keras.utils.PyDataset):
+        super().__init__(workers=batches.workers, max_queue_size=batches.max_queue_size)
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int):
+        return fill_up(self.batches[index], device_count())
+
+
+def spread(batches: keras.utils.PyDataset) -> keras.utils.PyDataset:
+    """``batches`` for ``fit`` and ``evaluate`` on the devices that share them."""
+    return SpreadBatches(batches) if device_count() > 1 else batches
+
+
+def predict_on_batch(model: keras.Model, inputs: Any) -> Any:
+    """What ``model`` predicts for a batch, a nest of NumPy arrays. The devices share its rows.
+
+    ``inputs``: an array, or a nest of tuples of arrays with equally many rows.
+    """
+    devices = device_count()
+    if devices == 1:
+        return model.predict_on_batch(inputs)
+    rows = len(keras.tree.flatten(inputs)[0])
+    found = model.predict_on_batch(place(repeat_last(inputs, devices)))
+    return keras.tree.map_structure(lambda part: np.asarray(part)[:rows], found)
+
+
+def predict(model: keras.Model, inputs: Any, batch_size: int = 32) -> Any:
+    """What ``model`` predicts for ``inputs``, a nest of NumPy arrays. The devices share the rows of each batch.
+
+    ``inputs``: a PyDataset without targets, or an array, which is cut into batches of ``batch_size``.
+    """
+    if device_count() == 1:
+        return model.predict(inputs, batch_size=None if _is_batches(inputs) else batch_size, verbose=0)
+    if _is_batches(inputs):
+        batches = (inputs[index][0] for index in range(len(inputs)))
+    else:
+        batches = (inputs[start : start + batch_size] for start in range(0, len(inputs), batch_size))
+    found = [predict_on_batch(model, batch) for batch in batches]
+    return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *found)
+
+
+def _is_batches(inputs: Any) -> bool:
+    return isinstance(inputs, keras.utils.PyDataset)

@@ -1,0 +1,97 @@
+"""Several devices share each batch: how batches are filled up, what is refused, and that training stays the same."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import get_args
+
+import numpy as np
+import pytest
+from helpers import ROOT
+from pydantic import ValidationError
+
+from captioning.base.devices import fill_up, repeat_last, use_devices
+from captioning.base.errors import UserError
+from config import Config, OneVectorDecoders, RegionDecoders
+
+DECODERS = [*get_args(OneVectorDecoders), *get_args(RegionDecoders)]
+STAGES = get_args(Config.model_fields["stage"].annotation)
+
+
+def test_a_batch_is_filled_up_with_rows_that_count_nothing():
+    features, tokens = np.arange(1.0, 7).reshape(3, 2), np.arange(1, 11).reshape(5, 2)
+    image_of, advantages = np.asarray([0, 1, 1, 2, 2]), np.ones((3, 2), "float32")
+    (images, ids, of), gains = fill_up(((features, tokens, image_of), advantages), 4)
+    # The images repeat the last one, so that no image is without regions.
+    np.testing.assert_array_equal(images, [*features, features[2]])
+    np.testing.assert_array_equal(ids, [*tokens, *[[0, 0]] * 3])
+    np.testing.assert_array_equal(of, [*image_of, 0, 0, 0])
+    np.testing.assert_array_equal(gains, [*advantages, [0, 0]])
+    assert (ids.dtype, gains.dtype) == (tokens.dtype, advantages.dtype)
+
+
+def test_a_batch_that_is_full_stays_as_it_is():
+    features, tokens = np.ones((4, 2)), np.ones((8, 2), int)
+    (images,), ids = fill_up(((features,), tokens), 4)
+    assert images is features
+    assert ids is tokens
+
+
+def test_what_is_predicted_for_rows_that_fill_up_repeats_the_last_row():
+    features, draws = repeat_last((np.asarray([[1.0], [2.0]]), np.asarray([3, 4])), 3)
+    assert features.tolist() == [[1], [2], [2]]
+    assert draws.tolist() == [3, 4, 4]
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "1.5", "two", ""])
+def test_a_number_of_devices_is_positive(wrong):
+    with pytest.raises(ValidationError, match=r"devices: .* is no number from 1 on; give one, or all"):
+        Config(devices=wrong)
+
+
+@pytest.mark.parametrize(
+    ("backend", "reason"),
+    [("tensorflow", "tf.distribute doubles the loss"), ("torch", "Keras cannot train on several devices with PyTorch")],
+)
+@pytest.mark.parametrize("wanted", ["2", "all"])
+def test_other_backends_are_refused_with_the_reason(backend, reason, wanted, monkeypatch):
+    monkeypatch.setattr("captioning.base.devices.backend_name", lambda: backend)
+    with pytest.raises(UserError, match=f"^devices: .*{reason}.*--backend jax"):
+        use_devices(wanted)
+    use_devices("1")
+
+
+def test_more_devices_than_there_are_are_refused(monkeypatch):
+    monkeypatch.setattr("captioning.base.devices.backend_name", lambda: "jax")
+    monkeypatch.setattr("keras.distribution.list_devices", lambda: ["gpu:0", "gpu:1"])
+    with pytest.raises(UserError, match=r"^devices: 3 are wanted, and JAX sees 2 \(gpu:0, gpu:1\)"):
+        use_devices("3")
+
+
+def trained(folder, *jobs: str) -> dict[str, list[list[dict[str, float]]]]:
+    """What ``spread_runs.py`` prints of ``jobs``, on four virtual devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests/spread_runs.py"), str(folder), *jobs],
+        env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_training_on_four_devices_is_that_on_one(tmp_path):
+    """All decoders and all stages. The run of xe on four devices goes on with one, and then with three."""
+    pytest.importorskip("jax")
+    stages = ["xe", *sorted(set(STAGES) - {"xe"})]
+    found = trained(tmp_path, *DECODERS, *stages)
+    assert found.keys() == {*DECODERS, *stages}
+    for job, (one, four) in found.items():
+        assert len(one) == len(four) == (3 if job == "xe" else 2)
+        scores = {"loss", "nll", "val_loss", "val_nll", "reward", "recall"} & one[0].keys()
+        for score in scores:
+            values = [[line[score] for line in lines] for lines in (one, four)]
+            np.testing.assert_allclose(*values, rtol=1e-4, err_msg=f"{job}: {score}")
