@@ -98,7 +98,9 @@ def train(folder: Path, name: str, **changes) -> list[dict[str, float]]:
 
 def train_decoder(folder: Path, decoder: str, devices: int) -> list[dict[str, float]]:
     use(devices)
-    return train(folder, f"{decoder}-{devices}", decoder=decoder, **DECODERS.get(decoder, {}))
+    # Adam would take the same step from twice the gradient.
+    own = {"optimizer": "sgd", "learning_rate": 0.5, **DECODERS.get(decoder, {})}
+    return train(folder, f"{decoder}-{devices}", decoder=decoder, **own)
 
 
 def train_stage(folder: Path, stage: str, devices: int) -> list[dict[str, float]]:
@@ -130,13 +132,17 @@ def main(folder: Path, jobs: Sequence[str]) -> dict[str, list[list[dict[str, flo
     from captioning.training.dev_scoring import CaptionScores
 
     make_data(folder)
-    caption, found = CaptionScores._caption, {}
+    score, found = CaptionScores.__call__, {}
     for job in jobs:
-        # The search on dev is compiled for one stage alone, which saves time.
-        CaptionScores._caption = caption if job == "xe" else lambda self, features: [""] * len(self.records)
+        # Dev is scored where it matters, since compiling that takes as long as compiling a step of training.
+        CaptionScores.__call__ = score if job in ("xe", "finetune") else unscored
         run = train_stage if job in STAGES else train_decoder
         found[job] = [run(folder, job, devices) for devices in (1, 4)]
     return found
+
+
+def unscored(*_) -> tuple[dict[str, float], list[str]]:
+    return dict.fromkeys(("val_loss", "val_nll", "bleu4", "cider"), 0.0), []
 
 
 if __name__ == "__main__":

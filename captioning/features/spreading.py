@@ -8,13 +8,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from captioning.base.devices import device_count, fill_up, place, repeat_last
+from captioning.base.devices import device_count, of_first, own_rows, place, process_count, repeat_last, share
 
 
 class SpreadBatches(keras.utils.PyDataset):
-    """Other batches, filled up so that the devices can share each of them evenly."""
+    """The rows of this process of other batches, filled up so that the devices can share each of them evenly.
 
-    def __init__(self, batches: keras.utils.PyDataset):
+    ``batches`` read their images through their attribute ``own_images``.
+    """
+
+    def __init__(self, batches: Any):
+        batches.own_images = own_rows
         super().__init__(workers=batches.workers, max_queue_size=batches.max_queue_size)
         self.batches = batches
 
@@ -22,10 +26,10 @@ class SpreadBatches(keras.utils.PyDataset):
         return len(self.batches)
 
     def __getitem__(self, index: int):
-        return fill_up(self.batches[index], device_count())
+        return share(self.batches[index], own_images=True)
 
 
-def spread(batches: keras.utils.PyDataset) -> keras.utils.PyDataset:
+def spread(batches: Any) -> keras.utils.PyDataset:
     """``batches`` for ``fit`` and ``evaluate`` on the devices that share them."""
     return SpreadBatches(batches) if device_count() > 1 else batches
 
@@ -33,11 +37,14 @@ def spread(batches: keras.utils.PyDataset) -> keras.utils.PyDataset:
 def predict_on_batch(model: keras.Model, inputs: Any) -> Any:
     """What ``model`` predicts for a batch, a nest of NumPy arrays. The devices share its rows.
 
-    ``inputs``: an array, or a nest of tuples of arrays with equally many rows.
+    ``inputs``: an array, or a nest of tuples of arrays with equally many rows. With several processes each device
+    computes all rows, because Keras gives a process only what its own devices hold.
     """
     devices = device_count()
     if devices == 1:
         return model.predict_on_batch(inputs)
+    if process_count() > 1:
+        return keras.tree.map_structure(of_first, model.predict_on_batch(inputs))
     rows = len(keras.tree.flatten(inputs)[0])
     found = model.predict_on_batch(place(repeat_last(inputs, devices)))
     return keras.tree.map_structure(lambda part: np.asarray(part)[:rows], found)

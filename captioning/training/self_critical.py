@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from captioning.base.devices import device_count, fill_up
+from captioning.base.devices import share
 from captioning.base.progress import track
 from captioning.decoders.base import Decoder
 from captioning.decoders.likelihood import word_nll
@@ -181,6 +181,6 @@ class SelfCritic:
         shifted = np.pad(drawn.tokens[..., :width], ((0, 0), (0, 0), (1, 0)), constant_values=START)
         inputs = (features, tokens[:, :-1], image_of, shifted[..., :-1])
         targets = (tokens[:, 1:], shifted[..., 1:], drawn.advantages.astype("float32"))
-        inputs, targets = fill_up((inputs, targets), device_count())
+        inputs, targets = share((inputs, targets))
         logs = self.trainer.train_on_batch(inputs, targets, return_dict=True)
         return float(logs["loss"]), float(logs["nll"])

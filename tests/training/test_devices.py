@@ -11,7 +11,7 @@ import pytest
 from helpers import ROOT
 from pydantic import ValidationError
 
-from captioning.base.devices import fill_up, repeat_last, use_devices
+from captioning.base.devices import fill_up, join_hosts, own_rows, repeat_last, share, use_devices
 from captioning.base.errors import UserError
 from config import Config, OneVectorDecoders, RegionDecoders
 
@@ -64,9 +64,37 @@ def test_other_backends_are_refused_with_the_reason(backend, reason, wanted, mon
 
 def test_more_devices_than_there_are_are_refused(monkeypatch):
     monkeypatch.setattr("captioning.base.devices.backend_name", lambda: "jax")
-    monkeypatch.setattr("keras.distribution.list_devices", lambda: ["gpu:0", "gpu:1"])
+    monkeypatch.setattr("captioning.base.devices._devices_by_process", lambda: [["gpu:0", "gpu:1"], ["gpu:2"]])
     with pytest.raises(UserError, match=r"^devices: 3 are wanted, and JAX sees 2 \(gpu:0, gpu:1\)"):
         use_devices("3")
+    with pytest.raises(UserError, match=r"^devices: 2 are wanted, and JAX sees 1 in process 1 \(gpu:2\)"):
+        use_devices("2", hosts=True)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "mentions"),
+    [
+        ("10.0.0.1", "'10.0.0.1' is neither auto nor ADDRESS:PORT,PROCESSES,RANK"),
+        ("10.0.0.1:1234,2", "neither auto nor"),
+        ("10.0.0.1:1234,2,2", "of 2 processes none has the rank 2"),
+    ],
+)
+def test_wrong_hosts_are_refused(hosts, mentions, monkeypatch):
+    monkeypatch.setattr("captioning.base.devices.backend_name", lambda: "jax")
+    with pytest.raises(UserError, match=f"^hosts: .*{mentions}"):
+        join_hosts(hosts, seed=0)
+
+
+def test_a_process_reads_its_own_rows_of_a_batch(monkeypatch):
+    """Two processes with two devices each: six rows are filled up to eight, and each process gets four."""
+    monkeypatch.setattr("captioning.base.devices.device_count", lambda: 4)
+    images, tokens = np.arange(6), np.arange(1, 7)
+    for rank, (seen, read) in enumerate([([0, 1, 2, 3], [1, 2, 3, 4]), ([4, 5, 5, 5], [5, 6, 0, 0])]):
+        monkeypatch.setattr("captioning.base.devices._place", lambda rank=rank: (rank, 2))
+        assert own_rows(images).tolist() == seen
+        for batch, own in (((images, tokens), False), ((own_rows(images), tokens), True)):
+            found = share(batch, own_images=own)
+            assert [part.tolist() for part in found] == [seen, read]
 
 
 def trained(folder, *jobs: str) -> dict[str, list[list[dict[str, float]]]]:
