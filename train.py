@@ -56,7 +56,7 @@ def main() -> int:
     run = Run.open(args.resume) if args.resume else None
     config = resolve_resumed(args, run.config()) if run else resolve(args)
     if args.hosts:
-        join_hosts(args.hosts, config.seed)
+        join_hosts(args.hosts)
     use_devices(config.devices, bool(args.hosts))
     if config.features:
         open_source(config.features)  # a place without features is named before the data set is read

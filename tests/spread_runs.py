@@ -28,7 +28,6 @@ SMALL = {
     "epochs": 2,
     "learning_rate": 0.02,
     "tensorboard": False,
-    "workers": 1,
 }
 # What the stages have on top. No batch is one that four devices share evenly. The last one of xe has a single image.
 STAGES = {
@@ -119,11 +118,8 @@ def train_stage(folder: Path, stage: str, devices: int) -> list[dict[str, float]
 
 def use(devices: int) -> None:
     """Share batches among so many devices from here on."""
-    import keras
-
     from captioning.base.devices import device_count, use_devices
 
-    keras.distribution.set_distribution(None)
     use_devices(str(devices))
     assert device_count() == devices
 

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,16 +26,26 @@ _REASONS = {
     "the loss and the step, and it refuses accumulated gradients",
     "torch": "Keras cannot train on several devices with PyTorch yet",
 }
+# How batches are shared, in all threads of this process; None: they are not. Keras' own ``distribution()`` answers for
+# the calling thread alone, and threads read batches.
+_sharing: "_Sharing | None" = None
 HOSTS_FORM = "ADDRESS:PORT,PROCESSES,RANK"
 
 
-def join_hosts(hosts: str, seed: int) -> None:
+class _Sharing(NamedTuple):
+    """Which devices share batches, and which of the processes this one is."""
+
+    distribution: Any  # a keras.distribution.DataParallel
+    devices: int  # those of all processes together
+    rank: int
+    processes: int
+
+
+def join_hosts(hosts: str) -> None:
     """Train together with other processes from here on. Comes before Keras computes anything.
 
     hosts: "auto", where JAX finds out by itself which processes there are, or ``ADDRESS:PORT,PROCESSES,RANK``. ADDRESS
         is that of process 0, and RANK is the number of this process, from 0.
-    seed: The same in all processes, so that they draw the same random weights.
-
     Only process 0 prints results and progress. When a process fails it leaves at once, so that the others fail too and
     do not wait for it. Raises UserError.
     """
@@ -49,7 +59,7 @@ def join_hosts(hosts: str, seed: int) -> None:
         advice = f"give {HOSTS_FORM}, as in --hosts 10.0.0.1:1234,2,0 on the first of two machines"
         raise UserError(f"hosts: {first_line(error)}; {advice}") from None
     at_failure(os._exit)
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(0)  # all processes must draw the same weights
     if jax.process_index():
         be_quiet()
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # it stays open until the process ends
@@ -76,6 +86,8 @@ def use_devices(wanted: str, hosts: bool = False) -> None:
     not so many devices.
     """
     if wanted == "1" and not hosts:
+        if _sharing:
+            _set_sharing(None)
         return
     _refuse_backend("devices")
     import keras
@@ -92,7 +104,15 @@ def use_devices(wanted: str, hosts: bool = False) -> None:
     names = [name for names in found for name in names[:count]]
     # Our batches are divided already. By itself Keras refuses a PyDataset in 3.15, or would leave out whole batches.
     distribution = keras.distribution.DataParallel(devices=names, auto_shard_dataset=False)
-    keras.distribution.set_distribution(distribution)
+    _set_sharing(_Sharing(distribution, len(names), distribution.data_shard_id, distribution.num_processes))
+
+
+def _set_sharing(sharing: _Sharing | None) -> None:
+    global _sharing
+    import keras
+
+    keras.distribution.set_distribution(sharing.distribution if sharing else None)
+    _sharing = sharing
 
 
 def _refuse_backend(setting: str) -> None:
@@ -113,23 +133,17 @@ def _devices_by_process() -> list[list[str]]:
 
 def device_count() -> int:
     """How many devices share a batch, those of all processes together."""
-    import keras
-
-    distribution = keras.distribution.distribution()
-    return distribution.device_mesh.devices.size if distribution else 1
+    return _sharing.devices if _sharing else 1
 
 
 def process_count() -> int:
-    """How many processes train together. Without Keras it is one."""
-    return _place()[1] if "keras" in sys.modules else 1
+    """How many processes train together."""
+    return _place()[1]
 
 
 def _place() -> tuple[int, int]:
     """The number of this process, from 0, and how many there are."""
-    import keras
-
-    distribution = keras.distribution.distribution()
-    return (distribution.data_shard_id, distribution.num_processes) if distribution else (0, 1)
+    return (_sharing.rank, _sharing.processes) if _sharing else (0, 1)
 
 
 def is_first() -> bool:
@@ -145,18 +159,28 @@ def first_alone(work: Callable[[], Any]) -> None:
     import keras
 
     if is_first():
-        distribution = keras.distribution.distribution()
-        keras.distribution.set_distribution(None)
+        sharing = _sharing
+        _set_sharing(None)
         try:
             work()
         finally:
-            keras.distribution.set_distribution(distribution)
+            _set_sharing(sharing)
     wait_for_all()
+    keras.utils.set_random_seed(0)  # the work has drawn numbers, and all processes must build the same models
 
 
 def wait_for_all() -> None:
     """Wait until all processes are here."""
     of_first(np.zeros(1, np.int32))
+
+
+def tells_of_lost_process(error: RuntimeError | ValueError) -> bool:
+    """Whether JAX raised ``error`` because it cannot reach another process.
+
+    JAX has no type for that. The text begins with a status of gRPC, as in "UNKNOWN: Gloo AllGather failed". Too little
+    memory has a status too, which is not among these.
+    """
+    return bool(re.match(r"(UNKNOWN|UNAVAILABLE|ABORTED|CANCELLED|INTERNAL|DEADLINE_EXCEEDED): ", str(error)))
 
 
 def of_first(array: np.ndarray) -> np.ndarray:
@@ -247,7 +271,6 @@ def place(batch: Any) -> Any:
     """The arrays of a nest on the devices, each device with its part of the rows."""
     import keras
 
-    distribution = keras.distribution.distribution()
-    return _map(
-        lambda array: keras.distribution.distribute_tensor(array, distribution.get_data_layout(array.shape)), batch
-    )
+    assert _sharing is not None
+    layout = _sharing.distribution.get_data_layout
+    return _map(lambda array: keras.distribution.distribute_tensor(array, layout(array.shape)), batch)

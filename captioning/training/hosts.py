@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from captioning.base.devices import is_first, process_count, wait_for_all
+from captioning.base.devices import is_first, process_count, tells_of_lost_process, wait_for_all
 from captioning.base.errors import UserError, first_line
 from captioning.base.scratch import temporary_folder
 from captioning.storage.runs import Run
@@ -41,8 +41,8 @@ def _others_alive(folder: str) -> Iterator[None]:
     """Turn the error that JAX raises when another process has ended into a UserError. ``folder``: where the run is."""
     try:
         yield
-    except RuntimeError as error:
-        if process_count() == 1 or type(error).__name__ not in ("XlaRuntimeError", "JaxRuntimeError"):
+    except (RuntimeError, ValueError) as error:
+        if process_count() == 1 or not tells_of_lost_process(error):
             raise
         raise UserError(
             f"hosts: another process has ended, or cannot be reached ({first_line(error)[:200]}). Whole epochs are kept. "

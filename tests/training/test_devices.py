@@ -1,17 +1,30 @@
 """Several devices share each batch: how batches are filled up, what is refused, and that training stays the same."""
 
+import csv
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, until
 from pydantic import ValidationError
+from running import TINY, make_data, process
 
-from captioning.base.devices import fill_up, join_hosts, own_rows, repeat_last, share, use_devices
+from captioning.base.devices import (
+    fill_up,
+    join_hosts,
+    own_rows,
+    repeat_last,
+    share,
+    tells_of_lost_process,
+    use_devices,
+)
 from captioning.base.errors import UserError
 from config import Config, OneVectorDecoders, RegionDecoders
 
@@ -82,7 +95,7 @@ def test_more_devices_than_there_are_are_refused(monkeypatch):
 def test_wrong_hosts_are_refused(hosts, mentions, monkeypatch):
     monkeypatch.setattr("captioning.base.devices.backend_name", lambda: "jax")
     with pytest.raises(UserError, match=f"^hosts: .*{mentions}"):
-        join_hosts(hosts, seed=0)
+        join_hosts(hosts)
 
 
 def test_a_process_reads_its_own_rows_of_a_batch(monkeypatch):
@@ -95,6 +108,18 @@ def test_a_process_reads_its_own_rows_of_a_batch(monkeypatch):
         for batch, own in (((images, tokens), False), ((own_rows(images), tokens), True)):
             found = share(batch, own_images=own)
             assert [part.tolist() for part in found] == [seen, read]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:8933", True),
+        ("RESOURCE_EXHAUSTED: Out of memory while trying to allocate", False),
+        ("operands could not be broadcast together", False),
+    ],
+)
+def test_a_lost_process_is_told_from_other_errors(text, expected):
+    assert tells_of_lost_process(ValueError(text)) == expected
 
 
 def trained(folder, *jobs: str) -> dict[str, list[list[dict[str, float]]]]:
@@ -123,3 +148,44 @@ def test_training_on_four_devices_is_that_on_one(tmp_path):
         for score in scores:
             values = [[line[score] for line in lines] for lines in (one, four)]
             np.testing.assert_allclose(*values, rtol=1e-4, err_msg=f"{job}: {score}")
+
+
+def losses(run: Path) -> list[list[float]]:
+    """Three losses of each whole epoch of a run."""
+    if not (run / "history.csv").exists():
+        return []
+    with open(run / "history.csv", newline="") as file:
+        return [[float(line[name]) for name in ("loss", "nll", "val_nll")] for line in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one_and_none_waits_for_a_dead_one(tmp_path):
+    pytest.importorskip("jax")
+    options = [*make_data(tmp_path), "--encoder", tmp_path / "encoder.keras", *TINY, "--run-dir", tmp_path]
+    options += ["--decoder", "merge", "--backend", "jax", "--no-tensorboard"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        hosts = f"127.0.0.1:{free.getsockname()[1]},2"
+    both = [
+        process("train", *options, "--name", "two", "--epochs", "100000", "--hosts", f"{hosts},{rank}")
+        for rank in (0, 1)
+    ]
+    try:
+        until(lambda: len(losses(tmp_path / "two")) >= 2 or both[0].poll() is not None)
+        both[1].send_signal(signal.SIGKILL)
+        printed, errors = both[0].communicate(timeout=60)
+        silent, _ = both[1].communicate()
+    finally:
+        for each in both:
+            each.kill()
+    assert both[0].returncode in (2, -signal.SIGABRT), errors
+    assert "hosts: another process has ended" in errors or "coordination service" in errors
+    assert "epoch 2/100000" in printed
+    assert "epoch" not in silent  # process 0 alone prints
+    assert not [
+        path for path in tmp_path.iterdir() if path.is_dir() and path.name not in ("two", "pictures", "features")
+    ]
+    single = process("train", *options, "--name", "one", "--epochs", "2")
+    assert single.communicate()[1] is not None
+    assert single.returncode == 0
+    np.testing.assert_allclose(losses(tmp_path / "two")[:2], losses(tmp_path / "one"), rtol=1e-4)
