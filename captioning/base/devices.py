@@ -170,8 +170,15 @@ def first_alone(work: Callable[[], Any]) -> None:
 
 
 def wait_for_all() -> None:
-    """Wait until all processes are here."""
-    of_first(np.zeros(1, np.int32))
+    """Wait until all processes are here. Raises UserError if one has ended."""
+    try:
+        of_first(np.zeros(1, np.int32))
+    except (RuntimeError, ValueError) as error:
+        if not tells_of_lost_process(error):
+            raise
+        raise UserError(
+            f"hosts: another process has ended, or cannot be reached ({first_line(error)[:200]}); what it said tells why"
+        ) from None
 
 
 def tells_of_lost_process(error: RuntimeError | ValueError) -> bool:

@@ -135,13 +135,23 @@ def trained(folder, *jobs: str) -> dict[str, list[list[dict[str, float]]]]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.slow
-def test_training_on_four_devices_is_that_on_one(tmp_path):
-    """All decoders and all stages. The run of xe on four devices goes on with one, and then with three."""
+# The slow test takes one decoder of each kind, and the stage xe takes attention. The others are weekly.
+SLOW = ["merge", "m2"]
+WEEKLY = ["merge", *(name for name in DECODERS if name not in SLOW)]
+
+
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        pytest.param([*SLOW, "xe", *(name for name in STAGES if name != "xe")], marks=pytest.mark.slow, id="stages"),
+        pytest.param(WEEKLY, marks=pytest.mark.weekly, id="decoders"),
+    ],
+)
+def test_training_on_four_devices_is_that_on_one(tmp_path, jobs):
+    """The run of xe on four devices goes on with one, and then with three."""
     pytest.importorskip("jax")
-    stages = ["xe", *sorted(set(STAGES) - {"xe"})]
-    found = trained(tmp_path, *DECODERS, *stages)
-    assert found.keys() == {*DECODERS, *stages}
+    found = trained(tmp_path, *jobs)
+    assert list(found) == jobs
     for job, (one, four) in found.items():
         assert len(one) == len(four) == (3 if job == "xe" else 2)
         scores = {"loss", "nll", "val_loss", "val_nll", "reward", "recall"} & one[0].keys()
