@@ -75,7 +75,7 @@ class CaptionTrainer(CountingTrainer):
         loss = self.cross_entropy(y, y_pred, training)
         return self.count(loss, counted_images(y, x[2], ops.shape(x[0])[0]) if len(x) == 3 else counted_images(y))
 
-    def cross_entropy(self, y, y_pred, training):
+    def cross_entropy(self, y, y_pred, training=True):
         """The mean cross-entropy of targets ``y`` int ``(..., T)`` under ``y_pred``; ``<pad>`` is left out."""
         logits, targets = ops.cast(y_pred["logits"], "float32"), at_places(y, y_pred)
         mask = ops.cast(ops.not_equal(targets, PAD), "float32")
