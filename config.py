@@ -910,6 +910,14 @@ class TrainingSettings(RewardSettings, OptimizerSettings, BatchSettings):
         3, "dev captions printed after each epoch", fixed="training", resumable=True, ge=0, le=10_000
     )
     tensorboard: bool = setting(True, "write TensorBoard logs into the run folder", fixed="training", resumable=True)
+    devices: str = setting(
+        "1",
+        "devices, such as GPUs, that share each batch: a number, or all. Features, dev and training use them. With JAX "
+        "only (--backend jax); docs/scale.md has the details",
+        fixed="training",
+        resumable=True,
+        coerce_numbers_to_str=True,
+    )
     precision: Literal["float32", "bfloat16", "float16"] = setting(
         "float32",
         "number format for computing in training: of decoder or towers, also when dev is scored, and of an encoder "
@@ -922,6 +930,12 @@ class TrainingSettings(RewardSettings, OptimizerSettings, BatchSettings):
     def _check_init(self) -> Self:
         if self.stage in ("finetune", "scst", "concepts") and not self.init:
             raise ValueError(f"init: stage={self.stage} improves a trained captioner; name its run folder or bundle")
+        return self
+
+    @model_validator(mode="after")
+    def _check_devices(self) -> Self:
+        if self.devices != "all" and not re.fullmatch(r"[1-9][0-9]{0,5}", self.devices):
+            raise ValueError(f"devices: {self.devices!r} is no number from 1 on; give one, or all")
         return self
 
     @model_validator(mode="after")

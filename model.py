@@ -37,6 +37,7 @@ from captioning.features.batches import DrawnBatches, EnsembleBatches, FeatureBa
 from captioning.features.digests import encoder_digest
 from captioning.features.folding import FoldedEncoder
 from captioning.features.precomputed import StoredFeatures
+from captioning.features.spreading import predict, predict_on_batch
 from captioning.features.weight_files import save_weights
 from captioning.pictures.loading import view
 from captioning.search.captions import Caption, read_ids, spelled, weights_of_words
@@ -368,13 +369,13 @@ def _run(
     )
     if isinstance(features, keras.utils.PyDataset):
         batches = DrawnBatches(features, draw) if decoding.do_sample else features
-        found = [np.asarray(part) for part in search.predict(batches, verbose=0)]
+        found = [np.asarray(part) for part in predict(search, batches)]
     else:  # for one batch, predict would take about as long to prepare as the search takes
         inputs: Any = features
         if decoding.do_sample:
             images = len(features[0] if isinstance(features, tuple) else features)
             inputs = (features, draw(names or [str(number) for number in range(images)]))
-        found = [np.asarray(part) for part in search.predict_on_batch(inputs)]
+        found = [np.asarray(part) for part in predict_on_batch(search, inputs)]
     if search.phrases.is_constrained and (found[1][:, 0] <= IMPOSSIBLE).any():
         raise UserError(
             "include, prefix, exclude_words: no caption was found that is as they ask; ask for fewer words, or set "

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from captioning.base.devices import use_devices
 from captioning.base.errors import UserError
 from captioning.base.script import run_script
 from captioning.base.texts import printable, printable_lines
@@ -280,6 +281,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     config = resolve(args)
+    use_devices(config.devices)
     check_encoder(config)
     if args.download:
         from captioning.data import download

@@ -7,6 +7,7 @@
     python train.py --stage scst --init runs/NAME       # improve a trained captioner by rewards for its captions
     python train.py --stage concepts --init runs/NAME   # learn which words fit a picture, so that fewer are wrong
     python train.py --init pretrained/pocket.zip --dataset folder --data-dir photos --captions-file captions.csv
+    python train.py --preset coco-attention --backend jax --devices all     # on all GPUs (docs/scale.md)
     python train.py --preset flickr8k-align             # map images and captions into one space, for retrieval
 
 The result is a run folder (see captioning/storage/runs.py). test.py and evaluate.py read its captioner.zip. A run of
@@ -16,6 +17,7 @@ The result is a run folder (see captioning/storage/runs.py). test.py and evaluat
 import sys
 from pathlib import Path
 
+from captioning.base.devices import HOSTS_FORM, first_alone, join_hosts, process_count, use_devices
 from captioning.base.errors import UserError
 from captioning.base.script import listen_to_ctrl_c, run_script
 from captioning.command_line.options import make_parser
@@ -37,6 +39,15 @@ def main() -> int:
         metavar="RUN",
         help=f"go on with this run folder; only these settings may change: {', '.join(resumable_settings())}",
     )
+    parser.add_argument(
+        "--hosts",
+        nargs="?",
+        const="auto",
+        metavar=HOSTS_FORM,
+        help="train together with other processes, each with its own GPUs, on JAX: start this command in each of them. "
+        "Without a value JAX finds them out by itself (Slurm, Open MPI, Kubernetes, Cloud TPU). Otherwise the address is "
+        "that of process 0, and RANK is from 0. docs/scale.md has the details",
+    )
     args = parser.parse_args()
     listen_to_ctrl_c()
     if args.resume and (args.preset or args.config or args.name):
@@ -44,36 +55,57 @@ def main() -> int:
 
     run = Run.open(args.resume) if args.resume else None
     config = resolve_resumed(args, run.config()) if run else resolve(args)
+    if args.hosts:
+        join_hosts(args.hosts)
+    use_devices(config.devices, bool(args.hosts))
     if config.features:
         open_source(config.features)  # a place without features is named before the data set is read
     if not run:
         check_encoder(config)
-        download_missing(config)
+        first_alone(lambda: download_missing(config))
     dataset = load_dataset(config)
     check_splits(dataset)
+    return train(config, dataset, run, args.name)
+
+
+def train(config: Config, dataset: CaptionDataset | MixedDataset, run: Run | None, name: str | None) -> int:
+    """Train a new run, whose folder has this ``name`` if given, or go on with ``run``. Returns the exit status."""
     vocabulary = run.vocabulary() if run else find_vocabulary(config, dataset)
     if not run:
         # The extraction of features takes long, so what can fail comes before it.
-        Run.check(config, args.name)
+        Run.check(config, name)
         pretrained = {} if config.init else load_pretrained(config, vocabulary.words, config.seed)
     # Imported here, because these import Keras, which reads KERAS_BACKEND when it is imported.
+    from captioning.training.hosts import run_of_this_process
     from captioning.training.loop import fit
     from captioning.training.stages.base import stage_named
     from model import Captioner
 
+    stage = stage_named(config.stage)
+    if process_count() > 1:  # the others find the features that process 0 has made
+        first_alone(
+            lambda: prepare(
+                config,
+                dataset,
+                Captioner.load(Path(config.init)).encoder if config.init else None,
+                looks=stage.looks(config),
+            )
+        )
     initial = Captioner.load(Path(config.init)) if config.init else None
     if initial and not run and config.embedding != "learned":
         arrays = initial.decoder.embedding.pretrained()
         pretrained = extended_arrays(config, arrays, vocabulary.words, config.seed)
-    stage = stage_named(config.stage)
     stage.check(config, initial)
     prepared = prepare(config, dataset, initial and initial.encoder, looks=stage.looks(config))
-    if not run:
-        name = args.name or stage.run_name(config)
-        run = Run.create(config, vocabulary, name, pretrained)
-    print(f"run folder: {run.folder}", flush=True)
+    folder = name or stage.run_name(config)
+
+    def create(settings: Config) -> Run:
+        return Run.create(settings, vocabulary, folder, pretrained)
+
     try:
-        return fit(config, prepared, vocabulary, run, initial)
+        with run_of_this_process(config, run, create) as run:
+            print(f"run folder: {run.folder}", flush=True)
+            return fit(config, prepared, vocabulary, run, initial)
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -34,13 +34,18 @@ def compiles_scans() -> bool:
 
 
 def devices() -> list[str]:
-    """The devices that Keras computes on, such as ``["cpu:0"]``. Keras lists none for PyTorch, so PyTorch is asked."""
+    """The devices that Keras computes on, such as ``["cpu:0"]``. Keras lists none for PyTorch, so PyTorch is asked.
+
+    Where training shares batches among some devices, it is these.
+    """
     import keras
 
     if backend_name() == "torch":
         import torch
 
         return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
+    if distribution := keras.distribution.distribution():
+        return distribution.device_mesh.devices.tolist()
     return keras.distribution.list_devices()
 
 

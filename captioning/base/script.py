@@ -8,6 +8,8 @@ import platform
 import signal
 import sys
 import threading
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 from captioning.base.errors import Terminated, UserError, user_error_in
@@ -55,6 +57,17 @@ def let_memory_grow() -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
+_at_failure: list[Callable[[int], Any]] = []
+
+
+def at_failure(leave: Callable[[int], Any]) -> None:
+    """Let ``run_script`` end a script that fails by ``leave(status)``, in place of Python's own end.
+
+    This is for processes that work together. At Python's own end they would wait for one another.
+    """
+    _at_failure.append(leave)
+
+
 def run_script(main: Any) -> None:
     """Call ``main()`` and exit with its status.
 
@@ -70,7 +83,7 @@ def run_script(main: Any) -> None:
     try:
         if _may_listen() and before[signal.SIGTERM] == signal.SIG_DFL:
             signal.signal(signal.SIGTERM, _terminate)
-        status = _status(main)
+        status = _status_or_leave(main)
         _finish_stdout()
         sys.exit(status)
     finally:
@@ -91,6 +104,23 @@ def _may_listen() -> bool:
 
 def _terminate(*_: object) -> None:
     raise Terminated
+
+
+def _status_or_leave(main: Any) -> int:
+    """The exit status of ``main()``. A failure calls what ``at_failure`` was given, which may not come back."""
+    try:
+        status = _status(main)
+    except Exception:
+        if not _at_failure:
+            raise
+        traceback.print_exc()
+        status = 1
+    if status:
+        _finish_stdout()
+        sys.stderr.flush()
+        for leave in _at_failure:
+            leave(status)
+    return status
 
 
 def _status(main: Any) -> int:

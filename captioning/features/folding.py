@@ -16,6 +16,7 @@ import numpy as np
 from keras import layers, ops
 
 from captioning.base.backend import graph_nodes, graph_of, models_within
+from captioning.features.spreading import predict_on_batch
 
 _FOLDABLE = (layers.Conv2D, layers.DepthwiseConv2D)
 # Layers with a kernel, which follow a reduced precision in training.
@@ -35,7 +36,7 @@ class FoldedEncoder:
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         if self._folded is None:
             self._folded = fold(self._encoder)
-        return np.asarray(self._folded[0].predict_on_batch(np.asarray(pixels, dtype="float32")))
+        return np.asarray(predict_on_batch(self._folded[0], np.asarray(pixels, dtype="float32")))
 
     def renew(self) -> None:
         """Take over the weights that the encoder has now, without compiling again."""

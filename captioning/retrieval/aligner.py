@@ -21,6 +21,7 @@ import numpy as np
 from captioning.features.batches import FeatureBatches
 from captioning.features.digests import encoder_digest, weights_digest
 from captioning.features.folding import FoldedEncoder
+from captioning.features.spreading import predict
 from captioning.features.store import FeatureStore
 from captioning.features.weight_files import save_weights
 from captioning.pictures.loading import PREPROCESSING, UnreadableImage, load_ahead, load_image
@@ -68,7 +69,7 @@ class Aligner:
 
         A store's last batch may be filled up with copies of its last image. The copies get vectors too.
         """
-        return np.asarray(self.towers.image.predict(features, verbose=0))
+        return np.asarray(predict(self.towers.image, features))
 
     def embed_files(
         self, names: Sequence[str], paths: Mapping[str, Path], batch_size: int, workers: int
@@ -103,7 +104,7 @@ class Aligner:
         for width in np.unique(widths):
             chosen = np.flatnonzero(widths == width)
             token_ids = pad([rows[row] for row in chosen], width)
-            vectors[chosen] = self.towers.text.predict(token_ids, batch_size=256, verbose=0)
+            vectors[chosen] = predict(self.towers.text, token_ids, batch_size=256)
         return vectors
 
     @cached_property

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from captioning.features.spreading import predict_on_batch
 from captioning.retrieval.aligner import Aligner
 from captioning.retrieval.ranking import nearest_others
 from captioning.words.padding import pad
@@ -66,7 +67,7 @@ class Distinctness:
             for start in range(0, len(chosen), _ROWS):
                 batch = chosen[start : start + _ROWS]
                 filled = np.pad(batch, (0, _ROWS - len(batch)), mode="edge")
-                found = reader.predict_on_batch(pad([rows[i] for i in filled], width))
+                found = predict_on_batch(reader, pad([rows[i] for i in filled], width))
                 vectors[batch] = np.asarray(found)[: len(batch)]
         return vectors
 

@@ -89,7 +89,8 @@ def grow(
         decoder=state,
     )
     if narrows:
-        few = ops.maximum(rows // 4, 1)
+        # On JAX the size of a shape must be a plain number.
+        few = max(rows // 4, 1) if isinstance(rows, int) else ops.maximum(rows // 4, 1)
 
         def is_wide(now: GrowthState):
             return ops.logical_and(goes_on(now), ops.sum(ops.cast(ops.logical_not(now.done), "int32")) > few)

@@ -6,7 +6,7 @@ Legend: B captions, R regions, D feature size, T tokens.
 """
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import keras
 import numpy as np
@@ -70,6 +70,8 @@ class CaptionBatches(keras.utils.PyDataset):
         self.looks = [*(view.store for view in views), self.store]
         self.mirrored_looks = sum(view.mirrored for view in views)
         self.batch_size, self.seed = settings.batch_size, settings.seed
+        # Of the captions or images of a batch those whose features this process reads (see ``SpreadBatches``).
+        self.own_images: Callable[[np.ndarray], np.ndarray] = lambda chosen: chosen
         # All captions end to end: caption i is tokens[offsets[i] : offsets[i] + lengths[i]].
         tokens, lengths, rows, view_rows, names_side = array("i"), array("i"), array("i"), array("i"), array("b")
         for name, caption in captions:
@@ -194,7 +196,8 @@ class CaptionBatches(keras.utils.PyDataset):
         return pad(rows, self._width(captions) + 1)
 
     def _read_features(self, captions: np.ndarray) -> np.ndarray:
-        """Features ``(len(captions), R, D)`` of the captions' images, as they look in this epoch."""
+        """Features ``(B, R, D)`` of the captions' images, as they look in this epoch: those that this process reads."""
+        captions = self.own_images(captions)
         looks = self.look[captions]
         features = np.empty((len(captions), self.store.regions, self.store.feature_size), self.store.dtype)
         for look in np.unique(looks):

@@ -3,14 +3,14 @@
 Legend: B images, R regions, D feature size, N captions, T tokens, W words of the detector, V vocabulary size.
 """
 
-import keras
 from keras import ops
 
 from captioning.concepts.detector import Concepts
+from captioning.training.counting import CountingTrainer
 from captioning.words.vocabulary import PAD
 
 
-class ConceptTrainer(keras.Model):
+class ConceptTrainer(CountingTrainer):
     """A detector as a Keras model for ``fit`` and ``evaluate``.
 
     Inputs are ``(features (B, R, D), token_ids (N, T), image_of (N,))``, or without ``image_of`` if each caption has a
@@ -40,4 +40,5 @@ class ConceptTrainer(keras.Model):
         shares = shares / ops.maximum(captions, 1.0)[:, None]
         loss = ops.mean(ops.softplus(y_pred) - shares * y_pred, axis=-1)  # (B,)
         is_image = ops.cast(captions > 0, "float32")
-        return ops.sum(loss * is_image) / ops.maximum(ops.sum(is_image), 1.0)
+        counted = ops.sum(is_image)
+        return self.count(ops.sum(loss * is_image) / ops.maximum(counted, 1.0), counted)

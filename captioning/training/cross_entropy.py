@@ -8,12 +8,13 @@ from keras import ops
 
 from captioning.decoders.base import Decoder, beside, of_captions
 from captioning.decoders.likelihood import word_nll
+from captioning.training.counting import CountingTrainer, counted_images
 from captioning.training.reading import at_places, needs_fixed_shapes, read_captions
 from captioning.training.word_dropout import drop_words
 from captioning.words.vocabulary import PAD
 
 
-class CaptionTrainer(keras.Model):
+class CaptionTrainer(CountingTrainer):
     """A decoder as a Keras model for ``fit`` and ``evaluate``.
 
     Inputs are one of these, and targets have the shape of ``token_ids``:
@@ -31,7 +32,7 @@ class CaptionTrainer(keras.Model):
 
     The metric ``loss`` is what the optimiser minimises: a mean over the words of a batch. The metric ``nll`` is the
     exact mean negative log-likelihood since the epoch began, in nats per word. ``<end>`` counts as a word. Padding
-    counts in neither.
+    counts in neither, and neither do rows that only fill up a batch.
     """
 
     def __init__(
@@ -70,6 +71,11 @@ class CaptionTrainer(keras.Model):
         return needs_fixed_shapes(getattr(self, "jit_compile", False))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The loss of targets ``y`` int ``(..., T)`` under ``y_pred``, a scalar."""
+        loss = self.cross_entropy(y, y_pred, training)
+        return self.count(loss, counted_images(y, x[2], ops.shape(x[0])[0]) if len(x) == 3 else counted_images(y))
+
+    def cross_entropy(self, y, y_pred, training=True):
         """The mean cross-entropy of targets ``y`` int ``(..., T)`` under ``y_pred``; ``<pad>`` is left out."""
         logits, targets = ops.cast(y_pred["logits"], "float32"), at_places(y, y_pred)
         mask = ops.cast(ops.not_equal(targets, PAD), "float32")

@@ -188,10 +188,10 @@ class PixelBatches(ImageBatches):
         )
 
     def __getitem__(self, index: int):
-        captions, tokens, image_of, rows = self._read_images(index)
-        pixels = np.stack(
-            [self._load(row, copy) for row, copy in zip(rows.tolist(), self.copy[captions].tolist(), strict=True)]
-        )
+        captions, tokens, image_of, _ = self._read_images(index)
+        captions = self.own_images(captions)
+        rows, copies = self.rows[captions].tolist(), self.copy[captions].tolist()
+        pixels = np.stack([self._load(row, copy) for row, copy in zip(rows, copies, strict=True)])
         swap = self.look[captions] < self.mirrored_looks
         pixels[swap] = pixels[swap, :, ::-1]
         tokens, image_of = self._fill_up(tokens, image_of)

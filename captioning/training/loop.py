@@ -6,6 +6,7 @@ from pathlib import Path
 
 import keras
 
+from captioning.base.devices import process_count
 from captioning.base.errors import Terminated
 from captioning.base.files import alone_with
 from captioning.base.scratch import sweep
@@ -65,6 +66,8 @@ def _fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, i
             flush=True,
         )
         status = 143 if told else 130
+        if process_count() > 1:  # the others are in the midst of a batch, so no bundle can be written
+            raise
     if best := run.state()["best_epoch"]:
         checkpoints.load_best(stage.model)
         stage.model.save(run.bundle(stage.bundle))

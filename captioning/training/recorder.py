@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from captioning.base.devices import scores_of_first
 from captioning.base.progress import Progress
 from captioning.reports.curves import draw_curves
 from captioning.storage.runs import Run, by_data_set, column_of
@@ -75,6 +76,7 @@ class Recorder(keras.callbacks.Callback):
         trained = time.perf_counter()
         self.average.on_test_begin()  # From here on the model holds the averaged weights, if there are any.
         scores, samples = self.stage.dev(self.model)
+        scores = scores_of_first(scores)
         self._check(scores["val_loss"])  # The last step may have broken the weights.
         logs |= scores
         line = self._line(epoch, logs, trained)

@@ -17,12 +17,15 @@ import keras
 import numpy as np
 from keras import ops
 
+from captioning.base.devices import share
 from captioning.base.progress import track
 from captioning.decoders.base import Decoder
 from captioning.decoders.likelihood import word_nll
+from captioning.features.spreading import predict_on_batch
 from captioning.search.compiled import Search
 from captioning.search.sampling import DRAWS, ban_unsampled, sample, uniforms_of
 from captioning.training.batches import round_width
+from captioning.training.counting import counted_images
 from captioning.training.cross_entropy import CaptionTrainer
 from captioning.training.image_batches import ReferenceBatches
 from captioning.training.reading import at_places
@@ -74,7 +77,7 @@ class SelfCriticalTrainer(CaptionTrainer):
         if not isinstance(y, (tuple, list)):  # validation
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         (targets, drawn, advantages), (references, found) = y, y_pred
-        cross_entropy = super().compute_loss(x, targets, references, sample_weight, training)
+        cross_entropy = self.cross_entropy(targets, references, training)
         shape = ops.shape(drawn)
         is_first = at_places(ops.broadcast_to(ops.arange(shape[-1]) == 0, shape), found)
         advantages = at_places(ops.broadcast_to(ops.cast(advantages, "float32")[..., None], shape), found)
@@ -82,7 +85,7 @@ class SelfCriticalTrainer(CaptionTrainer):
         nll, _ = word_nll(ban_unsampled(found["logits"], is_first), drawn)
         mask = ops.cast(ops.not_equal(drawn, PAD), "float32")
         policy = ops.sum(advantages * nll * mask) / ops.sum(mask)
-        return (1 - self.xe_share) * policy + self.xe_share * cross_entropy
+        return self.count((1 - self.xe_share) * policy + self.xe_share * cross_entropy, counted_images(targets))
 
 
 class _Drawn(NamedTuple):
@@ -145,13 +148,13 @@ class SelfCritic:
         """Ids ``(B, S, L)`` of drawn captions of ``features (B, R, D)``. Equal seeds give equal captions."""
         shape = (len(features), self.config.samples, self.config.max_caption_length + 1)
         draws = np.random.default_rng(seed).integers(DRAWS, size=shape, dtype=np.int32)
-        return np.asarray(self.sampler.predict_on_batch((features, draws)))
+        return np.asarray(predict_on_batch(self.sampler, (features, draws)))
 
     def _judge(self, features: np.ndarray, rows: np.ndarray, drawn: np.ndarray) -> _Drawn:
         """Reward the ``drawn`` captions ``(B, S, L)`` of the images with ``rows (B,)`` in the store."""
         samples = drawn.shape[1]
         if self.config.baseline == "greedy":
-            greedy = np.asarray(self.greedy.predict_on_batch(features)[0])
+            greedy = np.asarray(predict_on_batch(self.greedy, features)[0])
             drawn = np.concatenate([drawn, greedy], axis=1)
         start = time.perf_counter()
         reward, terms = self.rewards(rows, drawn)
@@ -178,5 +181,6 @@ class SelfCritic:
         shifted = np.pad(drawn.tokens[..., :width], ((0, 0), (0, 0), (1, 0)), constant_values=START)
         inputs = (features, tokens[:, :-1], image_of, shifted[..., :-1])
         targets = (tokens[:, 1:], shifted[..., 1:], drawn.advantages.astype("float32"))
+        inputs, targets = share((inputs, targets))
         logs = self.trainer.train_on_batch(inputs, targets, return_dict=True)
         return float(logs["loss"]), float(logs["nll"])

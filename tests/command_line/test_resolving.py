@@ -235,7 +235,7 @@ def test_a_run_goes_on_with_other_places_and_another_length():
     settings = resolve_resumed(typed("--epochs", "5", "--data-dir", "d"), begun)
     assert (settings.epochs, settings.data_dir, settings.batch_size) == (5, "d", 8)
     with pytest.raises(
-        UserError, match=r"--resume: batch_size, seed cannot change now; only backend, data_dir, epochs,"
+        UserError, match=r"--resume: batch_size, seed cannot change now; only backend, data_dir, devices,"
     ):
         resolve_resumed(typed("--seed", "1", "--batch-size", "8"), begun)
 
@@ -266,7 +266,7 @@ def test_when_each_setting_may_change():
     assert fixed_settings("model") == model
     assert fixed_settings("decoder") == decoder
     assert fixed_settings() == set(Config.model_fields) - free
-    places = {"retrieval_aligner", "backend", "data_dir", "feature_dir", "features", "workers"}
+    places = {"retrieval_aligner", "backend", "data_dir", "devices", "feature_dir", "features", "workers"}
     assert set(resumable_settings()) == places | {"epochs", "patience", "sample_captions", "tensorboard"}
 
 

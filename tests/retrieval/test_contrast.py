@@ -42,6 +42,15 @@ def test_infonce_is_the_cross_entropy_of_the_right_one():
 
 @pytest.mark.backends
 @pytest.mark.parametrize("kind", ["infonce", "triplet"])
+def test_rows_that_fill_up_a_batch_stand_against_no_pair(kind):
+    cosines = np.pad(COSINES, ((0, 2), (0, 2)), constant_values=0.99)
+    images, is_pair = np.asarray([*IMAGES, 0, 0], "int32"), np.arange(6) < 4
+    filled = contrast(cosines, images, kind, 0.2, 0.1, is_pair)
+    assert float(ops.convert_to_numpy(filled)) == pytest.approx(loss(kind), rel=1e-6)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("kind", ["infonce", "triplet"])
 def test_a_lone_image_has_nothing_to_be_told_from(kind):
     value = contrast(COSINES[:2, :2], IMAGES[:2], kind, 0.2, 0.1)
     assert float(ops.convert_to_numpy(value)) == 0

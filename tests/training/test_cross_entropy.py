@@ -37,7 +37,7 @@ def decoder(**changes):
 
 
 def loss(trainer: CaptionTrainer, targets, logits, **kwargs) -> float:
-    value = trainer.compute_loss(
+    value = trainer.cross_entropy(
         y=ops.convert_to_tensor(targets), y_pred={"logits": ops.convert_to_tensor(logits)}, **kwargs
     )
     return float(ops.convert_to_numpy(value))
@@ -135,8 +135,8 @@ def test_attention_penalty_asks_for_even_shares():
 
     def penalty(*weights):
         weights = np.asarray([weights], "float32")
-        with_it = trainer.compute_loss(y=targets, y_pred={"logits": logits, "weights": weights}, training=True)
-        without = trainer.compute_loss(y=targets, y_pred={"logits": logits, "weights": weights}, training=False)
+        with_it = trainer.cross_entropy(y=targets, y_pred={"logits": logits, "weights": weights}, training=True)
+        without = trainer.cross_entropy(y=targets, y_pred={"logits": logits, "weights": weights}, training=False)
         return float(with_it) - float(without)
 
     assert penalty([0.5, 0.5], [0.5, 0.5], [0, 1]) == pytest.approx(0)
@@ -147,7 +147,7 @@ def test_attention_penalty_asks_for_even_shares():
     logits = np.zeros((2, 3, V), "float32")
     weights = np.asarray([[[1, 0], [1, 0], [0, 1]], [[1, 0]] * 3], "float32")
     losses = [
-        trainer.compute_loss(y=targets, y_pred={"logits": logits, "weights": weights}, training=training)
+        trainer.cross_entropy(y=targets, y_pred={"logits": logits, "weights": weights}, training=training)
         for training in (True, False)
     ]
     assert float(losses[0]) - float(losses[1]) == pytest.approx(3.0)
@@ -174,7 +174,7 @@ def test_rows_that_only_fill_a_batch_up_change_nothing(name):
     def losses(tokens, image_of):
         trainer.reset_metrics()
         inputs = [ops.convert_to_tensor(part) for part in (features, tokens[:, :-1], image_of)]
-        loss = trainer.compute_loss(y=tokens[:, 1:], y_pred=trainer(inputs, training=True), training=True)
+        loss = trainer.compute_loss(inputs, tokens[:, 1:], trainer(inputs, training=True), training=True)
         return float(ops.convert_to_numpy(loss)), float(trainer.nll.result())
 
     filled = losses(np.pad(tokens, ((0, 2), (0, 0)), constant_values=PAD), np.pad(image_of, (0, 2)))

@@ -29,6 +29,7 @@ from captioning.data.mixture import MixedDataset
 from captioning.decoders.widening import take_weights
 from captioning.features.looks import Look, training_looks
 from captioning.features.prepared import Prepared
+from captioning.features.spreading import spread
 from captioning.retrieval.aligner import Aligner
 from captioning.storage.runs import Run, by_data_set
 from captioning.training.batches import CaptionBatches
@@ -114,7 +115,7 @@ class Stage(ABC):
     def drive(self, epochs: range, callbacks: Sequence[keras.callbacks.Callback]) -> None:
         """Train ``epochs`` (from 0) and call ``callbacks`` as Keras does. Ends early if they set ``stop_training``."""
         self.trainer.fit(
-            self.batches,
+            spread(self.batches),
             initial_epoch=epochs.start,
             epochs=epochs.stop,
             callbacks=callbacks,
