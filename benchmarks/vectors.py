@@ -3,6 +3,7 @@
     pip install -e ".[faiss]"
     python benchmarks/vectors.py                # hnsw and ivfpq
     python benchmarks/vectors.py --only hnsw
+    python benchmarks/vectors.py --folder DIR   # keeps vectors and indexes there, and goes on where a run has stopped
 
 The vectors are made up. They are 512 numbers long, as those of pretrained/search.zip, and made to be like them:
 
@@ -28,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -78,7 +80,9 @@ def mixture(clusters: int) -> tuple[Draw, Draw]:
 
 
 def make(folder: Path, count: int) -> dict[str, Any]:
-    """Write the index, and the queries beside it."""
+    """Write the index, and the queries beside it, unless they are there."""
+    if (folder / "index" / "index.json").exists():
+        return {}
     photos, sentences = mixture(max(20, count // 50))
     np.save(folder / "queries.npy", np.stack([photos(QUERIES), sentences(QUERIES)]))
     images = [(f"{number:07d}.jpg", (0, 0)) for number in range(count)]
@@ -89,14 +93,24 @@ def make(folder: Path, count: int) -> dict[str, Any]:
 
 
 def build(folder: Path, kind: str) -> dict[str, Any]:
-    """Build what faiss needs, as the first search of retrieve.py does."""
-    index = ImageIndex(folder / "index")
+    """Build what faiss needs, as the first search of retrieve.py does. The time of stopped runs counts too."""
+    index, spent = ImageIndex(folder / "index"), folder / f"{kind}-spent.json"
     before, began, cpu = own_memory(), time.perf_counter(), time.process_time()
-    attach(index, kind, lambda: {"words": np.load(folder / "queries.npy", allow_pickle=False)[1]})
+    earlier = json.loads(spent.read_text()) if spent.exists() else [0, 0]
+
+    def so_far() -> list[float]:
+        return [earlier[0] + time.perf_counter() - began, earlier[1] + time.process_time() - cpu]
+
+    def words() -> dict[str, np.ndarray]:
+        return {"words": np.load(folder / "queries.npy", allow_pickle=False)[1]}
+
+    attach(index, kind, words, lambda: spent.write_text(json.dumps(so_far())))
+    seconds, cpu_seconds = so_far()
     sizes = {path.name: path.stat().st_size for path in (folder / "index").glob(f"{kind}*")}
     return {
-        "seconds": time.perf_counter() - began,
-        "cpu_seconds": time.process_time() - cpu,
+        "stopped_before": bool(earlier[0]),
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "peak_bytes": peak_memory(),
         "own_bytes": own_memory() - before,
         "disk_bytes": sum(sizes.values()),
@@ -144,6 +158,9 @@ def own_memory() -> int:
 
 def main() -> None:
     parser = make_parser(__doc__)
+    parser.add_argument(
+        "--folder", type=Path, help="keep vectors and indexes here, and go on with them [default: none]"
+    )
     parser.add_argument("--only", choices=tuple(KINDS), help="measure this kind alone")
     parser.add_argument("--measure", nargs="+", help="one step, whose figures are printed as JSON")
     args = parser.parse_args()
@@ -160,7 +177,7 @@ def main() -> None:
     count = 5_000 if args.quick else 1_000_000
     results: dict[str, Any] = {"vectors": count, "size": SIZE, "bars": {"recall": RECALL, "ratio": SPEED}}
     results |= {"faiss": faiss.__version__, "threads": faiss.omp_get_max_threads()}
-    with tempfile.TemporaryDirectory() as temporary:
+    with nullcontext(args.folder) if args.folder else tempfile.TemporaryDirectory() as temporary:
         results["index"] = measure_apart(__file__, "make", temporary, count)
         for kind in kinds:
             built = measure_apart(__file__, "build", temporary, kind)

@@ -274,7 +274,7 @@ def _update(
     kept: list[int] = []
     old = ImageIndex(folder) if (folder / "index.json").exists() else None
     if old:
-        _refuse_other(old, model, source)
+        refuse_other(old, model, source)
         if old.vectors.shape[1] != dimension:
             raise UserError(
                 f"{folder}: damaged index (its vectors have {old.vectors.shape[1]} numbers, and {dimension} are wanted); "
@@ -298,7 +298,7 @@ def _update(
     return ImageIndex(folder)
 
 
-def _refuse_other(old: ImageIndex, model: str, source: str) -> None:
+def refuse_other(old: ImageIndex, model: str, source: str) -> None:
     """Raise UserError if the index is of another model or source."""
     for what, found, wanted in (("model", old.model, model), ("source", old.source, source)):
         if found != wanted:

@@ -36,8 +36,9 @@ from captioning.base.files import alone_with, map_array, replacing, write_atomic
 from captioning.base.json_files import as_written, load_json, take
 from captioning.base.progress import Progress
 from captioning.base.texts import printable
-from captioning.retrieval.approximate import KINDS, Approximate, keys_of
+from captioning.retrieval.approximate import KINDS, QUERIES, Approximate, keys_of
 from captioning.retrieval.index import ImageIndex
+from captioning.words.vocabulary import SPECIALS, Vocabulary
 
 TYPES = ("exact", *KINDS)
 EXACT_UP_TO = 1_000_000  # pictures that are searched exactly, unless the user wants it otherwise
@@ -68,6 +69,13 @@ def require_faiss(index_type: str | None) -> None:
     """Raise UserError if ``index_type`` needs faiss, and it is not installed."""
     if index_type in KINDS and not _has_faiss():
         raise UserError(f'--index-type {index_type}: faiss is not installed; pip install -e ".[faiss]"')
+
+
+def random_sentences(vocabulary: Vocabulary) -> list[str]:
+    """Sentences of random words that the model knows, the same ones every time: queries to measure the recall by."""
+    rng = np.random.default_rng(3)
+    words = vocabulary.words[len(SPECIALS) :]
+    return [" ".join(rng.choice(words, rng.integers(3, 9))) for _ in range(QUERIES)]
 
 
 def attach(
