@@ -129,6 +129,28 @@ def retrieval_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="search the captions of this file, one per line; train, dev or test: the captions of a split",
     )
+    add_indexes(parser)
+    parser.add_argument(
+        "--best", type=int, metavar="K", help="results per query, beside near-duplicates of a photo [default: 5]"
+    )
+    parser.add_argument(
+        "--predictions",
+        metavar="FILE",
+        help="score these captions of the split in place of people's, such as predictions-dev-beam3.json of evaluate.py",
+    )
+    add_reranking(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object per query")
+    parser.add_argument("--pictures", metavar="DIR", help="draw each query and its results into this folder")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="folder for the scores [default: evaluation/ in the run folder]; with --merge-indexes: for the new index",
+    )
+    return parser
+
+
+def add_indexes(parser: argparse.ArgumentParser) -> None:
+    """Offer the options that say where the index is, how it is searched, and that several are merged."""
     parser.add_argument(
         "--index",
         metavar="DIR",
@@ -143,14 +165,10 @@ def retrieval_parser() -> argparse.ArgumentParser:
         help="make one index of these, whose pictures differ, in the folder --output. It is the index of the folder above "
         "all of theirs",
     )
-    parser.add_argument(
-        "--best", type=int, metavar="K", help="results per query, beside near-duplicates of a photo [default: 5]"
-    )
-    parser.add_argument(
-        "--predictions",
-        metavar="FILE",
-        help="score these captions of the split in place of people's, such as predictions-dev-beam3.json of evaluate.py",
-    )
+
+
+def add_reranking(parser: argparse.ArgumentParser) -> None:
+    """Offer the options of a captioner as judge."""
     parser.add_argument("--rerank", metavar="RUN", help="a captioner that puts the candidates into a new order")
     parser.add_argument("--candidates", type=int, metavar="N", help="candidates per query for --rerank [default: 20]")
     parser.add_argument(
@@ -169,14 +187,6 @@ def retrieval_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--choose", action="store_true", help="try all kinds and many weights on dev, and say which are best"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object per query")
-    parser.add_argument("--pictures", metavar="DIR", help="draw each query and its results into this folder")
-    parser.add_argument(
-        "--output",
-        metavar="DIR",
-        help="folder for the scores [default: evaluation/ in the run folder]; with --merge-indexes: for the new index",
-    )
-    return parser
 
 
 def refuse_conflicts(args: argparse.Namespace) -> None:
