@@ -135,6 +135,9 @@ def _up_to_date(index: ImageIndex, kind: str, sorts: Sorts, pause: Callable[[], 
             if searcher and searcher.fingerprint == index.fingerprint and searcher.recall:
                 return searcher
             return _brought_up(searcher, files, sorts, pause)
+    except MemoryError:
+        smaller = "ivfpq or exact" if kind == "hnsw" else "exact"
+        raise UserError(f"{index.folder}: there is too little memory for --index-type {kind}; take {smaller}") from None
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise UserError(

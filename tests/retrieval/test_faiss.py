@@ -261,6 +261,15 @@ def test_a_full_disk_is_one_error(tmp_path, monkeypatch):
     assert index.search(VECTORS[:1], 1)[0].tolist() == [[0]], "exact search goes on"
 
 
+def test_too_little_memory_is_one_error(tmp_path, monkeypatch):
+    def exhausted(self, rows, keys):
+        raise MemoryError
+
+    monkeypatch.setattr(Approximate, "add", exhausted)
+    with pytest.raises(UserError, match="index: there is too little memory for --index-type hnsw; take ivfpq or exact"):
+        attach(index_of(tmp_path / "index", VECTORS), "hnsw")
+
+
 def test_a_searcher_serves_again_while_nothing_changes(copied, learned):
     kind, folder = copied
     first = attach(ImageIndex(folder), kind)
