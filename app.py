@@ -49,6 +49,7 @@ from captioning.exports.runtime import (
 )
 from captioning.pictures.finding import add_finding, finder_of, require_pictures
 from captioning.retrieval.index import default_folder, shipped_towers
+from captioning.retrieval.index_types import add_index_type, require_faiss
 from captioning.serving.engine import Engine, Model
 from captioning.serving.photos import Photos
 from captioning.storage.members import name_of, settings_of
@@ -131,6 +132,7 @@ def app_parser() -> ArgumentParser:
         metavar="DIR",
         help="folder of the index of --photos [default: the one of retrieve.py, which shares it]",
     )
+    add_index_type(parser)
     parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
     return parser
 
@@ -246,7 +248,7 @@ def _model(path: Path, args: Namespace) -> Model:
 def photos_of(args: Namespace) -> Photos | None:
     """The photos of --photos, not yet started, or None without that option. Raises UserError before any work."""
     if not args.photos:
-        for name in ("aligner", "index", "exclude", "follow_links"):
+        for name in ("aligner", "index", "index_type", "exclude", "follow_links"):
             if getattr(args, name):
                 raise UserError(
                     f"--{name.replace('_', '-')}: is read only with --photos DIR; add that, or leave this out"
@@ -254,6 +256,7 @@ def photos_of(args: Namespace) -> Photos | None:
         return None
     from captioning.retrieval.aligner import Aligner
 
+    require_faiss(args.index_type)
     folder, towers = Path(args.photos), Path(args.aligner or shipped_towers("--aligner"))
     settings_of(towers, "aligner")
     finder = finder_of(args)
@@ -262,7 +265,7 @@ def photos_of(args: Namespace) -> Photos | None:
     def place(model: str) -> Path:
         return Path(args.index or default_folder(towers, model, folder.resolve().name, str(folder.resolve())))
 
-    return Photos(folder, partial(Aligner.load, towers), place, finder=finder)
+    return Photos(folder, partial(Aligner.load, towers), place, finder=finder, index_type=args.index_type)
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -9,12 +9,16 @@
     python retrieve.py --model runs/ALIGN --split test "two children" --pictures found/
     python retrieve.py --model runs/ALIGN --captions captions.txt photo.jpg       # one caption per line
     python retrieve.py --model runs/ALIGN --captions train photo.jpg              # the captions of a split
+    python retrieve.py --index folder/ "two dogs"                                 # an index, as it is
+    python retrieve.py --images photos/ --index-type hnsw "two dogs"              # faster in a large folder
+    python retrieve.py --merge-indexes a/ b/ --output both/                       # one index of two
 
 A query that is a web address or the name of a file is a picture. Any other is words. --picture says that it is a
 picture.
 
 Without a query, a split is scored. The scores are written as JSON and as a Markdown table. Images are embedded once,
-into an index (see captioning/retrieval/index.py). Later searches read the index and bring it up to date.
+into an index (see captioning/retrieval/index.py). Later searches read the index and bring it up to date, unless the
+index alone is named.
 
 A picture that cannot be read, or that vanishes during a search, is reported and left out. If a query picture cannot be
 read, the exit status is 1.
@@ -53,7 +57,8 @@ from captioning.pictures.finding import (
 )
 from captioning.pictures.loading import UnreadableImage, load_image, open_source
 from captioning.reports.figures import captioned, ranked, read_picture, save
-from captioning.retrieval.index import Embed, ImageIndex, default_folder, shipped_towers, update
+from captioning.retrieval.index import Embed, ImageIndex, default_folder, refuse_other, shipped_towers, update
+from captioning.retrieval.index_types import add_index_type, attach, random_sentences, require_faiss
 from captioning.retrieval.ranking import DEFAULT_COSINE_WEIGHTS, KINDS, Reranking
 from captioning.words.tokenizer import tokenize
 from config import Config
@@ -72,6 +77,8 @@ LEAST_PHOTOS = 5
 def main() -> int:
     args = retrieval_parser().parse_args()
     args.picture = args.picture or []
+    if args.merge_indexes:
+        return merge_indexes(args)
     refuse_conflicts(args)
     settle_backend(typed_settings(args).get("backend"))
 
@@ -122,11 +129,7 @@ def retrieval_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="search the captions of this file, one per line; train, dev or test: the captions of a split",
     )
-    parser.add_argument(
-        "--index",
-        metavar="DIR",
-        help="folder of the index [default: in index/ of the run folder; without --model: in the user's cache]",
-    )
+    add_indexes(parser)
     parser.add_argument(
         "--best", type=int, metavar="K", help="results per query, beside near-duplicates of a photo [default: 5]"
     )
@@ -135,6 +138,37 @@ def retrieval_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="score these captions of the split in place of people's, such as predictions-dev-beam3.json of evaluate.py",
     )
+    add_reranking(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object per query")
+    parser.add_argument("--pictures", metavar="DIR", help="draw each query and its results into this folder")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="folder for the scores [default: evaluation/ in the run folder]; with --merge-indexes: for the new index",
+    )
+    return parser
+
+
+def add_indexes(parser: argparse.ArgumentParser) -> None:
+    """Offer the options that say where the index is, how it is searched, and that several are merged."""
+    parser.add_argument(
+        "--index",
+        metavar="DIR",
+        help="folder of the index [default: in index/ of the run folder; without --model: in the user's cache]. Without "
+        "--images and --split the index is searched as it is, and no folder is looked through",
+    )
+    add_index_type(parser)
+    parser.add_argument(
+        "--merge-indexes",
+        metavar="DIR",
+        nargs="+",
+        help="make one index of these, whose pictures differ, in the folder --output. It is the index of the folder above "
+        "all of theirs",
+    )
+
+
+def add_reranking(parser: argparse.ArgumentParser) -> None:
+    """Offer the options of a captioner as judge."""
     parser.add_argument("--rerank", metavar="RUN", help="a captioner that puts the candidates into a new order")
     parser.add_argument("--candidates", type=int, metavar="N", help="candidates per query for --rerank [default: 20]")
     parser.add_argument(
@@ -153,12 +187,6 @@ def retrieval_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--choose", action="store_true", help="try all kinds and many weights on dev, and say which are best"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object per query")
-    parser.add_argument("--pictures", metavar="DIR", help="draw each query and its results into this folder")
-    parser.add_argument(
-        "--output", metavar="DIR", help="folder for the scores [default: evaluation/ in the run folder]"
-    )
-    return parser
 
 
 def refuse_conflicts(args: argparse.Namespace) -> None:
@@ -188,7 +216,7 @@ def refuse_conflicts(args: argparse.Namespace) -> None:
     if not (args.images or args.captions or args.picture):
         refuse(("exclude", "follow_links"), "is read only with a folder of pictures; add --images, or leave this out")
     if args.captions:
-        refuse(("split", "index"), "with --captions, captions are searched; leave this out")
+        refuse(("split", "index", "index_type"), "with --captions, captions are searched; leave this out")
         if not queries:
             raise UserError("--captions: name the photos to find captions for")
     if queries or args.images:
@@ -196,15 +224,16 @@ def refuse_conflicts(args: argparse.Namespace) -> None:
             ("output", "choose", "predictions"),
             "is for the scores of a split; leave this out, or leave out query and --images",
         )
-        if not (args.images or args.captions or args.split):
+        if not (args.images or args.captions or args.split or args.index):
             raise UserError(
-                "query: it is not clear what to search; give --images FOLDER, --split NAME or --captions FILE"
+                "query: it is not clear what to search; give --images FOLDER, --index FOLDER, --split NAME or --captions FILE"
             )
         for query in args.queries:
             if not (args.captions or is_picture(query) or tokenize(query)):
                 raise UserError(f"query {query!r}: has no words; say what the picture should show")
     else:
-        refuse(("index", "best", "json", "pictures"), no_query)
+        refuse(("index", "index_type", "best", "json", "pictures"), no_query)
+    require_faiss(args.index_type)
     if args.choose and args.split not in (None, "dev"):
         raise UserError("--choose: works on dev only; leave out --split, and then score test with what was chosen")
     for name in ("best", "candidates"):
@@ -324,6 +353,20 @@ def find_pictures(aligner: "Aligner", config: Config, args: argparse.Namespace) 
 
 
 def open_index(aligner: "Aligner", config: Config, args: argparse.Namespace) -> tuple[ImageIndex, dict[str, Path]]:
+    """The index to search, and the paths of its pictures by name. Raises UserError.
+
+    That of a folder or split is brought up to date. One that is named alone is taken as it is.
+    """
+    if args.images or args.split:
+        index, paths = updated_index(aligner, config, args)
+    else:
+        index, paths = index_as_it_is(aligner, args)
+    attach(index, args.index_type, lambda: {"words": aligner.embed_texts(random_sentences(aligner.vocabulary))})
+    print(printable(f"index of {len(index.images):,} images: {index.folder}"), file=sys.stderr)
+    return index, paths
+
+
+def updated_index(aligner: "Aligner", config: Config, args: argparse.Namespace) -> tuple[ImageIndex, dict[str, Path]]:
     """The index of a folder or split, brought up to date, and the paths of its pictures by name. Raises UserError."""
     embed: Embed
     if args.images:
@@ -345,8 +388,50 @@ def open_index(aligner: "Aligner", config: Config, args: argparse.Namespace) -> 
         print(f"note: ... and {len(index.unreadable) - 5} more, listed in {folder}/index.json", file=sys.stderr)
     if not index.images:
         raise UserError(f"{args.images}: not one of its {len(paths)} pictures could be read")
-    print(printable(f"index of {len(index.images):,} images: {folder}"), file=sys.stderr)
     return index, paths
+
+
+def index_as_it_is(aligner: "Aligner", args: argparse.Namespace) -> tuple[ImageIndex, dict[str, Path]]:
+    """The index of --index, and the paths of its pictures by name. Raises UserError if it cannot be searched alone."""
+    index = ImageIndex(Path(args.index))
+    refuse_other(index, aligner.fingerprint, index.source)
+    if not os.path.isabs(index.source):
+        raise UserError(f"--index: {args.index} is that of a split ({index.source}); add --split")
+    if not index.images:
+        raise UserError(f"--index: {args.index} holds no pictures; search the folder with --images {index.source}")
+    return index, {name: Path(index.source, name) for name in index.images}
+
+
+def merge_indexes(args: argparse.Namespace) -> int:
+    """Make one index of those of --merge-indexes. Returns the exit status. Raises UserError."""
+    from captioning.retrieval.merging import merge
+
+    others = ("queries", "picture", "model", "split", "images", "exclude", "follow_links", "captions", "index")
+    others += (
+        "index_type",
+        "best",
+        "predictions",
+        "rerank",
+        "candidates",
+        "rerank_by",
+        "cosine_weight",
+        "choose",
+        "json",
+    )
+    for name in (*others, "pictures"):
+        if getattr(args, name):
+            what = "a query" if name == "queries" else f"--{name.replace('_', '-')}"
+            raise UserError(f"{what}: --merge-indexes searches nothing; leave out one of the two")
+    if len(args.merge_indexes) < 2:
+        raise UserError("--merge-indexes: one index is not enough; name two or more")
+    if not args.output:
+        raise UserError("--output: is missing; name the folder of the new index")
+    index = merge([Path(folder) for folder in args.merge_indexes], Path(args.output))
+    search = f"--index {args.output}"
+    if os.path.isabs(index.source):
+        search = f"--images {index.source} {search}, or {search} alone"
+    print(printable(f"index of {len(index.images):,} images: {index.folder}; search it with {search}"), file=sys.stderr)
+    return 0
 
 
 # Captions, found by photos

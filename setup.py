@@ -53,6 +53,10 @@ ALONE = {
     "serve": [
         "ray[serve]>=2.50,<3",  # replicas and their proxies; tried with 2.60.0
     ],
+    # Faster searches among many pictures: --index-type hnsw or ivfpq.
+    "faiss": [
+        "faiss-cpu>=1.15,<2",  # finds candidates; 1.15 checks more of a file that it reads than releases before
+    ],
     # The site: mkdocs build.
     "docs": [
         "mkdocs>=1.6,<2",  # Markdown to pages; --strict finds dead links

@@ -34,6 +34,7 @@ HEAVY = (
     "first_caption",
     "huge_pictures",
     "in_browser",
+    "vectors",
 )
 
 
@@ -62,6 +63,8 @@ def test_a_quick_run_prints_a_table_and_writes_json(name, tmp_path, request):
 
         if not (shutil.which("chromium") and shutil.which("chromedriver") and has_runtime()):
             pytest.skip("needs chromium, chromedriver and onnxruntime-web; python app.py --in-browser fetches the last")
+    if name == "vectors":
+        pytest.importorskip("faiss")
     if name == "backends":  # the others go the same way, and compiling for them takes minutes
         command += ["--only", "tensorflow"]
     if name == "word_embeddings":

@@ -22,7 +22,12 @@ PAGES = [
     *(f"{folder}/README.md" for folder in FOLDERS),
 ]
 # Options of other programs that the pages call.
-FOREIGN_OPTIONS = {"index-url", "help", "no-deps", "address"}
+FOREIGN_OPTIONS = {"index-url", "help", "no-deps", "address"} | {
+    "rm",
+    "gpus",
+    "user",
+    "build-arg",
+}  # the last of docker
 # A path that a reader would fill in, or that a run leaves: it need not exist.
 PLACEHOLDER = re.compile(r"\b(NAME|FILE|FOLDER|DIR|RUN|SPLIT|PROTOCOL|EMBEDDING|SEED|A|B)\b")
 USERS_OWN = ("runs/", "data/", "features/", "photos/", "exported/", "annotations/", "/tmp/", "site-packages/")

@@ -23,7 +23,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,9 +32,10 @@ import numpy as np
 
 from captioning.base.errors import UserError
 from captioning.base.files import allocate, alone_with, cache_folder, map_array, write_atomically
-from captioning.base.json_files import load_json, take
+from captioning.base.json_files import MAX_BYTES, load_json, take
 from captioning.base.progress import Progress
 from captioning.pictures.loading import UnreachableImage, UnreadableImage
+from captioning.retrieval.approximate import Approximate
 from captioning.retrieval.ranking import neighbours
 from config import PRETRAINED, SEARCH
 
@@ -55,6 +56,7 @@ class ImageIndex:
     def __init__(self, folder: Path):
         """Open the index in ``folder``. Raises UserError if it is missing or damaged."""
         self.folder = folder
+        self.approximate: Approximate | None = None
         try:
             about = load_json(folder / "index.json", dict)
             if take(about, "format", int) > FORMAT:
@@ -75,6 +77,7 @@ class ImageIndex:
             if len(vectors) < len(self.images) or not vectors.shape[1]:
                 raise ValueError("index.json and the vectors do not belong together")
             self.vectors = vectors[: len(self.images)]
+            self.checksums = self._checksums()
             if "checksums" in about:
                 self._refuse_changed(take(about, "checksums", list))
         except FileNotFoundError as error:
@@ -86,15 +89,28 @@ class ImageIndex:
                 f"{folder}: damaged index ({error}); delete it, and the next search builds it again"
             ) from None
 
+    def _checksums(self) -> list[int]:
+        """The checksums of the vectors and names as they are."""
+        return [
+            _checksum(
+                zlib.crc32(np.ascontiguousarray(self.vectors[start : start + _BLOCK]).data),
+                self.images[start : start + _BLOCK],
+            )
+            for start in range(0, len(self.images), _BLOCK)
+        ]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) that follows from the towers, the names and the vectors."""
+        return hashlib.sha256(json.dumps([self.model, len(self.images), self.checksums]).encode()).hexdigest()
+
     def _refuse_changed(self, checksums: list[Any]) -> None:
         """Raise ValueError unless the vectors and names are those of which the ``checksums`` were taken."""
-        blocks = range(0, len(self.images), _BLOCK)
-        if len(checksums) != len(blocks):
-            raise ValueError(f"there are {len(checksums)} checksums for {len(blocks)} blocks of vectors")
-        for start, written in zip(blocks, checksums, strict=True):
-            names = self.images[start : start + _BLOCK]
-            rows = np.ascontiguousarray(self.vectors[start : start + _BLOCK]).data
-            if _checksum(zlib.crc32(rows), names) != written:
+        if len(checksums) != len(self.checksums):
+            raise ValueError(f"there are {len(checksums)} checksums for {len(self.checksums)} blocks of vectors")
+        for number, (written, found) in enumerate(zip(checksums, self.checksums, strict=True)):
+            if found != written:
+                names = self.images[number * _BLOCK : (number + 1) * _BLOCK]
                 where = f"{_vectors(self.folder, self.version).name}: the vectors of {names[0]} to {names[-1]}"
                 raise ValueError(f"{where} are not what was written")
 
@@ -102,9 +118,13 @@ class ImageIndex:
         """The ``count`` pictures that are nearest to each of ``queries``, float unit vectors ``(Q, J)``, best first.
 
         Returns their positions in ``images``, int ``(Q, K)``, and their cosines, float32 ``(Q, K)``. K is ``count``, or
-        the number of pictures if that is less.
+        the number of pictures if that is less. All are compared, unless ``index_types.attach`` has set ``approximate``.
+        Then some may be missed.
         """
-        return neighbours(np.asarray(queries, dtype=np.float32), self.vectors, count)
+        queries = np.asarray(queries, dtype=np.float32)
+        if self.approximate:
+            return self.approximate.search(queries, count)
+        return neighbours(queries, self.vectors, count)
 
 
 def _checksum(rows: int, names: Sequence[str]) -> int:
@@ -156,11 +176,65 @@ def update(
         with alone_with(folder):
             return _update(folder, model, source, paths, embed, dimension)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        needed = f"; it needs {4 * dimension * len(paths) / 1e6:,.1f} MB" if full else ""
+        raise _unwritable(folder, error, dimension, len(paths)) from None
+
+
+def create(
+    folder: Path,
+    model: str,
+    source: str,
+    images: Sequence[tuple[str, Stamp]],
+    unreadable: Mapping[str, tuple[int, int, str]],
+    blocks: Iterable[np.ndarray],
+    dimension: int,
+) -> ImageIndex:
+    """Write a new index of ``images``: names with their stamps. ``blocks`` give their vectors, float32 ``(some, J)``.
+
+    J is the ``dimension``. ``model``, ``source``: see ``update``. ``unreadable``: size, time and reason by name. What
+    fails leaves no index. Raises UserError.
+    """
+    new = _Contents(model, source, 1, [[name, *stamp] for name, stamp in images], dict(unreadable))
+    if len(json.dumps(new.images, indent=0)) > 0.99 * MAX_BYTES:
         raise UserError(
-            f"{folder}: the index cannot be written: {error.strerror or error}{needed}; name another --index"
-        ) from None
+            f"{folder}: {len(images):,} pictures are too many for one index, whose index.json may have "
+            f"{MAX_BYTES >> 20} MiB; keep several"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone_with(folder):
+            if (folder / "index.json").exists():
+                raise UserError(f"{folder}: holds an index already; name another folder")
+            with _whole_or_gone(_vectors(folder, 1)) as path:
+                offset = allocate(path, "float32", (len(images), dimension))
+                with open(path, "r+b") as file, Progress("index", len(images), "images") as bar:
+                    file.seek(offset)
+                    for block in blocks:
+                        file.write(np.ascontiguousarray(block, dtype=np.float32).tobytes())
+                        bar.update(len(block))
+                    file.flush()
+                    os.fsync(file.fileno())
+                    new.add_checksums(file, offset, 4 * dimension)
+                new.save(folder)
+            return ImageIndex(folder)
+    except OSError as error:
+        raise _unwritable(folder, error, dimension, len(images)) from None
+
+
+@contextlib.contextmanager
+def _whole_or_gone(path: Path) -> Iterator[Path]:
+    """Gives ``path``, a file that is removed if the body fails."""
+    try:
+        yield path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _unwritable(folder: Path, error: OSError, dimension: int, pictures: int) -> UserError:
+    """What to tell the user of an index that cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    needed = f"; it needs {4 * dimension * pictures / 1e6:,.1f} MB" if full else ""
+    return UserError(f"{folder}: the index cannot be written: {error.strerror or error}{needed}; name another --index")
 
 
 @dataclass
@@ -200,7 +274,7 @@ def _update(
     kept: list[int] = []
     old = ImageIndex(folder) if (folder / "index.json").exists() else None
     if old:
-        _refuse_other(old, model, source)
+        refuse_other(old, model, source)
         if old.vectors.shape[1] != dimension:
             raise UserError(
                 f"{folder}: damaged index (its vectors have {old.vectors.shape[1]} numbers, and {dimension} are wanted); "
@@ -224,7 +298,7 @@ def _update(
     return ImageIndex(folder)
 
 
-def _refuse_other(old: ImageIndex, model: str, source: str) -> None:
+def refuse_other(old: ImageIndex, model: str, source: str) -> None:
     """Raise UserError if the index is of another model or source."""
     for what, found, wanted in (("model", old.model, model), ("source", old.source, source)):
         if found != wanted:

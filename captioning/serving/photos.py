@@ -33,11 +33,14 @@ from captioning.pictures.finding import Finder, no_pictures, unlisted
 from captioning.pictures.loading import TooLargeImage, UnreadableImage, load_image
 from captioning.reports.figures import read_picture
 from captioning.retrieval.index import ImageIndex, update
+from captioning.retrieval.index_types import attach, random_sentences
+from captioning.retrieval.ranking import nearest
 from captioning.serving.engine import MAX_MEMORY, TooLarge
 from captioning.serving.worker import Worker
 
 if TYPE_CHECKING:
     from captioning.retrieval.aligner import Aligner, Embedded
+    from captioning.retrieval.approximate import Approximate
 
 BATCH = 8  # photos that are embedded at a time; a search waits for one batch at most
 LOOK_AGAIN = 60  # seconds from one look at the folder to the next
@@ -129,10 +132,28 @@ class Recent(Generic[T]):
 
 
 class _Part(NamedTuple):
-    """Photos that can be searched: their names, and unit vectors float32 ``(B, J)``. Spare rows may follow."""
+    """Photos that can be searched: their names, and unit vectors float32 ``(B, J)``. Spare rows may follow.
+
+    ``whole``: the index that they are all the photos of, if there is one. Then it searches them.
+    """
 
     names: Sequence[str]
     vectors: np.ndarray
+    whole: ImageIndex | None = None
+
+    def search(self, query: np.ndarray, count: int) -> list[tuple[float, str]]:
+        """The ``count`` photos that are nearest to ``query`` float32 ``(J,)``, best first: cosines and names."""
+        if self.whole and self.whole.approximate:
+            (rows,), (cosines,) = self.whole.search(query[None], count)
+        else:
+            everything = self.vectors[: len(self.names)] @ query
+            rows = nearest(everything[None], count)[0]
+            cosines = everything[rows]
+        return [(float(cosine), self.names[row]) for row, cosine in zip(rows.tolist(), cosines, strict=True)]
+
+
+class _Closing(Exception):
+    """The worker is to end."""
 
 
 @dataclass(frozen=True)
@@ -157,10 +178,12 @@ class Photos(Worker[_Query]):
         place: Callable[[str], Path],
         look_again: float = LOOK_AGAIN,
         finder: Finder | None = None,
+        index_type: str | None = None,
     ):
         """``load`` loads the towers. ``place`` gives the folder of the index for the fingerprint of the towers.
 
         ``look_again``: seconds from one look at the folder to the next. ``finder``: which pictures of it are searched.
+        ``index_type``: how (see ``retrieval.index_types``).
         """
         super().__init__("searcher", patience=30)  # it may wait for another process that writes the same index
         self.folder, self.name = folder, printable(folder.resolve().name or str(folder.resolve()))
@@ -168,6 +191,8 @@ class Photos(Worker[_Query]):
         self.captions: Recent[str] = Recent(CAPTIONS, lambda caption: 1)
         self._root = folder.resolve()
         self._load, self._place, self._finder, self._look_again = load, place, finder or Finder(), look_again
+        self._index_type = index_type
+        self._approximate: Approximate | None = None
         self._left_out: list[str] = []
         self._aligner: Aligner | None = None
         self._parts: list[_Part] = []
@@ -258,6 +283,8 @@ class Photos(Worker[_Query]):
                     self._aligner = self._load()
                     self._aligner.embed_texts(["a"])  # compiles
                 self._bring_up_to_date(self._aligner)
+            except _Closing:
+                return
             except UserError as error:
                 self._fail(str(error))
             except Exception:  # the worker must go on
@@ -293,16 +320,30 @@ class Photos(Worker[_Query]):
         if not self._parts and (place / "index.json").exists():
             known = ImageIndex(place)
             if (known.model, known.source) == (aligner.fingerprint, source):
-                self._show([_Part(known.images, known.vectors)])
+                self._show([_Part(known.images, known.vectors, known)])
         self.progress = Progress("indexing", 0, len(paths))
 
         def embed(todo: Sequence[str]) -> "Iterator[Embedded]":
             return self._embed(aligner, todo, paths)
 
         index = update(place, aligner.fingerprint, source, paths, embed, aligner.config.joint_size)
-        self._show([_Part(index.images, index.vectors)])
+        self._show([_Part(index.images, index.vectors, index)])
         done = len(index.images) + len(index.unreadable)
         self.progress = Progress("ready", done, done, len(index.unreadable))
+        self._attach(index, aligner)
+
+    def _attach(self, index: ImageIndex, aligner: "Aligner") -> None:
+        """Let the index search as the user wants it. Searches are answered meanwhile. Raises UserError or _Closing."""
+
+        def pause() -> None:
+            self._answer()
+            if self._closed:
+                raise _Closing
+
+        def sentences() -> dict[str, np.ndarray]:
+            return {"words": aligner.embed_texts(random_sentences(aligner.vocabulary))}
+
+        self._approximate = attach(index, self._index_type, sentences, pause, self._approximate)
 
     def _embed(self, aligner: "Aligner", todo: Sequence[str], paths: Mapping[str, Path]) -> "Iterator[Embedded]":
         """Embed the photos ``todo``. Searches find each photo as soon as it is embedded.
@@ -366,16 +407,17 @@ class Photos(Worker[_Query]):
         except UserError as error:
             raise BadQuery(str(error)) from None
         query = self._aligner.embed_texts([text])[0]
-        names = [name for part in self._parts for name in part.names]
-        blocks = [part.vectors[: len(part.names)] @ query for part in self._parts]
-        cosines = np.concatenate(blocks) if blocks else np.empty(0, np.float32)
-        hits: list[Hit] = []
-        for row in np.argsort(-cosines, kind="stable").tolist():
-            if len(hits) == limit:
+        searched, count = sum(len(part.names) for part in self._parts), limit
+        while True:
+            nearest = sorted(
+                (hit for part in self._parts for hit in part.search(query, count)), key=lambda hit: -hit[0]
+            )
+            hits = [hit for hit in nearest[:count] if self._inside(hit[1])]  # others have vanished
+            if len(hits) >= limit or count >= searched:
                 break
-            if self._inside(names[row]):  # it may have vanished
-                hits.append(Hit(_id_of(names[row]), printable(names[row]), float(cosines[row])))
-        return Found(hits, unknown, len(names))
+            count *= 2
+        found = [Hit(_id_of(name), printable(name), cosine) for cosine, name in hits[:limit]]
+        return Found(found, unknown, searched)
 
 
 def _id_of(name: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from running import TINY_ALIGNER, make_data, process, refused, script
 
+from captioning.retrieval.index import ImageIndex, create
 from config import Config
 
 WORDS = ["a", "picture", "this", "one", "is", "red", "green", "blue", "grey"]
@@ -166,6 +167,77 @@ def test_new_photos_enter_the_index(models, photos, data, tmp_path):
     search[2] = tmp_path / "other"
     refused(*search, "green", mentions="index: this index was built with another model .* name another --index")
     assert json.loads((tmp_path / "index" / "index.json").read_text()) == after
+
+
+def test_an_index_that_is_named_alone_is_searched_as_it_is(models, photos, data, tmp_path):
+    search = ["retrieve", "--model", models[0], "--index", tmp_path / "index"]
+    assert script(*search, "--images", photos).status == 0
+    before = (tmp_path / "index" / "index.json").read_bytes()
+    shutil.copyfile(data[0] / "pictures" / "05.png", photos / "e.png")
+    (photos / "b.png").unlink()
+    outcome = script(*search, "green", "--json")
+    assert outcome.status == 0, outcome
+    found = {result["image"] for result in json.loads(outcome.out)["results"]}
+    assert found == {str(photos / name) for name in ("a.png", "c.png", "more/d.png")}
+    assert "b.png: has vanished since it was indexed" in outcome.err
+    assert (tmp_path / "index" / "index.json").read_bytes() == before
+    for source, mentions in (("flickr8k-dev", r"is that of a split \(flickr8k-dev\); add --split"), ("/x", None)):
+        about = json.loads(before) | {"source": source} | ({"model": "m2"} if source == "/x" else {})
+        (tmp_path / "index" / "index.json").write_text(json.dumps(about))
+        refused(*search, "green", mentions=mentions or "was built with another model")
+    create(tmp_path / "none", json.loads(before)["model"], "/photos", [], {}, [], 16)
+    refused(
+        *search[:4], tmp_path / "none", "green", mentions="none holds no pictures; search the folder with --images /ph"
+    )
+
+
+def test_indexes_merge_into_one(tmp_path):
+    for name in "ab":
+        create(tmp_path / name, "m", f"/photos/{name}", [("0.jpg", (1, 1))], {}, [np.ones((1, 2))], 2)
+    merge = ["retrieve", "--merge-indexes", tmp_path / "a", tmp_path / "b"]
+    outcome = script(*merge, "--output", tmp_path / "both")
+    assert outcome.status == 0, outcome
+    assert f"index of 2 images: {tmp_path / 'both'}; search it with --images /photos --index " in outcome.err
+    assert ImageIndex(tmp_path / "both").images == ["a/0.jpg", "b/0.jpg"]
+    refused(*merge, "--output", tmp_path / "both", mentions="both: holds an index already")
+    refused(*merge, mentions="--output: is missing; name the folder of the new index")
+    refused(*merge[:3], "--output", tmp_path / "new", mentions="--merge-indexes: one index is not enough")
+    refused("retrieve", "red", *merge[1:], mentions="a query: --merge-indexes searches nothing")
+    refused(*merge, "--output", tmp_path / "new", "--best", "3", mentions="--best: --merge-indexes searches nothing")
+
+
+def cosines(outcome) -> list[list[float]]:
+    """What a search with --json printed, a line for each query."""
+    assert outcome.status == 0, outcome
+    return [[result["cosine"] for result in json.loads(line)["results"]] for line in outcome.out.splitlines()]
+
+
+@pytest.mark.slow
+def test_faiss_finds_what_exact_search_finds(models, data, tmp_path, monkeypatch):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr("captioning.retrieval.index_types.LEAST", 0)
+    (tmp_path / "photos").mkdir()
+    for i in range(72):  # of all sizes, so that no two are equal
+        with Image.open(data[0] / "pictures" / f"{i % 12:02}.png") as picture:
+            picture.resize((30 + i, 40)).save(tmp_path / "photos" / f"{i}.png")
+    search = [
+        "retrieve",
+        "--model",
+        models[0],
+        "--images",
+        tmp_path / "photos",
+        "--index",
+        tmp_path / "index",
+        "--json",
+    ]
+    words = ["a red picture", "grey", "--best", "2"]
+    exact = cosines(script(*search, *words))
+    for _ in range(2):
+        outcome = script(*search, *words, "--index-type", "hnsw")
+        np.testing.assert_allclose(cosines(outcome), exact, atol=1e-6)
+    assert "recall@10" not in outcome.err, "the second search reads what the first has built"
+    recall = json.loads((tmp_path / "index" / "hnsw.json").read_text())["recall"]
+    assert sorted(recall) == ["photos", "words"]
 
 
 def test_towers_that_come_with_the_repository_need_no_name(models, photos, tmp_path, monkeypatch):
@@ -381,7 +453,7 @@ def test_retrieve_names_what_is_wrong(models, photos, tmp_path):
     refused(*images, "  ", mentions="query '  ': has no words")
     refused(*images, "zebra crossing", mentions="query 'zebra crossing': the model knows none of these words")
     assert "unknown words: zebra" in script(*images, "a red zebra").err
-    refused(*model, "red", mentions="query: .*; give --images FOLDER, --split NAME or --captions FILE")
+    refused(*model, "red", mentions="query: .*; give --images FOLDER, --index FOLDER, --split NAME or --captions")
     refused(*model, "--split", "dev", "red", "--exclude", "a", mentions="--exclude: is read only with a folder")
     refused(*model, "--captions", tmp_path / "blank.txt", photos, mentions="blank.txt: holds no captions")
     refused(*model, "--captions", tmp_path / "no.txt", photos, mentions=r"no\.txt: cannot be read as captions")
@@ -394,11 +466,14 @@ def test_retrieve_names_what_is_wrong(models, photos, tmp_path):
     for query in ([photos / "a.png"], ["--picture", photos / "a.png"]):
         judged = [*query, "--rerank", captioned]
         refused(*images, *judged, mentions=r"--rerank: a captioner judges words, and .*a\.png is a picture; leave out")
-        refused(*model, *query, mentions="query: .*; give --images FOLDER, --split NAME or --captions FILE")
+        refused(*model, *query, mentions="query: .*; give --images FOLDER, --index FOLDER, --split NAME or --captions")
     refused(*images, "--picture", photos / "*.gif", mentions=r"\*\.gif: no file has such a name")
     refused(*images, "red", "--split", "dev", mentions="--split: --images searches a folder of your own")
     refused(*images, "red", "--output", tmp_path, mentions="--output: is for the scores of a split")
     refused(*images, "--best", "3", mentions="--best: is for the results of a query")
+    refused(*model, "--index-type", "exact", mentions="--index-type: is for the results of a query")
+    searched = ["--captions", tmp_path / "blank.txt", photos, "--index-type", "exact"]
+    refused(*model, *searched, mentions="--index-type: with --captions, captions are searched")
     refused(*model, "--json", mentions="--json: is for the results of a query")
     refused(
         *model,

@@ -126,6 +126,12 @@ def test_what_photos_need(tmp_path, run_dir, monkeypatch):
     for name in ("aligner", "index", "exclude"):
         with pytest.raises(UserError, match=f"--{name}: is read only with --photos DIR"):
             photos(f"--{name}", tmp_path)
+    with pytest.raises(UserError, match="--index-type: is read only with --photos DIR"):
+        photos("--index-type", "hnsw")
+    with monkeypatch.context() as patch:
+        patch.setattr("captioning.retrieval.index_types._has_faiss", lambda: False)
+        with pytest.raises(UserError, match="--index-type hnsw: faiss is not installed"):
+            photos("--photos", tmp_path, "--index-type", "hnsw")
     monkeypatch.setattr("captioning.retrieval.index.SEARCH", tmp_path / "search.zip")
     with pytest.raises(UserError, match=r"search\.zip: there are no towers here; .* with --aligner RUN"):
         photos("--photos", tmp_path)
@@ -140,6 +146,9 @@ def test_what_photos_need(tmp_path, run_dir, monkeypatch):
     Image.new("RGB", (4, 4)).save(tmp_path / "empty" / "a.png")
     opened = photos("--photos", tmp_path / "empty", "--aligner", tmp_path / "run", "--index", tmp_path / "index")
     assert (opened.name, opened._place("m1")) == ("empty", tmp_path / "index")
+    assert opened._index_type is None
+    opened = photos("--photos", tmp_path / "empty", "--aligner", tmp_path / "run", "--index-type", "exact")
+    assert opened._index_type == "exact"
     opened = photos("--photos", tmp_path / "empty", "--aligner", tmp_path / "run" / "aligner.zip")
     assert opened._place("m1").parent == tmp_path / "run" / "index", "where retrieve.py has it"
 

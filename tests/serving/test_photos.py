@@ -48,13 +48,13 @@ class Served:
 
 
 @contextmanager
-def serving(folder, index, towers=None, look_again=1e9, hosts=None):
+def serving(folder, index, towers=None, look_again=1e9, hosts=None, index_type=None):
     towers, captioner = towers or ColourTowers(), ColourCaptioner()
     model = Model("colours", CONFIG, True, lambda: captioner)
     load = (lambda: (_ for _ in ()).throw(towers)) if isinstance(towers, Exception) else (lambda: towers)
     with (
         Engine([model], window=0.001) as engine,
-        Photos(folder, load, lambda fingerprint: index, look_again) as searched,
+        Photos(folder, load, lambda fingerprint: index, look_again, index_type=index_type) as searched,
     ):
         client = TestClient(api.create_app(engine, searched, hosts), raise_server_exceptions=False)
         yield Served(client, searched, towers, captioner, engine)
@@ -298,6 +298,42 @@ def test_searches_are_answered_between_two_batches(folder, tmp_path):
         futures = [served.photos.search("red", 3) for _ in range(2)]
         first.set()
         assert [future.result(30).searched for future in futures] == [8, 8]
+
+
+def test_photos_that_have_vanished_are_replaced_by_the_next_best(folder, tmp_path):
+    for i in range(12):
+        paint(folder / f"{i:02}.png", "red")
+    paint(folder / "zz.png", "green")
+    with serving(folder, tmp_path / "index") as served:
+        served.ready()
+        for i in range(11):
+            (folder / f"{i:02}.png").unlink()
+        assert served.names("red", limit=2) == ["11.png", "rose.png"]
+        assert len(served.names("red", limit=100)) == 5
+        assert served.get("search", query="red", limit=2).json()["searched"] == 16
+
+
+@pytest.mark.slow
+def test_the_page_searches_with_faiss_too(folder, tmp_path, monkeypatch):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr("captioning.retrieval.index_types.LEAST", 0)
+    monkeypatch.setattr("captioning.retrieval.index_types._CHUNK", 16)
+    for i in range(60):
+        paint(folder / f"{i:02}.png", list(COLOURS)[i % 3])
+    answered = []
+    with serving(folder, tmp_path / "index", index_type="hnsw", look_again=0) as served:
+        before = served.photos._answer
+        served.photos._answer = lambda: (answered.append(1), before())  # between the chunks that faiss learns
+        until(lambda: (tmp_path / "index" / "hnsw.json").exists() and served.photos._approximate)
+        assert len(answered) >= 4
+        first = served.photos._approximate
+        (found,) = served.names("red", limit=1)
+        assert found in {"rose.png", *(f"{i:02}.png" for i in range(0, 60, 3))}
+        assert served.photos._parts[0].whole.approximate is first
+        until(lambda: served.photos._parts[0].whole.approximate is first, 10)  # after another look
+        paint(folder / "new.png", "blue", (90, 90))
+        until(lambda: "new.png" in served.names("blue", limit=40))
+        until(lambda: served.photos._approximate is not first and len(served.photos._approximate.keys) == 64)
 
 
 def test_a_search_does_not_wait_for_ever(folder, tmp_path, monkeypatch):
