@@ -4,6 +4,7 @@
     python preprocessing.py --preset coco-attention --download     # MS-COCO, 20 GB
     python preprocessing.py --preset demo               # generate and prepare the demo scenes
     python preprocessing.py --verify                    # compare the stored features with their checksums
+    python preprocessing.py --cluster HOST:6379         # extract the features on a Ray cluster
 
 train.py and evaluate.py call the same functions, so nobody needs to run this script first. It prints a line for each
 kind of fault in the data. It can be interrupted at any moment and run again.
@@ -11,6 +12,7 @@ kind of fault in the data. It can be interrupted at any moment and run again.
 
 import math
 import sys
+from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,8 @@ from captioning.base.errors import UserError
 from captioning.base.script import run_script
 from captioning.base.texts import printable, printable_lines
 from captioning.base.trained import read_trained
+from captioning.cluster.jobs import add_cluster, add_shards, settle_cluster
+from captioning.cluster.places import Place
 from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import resolve
 from captioning.data import datasets
@@ -261,6 +265,33 @@ def _prepare_one(
     return Prepared(dataset, encoder, store, views)
 
 
+def _extract_on_cluster(
+    args: Namespace,
+    config: Config,
+    dataset: CaptionDataset | MixedDataset,
+    encoder: "keras.Model | None",
+    looks: Sequence[Look],
+) -> "keras.Model":
+    """Make the feature stores that ``prepare`` opens. Returns the encoder. Raises UserError."""
+    from captioning.cluster.features import extract_on_cluster
+    from captioning.features.encoder import build_encoder
+    from captioning.features.extraction import store_location
+
+    encoder = encoder or build_encoder(config)
+    for part in dataset.parts.values() if isinstance(dataset, MixedDataset) else [dataset]:
+        for look, records in [(Look(), part.records), *((look, part.split("train")) for look in looks)]:
+            folder, key = store_location(config, part.name, records, encoder, look)
+            paths = {record.file_name: record.path.absolute() for record in records}
+            pictures = [(name, paths[name].stat().st_size, str(paths[name])) for name in sorted(paths)]
+            shards = Place(args.shards or str(folder / "shards"), "--shards")
+            shape = tuple(encoder.output_shape[1:])
+            most, cores = args.shard_pictures, args.worker_cores
+            extract_on_cluster(
+                args.cluster, shards, folder, key, pictures, config, look, config.init, shape, most, cores
+            )
+    return encoder
+
+
 def _report_unreadable(store: "FeatureStore") -> None:
     """Name the first five unreadable images on stderr, and say how many more there are."""
     for name, reason in list(store.unreadable.items())[:5]:
@@ -279,8 +310,15 @@ def main() -> None:
         action="store_true",
         help="compare stored features with the checksums from their extraction, and extract damaged ones again",
     )
+    add_cluster(parser)
+    add_shards(parser)
     args = parser.parse_args()
+    settle_cluster(args)
     config = resolve(args)
+    if args.cluster and config.features:
+        raise UserError(
+            "--cluster: extracts features, and those of --features are there already; leave out one of them"
+        )
     use_devices(config.devices)
     check_encoder(config)
     if args.download:
@@ -295,7 +333,10 @@ def main() -> None:
     from model import Captioner
 
     encoder = Captioner.load(Path(config.init)).encoder if config.init else None
-    prepared = prepare(config, dataset, encoder, looks=stage_named(config.stage).looks(config), verify=args.verify)
+    looks = stage_named(config.stage).looks(config)
+    if args.cluster:
+        encoder = _extract_on_cluster(args, config, dataset, encoder, looks)
+    prepared = prepare(config, dataset, encoder, looks=looks, verify=args.verify)
     sets = dataset.parts if isinstance(dataset, MixedDataset) else {"": dataset}
     for name, part in sets.items():
         print(f"{name}:\n" * bool(name), end="")

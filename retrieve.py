@@ -6,6 +6,7 @@
     python retrieve.py --split dev --predictions FILE                             # is an image found by its caption?
     python retrieve.py --model runs/ALIGN --images photos/ "a dog in the snow"    # search a folder
     python retrieve.py --model runs/ALIGN --images photos/ photo.jpg              # photos like this one
+    python retrieve.py --images s3://photos/ --index here/ --cluster HOST:6379    # index a whole collection, on Ray
     python retrieve.py --model runs/ALIGN --split test "two children" --pictures found/
     python retrieve.py --model runs/ALIGN --captions captions.txt photo.jpg       # one caption per line
     python retrieve.py --model runs/ALIGN --captions train photo.jpg              # the captions of a split
@@ -32,7 +33,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -40,6 +41,9 @@ from captioning.base.errors import UserError
 from captioning.base.files import write
 from captioning.base.script import run_script
 from captioning.base.texts import json_line, printable
+from captioning.cluster.jobs import add_cluster, add_shards, settle_cluster
+from captioning.cluster.places import Place, is_bucket
+from captioning.cluster.vectors import Stored, embed_on_cluster
 from captioning.command_line.options import make_parser, typed_settings
 from captioning.command_line.resolving import refuse_stored_features, resolve_trained, settle_backend, without_data
 from captioning.data.predictions import read_predictions
@@ -124,6 +128,8 @@ def retrieval_parser() -> argparse.ArgumentParser:
         "--images", metavar="DIR", help="search the pictures below this folder; without a query, only index them"
     )
     add_finding(parser)
+    add_cluster(parser)
+    add_shards(parser)
     parser.add_argument(
         "--captions",
         metavar="FILE",
@@ -209,6 +215,7 @@ def refuse_conflicts(args: argparse.Namespace) -> None:
             raise UserError(
                 f"--rerank: a captioner judges words, and {printable(query)} is a picture; leave out one of the two"
             )
+    refuse_beside_cluster(args, has_queries=bool(queries))
     if args.images:
         refuse(("captions", "split"), "--images searches a folder of your own; leave out one of the two")
         if not queries:
@@ -239,8 +246,25 @@ def refuse_conflicts(args: argparse.Namespace) -> None:
     for name in ("best", "candidates"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name}: must be at least 1")
-    if args.images:
+    if args.images and args.cluster:
+        Place(args.images, "--images").require_pictures(finder_of(args))
+    elif args.images:
         require_pictures(args.images, "--images", finder_of(args))
+
+
+def refuse_beside_cluster(args: argparse.Namespace, has_queries: bool) -> None:
+    """Refuse what does not go with ``--cluster``, and buckets without it. Raises UserError."""
+    settle_cluster(args)
+    if args.cluster and not args.images:
+        raise UserError("--cluster: indexes the pictures of --images; name a folder or bucket, or leave this out")
+    if args.images and is_bucket(args.images):
+        if not args.cluster:
+            raise UserError(f"--images: {args.images}: a bucket is indexed on a cluster; add --cluster")
+        if has_queries:
+            raise UserError(
+                f"--images: {args.images}: a bucket is only indexed; for searches copy its pictures into a folder, or "
+                "leave out the query"
+            )
 
 
 def is_picture(query: str) -> bool:
@@ -369,7 +393,13 @@ def open_index(aligner: "Aligner", config: Config, args: argparse.Namespace) -> 
 def updated_index(aligner: "Aligner", config: Config, args: argparse.Namespace) -> tuple[ImageIndex, dict[str, Path]]:
     """The index of a folder or split, brought up to date, and the paths of its pictures by name. Raises UserError."""
     embed: Embed
-    if args.images:
+    if args.images and is_bucket(args.images):
+        place = Place(args.images, "--images")
+        finder = finder_of(args)
+        paths = {name: cast(Path, Stored(place, name, size)) for name, size, _ in place.pictures(finder)}
+        finder.tell()
+        source, name = place.shown, place.shown.rpartition("/")[2]
+    elif args.images:
         paths = pictures_below(args.images, finder_of(args))
         place = Path(args.images).resolve()
         source, name = str(place), place.name
@@ -381,6 +411,19 @@ def updated_index(aligner: "Aligner", config: Config, args: argparse.Namespace) 
         source = name = f"{dataset.name}-{args.split}"
         embed = partial(aligner.embed_stored, store=prepared.store, batch_size=config.decode_batch_size)
     folder = Path(args.index or default_folder(Path(args.model), aligner.fingerprint, name, source))
+    if args.cluster:
+        embed = partial(
+            embed_on_cluster,
+            cluster=args.cluster,
+            source=Place(args.images, "--images"),
+            shards=Place(args.shards or str(folder / "shards"), "--shards"),
+            model=Path(args.model),
+            fingerprint=aligner.fingerprint,
+            size_of=lambda name: paths[name].stat().st_size,
+            config=config,
+            most=args.shard_pictures,
+            cores=args.worker_cores,
+        )
     index = update(folder, aligner.fingerprint, source, paths, embed, config.joint_size)
     for _, _, reason in list(index.unreadable.values())[:5]:
         print(printable(f"note: left out: {reason}"), file=sys.stderr)

@@ -57,6 +57,11 @@ ALONE = {
     "faiss": [
         "faiss-cpu>=1.15,<2",  # finds candidates; 1.15 checks more of a file that it reads than releases before
     ],
+    # Whole collections on several machines and in buckets: --cluster. Tried with Ray 2.60 and pyarrow 26.
+    "cluster": [
+        "ray>=2.60,<3",  # starts the workers, does the work of dead ones again; safe from web pages since 2.52
+        "pyarrow>=21,<27",  # the list of pictures in Parquet; S3 and Google Cloud Storage
+    ],
     # The site: mkdocs build.
     "docs": [
         "mkdocs>=1.6,<2",  # Markdown to pages; --strict finds dead links

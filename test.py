@@ -11,6 +11,7 @@
     python test.py photo.jpg --attention maps/              # where the decoder looked for each word
     python test.py holiday/ --output captions.jsonl         # a whole folder; the same command goes on with it
     python test.py holiday/ --output captions.csv           # the same for spreadsheet programs
+    python test.py s3://photos/2019 --output s3://captions/2019 --cluster HOST:6379   # a whole collection, on Ray
     python test.py holiday/ --min-confidence 0.5            # only captions that are probably right
     python test.py photo.jpg --prefix "a photo of"          # words that the caption starts with
     python test.py photo.jpg --include cat,orange --exclude-words dog --beam-size 10
@@ -43,6 +44,9 @@ from captioning.base.errors import UserError
 from captioning.base.files import write
 from captioning.base.script import run_script
 from captioning.base.texts import json_line, printable
+from captioning.cluster.captions import caption_collection
+from captioning.cluster.jobs import add_cluster, settle_cluster
+from captioning.cluster.places import is_bucket
 from captioning.command_line.options import add_views, make_parser
 from captioning.command_line.resolving import refuse_idle_consensus, resolve_trained
 from captioning.exports.runtime import OWN_OPTIONS, add_runtime, load_captioner
@@ -63,6 +67,10 @@ def main() -> int:
     refuse_conflicts(args)
     # The pictures are listed before the model loads, so that a folder without pictures is refused at once.
     finder = finder_of(args)
+    if args.cluster:
+        status = caption_collection(args, finder)
+        finder.tell()
+        return status
     names = list_pictures(Path(args.images[0]), finder) if args.output else list(sources(args.images, finder))
     if args.coco_results:
         coco_ids(names)
@@ -123,8 +131,13 @@ def parse() -> Namespace:
         help="draw into this folder where the decoder looked for each word of the best caption, one figure per picture",
     )
     add_album(parser)
+    add_cluster(parser)
+    parser.add_argument(
+        "--merge", action="store_true", help="with --cluster: join the captions of all shards into captions.jsonl"
+    )
     args = parser.parse_args()
-    args.images = expanded(args.images)
+    settle_cluster(args)
+    args.images = args.images if args.cluster else expanded(args.images)
     args.model = args.model or [POCKET]
     return args
 
@@ -135,7 +148,7 @@ def add_album(parser: ArgumentParser) -> None:
         "--output",
         metavar="FILE",
         help="caption the folder IMAGE into this file, .jsonl for JSON lines or .csv for spreadsheet programs; the same "
-        "command later adds what is missing",
+        "command later adds what is missing. With --cluster: the folder or bucket that gets the captions",
     )
     parser.add_argument(
         "--coco-results",
@@ -165,6 +178,11 @@ def add_album(parser: ArgumentParser) -> None:
 
 def refuse_conflicts(args: Namespace) -> None:
     """Raise UserError for options that do not go together."""
+    if args.cluster:
+        refuse_beside_cluster(args)
+        return
+    if args.merge:
+        raise UserError("--merge: joins the shards of --cluster; add that, or leave this out")
     if not args.output:
         for option in ("write_metadata", "coco_results"):
             if getattr(args, option):
@@ -197,6 +215,25 @@ def refuse_conflicts(args: Namespace) -> None:
         raise UserError(f"{option}: draws with Matplotlib, which is not installed; pip install matplotlib")
     if args.attention and len(args.model) * args.views > 1:
         raise UserError("--attention: shows where one captioner looks; give one --model, and leave out --views")
+
+
+def refuse_beside_cluster(args: Namespace) -> None:
+    """Raise UserError for options that do not go with ``--cluster``."""
+    if not args.output:
+        raise UserError("--cluster: needs a place for the captions; name a folder or bucket with --output")
+    if len(args.images) > 1:
+        raise UserError(
+            f"--cluster: captions one folder or bucket of pictures, and {len(args.images)} places are named"
+        )
+    if args.follow_links and is_bucket(args.images[0]):
+        raise UserError("--follow-links: a bucket has no links; leave this out")
+    alone = ("json", "pictures", "attention", "coco_results", "write_metadata", "overwrite_descriptions", "keywords")
+    for option in (*alone, "min_confidence"):
+        if getattr(args, option) not in (None, False):
+            raise UserError(
+                f"--{option.replace('_', '-')}: is not done on a cluster; leave this out. After --merge the same command "
+                "without --cluster, with --output .../captions.jsonl, does what --output can"
+            )
 
 
 def refuse_impossible(args: Namespace, captioner: PictureCaptioner, config: Config) -> None:

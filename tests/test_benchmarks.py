@@ -35,6 +35,7 @@ HEAVY = (
     "huge_pictures",
     "in_browser",
     "vectors",
+    "cluster",
 )
 
 
@@ -57,6 +58,9 @@ def test_a_quick_run_prints_a_table_and_writes_json(name, tmp_path, request):
         pytest.importorskip("uvicorn")
     if name == "callers" and not nginx_found():
         pytest.skip("needs nginx (Debian: apt-get install nginx)")
+    if name == "cluster":
+        pytest.importorskip("pyarrow")
+        pytest.importorskip("ray")
     if name == "in_browser":
         pytest.importorskip("selenium")
         from captioning.serving.browser import has_runtime

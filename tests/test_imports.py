@@ -67,10 +67,11 @@ ROOMS: dict[str, set[str]] = {
         "retrieval",
     },
     "exports": {"base", "command_line", "words", "pictures", "data", "search", "features", "storage", "reports"},
+    "cluster": {"base", "command_line", "pictures", "search", "features", "storage", "retrieval", "albums", "exports"},
     "installed": {"base", "pictures", "exports"},
 }
 # The rooms that may import the captioner itself.
-WITH_MODEL = {"retrieval", "training", "albums", "serving", "exports"}
+WITH_MODEL = {"retrieval", "training", "albums", "serving", "exports", "cluster"}
 SCRIPTS = {"train", "evaluate", "test", "retrieve", "export", "app", "start", "setup"}
 # Rooms that need Keras. All others import it inside functions only, and so do the scripts.
 KERAS_ROOMS = {
@@ -183,6 +184,7 @@ def test_what_needs_no_keras_does_not_load_it():
     light += " captioning.exports.runtime captioning.storage.members captioning.search.captions app test"
     light += " captioning.retrieval.index captioning.storage.runs captioning.features.store captioning.embeddings.bert"
     light += " captioning.installed.entry captioning.installed.check captioning.sweeps.running captioning.sweeps.tables"
+    light += " captioning.cluster.captions"
     code = f"import sys, {', '.join(light.split())}; print(sorted({KERAS!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -27,7 +27,8 @@ FOREIGN_OPTIONS = {"index-url", "help", "no-deps", "address"} | {
     "gpus",
     "user",
     "build-arg",
-}  # the last of docker
+    "working-dir",
+}  # those of docker, and of ray job submit
 # A path that a reader would fill in, or that a run leaves: it need not exist.
 PLACEHOLDER = re.compile(r"\b(NAME|FILE|FOLDER|DIR|RUN|SPLIT|PROTOCOL|EMBEDDING|SEED|A|B)\b")
 USERS_OWN = ("runs/", "data/", "features/", "photos/", "exported/", "annotations/", "/tmp/", "site-packages/")

@@ -16,13 +16,13 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -61,7 +61,7 @@ def list_pictures(folder: Path, finder: Finder | None = None) -> list[str]:
 
 
 def made_with(
-    folder: Path,
+    folder: Path | str,
     models: Sequence[Path],
     decoding: DecodingSettings,
     best: int,
@@ -70,15 +70,15 @@ def made_with(
 ) -> dict[str, Any]:
     """All that decides the lines of an album.
 
-    It is the folder, the models, the number of captions, views, the precision of the encoder, and decoding. ``models``
-    are bundles or run folders.
+    It is the folder (or its address, as text), the models, the number of captions, views, the precision of the encoder,
+    and decoding. ``models`` are bundles or run folders.
     """
     digests = []
     for path in models:
         with open(bundle_of(path), "rb") as bundle:
             digests.append(hashlib.file_digest(bundle, "sha256").hexdigest()[:20])
     return {
-        "folder": str(folder.resolve()),
+        "folder": folder if isinstance(folder, str) else str(folder.resolve()),
         "models": digests,
         "preprocessing": PREPROCESSING,
         "best": best,
@@ -112,13 +112,15 @@ def caption_album(
     captioner: PictureCaptioner,
     config: Config,
     best: int = 1,
+    opened: Callable[[str], str | Path | BinaryIO] | None = None,
 ) -> int:
     """Write a line for each of the pictures ``names`` in ``folder`` into the file ``output``, unless it has one.
 
     A line has the ``best`` captions of its picture. Pictures that cannot be read get a line with the error, and are
     reported on stderr. Files that cannot be opened are reported and get no line, so the next run tries them again. The
     line of a damaged picture that was read all the same has ``notes``, which are printed too. ``settings`` (see
-    ``made_with``) must be the ones that the file was begun with.
+    ``made_with``) must be the ones that the file was begun with. ``opened`` gives what is read for a name, where that
+    is no file in ``folder``.
 
     Returns how many of the pictures cannot be read. Raises UserError if the file cannot be written, for example because
     the disk is full. Finished lines stay.
@@ -136,7 +138,7 @@ def caption_album(
             notes: dict[str, list[str]] = {}
             with (
                 Progress("captions", len(names), done=len(names) - len(todo)) as progress,
-                closing(_captioned(folder, todo, captioner, config, notes)) as batches,
+                closing(_captioned(opened or folder.joinpath, todo, captioner, config, notes)) as batches,
             ):
                 for batch, found, reasons in batches:
                     lines = [
@@ -162,14 +164,19 @@ def caption_album(
 
 
 def _captioned(
-    folder: Path, names: Sequence[str], captioner: PictureCaptioner, config: Config, notes: dict[str, list[str]]
+    opened: Callable[[str], str | Path | BinaryIO],
+    names: Sequence[str],
+    captioner: PictureCaptioner,
+    config: Config,
+    notes: dict[str, list[str]],
 ) -> Generator[tuple[Sequence[str], list[list[Caption]], dict[int, UnreadableImage]], None, None]:
     """Caption pictures batch by batch. Yields for each batch the names, the captions, and why some cannot be read.
 
-    There are captions for every position of the batch. The reasons are by position. While ``workers`` threads read a
-    batch, the encoder computes the one before, and the search runs on the one before that. A captioner with several
-    lanes encodes and captions as many batches at a time instead, each in a thread of its own. ``notes`` gets what a
-    user should know of damaged pictures that were read all the same, by name.
+    ``opened`` gives what is read for a name, or raises UnreadableImage. There are captions for every position of the
+    batch. The reasons are by position. While ``workers`` threads read a batch, the encoder computes the one before, and
+    the search runs on the one before that. A captioner with several lanes encodes and captions as many batches at a
+    time instead, each in a thread of its own. ``notes`` gets what a user should know of damaged pictures that were read
+    all the same, by name.
     """
     size = min(config.extract_batch_size, max(1, len(names)))
     batches = [names[i : i + size] for i in range(0, len(names), size)]
@@ -179,7 +186,7 @@ def _captioned(
         notes.setdefault(name, []).append(found)
 
     def load(name: str) -> np.ndarray:
-        return load_image(folder / name, config.image_size, partial(note, name))
+        return load_image(opened(name), config.image_size, partial(note, name))
 
     def whole(pixels: np.ndarray, names: Sequence[str]) -> list[list[Caption]]:
         return captioner.caption(captioner.encode(pixels), config, names=names)

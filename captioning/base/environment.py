@@ -13,7 +13,7 @@ from captioning.base.backend import backend_name, devices
 
 _PACKAGES = (
     *("keras", "keras-hub", "tensorflow", "jax", "torch", "numpy", "nltk", "pillow"),
-    *("tf2onnx", "onnx", "onnxruntime", "ai-edge-litert"),
+    *("tf2onnx", "onnx", "onnxruntime", "ai-edge-litert", "ray", "pyarrow"),
 )
 
 

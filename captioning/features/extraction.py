@@ -23,16 +23,20 @@ if TYPE_CHECKING:
 
 
 def store_location(
-    settings: EncoderSettings, name: str, records: Sequence[ImageRecord], encoder: "keras.Model"
+    settings: EncoderSettings,
+    name: str,
+    records: Sequence[ImageRecord],
+    encoder: "keras.Model",
+    look: Look = Look(),  # noqa: B008  # it is frozen
 ) -> tuple[Path, StoreKey]:
-    """The folder of the features of ``records``' whole images, which need not exist, and the key that decides them.
+    """The folder of the features of ``records``' images, which need not exist, and the key that decides them.
 
-    ``name`` is the data set's. ``encoder`` is the model that ``settings`` describe.
+    ``name`` is the data set's. ``encoder`` is the model that ``settings`` describe. ``look``: how the images look.
     """
     key = StoreKey(
         encoder=settings.encoder_name,
         weights=encoder_digest(encoder, settings.encoder),
-        preprocessing=Look().preprocessing,
+        preprocessing=look.preprocessing,
         image_size=settings.image_size,
         feature_grid=settings.feature_grid,
         dtype=settings.feature_dtype,

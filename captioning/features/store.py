@@ -23,9 +23,9 @@ import json
 import os
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -231,6 +231,11 @@ def naming_damage(folder: Path) -> Iterator[None]:
         raise _damaged(folder, error) from None
 
 
+# Gives for each of the numbers of batches the features ``(B, R, D)`` of its images, and the reasons, by name, why some
+# cannot be read.
+Batches = Callable[[Sequence[int]], Generator[tuple[np.ndarray, dict[str, str]], None, None]]
+
+
 def extract(
     folder: Path,
     key: StoreKey,
@@ -266,6 +271,36 @@ def extract(
         fill=lambda marks: _run(folder, marks, load, encode, key.image_size, workers, label),
         size=np.dtype(key.dtype).itemsize * len(names) * shape[0] * shape[1],
         verify=verify,
+    )
+
+
+def join(
+    folder: Path, key: StoreKey, names: Sequence[str], batches: Batches, shape: tuple[int, int], batch_size: int
+) -> FeatureStore:
+    """Make or finish the store in ``folder`` of features that others have extracted, and open it.
+
+    ``names``: the sorted file names. ``batches`` gives the features of batches of ``batch_size`` names. For ``shape``
+    and errors see ``extract``. A store that was begun with batches of another size raises UserError too.
+    """
+
+    def begin() -> Marks:
+        marks = _begin(folder, key, batch_size, (len(names), *shape), names)
+        if marks.batch_size != batch_size:
+            raise UserError(
+                f"{folder}: begun with batches of {marks.batch_size}; give --extract-batch-size {marks.batch_size}, or "
+                "delete it"
+            )
+        return marks
+
+    return complete(
+        folder,
+        names,
+        open_store=lambda: FeatureStore(folder, key),
+        marks_of=lambda size: Marks(folder, names, size),
+        begin=begin,
+        fill=lambda marks: _fill(folder, marks, batches, "joining"),
+        size=np.dtype(key.dtype).itemsize * len(names) * shape[0] * shape[1],
+        verify=False,
     )
 
 
@@ -357,7 +392,22 @@ def _run(
     workers: int,
     label: str,
 ) -> None:
-    """Extract the batches that are not done. unreadable.jsonl gets a line for each unreadable image."""
+    """Extract the batches that are not done."""
+
+    def extracted(todo: Sequence[int]) -> Generator[tuple[np.ndarray, dict[str, str]], None, None]:
+        with ThreadPoolExecutor(workers) as pool:
+            ahead = load_ahead(pool, [marks.batch(number) for number in todo], load, image_size, marks.batch_size)
+            for number, (pixels, reasons) in zip(todo, ahead, strict=True):
+                _refuse_unreachable(reasons)
+                batch = marks.batch(number)
+                encoded = np.asarray(encode(pixels))
+                yield encoded[: len(batch)], {batch[place]: str(reason) for place, reason in reasons.items()}
+
+    _fill(folder, marks, extracted, label)
+
+
+def _fill(folder: Path, marks: Marks, batches: Batches, label: str) -> None:
+    """Write the batches that are not done. unreadable.jsonl gets a line for each unreadable image."""
     with naming_damage(folder):
         layout = map_array(folder / "features.npy", ("f2", "f4"), 3)
     offset, row_bytes, dtype = layout.offset, layout.nbytes // max(1, len(layout)), layout.dtype
@@ -367,19 +417,16 @@ def _run(
     write_unreadable(folder, {name: reason for name, reason in known.items() if name in kept})
     todo = [number for number in range(len(marks)) if not done[number]]
     with (
-        ThreadPoolExecutor(workers) as pool,
         open(folder / "features.npy", "r+b") as features,
         open(folder / "unreadable.jsonl", "a", encoding="utf-8") as unreadable,
         Progress(label, marks.images, "images", sum(len(marks.batch(n)) for n in range(len(marks)) if done[n])) as bar,
+        closing(batches(todo)) as found,
     ):
-        ahead = load_ahead(pool, [marks.batch(number) for number in todo], load, image_size, marks.batch_size)
-        for number, (pixels, reasons) in zip(todo, ahead, strict=True):
-            _refuse_unreachable(reasons)
+        for number, (encoded, named) in zip(todo, found, strict=True):
             batch = marks.batch(number)
-            encoded = np.asarray(encode(pixels), dtype=dtype)
-            encoded[list(reasons)] = 0
-            rows = encoded[: len(batch)].tobytes()
-            named = {batch[position]: str(reason) for position, reason in reasons.items()}
+            encoded = np.array(encoded, dtype=dtype)
+            encoded[[place for place, name in enumerate(batch) if name in named]] = 0
+            rows = encoded.tobytes()
             features.seek(offset + number * marks.batch_size * row_bytes)
             features.write(rows)
             for name, reason in named.items():

@@ -68,22 +68,32 @@ class Finder:
             if self.follow_links and not _is_new(parent, seen):
                 folders.clear()
                 continue
-            folders[:] = [name for name in sorted(folders) if self._enters(parent, below, name)]
-            pictures = {name for name in files if os.path.splitext(name)[1].lower() in self._found}
-            described = pictures | {os.path.splitext(name)[0] for name in pictures}
-            for name in sorted(files):
-                if self._takes(parent, below, name, described):
-                    yield (below / name).as_posix()
+            yield from self.chosen(below, folders, files, parent)
+
+    def chosen(self, below: Path, folders: list[str], files: list[str], parent: str = "") -> Iterator[str]:
+        """The paths of the pictures among ``files``, sorted. ``folders`` then holds those to enter, sorted.
+
+        ``below``: the path of their folder. ``parent``: where it is on a disk. A bucket has none, and no links either.
+        """
+        folders[:] = [name for name in sorted(folders) if self._enters(parent, below, name)]
+        files.sort()
+        described: set[str] | None = None
+        for name in files:
+            if described is None and name.lower().endswith(_TEXT):  # only texts are looked up in it
+                pictures = {name for name in files if os.path.splitext(name)[1].lower() in self._found}
+                described = pictures | {os.path.splitext(name)[0] for name in pictures}
+            if self._takes(parent, below, name, described or ()):
+                yield (below / name).as_posix()
 
     def _enters(self, parent: str, below: Path, name: str) -> bool:
         """Whether the pictures of a subfolder are wanted."""
         if name.startswith("."):
             return False
-        if _is_of_a_machine(parent, name):
+        if _is_of_a_machine(parent or str(below), name):
             self._machines[name] += 1
         elif self._is_excluded(below / name):
             self._excluded += 1
-        elif not self.follow_links and os.path.islink(os.path.join(parent, name)):
+        elif parent and not self.follow_links and os.path.islink(os.path.join(parent, name)):
             self._links.append((below / name).as_posix())
         else:
             return True
@@ -102,7 +112,7 @@ class Finder:
             self._excluded += 1
         elif suffix in self._found:
             path = os.path.join(parent, name)
-            if os.path.isfile(path) or os.path.islink(path):
+            if not parent or os.path.isfile(path) or os.path.islink(path):
                 return True
             self._kinds["no regular file"] += 1
         elif suffix not in _BESIDE and not (suffix == _TEXT and stem in described):

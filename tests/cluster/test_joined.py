@@ -1,0 +1,146 @@
+"""Shards of features and of vectors, joined, are what one process gives. Workers run in this process."""
+
+from contextlib import nullcontext
+from functools import partial
+
+import numpy as np
+import pytest
+from running import TINY, make_data, script
+from small_albums import break_picture, make_pictures
+
+pytest.importorskip("pyarrow")
+
+from captioning.cluster import running, vectors
+from captioning.cluster.places import Place
+from captioning.cluster.running import Worker
+from captioning.pictures.finding import Finder
+from captioning.pictures.loading import UnreadableImage, load_image
+from captioning.retrieval.index import ImageIndex, update
+from config import Config
+
+SHARDS = ["--shard-pictures", "10"]  # two batches of five
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Gives the shards that were done."""
+    done = []
+
+    def run_shards(work, todo):
+        worker = Worker(work)
+        for shard in todo:
+            done.append(work.kind.file(shard))
+            yield worker.publish(shard)
+
+    monkeypatch.setattr(running, "run_shards", run_shards)
+    for module in ("features", "vectors"):
+        monkeypatch.setattr(f"captioning.cluster.{module}.alone_on_cluster", lambda address, place: nullcontext())
+    return done
+
+
+def files_of(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.slow
+def test_features_of_shards_are_those_of_one_process(tmp_path, here, monkeypatch):
+    monkeypatch.setenv("CAPTIONING_QUIET", "1")
+    data = make_data(tmp_path)
+    (tmp_path / "pictures/07.png").write_text("no picture")
+    options = [*data, "--encoder", tmp_path / "encoder.keras", *TINY, "--mirror"]
+    alone = script("preprocessing", *options)
+    assert alone.status == 0, alone.err
+    stores = {folder.name: files_of(folder) for folder in (tmp_path / "features").iterdir()}
+    (tmp_path / "features").rename(tmp_path / "features of one")
+    together = script("preprocessing", *options, "--cluster", *SHARDS)
+    assert together.status == 0, together.err
+    assert {folder.name: files_of(folder) for folder in (tmp_path / "features").iterdir()} == stores
+    assert len(stores) == 2
+    assert here == [f"features-{shard:06}.zip" for shard in (0, 1, 0, 1)][: len(here)]
+    assert together.out == alone.out
+    assert not [*(tmp_path / "features").rglob("shards")]
+    count = len(here)
+    assert script("preprocessing", *options, "--cluster", *SHARDS).status == 0
+    assert len(here) == count
+
+
+@pytest.mark.weekly
+def test_retrieve_indexes_on_a_cluster_as_alone(tmp_path, here, monkeypatch):
+    monkeypatch.setenv("CAPTIONING_QUIET", "1")
+    make_data(tmp_path)
+    options = ["--images", tmp_path / "pictures", "--extract-batch-size", "5"]
+    alone = script("retrieve", *options, "--index", tmp_path / "one")
+    together = script("retrieve", *options, "--index", tmp_path / "index", "--cluster", *SHARDS)
+    assert (alone.status, together.status) == (0, 0), together.err
+    assert here == ["vectors-000000.npz", "vectors-000001.npz"]
+    assert files_of(tmp_path / "index") == files_of(tmp_path / "one")
+
+
+class Brightness:
+    """Embeds a picture by how bright it is, in place of an aligner."""
+
+    def embed_files(self, names, paths, batch_size, workers):
+        for name in names:
+            try:
+                bright = load_image(paths[name], 32).mean() / 255
+                yield [name], np.float32([[bright, (1 - bright**2) ** 0.5]]), {}
+            except UnreadableImage as error:
+                yield [name], np.zeros((0, 2), np.float32), {name: error}
+
+
+def test_an_index_of_shards_is_that_of_one_process(tmp_path, here, monkeypatch):
+    folder = make_pictures(tmp_path / "pictures", 18)
+    break_picture(folder, "3.png")
+    source, shards = Place(str(folder), "--images"), Place(str(tmp_path / "index/shards"), "--shards")
+    config = Config(extract_batch_size=4)
+    monkeypatch.setattr(vectors, "load", lambda source, *_: partial(vectors.embed_shard, Brightness(), source, config))
+
+    def indexed(place, embed) -> dict[str, bytes]:
+        paths = {name: folder / name for name, *_ in source.pictures(Finder())}
+        update(tmp_path / place, "towers", "here", paths, partial(embed, paths), 2)
+        return files_of(tmp_path / place)
+
+    def alone(paths, names):
+        return Brightness().embed_files(names, paths, 4, 1)
+
+    def together(paths, names):
+        return vectors.embed_on_cluster(
+            names,
+            cluster="local",
+            source=source,
+            shards=shards,
+            model=tmp_path / "towers",
+            fingerprint="towers",
+            size_of=lambda name: paths[name].stat().st_size,
+            config=config,
+            most=12,
+            cores=1,
+        )
+
+    assert indexed("index", together) == indexed("one", alone)
+    assert here == ["vectors-000000.npz", "vectors-000001.npz"]
+    # Further pictures come, and a run is killed when it has published one of its shards.
+    make_pictures(folder, 12, first=20)
+    monkeypatch.setattr(running, "run_shards", partial(killed, running.run_shards))
+    with pytest.raises(KeyboardInterrupt):
+        indexed("index", together)
+    make_pictures(folder, 3, first=40)
+    monkeypatch.setattr(running, "run_shards", running.run_shards.args[0])
+    for place, embed in (("index", together), ("one", alone)):
+        indexed(place, embed)
+    found, one = (ImageIndex(tmp_path / place) for place in ("index", "one"))
+    assert len(here) == len({*here}) + 3, "the published shard was not done again"
+    assert sorted(found.images) == sorted(one.images) == sorted({*source_names(source)} - {"3.png"})
+    for name in one.images:
+        assert (found.vectors[found.images.index(name)] == one.vectors[one.images.index(name)]).all()
+    assert not shards.folder.exists()
+
+
+def source_names(source) -> list[str]:
+    return [name for name, *_ in source.pictures(Finder())]
+
+
+def killed(run_shards, work, todo):
+    """A run that is killed after one shard."""
+    yield from run_shards(work, todo[:1])
+    raise KeyboardInterrupt
