@@ -50,11 +50,12 @@ def join_hosts(hosts: str) -> None:
     do not wait for it. Raises UserError.
     """
     _refuse_backend("hosts")
+    found = {} if hosts == "auto" else _parsed(hosts)
     import jax
     import keras
 
     try:
-        jax.distributed.initialize(**({} if hosts == "auto" else _parsed(hosts)))
+        jax.distributed.initialize(**found)
     except (ValueError, RuntimeError) as error:
         advice = f"give {HOSTS_FORM}, as in --hosts 10.0.0.1:1234,2,0 on the first of two machines"
         raise UserError(f"hosts: {first_line(error)}; {advice}") from None

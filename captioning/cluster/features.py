@@ -5,7 +5,6 @@ A shard is published as a zip that is not compressed. It holds features.npy and 
 Legend: B images, R regions, D feature size.
 """
 
-import json
 import platform
 import zipfile
 from collections.abc import Generator, Mapping, Sequence
@@ -15,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from captioning.base.errors import UserError
+from captioning.base.json_files import load_json, take
 from captioning.base.scratch import temporary_folder
-from captioning.cluster.jobs import Kind, begin, todo, written_alone
+from captioning.cluster.jobs import Kind, begin, reading, todo, written_alone
 from captioning.cluster.manifest import Listed, Manifest
 from captioning.cluster.places import Place
 from captioning.cluster.running import Do, Report, Work, alone_on_cluster, do_all
@@ -123,11 +123,12 @@ def joined(
         if not mine:
             continue
         names = list(manifest.paths(shard))
-        with closing(shards.open(FEATURES.file(shard))) as file, zipfile.ZipFile(file) as archive:
-            archive.extractall(scratch, _MEMBERS)
-        index = json.loads((scratch / "index.json").read_bytes())
-        reasons = {names[int(place)]: reason for place, reason in index["unreadable"].items()}
-        features = np.load(scratch / "features.npy", mmap_mode="r", allow_pickle=False)
+        with reading(FEATURES, shards, shard):
+            with closing(shards.open(FEATURES.file(shard))) as file, zipfile.ZipFile(file) as archive:
+                archive.extractall(scratch, _MEMBERS)
+            unreadable = take(load_json(scratch / "index.json", dict), "unreadable", dict)
+            features = np.load(scratch / "features.npy", mmap_mode="r", allow_pickle=False)
+        reasons = {names[int(place)]: reason for place, reason in unreadable.items()}
         for number in mine:
             of_batch = names[number * batch : (number + 1) * batch]
             found = {name: reasons[name] for name in of_batch if name in reasons}

@@ -12,6 +12,7 @@ published. Two workers may do one shard. They write the same bytes, and each wri
 
 import json
 import re
+import zipfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from captioning.base.errors import UserError
+from captioning.base.errors import UserError, first_line
 from captioning.base.files import alone_with
 from captioning.base.json_files import as_written, from_json
 from captioning.base.scratch import temporary_folder
@@ -120,6 +121,17 @@ class Kind:
         found = (re.fullmatch(rf"{self.prefix}-(\d{{6,}}){re.escape(self.suffix)}", name) for name in names)
         shards = {int(match[1]) for match in found if match}
         return {shard for shard in shards if self.marker(shard) not in names}
+
+
+@contextmanager
+def reading(kind: Kind, shards: Place, shard: int) -> Iterator[None]:
+    """Let errors of a damaged file of a shard become a UserError that names it."""
+    try:
+        yield
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{shards.shown}/{kind.file(shard)}: damaged ({first_line(error)}); delete it, then run the same command again"
+        ) from None
 
 
 def begun_with(destination: Place) -> dict[str, Any]:

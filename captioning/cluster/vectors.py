@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from captioning.base.errors import UserError
-from captioning.cluster.jobs import Kind, begin, todo, written_alone
+from captioning.base.json_files import from_json
+from captioning.cluster.jobs import Kind, begin, reading, todo, written_alone
 from captioning.cluster.manifest import Listed
 from captioning.cluster.places import Place
 from captioning.cluster.running import Do, Report, Work, alone_on_cluster, do_all
@@ -73,8 +74,9 @@ def embed_on_cluster(
 
 def _embedded(shards: Place, shard: int, listed: Sequence[str], wanted: set[str]) -> Iterator[Embedded]:
     """Those of the pictures ``listed`` of a shard that are ``wanted``."""
-    with np.load(io.BytesIO(b"".join(shards.chunks(VECTORS.file(shard)))), allow_pickle=False) as found:
-        vectors, unreadable = found["vectors"], json.loads(found["unreadable"].tobytes())
+    file = io.BytesIO(b"".join(shards.chunks(VECTORS.file(shard))))
+    with reading(VECTORS, shards, shard), np.load(file, allow_pickle=False) as found:
+        vectors, unreadable = found["vectors"], from_json(found["unreadable"].tobytes(), list)
     reasons: dict[str, UnreadableImage] = {
         name: (UnreachableImage if unreachable else UnreadableImage)(reason) for name, reason, unreachable in unreadable
     }

@@ -1,5 +1,6 @@
 """Shards of features and of vectors, joined, are what one process gives. Workers run in this process."""
 
+import zipfile
 from contextlib import nullcontext
 from functools import partial
 
@@ -10,9 +11,12 @@ from small_albums import break_picture, make_pictures
 
 pytest.importorskip("pyarrow")
 
+from captioning.base.errors import UserError
 from captioning.cluster import running, vectors
+from captioning.cluster.jobs import reading
 from captioning.cluster.places import Place
 from captioning.cluster.running import Worker
+from captioning.cluster.vectors import VECTORS
 from captioning.pictures.finding import Finder
 from captioning.pictures.loading import UnreadableImage, load_image
 from captioning.retrieval.index import ImageIndex, update
@@ -144,3 +148,12 @@ def killed(run_shards, work, todo):
     """A run that is killed after one shard."""
     yield from run_shards(work, todo[:1])
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("error", [ValueError("no array"), KeyError("vectors"), zipfile.BadZipFile("no zip")])
+def test_a_damaged_file_of_a_shard_is_named(error, tmp_path):
+    with (
+        pytest.raises(UserError, match=r"vectors-000003.npz: damaged .* delete it"),
+        reading(VECTORS, Place(str(tmp_path), "--shards"), 3),
+    ):
+        raise error
