@@ -20,6 +20,8 @@ from captioning.cluster.manifest import Manifest, shard_size, write_manifest  # 
 from captioning.cluster.places import Place  # noqa: E402
 from captioning.cluster.running import Report, Worker, connected, do_all  # noqa: E402
 
+MERGE = ["--merge-indexes", "a", "b", "--output", "c"]
+
 
 @pytest.fixture
 def place(tmp_path):
@@ -206,6 +208,11 @@ def test_bad_options_are_refused_before_any_work(arguments, says, tmp_path, monk
         ("retrieve", ["--images", "s3://b/p"], "a bucket is indexed on a cluster; add --cluster"),
         ("retrieve", ["--images", "s3://b/p", "--cluster", "--best", "3", "a dog"], "a bucket is only indexed"),
         ("retrieve", ["--split", "dev", "--cluster"], "--cluster: indexes the pictures of --images"),
+        ("retrieve", [*MERGE, "--cluster"], "--cluster: --merge-indexes searches nothing"),
+        ("retrieve", [*MERGE, "--shards", "s"], "--shards: --merge-indexes searches nothing"),
+        ("retrieve", [*MERGE, "--shard-pictures", "0"], "--shard-pictures: --merge-indexes searches nothing"),
+        ("retrieve", [*MERGE, "--worker-cores", "2"], "--worker-cores: --merge-indexes searches nothing"),
+        ("retrieve", [*MERGE, "--best", "0"], "--best: --merge-indexes searches nothing"),
         ("preprocessing", ["--features", "f.h5", "--cluster"], "--cluster: extracts features, and those of --features"),
         ("preprocessing", ["--shards", "here"], "--shards: is read only with --cluster"),
     ],
