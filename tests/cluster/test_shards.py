@@ -228,6 +228,18 @@ def test_an_unreachable_cluster_is_named(address):
         pass
 
 
+@pytest.mark.parametrize("address", ["S3://a/x", "s3:/a/x", "s3:a/x", "s3a://a", "file:///tmp", "http://a/x", "GS://a"])
+def test_a_mistyped_address_is_no_folder(address):
+    with pytest.raises(UserError, match=f"--output: {address}: there are no places of this kind; give s3://BUCKET"):
+        Place(address, "--output")
+
+
+def test_a_folder_may_have_a_colon_in_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Place("photos 12:30/a", "--output").folder == tmp_path / "photos 12:30/a"
+    assert Place(f"{tmp_path}/s3:/a", "--output").folder == tmp_path / "s3:/a"
+
+
 def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.fs", None)
     with pytest.raises(UserError, match=r'SOURCE: .* pyarrow, which is not installed; pip install -e ".\[cluster\]"'):
