@@ -257,8 +257,8 @@ def do_all(work: Work, manifest: Manifest, destination: Place) -> Report:
             total.missing += report.missing
             for said in report.said:
                 print(f"error: {said}", file=sys.stderr)
-            if (more := report.unreadable - len(report.said)) > 0:
-                print(f"error: ... and {more:,} more, in {work.kind.file(report.shard)}", file=sys.stderr)
+            if (more := report.unreadable + report.missing - len(report.said)) > 0:
+                print(f"error: ... and {more:,} more in shard {report.shard}{_listed(work, report)}", file=sys.stderr)
             progress.update(report.pictures)
     if total.missing:
         print(
@@ -266,6 +266,15 @@ def do_all(work: Work, manifest: Manifest, destination: Place) -> Report:
             file=sys.stderr,
         )
     return total
+
+
+def _listed(work: Work, report: Report) -> str:
+    """Where the user finds the unreadable pictures of a shard later; nothing if there are none."""
+    if not report.unreadable:
+        return ""
+    stays = work.kind.suffix == ".jsonl"  # files of other kinds are joined and removed at the end
+    where = work.kind.file(report.shard) if stays else "index.json of the result"
+    return f"; {where} lists the unreadable ones"
 
 
 def _require_workers(cores: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 from running import refused
@@ -19,6 +20,7 @@ from captioning.cluster.jobs import merge, written_alone  # noqa: E402
 from captioning.cluster.manifest import Manifest, shard_size, write_manifest  # noqa: E402
 from captioning.cluster.places import Place  # noqa: E402
 from captioning.cluster.running import Report, Worker, connected, do_all  # noqa: E402
+from captioning.cluster.vectors import VECTORS  # noqa: E402
 
 MERGE = ["--merge-indexes", "a", "b", "--output", "c"]
 
@@ -114,6 +116,24 @@ def test_a_picture_that_vanished_is_tried_again(tmp_path, place, here, capsys):
     merge(CAPTIONS, place, manifest.shards)
     lines = (tmp_path / "out/captions.jsonl").read_text().splitlines()
     assert [json.loads(line)["image"] for line in lines] == list(manifest)
+
+
+@pytest.mark.parametrize(
+    ("kind", "unreadable", "missing", "says"),
+    [
+        (CAPTIONS, 0, 7, "error: ... and 2 more in shard 1\n"),
+        (CAPTIONS, 7, 4, "error: ... and 6 more in shard 1; captions-000001.jsonl lists the unreadable ones\n"),
+        (VECTORS, 6, 0, "error: ... and 1 more in shard 1; index.json of the result lists the unreadable ones\n"),
+        (CAPTIONS, 2, 3, "fault 4\n"),
+    ],
+)
+def test_faults_that_are_not_printed_are_counted(kind, unreadable, missing, says, tmp_path, place, capsys, monkeypatch):
+    manifest = job(source(tmp_path), place)
+    report = Report(1, 10, unreadable, missing, [f"fault {number}" for number in range(5)])
+    monkeypatch.setattr(running, "run_shards", lambda *_: [report])
+    do_all(replace(work(place, place), kind=kind), manifest, place)
+    told = [line for line in capsys.readouterr().err.splitlines(keepends=True) if line.startswith("error: ")]
+    assert told[-1].endswith(says)
 
 
 def test_no_shard_is_published_without_any_picture(tmp_path, place, here):
