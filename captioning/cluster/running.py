@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from captioning.base import script
-from captioning.base.errors import UserError, first_line
+from captioning.base.errors import Terminated, UserError, first_line
 from captioning.base.progress import Progress
 from captioning.base.scratch import temporary_folder
 from captioning.cluster.jobs import BUSY, LOCAL, Kind, todo
@@ -143,13 +143,37 @@ def connected(address: str) -> Iterator[None]:
             f"--cluster: {address}: no Ray cluster answers ({first_line(error)}); start one with ray start --head, or "
             "check the address"
         ) from None
-    signal.signal(signal.SIGTERM, before)
     try:
-        yield
+        with _terminating(before):
+            yield
     except Exception as error:
         raise _of_user(error) from None
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _terminating(handler: Any) -> Iterator[None]:
+    """Let SIGTERM go to ``handler`` again, and a Terminated that it raises come out as one.
+
+    Ray makes a plain KeyboardInterrupt of one that comes while it waits.
+    """
+    told = False
+
+    def tell(number: int, frame: Any) -> None:
+        nonlocal told
+        told = True
+        handler(number, frame)
+
+    signal.signal(signal.SIGTERM, tell if callable(handler) else handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if told:
+            raise Terminated from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _refuse_unreachable(address: str) -> None:

@@ -1,8 +1,11 @@
 """The manifest, the shards, publishing, going on, merging and errors: all that needs no Ray."""
 
 import json
+import signal
 import sys
+from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from running import refused
@@ -13,7 +16,7 @@ pa = pytest.importorskip("pyarrow")
 from cluster_work import BATCH, CONFIG, SETTINGS, job, work  # noqa: E402
 
 from captioning.albums.captions import caption_album, list_pictures  # noqa: E402
-from captioning.base.errors import UserError  # noqa: E402
+from captioning.base.errors import Terminated, UserError  # noqa: E402
 from captioning.cluster import running  # noqa: E402
 from captioning.cluster.captions import CAPTIONS  # noqa: E402
 from captioning.cluster.jobs import merge, written_alone  # noqa: E402
@@ -258,6 +261,26 @@ def test_a_folder_may_have_a_colon_in_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Place("photos 12:30/a", "--output").folder == tmp_path / "photos 12:30/a"
     assert Place(f"{tmp_path}/s3:/a", "--output").folder == tmp_path / "s3:/a"
+
+
+@pytest.mark.parametrize(("told", "comes"), [(True, Terminated), (False, KeyboardInterrupt)])
+def test_a_driver_that_is_told_to_end_says_so_although_ray_forgets_it(told, comes, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda *_, **__: None, shutdown=lambda: None))
+
+    def terminate(*_):
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        with pytest.raises(KeyboardInterrupt) as raised, connected("local"):
+            if told:
+                with suppress(Terminated):
+                    signal.raise_signal(signal.SIGTERM)
+            raise KeyboardInterrupt  # Ray makes one of the other
+        assert raised.type is comes
+        assert signal.getsignal(signal.SIGTERM) is terminate
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
