@@ -450,19 +450,10 @@ def merge_indexes(args: argparse.Namespace) -> int:
     from captioning.retrieval.merging import merge
 
     others = ("queries", "picture", "model", "split", "images", "exclude", "follow_links", "captions", "index")
-    others += (
-        "index_type",
-        "best",
-        "predictions",
-        "rerank",
-        "candidates",
-        "rerank_by",
-        "cosine_weight",
-        "choose",
-        "json",
-    )
-    for name in (*others, "pictures"):
-        if getattr(args, name):
+    others += ("index_type", "best", "predictions", "rerank", "candidates", "rerank_by", "cosine_weight", "choose")
+    others += ("json", "pictures", "cluster", "shards", "shard_pictures", "worker_cores")
+    for name in others:
+        if (given := getattr(args, name)) is not None and given is not False and given != []:
             what = "a query" if name == "queries" else f"--{name.replace('_', '-')}"
             raise UserError(f"{what}: --merge-indexes searches nothing; leave out one of the two")
     if len(args.merge_indexes) < 2:

@@ -7,6 +7,7 @@ whole, when their upload ends. Files of a folder are renamed when they are whole
 
 import io
 import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,8 @@ from captioning.pictures.loading import UnreachableImage
 
 INSTALL = 'pip install -e ".[cluster]"'
 _SCHEMES = ("s3://", "gs://", "gcs://")
+# An address that is none of these, such as S3://, s3:/ or http://. A drive of Windows has one letter.
+_MISTYPED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|(?:s3a?|s3n|gs|gcs):", re.IGNORECASE)
 _CHUNK = 8 << 20  # bytes that are copied at a time
 _NEW = ".new-"  # begins the names of files of a folder that are being written
 # What the libraries of buckets say when nobody has told them who asks.
@@ -42,7 +45,15 @@ class Place:
     """
 
     def __init__(self, address: str, option: str):
-        """``option``: what names it, for errors. Raises UserError if it cannot be reached, or pyarrow is missing."""
+        """``option``: what names it, for errors.
+
+        Raises UserError if it cannot be reached, is an address of another kind, or pyarrow is missing.
+        """
+        if _MISTYPED.match(address) and not is_bucket(address):
+            raise UserError(
+                f"{option}: {printable(address.partition('?')[0])}: there are no places of this kind; give "
+                "s3://BUCKET/PLACE, gs://BUCKET/PLACE, or the path of a folder"
+            )
         self.address, self.option = address, option
         self.folder = None if is_bucket(address) else Path(os.path.abspath(address))
         self.shown = printable(address.partition("?")[0].rstrip("/") if is_bucket(address) else str(self.folder))

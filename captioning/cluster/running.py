@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from captioning.base import script
-from captioning.base.errors import UserError, first_line
+from captioning.base.errors import Terminated, UserError, first_line
 from captioning.base.progress import Progress
 from captioning.base.scratch import temporary_folder
 from captioning.cluster.jobs import BUSY, LOCAL, Kind, todo
@@ -143,13 +143,37 @@ def connected(address: str) -> Iterator[None]:
             f"--cluster: {address}: no Ray cluster answers ({first_line(error)}); start one with ray start --head, or "
             "check the address"
         ) from None
-    signal.signal(signal.SIGTERM, before)
     try:
-        yield
+        with _terminating(before):
+            yield
     except Exception as error:
         raise _of_user(error) from None
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _terminating(handler: Any) -> Iterator[None]:
+    """Let SIGTERM go to ``handler`` again, and a Terminated that it raises come out as one.
+
+    Ray makes a plain KeyboardInterrupt of one that comes while it waits.
+    """
+    told = False
+
+    def tell(number: int, frame: Any) -> None:
+        nonlocal told
+        told = True
+        handler(number, frame)
+
+    signal.signal(signal.SIGTERM, tell if callable(handler) else handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if told:
+            raise Terminated from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _refuse_unreachable(address: str) -> None:
@@ -257,8 +281,8 @@ def do_all(work: Work, manifest: Manifest, destination: Place) -> Report:
             total.missing += report.missing
             for said in report.said:
                 print(f"error: {said}", file=sys.stderr)
-            if (more := report.unreadable - len(report.said)) > 0:
-                print(f"error: ... and {more:,} more, in {work.kind.file(report.shard)}", file=sys.stderr)
+            if (more := report.unreadable + report.missing - len(report.said)) > 0:
+                print(f"error: ... and {more:,} more in shard {report.shard}{_listed(work, report)}", file=sys.stderr)
             progress.update(report.pictures)
     if total.missing:
         print(
@@ -266,6 +290,15 @@ def do_all(work: Work, manifest: Manifest, destination: Place) -> Report:
             file=sys.stderr,
         )
     return total
+
+
+def _listed(work: Work, report: Report) -> str:
+    """Where the user finds the unreadable pictures of a shard later; nothing if there are none."""
+    if not report.unreadable:
+        return ""
+    stays = work.kind.suffix == ".jsonl"  # files of other kinds are joined and removed at the end
+    where = work.kind.file(report.shard) if stays else "index.json of the result"
+    return f"; {where} lists the unreadable ones"
 
 
 def _require_workers(cores: int) -> None:

@@ -1,7 +1,11 @@
 """The manifest, the shards, publishing, going on, merging and errors: all that needs no Ray."""
 
 import json
+import signal
 import sys
+from contextlib import suppress
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from running import refused
@@ -12,13 +16,16 @@ pa = pytest.importorskip("pyarrow")
 from cluster_work import BATCH, CONFIG, SETTINGS, job, work  # noqa: E402
 
 from captioning.albums.captions import caption_album, list_pictures  # noqa: E402
-from captioning.base.errors import UserError  # noqa: E402
+from captioning.base.errors import Terminated, UserError  # noqa: E402
 from captioning.cluster import running  # noqa: E402
 from captioning.cluster.captions import CAPTIONS  # noqa: E402
 from captioning.cluster.jobs import merge, written_alone  # noqa: E402
 from captioning.cluster.manifest import Manifest, shard_size, write_manifest  # noqa: E402
 from captioning.cluster.places import Place  # noqa: E402
 from captioning.cluster.running import Report, Worker, connected, do_all  # noqa: E402
+from captioning.cluster.vectors import VECTORS  # noqa: E402
+
+MERGE = ["--merge-indexes", "a", "b", "--output", "c"]
 
 
 @pytest.fixture
@@ -114,6 +121,24 @@ def test_a_picture_that_vanished_is_tried_again(tmp_path, place, here, capsys):
     assert [json.loads(line)["image"] for line in lines] == list(manifest)
 
 
+@pytest.mark.parametrize(
+    ("kind", "unreadable", "missing", "says"),
+    [
+        (CAPTIONS, 0, 7, "error: ... and 2 more in shard 1\n"),
+        (CAPTIONS, 7, 4, "error: ... and 6 more in shard 1; captions-000001.jsonl lists the unreadable ones\n"),
+        (VECTORS, 6, 0, "error: ... and 1 more in shard 1; index.json of the result lists the unreadable ones\n"),
+        (CAPTIONS, 2, 3, "fault 4\n"),
+    ],
+)
+def test_faults_that_are_not_printed_are_counted(kind, unreadable, missing, says, tmp_path, place, capsys, monkeypatch):
+    manifest = job(source(tmp_path), place)
+    report = Report(1, 10, unreadable, missing, [f"fault {number}" for number in range(5)])
+    monkeypatch.setattr(running, "run_shards", lambda *_: [report])
+    do_all(replace(work(place, place), kind=kind), manifest, place)
+    told = [line for line in capsys.readouterr().err.splitlines(keepends=True) if line.startswith("error: ")]
+    assert told[-1].endswith(says)
+
+
 def test_no_shard_is_published_without_any_picture(tmp_path, place, here):
     pictures = source(tmp_path)
     manifest = job(pictures, place)
@@ -206,6 +231,11 @@ def test_bad_options_are_refused_before_any_work(arguments, says, tmp_path, monk
         ("retrieve", ["--images", "s3://b/p"], "a bucket is indexed on a cluster; add --cluster"),
         ("retrieve", ["--images", "s3://b/p", "--cluster", "--best", "3", "a dog"], "a bucket is only indexed"),
         ("retrieve", ["--split", "dev", "--cluster"], "--cluster: indexes the pictures of --images"),
+        ("retrieve", [*MERGE, "--cluster"], "--cluster: --merge-indexes searches nothing"),
+        ("retrieve", [*MERGE, "--shards", "s"], "--shards: --merge-indexes searches nothing"),
+        ("retrieve", [*MERGE, "--shard-pictures", "0"], "--shard-pictures: --merge-indexes searches nothing"),
+        ("retrieve", [*MERGE, "--worker-cores", "2"], "--worker-cores: --merge-indexes searches nothing"),
+        ("retrieve", [*MERGE, "--best", "0"], "--best: --merge-indexes searches nothing"),
         ("preprocessing", ["--features", "f.h5", "--cluster"], "--cluster: extracts features, and those of --features"),
         ("preprocessing", ["--shards", "here"], "--shards: is read only with --cluster"),
     ],
@@ -219,6 +249,41 @@ def test_an_unreachable_cluster_is_named(address):
     pytest.importorskip("ray")
     with pytest.raises(UserError, match=f"--cluster: {address}: "), connected(address):
         pass
+
+
+@pytest.mark.parametrize("address", ["S3://a/x", "s3:/a/x", "s3:a/x", "s3a://a", "file:///tmp", "http://a/x", "GS://a"])
+def test_a_mistyped_address_is_no_folder(address):
+    with pytest.raises(UserError, match=f"--output: {address}: there are no places of this kind; give s3://BUCKET"):
+        Place(address, "--output")
+
+
+def test_a_folder_may_have_a_colon_in_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Place("photos 12:30/a", "--output").folder == tmp_path / "photos 12:30/a"
+    assert Place(f"{tmp_path}/s3:/a", "--output").folder == tmp_path / "s3:/a"
+
+
+@pytest.mark.parametrize(("told", "comes"), [(True, Terminated), (False, KeyboardInterrupt)])
+def test_a_driver_that_is_told_to_end_says_so_although_ray_forgets_it(told, comes, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda *_, **__: None, shutdown=lambda: None))
+
+    def terminate(*_):
+        raise Terminated
+
+    def wait():  # as Ray does
+        if told:
+            with suppress(Terminated):
+                signal.raise_signal(signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        with pytest.raises(KeyboardInterrupt) as raised, connected("local"):
+            wait()
+        assert raised.type is comes
+        assert signal.getsignal(signal.SIGTERM) is terminate
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
