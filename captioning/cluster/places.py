@@ -1,8 +1,12 @@
 """Folders and buckets, read and written in one way: through ``pyarrow.fs``. No Keras.
 
 A place is a folder, or all below an address such as ``s3://bucket/photos`` or ``gs://bucket/photos``. Settings in an
-address are those of pyarrow: ``s3://bucket/photos?endpoint_override=http://localhost:9000``. Files of a bucket appear
-whole, when their upload ends. Files of a folder are renamed when they are whole. So nobody sees a half of one.
+address are those of pyarrow: ``s3://bucket/photos?endpoint_override=http://localhost:9000``.
+
+A file is written under a name that begins with ``.new-``, and gets its own name when it is whole. So nobody sees a half
+of one, and an error leaves an earlier file as it was. S3 renames no files above 5 GB. Those are copied through this
+machine, and an error during the copy leaves a part under the file's own name. A killed worker may leave a file
+``.new-...`` in a bucket, which nothing reads.
 """
 
 import io
@@ -11,6 +15,7 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,7 +30,8 @@ _SCHEMES = ("s3://", "gs://", "gcs://")
 # An address that is none of these, such as S3://, s3:/ or http://. A drive of Windows has one letter.
 _MISTYPED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|(?:s3a?|s3n|gs|gcs):", re.IGNORECASE)
 _CHUNK = 8 << 20  # bytes that are copied at a time
-_NEW = ".new-"  # begins the names of files of a folder that are being written
+_NEW = ".new-"  # begins the names of files that are being written
+_MOVABLE = 5 * 10**9  # bytes of the largest file that moves inside S3, rounded down from 5 GiB
 # What the libraries of buckets say when nobody has told them who asks.
 _DENIED = (
     *("ACCESS_DENIED", "AccessDenied", "credential", "Credential", "InvalidAccessKeyId", "INVALID_ACCESS_KEY_ID"),
@@ -160,27 +166,34 @@ class Place:
         with self._telling(f"{name} cannot be written"):
             if self.folder is not None:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                new = self.folder / f"{_NEW}{name}-{uuid.uuid4().hex[:8]}"  # two workers may write the same file
-                with replacing(self.folder / name, new) as path, open(path, "wb") as file:
+                with replacing(self.folder / name, self.folder / _new_name(name)) as path, open(path, "wb") as file:
                     file.writelines(content)
                 return
-            self._upload(f"{self.path}/{name}", content)
+            self._upload(name, content)
 
-    def _upload(self, path: str, content: Iterable[bytes]) -> None:
-        parts = iter(content)
-        first = next(parts, b"")  # read before the upload begins
-        file = self.files.open_output_stream(path)
+    def _upload(self, name: str, content: Iterable[bytes]) -> None:
+        new, path = f"{self.path}/{_new_name(name)}", f"{self.path}/{name}"
         try:
-            file.write(first)
-            for part in parts:
-                file.write(part)
+            size = self._write(new, content)
+            if size <= _MOVABLE:
+                self.files.move(new, path)
+                return
+            with self.files.open_input_stream(new) as file:
+                self._write(path, iter(partial(file.read, _CHUNK), b""))
+            self.files.delete_file(new)
         except BaseException:
-            # Closing ends the upload and shows what there is of the file, and pyarrow offers no other way out.
             with suppress(OSError):
-                file.close()
-                self.files.delete_file(path)
+                self.files.delete_file(new)
             raise
-        file.close()
+
+    def _write(self, path: str, content: Iterable[bytes]) -> int:
+        """Write a file of a bucket. Returns its size. An error leaves a part of it, and pyarrow offers no way out."""
+        size = 0
+        with self.files.open_output_stream(path) as file:
+            for part in content:
+                file.write(part)
+                size += len(part)
+        return size
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there. Raises UserError."""
@@ -199,6 +212,11 @@ class Place:
         """Remove what killed jobs left. Nobody else may write here now."""
         for path in self.folder.glob(f"{_NEW}*") if self.folder else ():
             path.unlink(missing_ok=True)
+
+
+def _new_name(name: str) -> str:
+    """What a file is called until it is whole. Two workers may write the same file."""
+    return f"{_NEW}{name}-{uuid.uuid4().hex[:8]}"
 
 
 def parts_of(path: Path) -> Iterator[bytes]:

@@ -76,6 +76,21 @@ def test_a_bucket_gives_what_a_folder_gives(bucket, tmp_path, capsys):
     assert "captions-000001.missing" in place.names()
 
 
+def test_an_upload_that_fails_leaves_the_earlier_file(bucket):
+    _, named = bucket
+    place = Place(named("box/captions"), "--output")
+
+    def broken():
+        yield bytes(12 << 20)  # so many that S3 takes them in parts
+        raise KeyboardInterrupt
+
+    place.publish("a b+c", [b"good file"])
+    with pytest.raises(KeyboardInterrupt):
+        place.publish("a b+c", broken())
+    assert place.names() == {"a b+c": 9}
+    assert b"".join(place.chunks("a b+c")) == b"good file"
+
+
 def test_buckets_that_cannot_be_used_are_named(bucket):
     _, named = bucket
     with pytest.raises(UserError, match="--output: s3://none/here: there is no bucket none; make it"):

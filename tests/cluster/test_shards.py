@@ -17,7 +17,7 @@ from cluster_work import BATCH, CONFIG, SETTINGS, job, work  # noqa: E402
 
 from captioning.albums.captions import caption_album, list_pictures  # noqa: E402
 from captioning.base.errors import Terminated, UserError  # noqa: E402
-from captioning.cluster import running  # noqa: E402
+from captioning.cluster import places, running  # noqa: E402
 from captioning.cluster.captions import CAPTIONS  # noqa: E402
 from captioning.cluster.jobs import merge, written_alone  # noqa: E402
 from captioning.cluster.manifest import Manifest, shard_size, write_manifest  # noqa: E402
@@ -156,6 +156,29 @@ def test_a_shard_that_fails_leaves_nothing(tmp_path, place):
     with pytest.raises(UserError, match=r"--output: .*out: a cannot be written \(No space left on device\)"):
         place.publish("a", broken())
     assert place.names() == {}
+
+
+@pytest.fixture(params=[10**9, 4], ids=["moved", "copied"])
+def bucket(request, tmp_path, monkeypatch):
+    """A folder that is used as buckets are. Files above some bytes cannot be moved in it."""
+    monkeypatch.setattr(places, "_MOVABLE", request.param)
+    found = Place(str(tmp_path), "--output")
+    found.folder = None
+    return found
+
+
+def test_an_upload_that_fails_leaves_the_earlier_file(bucket):
+    def broken():
+        yield b"half of a file"
+        raise KeyboardInterrupt
+
+    bucket.publish("a b+c", [b"good ", b"", b"file"])
+    with pytest.raises(KeyboardInterrupt):
+        bucket.publish("a b+c", broken())
+    assert bucket.names() == {"a b+c": 9}
+    assert b"".join(bucket.chunks("a b+c")) == b"good file"
+    bucket.publish("a b+c", [b"better"])
+    assert bucket.names() == {"a b+c": 6}
 
 
 @pytest.mark.parametrize(
