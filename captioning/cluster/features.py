@@ -16,7 +16,7 @@ import numpy as np
 from captioning.base.errors import UserError
 from captioning.base.json_files import load_json, take
 from captioning.base.scratch import temporary_folder
-from captioning.cluster.jobs import Kind, begin, reading, todo, written_alone
+from captioning.cluster.jobs import Kind, begin, clear, reading, refuse_strangers, todo, written_alone
 from captioning.cluster.manifest import Listed, Manifest
 from captioning.cluster.places import Place
 from captioning.cluster.running import Do, Report, Work, alone_on_cluster, do_all
@@ -52,7 +52,8 @@ def extract_on_cluster(
     if (folder / "index.json").exists():
         return FeatureStore(folder, key)
     batch = settings.extract_batch_size
-    with written_alone(shards), ExitStack() as stack:
+    with written_alone(shards, emptied=True), ExitStack() as stack:
+        refuse_strangers(FEATURES, shards)
         manifest = begin(FEATURES, shards, {"store": key.fingerprint}, lambda: pictures, most, batch)
         if todo(FEATURES, manifest, shards):
             stack.enter_context(alone_on_cluster(cluster, shards))
@@ -64,7 +65,7 @@ def extract_on_cluster(
                 return joined(shards, manifest, numbers, batch, scratch)
 
             store = join(folder, key, [name for name, *_ in pictures], batches, shape, batch)
-        shards.clear()
+        clear(FEATURES, shards)
     return store
 
 

@@ -21,10 +21,11 @@ from itertools import chain
 from typing import Any
 
 from captioning.base.errors import UserError, first_line
-from captioning.base.files import alone_with
+from captioning.base.files import LOCK, alone_with
 from captioning.base.json_files import as_written, from_json
 from captioning.base.scratch import temporary_folder
-from captioning.cluster.manifest import Listed, Manifest, write_manifest
+from captioning.base.texts import printable
+from captioning.cluster.manifest import MANIFEST, Listed, Manifest, write_manifest
 from captioning.cluster.places import Place
 
 JOB = "job.json"
@@ -77,10 +78,11 @@ def settle_cluster(args: Namespace) -> None:
 
 
 @contextmanager
-def written_alone(destination: Place) -> Iterator[None]:
+def written_alone(destination: Place, emptied: bool = False) -> Iterator[None]:
     """Keep jobs of this and other clusters away from a destination that is a folder. Raises UserError if one is there.
 
-    ``running.alone_on_cluster`` keeps those of the same cluster away from a bucket, which has no locks.
+    ``running.alone_on_cluster`` keeps those of the same cluster away from a bucket, which has no locks. ``emptied``:
+    the job empties the folder, which is then removed.
     """
     folder = destination.folder
     if folder is None:
@@ -95,6 +97,7 @@ def written_alone(destination: Place) -> Iterator[None]:
         with alone_with(folder, f"{destination.option}: {BUSY}"):
             destination.sweep()
             yield
+            made = made or emptied
     finally:
         if made:
             with suppress(OSError):  # it holds something
@@ -121,6 +124,32 @@ class Kind:
         found = (re.fullmatch(rf"{self.prefix}-(\d{{6,}}){re.escape(self.suffix)}", name) for name in names)
         shards = {int(match[1]) for match in found if match}
         return {shard for shard in shards if self.marker(shard) not in names}
+
+    def made(self, names: Iterable[str]) -> list[str]:
+        """Those of ``names`` that are files or markers of shards."""
+        pattern = re.compile(rf"{self.prefix}-\d{{6,}}({re.escape(self.suffix)}|\.missing)")
+        return [name for name in names if pattern.fullmatch(name)]
+
+
+def refuse_strangers(kind: Kind, shards: Place) -> None:
+    """Raise UserError if a place for shards, which a job empties at its end, holds what is not of such a job."""
+    found = shards.entries()
+    if strangers := sorted({*found} - {*kind.made(found), MANIFEST, JOB, LOCK}):
+        raise UserError(
+            f"{shards.option}: {shards.shown}: holds other things, such as {printable(strangers[0])}, and shards need a "
+            "place of their own; name an empty or new one"
+        )
+
+
+def clear(kind: Kind, shards: Place) -> None:
+    """Remove the files of a job. Raises UserError.
+
+    What says which job it was goes last. So a job that is killed here can be cleared again.
+    """
+    names = shards.names()
+    for name in [*kind.made(names), MANIFEST, JOB]:
+        if name in names:
+            shards.remove(name)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import numpy as np
 
 from captioning.base.errors import UserError
 from captioning.base.json_files import from_json
-from captioning.cluster.jobs import Kind, begin, reading, todo, written_alone
+from captioning.cluster.jobs import Kind, begin, clear, reading, refuse_strangers, todo, written_alone
 from captioning.cluster.manifest import Listed
 from captioning.cluster.places import Place
 from captioning.cluster.running import Do, Report, Work, alone_on_cluster, do_all
@@ -59,7 +59,8 @@ def embed_on_cluster(
     def listed() -> list[Listed]:
         return [(name, size_of(name), None) for name in names if name in left]
 
-    with written_alone(shards), ExitStack() as stack:
+    with written_alone(shards, emptied=True), ExitStack() as stack:
+        refuse_strangers(VECTORS, shards)
         while left:
             manifest = begin(VECTORS, shards, settings, listed, most, config.extract_batch_size)
             if todo(VECTORS, manifest, shards):
@@ -68,7 +69,7 @@ def embed_on_cluster(
             for shard in range(manifest.shards):
                 yield from _embedded(shards, shard, list(manifest.paths(shard)), left)
             left.difference_update(manifest)
-            shards.clear()
+            clear(VECTORS, shards)
             stack.close()
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("pyarrow")
 
 from captioning.base.errors import UserError
 from captioning.cluster import running, vectors
-from captioning.cluster.jobs import reading
+from captioning.cluster.jobs import clear, reading, refuse_strangers
 from captioning.cluster.places import Place
 from captioning.cluster.running import Worker
 from captioning.cluster.vectors import VECTORS
@@ -138,6 +138,31 @@ def test_an_index_of_shards_is_that_of_one_process(tmp_path, here, monkeypatch):
     for name in one.images:
         assert (found.vectors[found.images.index(name)] == one.vectors[one.images.index(name)]).all()
     assert not shards.folder.exists()
+
+
+@pytest.mark.parametrize("entry", ["thesis.txt", "more/thesis.txt"])
+def test_a_place_for_shards_that_holds_other_things_is_refused_and_left_alone(entry, tmp_path):
+    path = tmp_path / "docs" / entry
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    shards = Place(str(tmp_path / "docs"), "--shards")
+    with pytest.raises(UserError, match=r"--shards: .*docs: holds other things, such as (thesis.txt|more), .* name an"):
+        refuse_strangers(VECTORS, shards)
+    for name in ("vectors-000000.npz", "vectors-000001.missing", "manifest.parquet", "job.json", "vectors-1.npy"):
+        shards.publish(name, [b"a shard"])
+    clear(VECTORS, shards)
+    assert sorted(shards.entries()) == sorted([entry.split("/")[0], "vectors-1.npy"])
+    assert path.read_text() == "mine"
+
+
+def test_what_says_which_job_it_was_is_cleared_last(tmp_path, monkeypatch):
+    shards, removed = Place(str(tmp_path / "shards"), "--shards"), []
+    for name in ("job.json", "manifest.parquet", "vectors-000000.npz"):
+        shards.publish(name, [b"a shard"])
+    remove = shards.remove
+    monkeypatch.setattr(shards, "remove", lambda name: (removed.append(name), remove(name)))
+    clear(VECTORS, shards)
+    assert removed == ["vectors-000000.npz", "manifest.parquet", "job.json"]
 
 
 def source_names(source) -> list[str]:
