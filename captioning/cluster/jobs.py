@@ -15,7 +15,7 @@ import re
 import zipfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -104,6 +104,11 @@ def written_alone(destination: Place, emptied: bool = False) -> Iterator[None]:
                 folder.rmdir()
 
 
+def settings_file(whole: str) -> str:
+    """The name of the file with the settings of an album, which lies beside it."""
+    return f"{whole}.settings.json"
+
+
 @dataclass(frozen=True)
 class Kind:
     """What a job makes of each shard: the files ``prefix-000012suffix``."""
@@ -118,6 +123,11 @@ class Kind:
     def marker(self, shard: int) -> str:
         """The name of the file which says that pictures of a shard could not be opened."""
         return f"{self.prefix}-{shard:06}.missing"
+
+    @property
+    def whole(self) -> str:
+        """The name of the file of all shards."""
+        return f"{self.prefix}{self.suffix}"
 
     def published(self, names: dict[str, int]) -> set[int]:
         """The shards that need not be done again. ``names``: the files of the destination."""
@@ -199,7 +209,13 @@ def begin(
                 "those, or name another destination"
             )
         return Manifest(destination)
-    if kind.published(destination.names()):
+    names = destination.names()
+    if found := [name for name in (kind.whole, settings_file(kind.whole)) if name in names]:
+        raise UserError(
+            f"{destination.option}: {destination.shown}: holds {found[0]}, which no job made here; name another "
+            "destination, or move it away"
+        )
+    if kind.published(names):
         raise UserError(
             f"{destination.option}: {destination.shown} holds results, but {JOB}, which says what made them, is "
             "missing; name another destination"
@@ -217,17 +233,30 @@ def todo(kind: Kind, manifest: Manifest, destination: Place) -> list[int]:
 
 
 def merge(kind: Kind, destination: Place, shards: int) -> str:
-    """Join the files of all shards in their order into one, unless it is there already. Returns its name.
+    """Join the files of all shards in their order into one. Returns its name.
 
-    Raises UserError if a shard is not published.
+    A file that begins with all of them stays: it may have been gone on with. Raises UserError if a shard is not
+    published, and for a file that begins with anything else.
     """
-    names, whole = destination.names(), f"{kind.prefix}{kind.suffix}"
+    names, whole = destination.names(), kind.whole
     parts = [kind.file(shard) for shard in range(shards)]
     if lacking := [part for part in parts if part not in names]:
         raise UserError(
             f"--merge: {destination.shown}: {len(lacking):,} shards are not done, such as {lacking[0]}; run the same "
             "command to do them"
         )
-    if names.get(whole) != sum(names[part] for part in parts):
-        destination.publish(whole, chain.from_iterable(map(destination.chunks, parts)))
+    content = chain.from_iterable(map(destination.chunks, parts))
+    if whole not in names:
+        destination.publish(whole, content)
+    elif names[whole] < sum(names[part] for part in parts) or not _begins_with(destination, whole, content):
+        raise UserError(
+            f"--merge: {destination.shown}/{whole}: is there already and does not begin with what the shards hold; move "
+            "it away, then run the same command again"
+        )
     return whole
+
+
+def _begins_with(place: Place, name: str, content: Iterable[bytes]) -> bool:
+    """Whether a file begins with the parts of ``content``."""
+    with closing(place.open(name)) as file:
+        return all(file.read(len(part)) == part for part in content)
