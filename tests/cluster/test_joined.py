@@ -12,11 +12,13 @@ from small_albums import break_picture, make_pictures
 pytest.importorskip("pyarrow")
 
 from captioning.base.errors import UserError
-from captioning.cluster import running, vectors
+from captioning.cluster import features, running, vectors
 from captioning.cluster.jobs import clear, reading, refuse_strangers
 from captioning.cluster.places import Place
 from captioning.cluster.running import Worker
 from captioning.cluster.vectors import VECTORS
+from captioning.features.looks import Look
+from captioning.features.store import StoreKey
 from captioning.pictures.finding import Finder
 from captioning.pictures.loading import UnreadableImage, load_image
 from captioning.retrieval import index as retrieval_index
@@ -223,6 +225,59 @@ def test_a_job_is_begun_only_when_the_cluster_is_held(tmp_path, indexed, monkeyp
     monkeypatch.setattr(vectors, "alone_on_cluster", refuse)
     with pytest.raises(UserError, match="another job is writing here"):
         indexed("index")
+
+
+@pytest.fixture
+def extracted(tmp_path, here, monkeypatch):
+    """Makes a store of features in tmp_path/store, without an encoder and features."""
+    shards = Place(str(tmp_path / "shards"), "--shards")
+    key = StoreKey("encoder", "0", "as it is", 32, 0, "float32", "0")
+    pictures = [(f"{i:02}.png", 1, None) for i in range(18)]
+    monkeypatch.setattr(features, "FeatureStore", lambda folder, key: folder)
+    monkeypatch.setattr(features, "join", lambda folder, *_: store_index(folder))
+    monkeypatch.setattr(features, "do_all", lambda work, *_: shards.publish("features-000000.zip", [b"a shard"]))
+    look, settings = Look(), Config(extract_batch_size=4)
+    return shards, lambda: features.extract_on_cluster(
+        "local", shards, tmp_path / "store", key, pictures, settings, look, "", (1, 2), 12, 1
+    )
+
+
+def store_index(folder):
+    folder.mkdir()
+    (folder / "index.json").write_text("{}")
+    return folder
+
+
+def test_shards_left_beside_a_finished_store_are_cleared(extracted, monkeypatch):
+    shards, extract = extracted
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "clear", lambda *_: 1 / 0)  # a kill while they are cleared
+        with pytest.raises(ZeroDivisionError):
+            extract()
+    assert "features-000000.zip" in shards.names()
+    extract()
+    assert not shards.folder.exists()
+
+
+def test_shards_of_another_store_are_left_alone(extracted):
+    shards, extract = extracted
+    extract()
+    shards.publish("job.json", [b'{"kind": "features", "store": "another"}'])
+    extract()
+    assert shards.names().keys() == {"job.json"}
+
+
+def test_a_job_of_features_is_begun_only_when_the_cluster_is_held(extracted, monkeypatch):
+    shards, extract = extracted
+
+    def refuse(address, place):
+        assert place.names().keys() <= {".lock"}
+        raise UserError("another job is writing here")
+
+    monkeypatch.setattr(features, "alone_on_cluster", refuse)
+    with pytest.raises(UserError, match="another job is writing here"):
+        extract()
+    assert not shards.folder.exists()
 
 
 def source_names(folder) -> list[str]:
