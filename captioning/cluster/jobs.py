@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from captioning.base.errors import UserError, first_line
@@ -88,19 +89,26 @@ def written_alone(destination: Place, emptied: bool = False) -> Iterator[None]:
     if folder is None:
         yield
         return
-    made = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]  # the innermost first
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        _remove_empty(made)
         raise UserError(f"{destination.option}: {folder}: cannot be made ({error.strerror}); name another") from None
     try:
         with alone_with(folder, f"{destination.option}: {BUSY}"):
             destination.sweep()
             yield
-            made = made or emptied
+            made = made or [folder] * emptied
     finally:
-        if made:
-            with suppress(OSError):  # it holds something
+        _remove_empty(made)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders in this order, up to the first that holds something."""
+    with suppress(OSError):  # it holds something
+        for folder in folders:
+            if folder.exists():
                 folder.rmdir()
 
 

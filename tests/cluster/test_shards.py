@@ -193,6 +193,21 @@ def test_two_jobs_on_one_destination_are_refused(tmp_path, place):
     assert not (tmp_path / "out").exists(), "an empty destination does not stay"
 
 
+def test_a_refused_job_leaves_no_folders(tmp_path):
+    with pytest.raises(UserError, match="refused"), written_alone(Place(str(tmp_path / "a/b/c"), "--output")):
+        raise UserError("refused")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").mkdir()
+    with written_alone(Place(str(tmp_path / "a/b/c"), "--output")):
+        (tmp_path / "a/b/d").mkdir()
+    assert [path.name for path in (tmp_path / "a/b").iterdir()] == ["d"], "what others made stays"
+    (tmp_path / "a/b/d").rmdir()
+    (tmp_path / "a/b").rmdir()
+    with written_alone(Place(str(tmp_path / "a/b"), "--output")):
+        pass
+    assert (tmp_path / "a").exists(), "a folder that was there stays"
+
+
 def test_an_unfinished_job_is_not_merged(tmp_path, place):
     manifest = job(source(tmp_path), place)
     with pytest.raises(UserError, match=r"--merge: .*: 2 shards are not done, such as captions-000000.jsonl"):
