@@ -43,7 +43,7 @@ from captioning.base.script import run_script
 from captioning.base.texts import json_line, printable
 from captioning.cluster.jobs import add_cluster, add_shards, settle_cluster
 from captioning.cluster.places import Place, is_bucket
-from captioning.cluster.vectors import Stored, embed_on_cluster
+from captioning.cluster.vectors import Stored, index_on_cluster
 from captioning.command_line.options import make_parser, typed_settings
 from captioning.command_line.resolving import refuse_stored_features, resolve_trained, settle_backend, without_data
 from captioning.data.predictions import read_predictions
@@ -61,7 +61,7 @@ from captioning.pictures.finding import (
 )
 from captioning.pictures.loading import UnreadableImage, load_image, open_source
 from captioning.reports.figures import captioned, ranked, read_picture, save
-from captioning.retrieval.index import Embed, ImageIndex, default_folder, refuse_other, shipped_towers, update
+from captioning.retrieval.index import Embed, ImageIndex, default_folder, refuse_other, shipped_towers, stamp, update
 from captioning.retrieval.index_types import add_index_type, attach, random_sentences, require_faiss
 from captioning.retrieval.ranking import DEFAULT_COSINE_WEIGHTS, KINDS, Reranking
 from captioning.words.tokenizer import tokenize
@@ -411,20 +411,22 @@ def updated_index(aligner: "Aligner", config: Config, args: argparse.Namespace) 
         source = name = f"{dataset.name}-{args.split}"
         embed = partial(aligner.embed_stored, store=prepared.store, batch_size=config.decode_batch_size)
     folder = Path(args.index or default_folder(Path(args.model), aligner.fingerprint, name, source))
+    bring = partial(update, folder, aligner.fingerprint, source, paths, dimension=config.joint_size)
     if args.cluster:
-        embed = partial(
-            embed_on_cluster,
+        index = index_on_cluster(
+            lambda embed: bring(embed=embed),
             cluster=args.cluster,
             source=Place(args.images, "--images"),
             shards=Place(args.shards or str(folder / "shards"), "--shards"),
             model=Path(args.model),
             fingerprint=aligner.fingerprint,
-            size_of=lambda name: paths[name].stat().st_size,
+            stamp_of=lambda name: stamp(paths[name]),
             config=config,
             most=args.shard_pictures,
             cores=args.worker_cores,
         )
-    index = update(folder, aligner.fingerprint, source, paths, embed, config.joint_size)
+    else:
+        index = bring(embed=embed)
     for _, _, reason in list(index.unreadable.values())[:5]:
         print(printable(f"note: left out: {reason}"), file=sys.stderr)
     if len(index.unreadable) > 5:

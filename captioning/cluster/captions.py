@@ -12,7 +12,7 @@ from typing import Any
 from captioning.albums.captions import caption_album, made_with, read_lines
 from captioning.base.errors import UserError
 from captioning.base.trained import fingerprint
-from captioning.cluster.jobs import Kind, begin, begun_with, merge, todo, written_alone
+from captioning.cluster.jobs import Kind, begin, begun_with, merge, settings_file, todo, written_alone
 from captioning.cluster.manifest import Manifest, shard_size
 from captioning.cluster.places import Place
 from captioning.cluster.running import Do, Report, Work, alone_on_cluster, do_all, on_a_worker
@@ -114,5 +114,6 @@ def caption_shard(
 def _merge(destination: Place, manifest: Manifest, settings: dict[str, Any]) -> None:
     """Join the captions into one album, which ``--output`` without ``--cluster`` can go on with."""
     whole = merge(CAPTIONS, destination, manifest.shards)
-    destination.publish(f"{whole}.settings.json", [json.dumps(settings, indent=2).encode()])
+    if settings_file(whole) not in destination.names():
+        destination.publish(settings_file(whole), [json.dumps(settings, indent=2).encode()])
     print(f"{destination.shown}/{whole}: all captions")

@@ -7,8 +7,8 @@ Legend: B images, R regions, D feature size.
 
 import platform
 import zipfile
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from captioning.base.errors import UserError
 from captioning.base.json_files import load_json, take
 from captioning.base.scratch import temporary_folder
-from captioning.cluster.jobs import Kind, begin, reading, todo, written_alone
+from captioning.cluster.jobs import Kind, begin, begun_with, clear, reading, refuse_strangers, written_alone
 from captioning.cluster.manifest import Listed, Manifest
 from captioning.cluster.places import Place
 from captioning.cluster.running import Do, Report, Work, alone_on_cluster, do_all
@@ -49,13 +49,15 @@ def extract_on_cluster(
     ``key``, ``shape``: see ``features.store.extract``. ``settings`` and ``init`` say which encoder it is. ``most``:
     pictures of a shard. ``cores``: those of a worker. Raises UserError.
     """
+    about, batch = {"kind": FEATURES.prefix, "store": key.fingerprint}, settings.extract_batch_size
     if (folder / "index.json").exists():
-        return FeatureStore(folder, key)
-    batch = settings.extract_batch_size
-    with written_alone(shards), ExitStack() as stack:
-        manifest = begin(FEATURES, shards, {"store": key.fingerprint}, lambda: pictures, most, batch)
-        if todo(FEATURES, manifest, shards):
-            stack.enter_context(alone_on_cluster(cluster, shards))
+        store = FeatureStore(folder, key)
+        if about.items() <= begun_with(shards).items():  # a job that was killed while it was cleared
+            with _alone(cluster, shards):
+                clear(FEATURES, shards)
+        return store
+    with _alone(cluster, shards):
+        manifest = begin(FEATURES, shards, about, lambda: pictures, most, batch)
         work = Work(FEATURES, ".", shards.address, load, (settings, key, look, init, shape), cores)
         do_all(work, manifest, shards)
         with temporary_folder("the features of a shard") as scratch:
@@ -64,8 +66,17 @@ def extract_on_cluster(
                 return joined(shards, manifest, numbers, batch, scratch)
 
             store = join(folder, key, [name for name, *_ in pictures], batches, shape, batch)
-        shards.clear()
+        clear(FEATURES, shards)
     return store
+
+
+@contextmanager
+def _alone(cluster: str, shards: Place) -> Iterator[None]:
+    """Be connected to a cluster, as the only job in a place for shards. Raises UserError."""
+    with written_alone(shards, emptied=True):
+        refuse_strangers(FEATURES, shards)
+        with alone_on_cluster(cluster, shards):
+            yield
 
 
 def load(source: Place, settings: EncoderSettings, key: StoreKey, look: Look, init: str, shape: tuple[int, int]) -> Do:

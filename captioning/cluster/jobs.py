@@ -15,16 +15,18 @@ import re
 import zipfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from captioning.base.errors import UserError, first_line
-from captioning.base.files import alone_with
+from captioning.base.files import LOCK, alone_with
 from captioning.base.json_files import as_written, from_json
 from captioning.base.scratch import temporary_folder
-from captioning.cluster.manifest import Listed, Manifest, write_manifest
+from captioning.base.texts import printable
+from captioning.cluster.manifest import MANIFEST, Listed, Manifest, write_manifest
 from captioning.cluster.places import Place
 
 JOB = "job.json"
@@ -77,28 +79,42 @@ def settle_cluster(args: Namespace) -> None:
 
 
 @contextmanager
-def written_alone(destination: Place) -> Iterator[None]:
+def written_alone(destination: Place, emptied: bool = False) -> Iterator[None]:
     """Keep jobs of this and other clusters away from a destination that is a folder. Raises UserError if one is there.
 
-    ``running.alone_on_cluster`` keeps those of the same cluster away from a bucket, which has no locks.
+    ``running.alone_on_cluster`` keeps those of the same cluster away from a bucket, which has no locks. ``emptied``:
+    the job empties the folder, which is then removed.
     """
     folder = destination.folder
     if folder is None:
         yield
         return
-    made = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]  # the innermost first
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        _remove_empty(made)
         raise UserError(f"{destination.option}: {folder}: cannot be made ({error.strerror}); name another") from None
     try:
         with alone_with(folder, f"{destination.option}: {BUSY}"):
             destination.sweep()
             yield
+            made = made or [folder] * emptied
     finally:
-        if made:
-            with suppress(OSError):  # it holds something
+        _remove_empty(made)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders in this order, up to the first that holds something."""
+    with suppress(OSError):  # it holds something
+        for folder in folders:
+            if folder.exists():
                 folder.rmdir()
+
+
+def settings_file(whole: str) -> str:
+    """The name of the file with the settings of an album, which lies beside it."""
+    return f"{whole}.settings.json"
 
 
 @dataclass(frozen=True)
@@ -116,11 +132,42 @@ class Kind:
         """The name of the file which says that pictures of a shard could not be opened."""
         return f"{self.prefix}-{shard:06}.missing"
 
+    @property
+    def whole(self) -> str:
+        """The name of the file of all shards."""
+        return f"{self.prefix}{self.suffix}"
+
     def published(self, names: dict[str, int]) -> set[int]:
         """The shards that need not be done again. ``names``: the files of the destination."""
         found = (re.fullmatch(rf"{self.prefix}-(\d{{6,}}){re.escape(self.suffix)}", name) for name in names)
         shards = {int(match[1]) for match in found if match}
         return {shard for shard in shards if self.marker(shard) not in names}
+
+    def made(self, names: Iterable[str]) -> list[str]:
+        """Those of ``names`` that are files or markers of shards."""
+        pattern = re.compile(rf"{self.prefix}-\d{{6,}}({re.escape(self.suffix)}|\.missing)")
+        return [name for name in names if pattern.fullmatch(name)]
+
+
+def refuse_strangers(kind: Kind, shards: Place) -> None:
+    """Raise UserError if a place for shards, which a job empties at its end, holds what is not of such a job."""
+    found = shards.entries()
+    if strangers := sorted({*found} - {*kind.made(found), MANIFEST, JOB, LOCK}):
+        raise UserError(
+            f"{shards.option}: {shards.shown}: holds other things, such as {printable(strangers[0])}, and shards need a "
+            "place of their own; name an empty or new one"
+        )
+
+
+def clear(kind: Kind, shards: Place) -> None:
+    """Remove the files of a job. Raises UserError.
+
+    What says which job it was goes last. So a job that is killed here can be cleared again.
+    """
+    names = shards.names()
+    for name in [*kind.made(names), MANIFEST, JOB]:
+        if name in names:
+            shards.remove(name)
 
 
 @contextmanager
@@ -170,7 +217,13 @@ def begin(
                 "those, or name another destination"
             )
         return Manifest(destination)
-    if kind.published(destination.names()):
+    names = destination.names()
+    if found := [name for name in (kind.whole, settings_file(kind.whole)) if name in names]:
+        raise UserError(
+            f"{destination.option}: {destination.shown}: holds {found[0]}, which no job made here; name another "
+            "destination, or move it away"
+        )
+    if kind.published(names):
         raise UserError(
             f"{destination.option}: {destination.shown} holds results, but {JOB}, which says what made them, is "
             "missing; name another destination"
@@ -188,17 +241,30 @@ def todo(kind: Kind, manifest: Manifest, destination: Place) -> list[int]:
 
 
 def merge(kind: Kind, destination: Place, shards: int) -> str:
-    """Join the files of all shards in their order into one, unless it is there already. Returns its name.
+    """Join the files of all shards in their order into one. Returns its name.
 
-    Raises UserError if a shard is not published.
+    A file that begins with all of them stays: it may have been gone on with. Raises UserError if a shard is not
+    published, and for a file that begins with anything else.
     """
-    names, whole = destination.names(), f"{kind.prefix}{kind.suffix}"
+    names, whole = destination.names(), kind.whole
     parts = [kind.file(shard) for shard in range(shards)]
     if lacking := [part for part in parts if part not in names]:
         raise UserError(
             f"--merge: {destination.shown}: {len(lacking):,} shards are not done, such as {lacking[0]}; run the same "
             "command to do them"
         )
-    if names.get(whole) != sum(names[part] for part in parts):
-        destination.publish(whole, chain.from_iterable(map(destination.chunks, parts)))
+    content = chain.from_iterable(map(destination.chunks, parts))
+    if whole not in names:
+        destination.publish(whole, content)
+    elif names[whole] < sum(names[part] for part in parts) or not _begins_with(destination, whole, content):
+        raise UserError(
+            f"--merge: {destination.shown}/{whole}: is there already and does not begin with what the shards hold; move "
+            "it away, then run the same command again"
+        )
     return whole
+
+
+def _begins_with(place: Place, name: str, content: Iterable[bytes]) -> bool:
+    """Whether a file begins with the parts of ``content``."""
+    with closing(place.open(name)) as file:
+        return all(file.read(len(part)) == part for part in content)

@@ -200,13 +200,9 @@ class Place:
         with self._telling(f"{name} cannot be removed"), suppress(FileNotFoundError):
             self.files.delete_file(f"{self.path}/{name}")
 
-    def clear(self) -> None:
-        """Remove all files here, and the folder if nothing else is in it. Raises UserError."""
-        for name in self.names():
-            self.remove(name)
-        if self.folder is not None:
-            with suppress(OSError):
-                self.folder.rmdir()
+    def entries(self) -> list[str]:
+        """The names of the files and folders in this place."""
+        return [os.path.basename(found.path.rstrip("/")) for found in self._infos(self.path)]
 
     def sweep(self) -> None:
         """Remove what killed jobs left. Nobody else may write here now."""

@@ -6,13 +6,15 @@ A shard is published as a .npz file:
     unreadable     uint8: JSON text of [[name, reason, whether the file could not be opened], ...]
 """
 
+import hashlib
 import io
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,56 +22,113 @@ import numpy as np
 
 from captioning.base.errors import UserError
 from captioning.base.json_files import from_json
-from captioning.cluster.jobs import Kind, begin, reading, todo, written_alone
-from captioning.cluster.manifest import Listed
+from captioning.cluster.jobs import Kind, begin, begun_with, clear, reading, refuse_strangers, written_alone
+from captioning.cluster.manifest import MANIFEST, Listed, Manifest
 from captioning.cluster.places import Place
 from captioning.cluster.running import Do, Report, Work, alone_on_cluster, do_all
 from captioning.command_line.resolving import settle_backend
 from captioning.pictures.loading import UnreachableImage, UnreadableImage
+from captioning.retrieval.index import Embed, ImageIndex, Stamp
 from config import Config
 
 VECTORS = Kind("vectors", ".npz")
 
-# As ``retrieval.index.Embed`` gives them: names, vectors of the readable ones, and reasons by name.
+# As ``Embed`` gives them: names, vectors of the readable ones, and reasons by name.
 Embedded = tuple[Sequence[str], np.ndarray, Mapping[str, UnreadableImage]]
 
 
-def embed_on_cluster(
-    names: Sequence[str],
+def index_on_cluster(
+    update: Callable[[Embed], ImageIndex],
     *,
     cluster: str,
     source: Place,
     shards: Place,
     model: Path,
     fingerprint: str,
-    size_of: Callable[[str], int],
+    stamp_of: Callable[[str], Stamp],
     config: Config,
     most: int,
     cores: int,
-) -> Iterator[Embedded]:
-    """Embed the pictures ``names`` of ``source``. Yields them shard by shard, when all shards are published.
+) -> ImageIndex:
+    """Bring an index of pictures of ``source`` up to date. Returns what ``update`` gives.
 
-    ``shards``: where workers publish what they have; it is emptied at the end. ``model``: towers with this
-    ``fingerprint``. ``size_of`` gives the bytes of a picture. ``most``: pictures of a shard. ``cores``: those of a
-    worker. What an interrupted run has published is taken first. Raises UserError.
+    ``update(embed)`` does that with vectors of ``embed``, and commits. It is called again if ``embed`` had only vectors
+    that an interrupted run has published. ``shards``: where workers publish what they have; it is emptied when the
+    index has it. ``model``: towers with this ``fingerprint``. ``stamp_of`` gives the size and the time of change of a
+    picture. ``most``: pictures of a shard. ``cores``: those of a worker. Raises UserError.
     """
-    left, settings = set(names), {"folder": source.shown, "model": fingerprint}
+    settings = {"folder": source.shown, "model": fingerprint}
     work = Work(VECTORS, source.address, shards.address, load, (model, fingerprint, config), cores)
+    left: set[str] = set()
+    with ExitStack() as stack:
+
+        @cache
+        def hold() -> None:
+            stack.enter_context(written_alone(shards, emptied=True))
+            refuse_strangers(VECTORS, shards)
+            stack.enter_context(alone_on_cluster(cluster, shards))
+
+        def embed(names: Sequence[str]) -> Iterator[Embedded]:
+            hold()
+            manifest = _begin(shards, settings, names, stamp_of, config, most)
+            do_all(work, manifest, shards)
+            left.update(names)
+            for shard in range(manifest.shards):
+                listed = list(manifest.paths(shard))
+                yield from _embedded(shards, shard, listed, set(names))
+                left.difference_update(listed)
+
+        while True:
+            index = update(embed)
+            if _is_of(settings, begun_with(shards)):  # the index has its vectors
+                hold()
+                clear(VECTORS, shards)
+            if not left:
+                return index
+            left.clear()
+
+
+def _is_of(settings: dict[str, Any], begun: dict[str, Any]) -> bool:
+    """Whether a job that was ``begun`` is one of vectors with these ``settings``."""
+    return begun.get("kind") == VECTORS.prefix and all(begun.get(name) == value for name, value in settings.items())
+
+
+def _begin(
+    shards: Place,
+    settings: dict[str, Any],
+    names: Sequence[str],
+    stamp_of: Callable[[str], Stamp],
+    config: Config,
+    most: int,
+) -> Manifest:
+    """Begin a job of the pictures ``names``, or go on with one whose pictures are what they were. Raises UserError."""
+    begun = begun_with(shards)
+    if _is_of(settings, begun):
+        whole = MANIFEST in shards.names()  # else the job was killed while it was cleared
+        if not whole or begun.get("pictures") != _digest(Manifest(shards), stamp_of):
+            if whole:
+                print(
+                    f"note: {shards.shown}: pictures have changed since this job began; it begins anew", file=sys.stderr
+                )
+            clear(VECTORS, shards)
+            begun = {}
+    settings = settings | {"pictures": begun.get("pictures") or _digest(names, stamp_of)}
 
     def listed() -> list[Listed]:
-        return [(name, size_of(name), None) for name in names if name in left]
+        return [(name, stamp_of(name)[0], None) for name in names]
 
-    with written_alone(shards), ExitStack() as stack:
-        while left:
-            manifest = begin(VECTORS, shards, settings, listed, most, config.extract_batch_size)
-            if todo(VECTORS, manifest, shards):
-                stack.enter_context(alone_on_cluster(cluster, shards))
-            do_all(work, manifest, shards)
-            for shard in range(manifest.shards):
-                yield from _embedded(shards, shard, list(manifest.paths(shard)), left)
-            left.difference_update(manifest)
-            shards.clear()
-            stack.close()
+    return begin(VECTORS, shards, settings, listed, most, config.extract_batch_size)
+
+
+def _digest(names: Iterable[str], stamp_of: Callable[[str], Stamp]) -> str:
+    """Digest (hex) of the names, sizes and times of change of pictures."""
+    digest = hashlib.sha256()
+    for name in names:
+        stamp: Stamp | None = None
+        with suppress(OSError, KeyError):  # it is gone
+            stamp = stamp_of(name)
+        digest.update(os.fsencode(f"{name}\t{stamp}\n"))
+    return digest.hexdigest()
 
 
 def _embedded(shards: Place, shard: int, listed: Sequence[str], wanted: set[str]) -> Iterator[Embedded]:

@@ -269,7 +269,7 @@ class _Contents:
 def _update(
     folder: Path, model: str, source: str, paths: Mapping[str, Path], embed: Embed, dimension: int
 ) -> ImageIndex:
-    stamps: dict[str, Stamp] = {name: (found.st_size, found.st_mtime_ns) for name, found in _stats(paths).items()}
+    stamps = _stamps(paths)
     new = _Contents(model, source, 1, [], {})
     kept: list[int] = []
     old = ImageIndex(folder) if (folder / "index.json").exists() else None
@@ -361,12 +361,18 @@ def _vectors(folder: Path, version: int) -> Path:
     return folder / f"vectors-{version}.npy"
 
 
-def _stats(paths: Mapping[str, Path]) -> dict[str, os.stat_result]:
-    """The size and times of each file that exists, by name."""
+def stamp(path: Path) -> Stamp:
+    """The size of a file, and its time of change. Raises OSError."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _stamps(paths: Mapping[str, Path]) -> dict[str, Stamp]:
+    """The stamp of each file that exists, by name."""
     found = {}
     for name, path in paths.items():
         try:
-            found[name] = path.stat()
+            found[name] = stamp(path)
         except OSError:  # the file was deleted after it was listed, or is a link to nothing
             continue
     return found

@@ -216,10 +216,51 @@ def test_two_jobs_on_one_destination_are_refused(tmp_path, place):
     assert not (tmp_path / "out").exists(), "an empty destination does not stay"
 
 
+def test_a_refused_job_leaves_no_folders(tmp_path):
+    with pytest.raises(UserError, match="refused"), written_alone(Place(str(tmp_path / "a/b/c"), "--output")):
+        raise UserError("refused")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").mkdir()
+    with written_alone(Place(str(tmp_path / "a/b/c"), "--output")):
+        (tmp_path / "a/b/d").mkdir()
+    assert [path.name for path in (tmp_path / "a/b").iterdir()] == ["d"], "what others made stays"
+    (tmp_path / "a/b/d").rmdir()
+    (tmp_path / "a/b").rmdir()
+    with written_alone(Place(str(tmp_path / "a/b"), "--output")):
+        pass
+    assert (tmp_path / "a").exists(), "a folder that was there stays"
+
+
 def test_an_unfinished_job_is_not_merged(tmp_path, place):
     manifest = job(source(tmp_path), place)
     with pytest.raises(UserError, match=r"--merge: .*: 2 shards are not done, such as captions-000000.jsonl"):
         merge(CAPTIONS, place, manifest.shards)
+
+
+def test_an_album_that_went_on_stays_when_it_is_merged_again(tmp_path, place, here):
+    pictures = source(tmp_path)
+    manifest = job(pictures, place)
+    do_all(work(pictures, place), manifest, place)
+    merge(CAPTIONS, place, manifest.shards)
+    album = tmp_path / "out/captions.jsonl"
+    longer = album.read_bytes() + b'{"image": "later.png"}\n'
+    album.write_bytes(longer)
+    merge(CAPTIONS, place, manifest.shards)
+    assert album.read_bytes() == longer
+    for other in (b"x" * len(longer), longer[:9]):
+        album.write_bytes(other)
+        with pytest.raises(UserError, match=r"--merge: .*out/captions.jsonl: is there already and .*; move it away"):
+            merge(CAPTIONS, place, manifest.shards)
+        assert album.read_bytes() == other
+
+
+@pytest.mark.parametrize("name", ["captions.jsonl", "captions.jsonl.settings.json"])
+def test_a_destination_with_an_album_of_its_own_is_refused(name, tmp_path, place):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine\n")
+    with pytest.raises(UserError, match=f"--output: .*out: holds {name}, which no job made here; name another"):
+        job(source(tmp_path), place)
+    assert place.names() == {name: 5}
 
 
 def test_a_damaged_manifest_is_named(tmp_path, place):
