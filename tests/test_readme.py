@@ -3,6 +3,7 @@
 What they link to exists, what they name can be typed, and their table of captioners is that of the score files.
 """
 
+import json
 import re
 
 import pytest
@@ -143,3 +144,12 @@ def test_the_table_of_the_sweep_of_the_demo_is_that_of_its_files():
     table = markdown(table_cells(summaries(runs, "test", "merge")))
     assert table in text("docs/evaluation.md")
     assert table in text("results/sweep-demo/table.md")
+
+
+def test_the_table_of_the_sweep_of_decoders_is_that_of_its_files():
+    found = json.loads(text("results/sweep-decoders/table.json"))
+    together = {row["row"]: row for row in found if row["place"][0] == "together"}
+    assert len(together) == 8
+    page = text("docs/models.md")
+    for name, row in together.items():
+        assert f"| {name} | 2 | {row['cider']:.2f} ± {row['deviation']:.2f} |" in page
