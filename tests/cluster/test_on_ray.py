@@ -20,7 +20,7 @@ from captioning.cluster.jobs import merge  # noqa: E402
 from captioning.cluster.places import Place  # noqa: E402
 from captioning.cluster.running import alone_on_cluster, run_shards  # noqa: E402
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # Ray's own warnings
+pytestmark = [pytest.mark.weekly, pytest.mark.filterwarnings("default")]  # Ray's own warnings
 
 
 @pytest.fixture(scope="module")

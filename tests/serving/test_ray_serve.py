@@ -19,7 +19,7 @@ from tools.servers import free_ports
 SERVE = "import ray, sys; from ray.serve.scripts import cli; ray.init(num_cpus=2, include_dashboard=False); cli()"
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_two_replicas_answer_as_the_app_does(tmp_path):
     pytest.importorskip("ray.serve")
     import requests
@@ -75,7 +75,7 @@ def test_two_replicas_answer_as_the_app_does(tmp_path):
     assert (large.status_code, large.json()["error"]["code"]) == (413, "too_large")
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_wrong_settings_are_named_before_a_replica_starts():
     pytest.importorskip("ray.serve")
     from deploy.serve import captions
