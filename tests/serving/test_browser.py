@@ -267,7 +267,8 @@ def server():
     models = app.models_of(
         [POCKET], app.app_parser().parse_args(["--in-browser", "--precision", "float32"]), named=True
     )
-    with app.listen("127.0.0.1", 0) as listening, Engine(models, window=0.001) as engine:
+    with app.bind("127.0.0.1", 0) as listening, Engine(models, window=0.001) as engine:
+        app.listen(listening)
         hosts = Hosts("127.0.0.1")
         made = create_app(engine, hosts=hosts, runtime=in_browser.prepare_runtime())
         running = uvicorn.Server(uvicorn.Config(made, log_level="warning", lifespan="off", ws="none"))

@@ -51,10 +51,11 @@ def page(folder, held, tmp_path_factory):
     towers = ColourTowers(hold)
     index = tmp_path_factory.mktemp("index")
     with (
-        app.listen("127.0.0.1", 0) as listening,
+        app.bind("127.0.0.1", 0) as listening,
         Engine([model], window=0.001) as engine,
         Photos(folder, lambda: towers, lambda fingerprint: index, 1e9) as photos,
     ):
+        app.listen(listening)
         settings = uvicorn.Config(
             create_app(engine, photos, Hosts("127.0.0.1")), log_level="warning", lifespan="off", ws="none"
         )
