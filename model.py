@@ -291,9 +291,8 @@ class Ensemble(Captioner):
                 raise UserError(
                     "--model: these captioners take images of different sizes (image_size); name captioners of one size"
                 )
-        self._seeing = [
-            member for member in captioners for _ in range(views)
-        ]  # the member of each part of the features
+        # The member of each part of the features.
+        self._seeing = [member for member in captioners for _ in range(views)]
         decoder = EnsembleDecoder([member.decoder for member in self._seeing])
         super().__init__(first.config, first.vocabulary, first.encoder, decoder)
         self.members = list(captioners)

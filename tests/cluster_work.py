@@ -12,11 +12,12 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 from small_albums import CONFIG as ALBUM  # noqa: E402
 from small_albums import FakeCaptioner  # noqa: E402
 
+from captioning.cluster import running  # noqa: E402
 from captioning.cluster.captions import CAPTIONS, caption_shard  # noqa: E402
 from captioning.cluster.jobs import begin  # noqa: E402
 from captioning.cluster.manifest import Manifest  # noqa: E402
 from captioning.cluster.places import Place  # noqa: E402
-from captioning.cluster.running import Do, Report, Work, alone_on_cluster, do_all  # noqa: E402
+from captioning.cluster.running import Do, Report, Work, Worker, alone_on_cluster, do_all  # noqa: E402
 from captioning.pictures.finding import Finder  # noqa: E402
 
 CONFIG = ALBUM.with_overrides({"num_captions": 1})
@@ -46,6 +47,20 @@ def drive(pictures: Place, place: Place, cluster: str, pause: float) -> Report:
     """The whole job."""
     with alone_on_cluster(cluster, place):
         return do_all(work(pictures, place, pause), job(pictures, place), place)
+
+
+def run_here(monkeypatch, named=lambda work, shard: shard) -> list:
+    """Let a worker run in this process. Gives the shards that it did, as they are ``named``."""
+    done = []
+
+    def run_shards(work, todo):
+        worker = Worker(work)
+        for shard in todo:
+            done.append(named(work, shard))
+            yield worker.publish(shard)
+
+    monkeypatch.setattr(running, "run_shards", run_shards)
+    return done
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ Legend: B images, R regions, D feature size.
 
 import platform
 import zipfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,10 @@ import numpy as np
 from captioning.base.errors import UserError
 from captioning.base.json_files import load_json, take
 from captioning.base.scratch import temporary_folder
-from captioning.cluster.jobs import Kind, begin, begun_with, clear, reading, refuse_strangers, written_alone
+from captioning.cluster.jobs import Kind, begin, begun_with, clear, reading
 from captioning.cluster.manifest import Listed, Manifest
 from captioning.cluster.places import Place
-from captioning.cluster.running import Do, Report, Work, alone_on_cluster, do_all
+from captioning.cluster.running import Do, Report, Work, do_all, emptying
 from captioning.command_line.resolving import settle_backend
 from captioning.features.looks import Look
 from captioning.features.store import FeatureStore, StoreKey, extract, join
@@ -53,10 +53,10 @@ def extract_on_cluster(
     if (folder / "index.json").exists():
         store = FeatureStore(folder, key)
         if about.items() <= begun_with(shards).items():  # a job that was killed while it was cleared
-            with _alone(cluster, shards):
+            with emptying(FEATURES, shards, cluster):
                 clear(FEATURES, shards)
         return store
-    with _alone(cluster, shards):
+    with emptying(FEATURES, shards, cluster):
         manifest = begin(FEATURES, shards, about, lambda: pictures, most, batch)
         work = Work(FEATURES, ".", shards.address, load, (settings, key, look, init, shape), cores)
         do_all(work, manifest, shards)
@@ -68,15 +68,6 @@ def extract_on_cluster(
             store = join(folder, key, [name for name, *_ in pictures], batches, shape, batch)
         clear(FEATURES, shards)
     return store
-
-
-@contextmanager
-def _alone(cluster: str, shards: Place) -> Iterator[None]:
-    """Be connected to a cluster, as the only job in a place for shards. Raises UserError."""
-    with written_alone(shards, emptied=True):
-        refuse_strangers(FEATURES, shards)
-        with alone_on_cluster(cluster, shards):
-            yield
 
 
 def load(source: Place, settings: EncoderSettings, key: StoreKey, look: Look, init: str, shape: tuple[int, int]) -> Do:

@@ -25,7 +25,7 @@ from captioning.base import script
 from captioning.base.errors import Terminated, UserError, first_line
 from captioning.base.progress import Progress
 from captioning.base.scratch import temporary_folder
-from captioning.cluster.jobs import BUSY, LOCAL, Kind, todo
+from captioning.cluster.jobs import BUSY, LOCAL, Kind, refuse_strangers, todo, written_alone
 from captioning.cluster.manifest import Manifest
 from captioning.cluster.places import INSTALL, Place, parts_of
 from config import ROOT
@@ -236,6 +236,15 @@ def alone_on_cluster(address: str, destination: Place) -> Iterator[None]:
                     raise UserError(f"{destination.option}: {destination.shown}: {BUSY}") from None
                 time.sleep(1)
         yield  # the actor ends with the connection
+
+
+@contextmanager
+def emptying(kind: Kind, shards: Place, address: str) -> Iterator[None]:
+    """Be connected to a cluster, as the only job in a place for shards, which the job empties. Raises UserError."""
+    with written_alone(shards, emptied=True):
+        refuse_strangers(kind, shards)
+        with alone_on_cluster(address, shards):
+            yield
 
 
 class _Holder:

@@ -22,10 +22,10 @@ import numpy as np
 
 from captioning.base.errors import UserError
 from captioning.base.json_files import from_json
-from captioning.cluster.jobs import Kind, begin, begun_with, clear, reading, refuse_strangers, written_alone
+from captioning.cluster.jobs import Kind, begin, begun_with, clear, reading
 from captioning.cluster.manifest import MANIFEST, Listed, Manifest
 from captioning.cluster.places import Place
-from captioning.cluster.running import Do, Report, Work, alone_on_cluster, do_all
+from captioning.cluster.running import Do, Report, Work, do_all, emptying
 from captioning.command_line.resolving import settle_backend
 from captioning.pictures.loading import UnreachableImage, UnreadableImage
 from captioning.retrieval.index import Embed, ImageIndex, Stamp
@@ -64,18 +64,17 @@ def index_on_cluster(
 
         @cache
         def hold() -> None:
-            stack.enter_context(written_alone(shards, emptied=True))
-            refuse_strangers(VECTORS, shards)
-            stack.enter_context(alone_on_cluster(cluster, shards))
+            stack.enter_context(emptying(VECTORS, shards, cluster))
 
         def embed(names: Sequence[str]) -> Iterator[Embedded]:
             hold()
             manifest = _begin(shards, settings, names, stamp_of, config, most)
             do_all(work, manifest, shards)
-            left.update(names)
+            wanted = set(names)
+            left.update(wanted)
             for shard in range(manifest.shards):
                 listed = list(manifest.paths(shard))
-                yield from _embedded(shards, shard, listed, set(names))
+                yield from _embedded(shards, shard, listed, wanted)
                 left.difference_update(listed)
 
         while True:

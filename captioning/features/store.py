@@ -262,14 +262,13 @@ def extract(
     if (folder / "index.json").exists() and not verify:
         return FeatureStore(folder, key)
     names = sorted(file_names)
-    return complete(
+    return _complete(
         folder,
+        key,
         names,
-        open_store=lambda: FeatureStore(folder, key),
-        marks_of=lambda size: Marks(folder, names, size),
+        shape,
         begin=lambda: _begin(folder, key, batch_size, (len(names), *shape), names),
         fill=lambda marks: _run(folder, marks, load, encode, key.image_size, workers, label),
-        size=np.dtype(key.dtype).itemsize * len(names) * shape[0] * shape[1],
         verify=verify,
     )
 
@@ -292,15 +291,30 @@ def join(
             )
         return marks
 
+    return _complete(
+        folder, key, names, shape, begin, fill=lambda marks: _fill(folder, marks, batches, "joining"), verify=False
+    )
+
+
+def _complete(
+    folder: Path,
+    key: StoreKey,
+    names: Sequence[str],
+    shape: tuple[int, int],
+    begin: Callable[[], Marks],
+    fill: Callable[[Marks], None],
+    verify: bool,
+) -> FeatureStore:
+    """``complete`` for a store in which every image has features of the same ``shape``."""
     return complete(
         folder,
         names,
         open_store=lambda: FeatureStore(folder, key),
         marks_of=lambda size: Marks(folder, names, size),
         begin=begin,
-        fill=lambda marks: _fill(folder, marks, batches, "joining"),
+        fill=fill,
         size=np.dtype(key.dtype).itemsize * len(names) * shape[0] * shape[1],
-        verify=False,
+        verify=verify,
     )
 
 

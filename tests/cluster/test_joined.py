@@ -11,11 +11,12 @@ from small_albums import break_picture, make_pictures
 
 pytest.importorskip("pyarrow")
 
+from cluster_work import run_here
+
 from captioning.base.errors import UserError
 from captioning.cluster import features, running, vectors
 from captioning.cluster.jobs import clear, reading, refuse_strangers
 from captioning.cluster.places import Place
-from captioning.cluster.running import Worker
 from captioning.cluster.vectors import VECTORS
 from captioning.features.looks import Look
 from captioning.features.store import StoreKey
@@ -31,17 +32,8 @@ SHARDS = ["--shard-pictures", "10"]  # two batches of five
 @pytest.fixture
 def here(monkeypatch):
     """Gives the shards that were done."""
-    done = []
-
-    def run_shards(work, todo):
-        worker = Worker(work)
-        for shard in todo:
-            done.append(work.kind.file(shard))
-            yield worker.publish(shard)
-
-    monkeypatch.setattr(running, "run_shards", run_shards)
-    for module in ("features", "vectors"):
-        monkeypatch.setattr(f"captioning.cluster.{module}.alone_on_cluster", lambda address, place: nullcontext())
+    done = run_here(monkeypatch, lambda work, shard: work.kind.file(shard))
+    monkeypatch.setattr(running, "alone_on_cluster", lambda address, place: nullcontext())
     return done
 
 
@@ -222,7 +214,7 @@ def test_a_job_is_begun_only_when_the_cluster_is_held(tmp_path, indexed, monkeyp
         assert place.names().keys() <= {".lock"}
         raise UserError("another job is writing here")
 
-    monkeypatch.setattr(vectors, "alone_on_cluster", refuse)
+    monkeypatch.setattr(running, "alone_on_cluster", refuse)
     with pytest.raises(UserError, match="another job is writing here"):
         indexed("index")
 
@@ -274,7 +266,7 @@ def test_a_job_of_features_is_begun_only_when_the_cluster_is_held(extracted, mon
         assert place.names().keys() <= {".lock"}
         raise UserError("another job is writing here")
 
-    monkeypatch.setattr(features, "alone_on_cluster", refuse)
+    monkeypatch.setattr(running, "alone_on_cluster", refuse)
     with pytest.raises(UserError, match="another job is writing here"):
         extract()
     assert not shards.folder.exists()

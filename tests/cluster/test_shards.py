@@ -13,7 +13,7 @@ from small_albums import FakeCaptioner, break_picture, make_pictures
 
 pa = pytest.importorskip("pyarrow")
 
-from cluster_work import BATCH, CONFIG, SETTINGS, job, work  # noqa: E402
+from cluster_work import BATCH, CONFIG, SETTINGS, job, run_here, work  # noqa: E402
 
 from captioning.albums.captions import caption_album, list_pictures  # noqa: E402
 from captioning.base.errors import Terminated, UserError  # noqa: E402
@@ -22,7 +22,7 @@ from captioning.cluster.captions import CAPTIONS  # noqa: E402
 from captioning.cluster.jobs import merge, written_alone  # noqa: E402
 from captioning.cluster.manifest import Manifest, shard_size, write_manifest  # noqa: E402
 from captioning.cluster.places import Place  # noqa: E402
-from captioning.cluster.running import Report, Worker, connected, do_all  # noqa: E402
+from captioning.cluster.running import Report, connected, do_all  # noqa: E402
 from captioning.cluster.vectors import VECTORS  # noqa: E402
 
 MERGE = ["--merge-indexes", "a", "b", "--output", "c"]
@@ -40,16 +40,7 @@ def source(tmp_path, count=18) -> Place:
 @pytest.fixture
 def here(monkeypatch):
     """Workers run in this process, one after the other. Gives the shards that they did."""
-    done = []
-
-    def run_shards(work, todo):
-        worker = Worker(work)
-        for shard in todo:
-            done.append(shard)
-            yield worker.publish(shard)
-
-    monkeypatch.setattr(running, "run_shards", run_shards)
-    return done
+    return run_here(monkeypatch)
 
 
 def test_the_manifest_lists_each_picture_once_in_the_order_of_an_album(tmp_path, place):
