@@ -44,6 +44,7 @@ from captioning.base.errors import UserError
 from captioning.base.files import write
 from captioning.base.script import run_script
 from captioning.base.texts import json_line, printable
+from captioning.cluster.captions import caption_collection
 from captioning.cluster.jobs import add_cluster, settle_cluster
 from captioning.cluster.places import is_bucket
 from captioning.command_line.options import add_views, make_parser
@@ -67,8 +68,6 @@ def main() -> int:
     # The pictures are listed before the model loads, so that a folder without pictures is refused at once.
     finder = finder_of(args)
     if args.cluster:
-        from captioning.cluster.captions import caption_collection  # a first caption comes sooner without it
-
         status = caption_collection(args, finder)
         finder.tell()
         return status
