@@ -859,6 +859,14 @@ class TrainingSettings(RewardSettings, OptimizerSettings, BatchSettings):
         ge=1,
         le=16_384,
     )
+    imagenet_classes: bool = setting(
+        False,
+        "also give the captioner the classifier that its encoder was trained with, for the 1,000 classes of ImageNet, "
+        "and words for them. Then it names things that the training captions hardly name. English only, with "
+        "encoder=efficientnet_lite2",
+        only={"stage": ("concepts",)},
+        fixed="training",
+    )
     label_smoothing: float = setting(
         0.0,
         "probability that the training loss spreads over the whole vocabulary",
@@ -1017,6 +1025,14 @@ class DecodingSettings(CaptionSettings):
         only={"stage": ("concepts",)},
         ge=0,
         le=10,
+    )
+    class_weight: float = setting(
+        2.0,
+        "how much words are preferred that name what the encoder's own classifier sees, such as a lion "
+        "(captioning/concepts/classes.py)",
+        only={"imagenet_classes": ON},
+        ge=0,
+        le=100,
     )
     agreement_weight: float = setting(
         0.0,

@@ -187,8 +187,7 @@ class Captioner:
 
     def stepper(self, decoding: DecodingSettings) -> Decoder | ConceptDecoder | EnsembleDecoder:
         """What a search with these settings steps through: the decoder, with the visual concepts if they count."""
-        weights = decoding.concept_weight, decoding.object_weight, decoding.rare_weight
-        if self.concepts is None or not any(weights):
+        if self.concepts is None or not self.concepts.count_in(decoding):
             return self.decoder
         return ConceptDecoder(self.decoder, self.concepts, decoding, len(self.vocabulary))
 

@@ -27,6 +27,7 @@ from captioning.cluster.jobs import add_cluster, add_shards, settle_cluster
 from captioning.cluster.places import Place
 from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import resolve
+from captioning.concepts.class_words import new_words
 from captioning.data import datasets
 from captioning.data.mixture import MixedDataset, captions_of
 from captioning.data.records import SPLITS, CaptionDataset
@@ -101,6 +102,9 @@ def find_vocabulary(config: Config, dataset: CaptionDataset | MixedDataset) -> V
             captions = captions_of(dataset, "train")
             vocabulary = vocabulary.extended(captions, config.vocab_threshold, _wordpieces(config))
             print(f"vocabulary: {len(vocabulary) - known} new words beside the {known} of {config.init}")
+        if config.imagenet_classes:
+            vocabulary = vocabulary.with_words(new := sorted(new_words(vocabulary)))
+            print(f"vocabulary: {len(new)} new words for classes of ImageNet")
     lacks = vocabulary.coverage(captions_of(dataset, "train"))
     dev = vocabulary.coverage(captions_of(dataset, "dev"))
     print(

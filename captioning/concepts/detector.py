@@ -17,7 +17,15 @@ The first part prefers words that the picture suggests. The second part avoids o
 The third part prefers rare words, like the logit adjustment of Menon et al. (2021), https://arxiv.org/abs/2007.07314.
 Words that the detector does not know count as rare as the rarest word that it knows. All parts depend on the image
 alone, so they are computed once per image.
-Legend: B images, R regions, D feature size, W words of the detector, O objects, V vocabulary size.
+
+With ``names`` the detector also asks the classifier that the encoder came from (``classes.py``). Let s be the
+probability that the word names a class in the picture, and n the least one that counts. Then p becomes
+1 - (1 - p) (1 - s). The logit of the word grows by
+
+    class_weight * log (s / n) + h
+
+until a word of that name has been said. h is the bias that new words were lowered by (``HELD``); others have none.
+Legend: B images, R regions, D feature size, W words, O objects, V vocabulary size, G names of classes.
 """
 
 import json
@@ -32,11 +40,13 @@ from keras import ops
 from captioning.base.errors import UserError
 from captioning.base.json_files import load_json, take
 from captioning.base.regions import masked, mean_over_regions, region_mask
+from captioning.concepts.class_words import COUNT, ClassName, read_names
+from captioning.concepts.classes import HELD, NOTED, Classifier
 from captioning.features.weight_files import refuse_oversized, save_weights
 from captioning.words.vocabulary import SPECIALS, Vocabulary
 from config import DecodingSettings
 
-FORMAT = 1
+FORMAT = 2  # 1: without classes
 MEMBERS = ("concepts.json", "concepts.weights.h5")
 LEAST = 1e-4  # no word is less probable: a word that no training picture of a kind has is rare, not impossible
 _COMMON = 0.005  # words that a larger share of the training captions has are not preferred for being rare
@@ -47,33 +57,45 @@ _MOST_OBJECTS = 1000  # in a bundle; the memory grows with words times objects
 class Concepts(keras.Model):
     """Features float ``(B, R, D)`` -> logits float32 ``(B, W)``: whether a caption of the image has each word.
 
-    Mean and maximum over the regions are normalised, and go through one hidden layer.
+    Mean and maximum over the regions are normalised, and go through one hidden layer. The words are those that this
+    layer knows and, behind them, those that only classes of ImageNet name.
     """
 
     def __init__(
-        self, ids: Sequence[int], objects: Sequence[str], feature_size: int, hidden_size: int, padded: bool = False
+        self,
+        ids: Sequence[int],
+        objects: Sequence[str],
+        feature_size: int,
+        hidden_size: int,
+        padded: bool = False,
+        names: Sequence[ClassName] = (),
     ):
-        """``ids``: the W words, as their ids in the vocabulary. ``objects``: the object that each names, or ``""``.
+        """``ids``: the words of the hidden layer, as their ids in the vocabulary. ``objects``: what each of them names.
 
-        ``padded``: images have different numbers of regions (see ``captioning/base/regions.py``).
+        A word that names no object has ``""``. ``padded``: images have different numbers of regions (see
+        ``captioning/base/regions.py``). ``names``: those of classes of ImageNet, if the encoder has a classifier.
         """
         super().__init__()
-        self.ids, self.objects = list(ids), list(objects)
-        names = sorted({*objects} - {""})
+        further = sorted({i for name in names for i in name.ids} - {*ids})
+        self.learned = len(ids)
+        self.ids, self.objects = [*ids, *further], [*objects, *[""] * len(further)]
+        self.names = list(names)
+        every = sorted({*objects} - {""})
         # float32 (W, O): 1 where a word names an object.
-        self.naming = np.array([[name == each for name in names] for each in objects], "float32")
+        self.naming = np.array([[name == each for name in every] for each in self.objects], "float32")
         self.feature_size, self.hidden_size, self.padded = feature_size, hidden_size, padded
         self.mean_norm = keras.layers.LayerNormalization(dtype="float32", name="mean_norm")
         self.peak_norm = keras.layers.LayerNormalization(dtype="float32", name="peak_norm")
         self.dropout = keras.layers.Dropout(_DROPOUT, dtype="float32", name="dropout")
         self.hidden = keras.layers.Dense(hidden_size, activation="relu", dtype="float32", name="hidden")
-        self.words = keras.layers.Dense(len(self.ids), dtype="float32", name="words")
+        self.words = keras.layers.Dense(self.learned, dtype="float32", name="words")
         self.mean_norm.build((None, feature_size))
         self.peak_norm.build((None, feature_size))
         self.hidden.build((None, 2 * feature_size))
         self.words.build((None, hidden_size))
-        # The share of the training captions that have each word.
-        self.shares = self.add_weight(shape=(len(self.ids),), dtype="float32", trainable=False, name="shares")
+        # The share of the training captions that have each word of the hidden layer.
+        self.shares = self.add_weight(shape=(self.learned,), dtype="float32", trainable=False, name="shares")
+        self.classifier = Classifier([name.classes for name in names], feature_size) if names else None
         self.built = True
 
     def start_from(self, shares: np.ndarray) -> None:
@@ -82,13 +104,40 @@ class Concepts(keras.Model):
         self.shares.assign(shares)
         self.words.bias.assign(np.log(shares) - np.log1p(-shares))
 
-    def call(self, features, training=None):
+    def call(self, features):
+        """What hidden layer and classes say together."""
+        detected = self.detect(features)
+        if self.classifier is None:
+            return detected
+        # Names behind one another, and a zero for words that are no name.
+        seen = ops.take(ops.pad(self.classifier(features), ((0, 0), (0, 1))), self.names_of(self.ids), axis=1)
+        further = ((0, 0), (0, len(self.ids) - self.learned))
+        log_none = ops.pad(ops.log_sigmoid(-detected), further, constant_values=math.log1p(-LEAST))
+        log_none += ops.log(1.0 - ops.minimum(seen, 1 - LEAST))
+        return ops.log(ops.maximum(1.0 - ops.exp(log_none), LEAST)) - log_none
+
+    def detect(self, features, training=None):
+        """What the hidden layer says: logits of its words, the first ones."""
         features = ops.cast(features, "float32")
         mask = region_mask(features) if self.padded else None
         peaks = ops.max(masked(features, None if mask is None else mask[..., None]), axis=1)
         pooled = [self.mean_norm(mean_over_regions(features, mask)), self.peak_norm(peaks)]
         pooled = self.dropout(ops.concatenate(pooled, axis=-1), training=training)  # (B, 2 D)
         return self.words(self.dropout(self.hidden(pooled), training=training))
+
+    def count_in(self, decoding: DecodingSettings) -> bool:
+        """Whether a search with these settings asks for any of their preferences."""
+        weights = decoding.concept_weight, decoding.object_weight, decoding.rare_weight
+        return any(weights) or self.classes_count_in(decoding)
+
+    def classes_count_in(self, decoding: DecodingSettings) -> bool:
+        """Whether a search with these settings prefers the names of classes."""
+        return self.classifier is not None and decoding.class_weight > 0
+
+    def names_of(self, ids: Sequence[int]) -> np.ndarray:
+        """The place of the name that each word is for, int32; G for words that are for none."""
+        places = {i: place for place, name in enumerate(self.names) for i in name.ids}
+        return np.array([places.get(i, len(self.names)) for i in ids], "int32")
 
     def places(self, vocabulary_size: int) -> np.ndarray:
         """The place of each word of the vocabulary among the W words, int32 ``(V,)``; W for all others."""
@@ -116,9 +165,21 @@ class Concepts(keras.Model):
             added += decoding.rare_weight * ops.take(rarity, places) * is_word
         return added
 
+    def of_names(self, features, weight: float):
+        """What is added to the logits of the words of each name until one is said: float32 ``(B, G + 1)``.
+
+        The last column, for words that are no name, is zero. ``weight`` is the setting class_weight.
+        """
+        assert self.classifier is not None
+        seen = self.classifier(features)
+        held = np.array([HELD if name.new else 0.0 for name in self.names], "float32")
+        added = ops.where(seen > 0, weight * ops.log(ops.maximum(seen, NOTED) / NOTED) + held, 0.0)
+        return ops.pad(added, ((0, 0), (0, 1)))
+
     def log_shares(self):
         """The log of the share of the training captions that have each word, float32 ``(W,)``."""
-        return ops.log(ops.maximum(self.shares, LEAST))
+        further = (0, len(self.ids) - self.learned)
+        return ops.pad(ops.log(ops.maximum(self.shares, LEAST)), further, constant_values=math.log(LEAST))
 
     def of_objects(self, logits):
         """The probability of each object, float32 ``(B, O)``, from ``logits`` ``(B, W)``. None is below ``LEAST``."""
@@ -128,16 +189,22 @@ class Concepts(keras.Model):
     def save_in(self, folder: Path, vocabulary: Vocabulary) -> None:
         """Write ``MEMBERS`` into ``folder``. Raises OSError.
 
-        concepts.json is {"format": 1, "words": the W words, "objects": {word: the object that it names},
-        "hidden_size": int}.
+        concepts.json is {"format": 1, "words": those of the hidden layer, "objects": {word: the object that it names},
+        "hidden_size": int}. With classes it is of format 2 and also has "names", a list of {"words": [...],
+        "classes": [...], "new": true or false}.
         """
-        words = [vocabulary.words[i] for i in self.ids]
+        words = [vocabulary.words[i] for i in self.ids[: self.learned]]
         about = {
-            "format": FORMAT,
+            "format": FORMAT if self.names else 1,
             "words": words,
-            "objects": {word: name for word, name in zip(words, self.objects, strict=True) if name},
+            "objects": {word: name for word, name in zip(words, self.objects, strict=False) if name},
             "hidden_size": self.hidden_size,
         }
+        if self.names:
+            about["names"] = [
+                {"words": [vocabulary.words[i] for i in name.ids], "classes": [*name.classes], "new": name.new}
+                for name in self.names
+            ]
         (folder / MEMBERS[0]).write_text(json.dumps(about, ensure_ascii=False) + "\n", encoding="utf-8")
         save_weights(self, folder / MEMBERS[1])
 
@@ -158,13 +225,15 @@ class Concepts(keras.Model):
             if len({*words}) < len(words) or not {*words} <= ids_of.keys():
                 raise ValueError("their words are not those of the vocabulary")
             hidden_size = take(about, "hidden_size", int)
+            names = read_names(about.get("names", []), vocabulary)
             held, least = refuse_oversized(folder / MEMBERS[1]), hidden_size * (2 * feature_size + len(words))
+            least += feature_size * COUNT if names else 0
             if hidden_size < 1 or held < least:
                 raise ValueError(f"{MEMBERS[1]} holds {held:,} numbers, and {MEMBERS[0]} needs {least:,}")
             named = [str(objects.get(word, "")) for word in words]
             if len({*named}) > _MOST_OBJECTS:
                 raise ValueError(f"their words name more than {_MOST_OBJECTS} objects")
-            found = cls([ids_of[word] for word in words], named, feature_size, hidden_size, padded)
+            found = cls([ids_of[word] for word in words], named, feature_size, hidden_size, padded, names)
             found.load_weights(folder / MEMBERS[1])
         except Exception as error:  # h5py and Keras raise errors of many kinds on damaged files
             raise UserError(

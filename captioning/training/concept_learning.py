@@ -1,6 +1,6 @@
 """Visual concepts: the detector learns which words the captions of an image have.
 
-Legend: B images, R regions, D feature size, N captions, T tokens, W words of the detector, V vocabulary size.
+Legend: B images, R regions, D feature size, N captions, T tokens, W words that learn, V vocabulary size.
 """
 
 from keras import ops
@@ -26,7 +26,7 @@ class ConceptTrainer(CountingTrainer):
         self.built = True
 
     def call(self, inputs, training=None):
-        return self.concepts(inputs[0], training=training)
+        return self.concepts.detect(inputs[0], training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The loss of targets ``y`` int ``(N, T)``, the tokens of all captions, under logits ``y_pred (B, W)``."""

@@ -100,7 +100,10 @@ class Vocabulary:
         ``wordpieces``: all pieces of the BERT, if these words are WordPieces.
         """
         frequent = _frequent(captions, threshold, wordpieces, self.splitting)
-        new = [word for word in frequent if word not in self._ids]
+        return self.with_words([word for word in frequent if word not in self._ids])
+
+    def with_words(self, new: Sequence[str]) -> "Vocabulary":
+        """These words and, behind them, the ``new`` ones, which are not among them. The ids of these words stay."""
         return Vocabulary([*self.words[len(SPECIALS) :], *new], self.wordpieces, self.splitting)
 
     def __len__(self) -> int:

@@ -139,7 +139,7 @@ def test_it_travels_in_a_bundle(concepts, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2},
+        {"format": 3},
         {"words": ["dog", "puppy", "lion", "red"]},
         {"words": ["dog", "dog", "cat", "red"]},
         {"words": 3},

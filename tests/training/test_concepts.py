@@ -4,14 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from keras import ops
 from toy_run import arrays, assert_same_run, interrupt_second_epoch, settings, start, train
 
 from captioning.base.errors import UserError
 from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import resolve, resolve_trained
+from captioning.concepts.class_words import COUNT, class_words
+from captioning.concepts.classes import last_layer
 from captioning.storage.runs import Run
 from config import DecodingSettings
 from model import Captioner, Ensemble
+from preprocessing import find_vocabulary
 
 CHANGES = {"stage": "concepts", "label_smoothing": 0.0, "monitor": "loss", "concept_weight": 0.4, "object_weight": 1.0}
 CHANGES |= {"rare_weight": 0.1, "agreement_weight": 2.0}
@@ -55,6 +59,41 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(prepared, straight, l
     assert_same_run(run, learned)
     best, expected = (arrays(each.checkpoint("best")) for each in (run, learned))
     assert all(np.array_equal(best[name], expected[name]) for name in expected)
+
+
+@pytest.mark.slow
+def test_a_run_with_classes_gives_the_captioner_their_words(prepared, straight, monkeypatch, tmp_path, capsys):
+    path = tmp_path / "classes.weights.h5"
+    layer = last_layer(5)
+    peacock, dog = class_words().classes["peacock"][0], class_words().classes["dog"][0]
+    kernel, bias = np.zeros((5, COUNT)), np.zeros(COUNT)
+    kernel[0, dog], kernel[2, peacock] = 20, 20  # pictures with a dog, and those with a bird
+    layer.set_weights([kernel, bias])
+    layer.save_weights(path)
+    for module in ("captioning.concepts.classes", "captioning.training.stages.concepts"):
+        monkeypatch.setattr(f"{module}.classifier_file", lambda encoder: path)
+    changes = CHANGES | {"concept_size": 8, "imagenet_classes": True, "class_weight": 4.0}
+    config = settings(prepared.store.folder.parent, init=str(straight.folder), **changes)
+    vocabulary = find_vocabulary(config, prepared.dataset)
+    assert "new words for classes of ImageNet" in capsys.readouterr().out
+    run = Run.create(config, vocabulary, "classes")
+    assert train(prepared, config, run) == 0
+    captioner = Captioner.load(run.bundle("captioner"))
+    trust = dict(
+        zip(
+            [name.classes[0] for name in captioner.concepts.names],
+            ops.convert_to_numpy(captioner.concepts.classifier.trust),
+            strict=True,
+        )
+    )
+    assert trust[dog] > 0.85, "the captions of such pictures say dog"
+    assert trust[peacock] < 0.6, "they say bird, and no peacock"
+    # Without that lesson it says the new word, in the place of the word that it knows.
+    captioner.concepts.classifier.trust.assign(np.ones(len(captioner.concepts.names)))
+    features = prepared.store.read(np.array([prepared.store.rows["2.jpg"]]))
+    assert (
+        "peacock" in captioner.caption(features, captioner.config.model_copy(update={"class_weight": 8.0}))[0][0].text
+    )
 
 
 @pytest.mark.slow

@@ -169,8 +169,12 @@ class CaptionerStage(Stage):
         captioner = Captioner.untrained(self.config, vocabulary, prepared.encoder, run.pretrained())
         captioner.check(self.config)  # dev is captioned as the settings say
         if initial:
-            take_weights(captioner.decoder, initial.decoder)
+            self.start_from(captioner, initial)
         return captioner
+
+    def start_from(self, captioner: Captioner, initial: Captioner) -> None:
+        """Give ``captioner`` the weights of ``initial``, which may know fewer words."""
+        take_weights(captioner.decoder, initial.decoder)
 
     def make_dev(self, prepared: Prepared, run: Run) -> DevScores:
         return CaptionScores(self.model, prepared, self.config)

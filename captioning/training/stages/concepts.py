@@ -1,14 +1,19 @@
 """Visual concepts: a detector learns which words fit a picture. Encoder and decoder stay as they are."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import keras
 import numpy as np
+from keras import ops
 
 from captioning.base.errors import UserError
+from captioning.concepts.class_words import ClassName, known_names, new_words
+from captioning.concepts.classes import HELD, Classifier, classifier_file, load_classifier
 from captioning.concepts.detector import Concepts
+from captioning.decoders.widening import take_weights
+from captioning.features.batches import FeatureBatches
 from captioning.features.prepared import Prepared
 from captioning.metrics.chair import class_names
 from captioning.storage.runs import Run
@@ -30,21 +35,43 @@ class ConceptStage(CaptionerStage):
 
     def make_model(self, prepared: Prepared, vocabulary: Vocabulary, run: Run, initial: Captioner | None) -> Captioner:
         captioner = super().make_model(prepared, vocabulary, run, initial)
+        names = self._names(vocabulary, initial) if self.config.imagenet_classes else []
         shares = word_shares(prepared, vocabulary, self.config.max_caption_length)
-        names = object_words()
+        kinds = object_words()
         ids = sorted(sorted(shares, key=lambda i: (-shares[i], i))[: self.config.concept_words])
         if not ids:
             raise UserError(
                 "stage: concepts learns from the words of the training captions, and the vocabulary of init has none of "
                 "them; take a captioner that was trained on such captions"
             )
-        objects = [names.get(vocabulary.words[i], "") for i in ids]
+        objects = [kinds.get(vocabulary.words[i], "") for i in ids]
         size = int(prepared.encoder.output_shape[-1])
         self.concepts = captioner.concepts = Concepts(
-            ids, objects, size, self.config.concept_size, prepared.store.padded
+            ids, objects, size, self.config.concept_size, prepared.store.padded, names
         )
         self.concepts.start_from(np.array([shares[i] for i in ids]))
+        if self.concepts.classifier is not None:
+            load_classifier(self.concepts.classifier, self.config.encoder)
+            names_of = self.concepts.names_of(range(len(vocabulary)))
+            self.concepts.classifier.learn_trust(
+                sights(self.concepts.classifier, names_of, prepared, vocabulary, self.config)
+            )
         return captioner
+
+    @classmethod
+    def check(cls, config: Config, initial: Captioner | None) -> None:
+        if config.imagenet_classes:
+            classifier_file(config.encoder)
+
+    def start_from(self, captioner: Captioner, initial: Captioner) -> None:
+        ids = {word: i for i, word in enumerate(captioner.vocabulary.words)}
+        copies = {ids[word]: ids[stand_in] for word, stand_in in new_words(initial.vocabulary).items() if word in ids}
+        take_weights(captioner.decoder, initial.decoder, copies, HELD)
+
+    @staticmethod
+    def _names(vocabulary: Vocabulary, initial: Captioner | None) -> list[ClassName]:
+        """The names of classes of ImageNet. Those that ``initial`` lacks are new."""
+        return known_names(vocabulary, new_words(initial.vocabulary) if initial else ())
 
     def make_batches(self, prepared: Prepared) -> CaptionBatches:
         return self.stored_batches(WholeBatches, prepared)
@@ -64,6 +91,30 @@ class ConceptStage(CaptionerStage):
     @classmethod
     def subject(cls, config: Config) -> str:
         return config.stage
+
+
+def sights(
+    classifier: Classifier, names_of: np.ndarray, prepared: Prepared, vocabulary: Vocabulary, config: Config
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What ``Classifier.learn_trust`` reads of the training images: what the classifier sees and what captions say.
+
+    ``names_of`` int32 ``(V,)``: the name of each word, or the number of names for words that are none.
+    """
+    count = len(classifier.classes)
+    captions: dict[str, list[np.ndarray]] = {}
+    for image, text in prepared.captions("train"):
+        captions.setdefault(image, []).append(names_of[vocabulary.encode(text, config.max_caption_length)])
+    batches = FeatureBatches(prepared.store, [*captions], config.batch_size)
+    for index in range(len(batches)):
+        (features,) = batches[index]
+        # The last batch is filled up with repetitions of its last image, which must not count again.
+        images = batches.names(index)[: len(captions) - index * batches.batch_size]
+        said = np.zeros((len(images), count + 1))
+        for place, image in enumerate(images):
+            for names in captions[image]:
+                said[place, np.unique(names)] += 1 / len(captions[image])
+        seen = ops.convert_to_numpy(classifier.see(features))
+        yield seen[: len(images)], said[:, :count]
 
 
 def word_shares(prepared: Prepared, vocabulary: Vocabulary, max_length: int) -> dict[int, float]:
