@@ -17,7 +17,7 @@ from captioning.features.efficientnet_lite import efficientnet_lite
 from captioning.metrics.bleu_rouge import bleu, rouge_l
 from captioning.metrics.references import words
 from captioning.pictures.loading import load_image
-from tools import convert_efficientnet_lite, human_judgements, people_words, unseen_pictures
+from tools import convert_efficientnet_lite, human_judgements, imagenet_classes, people_words, unseen_pictures
 from tools.human_judgements import against_four, correlations, read_judgements
 
 CAPTIONS = {
@@ -209,3 +209,20 @@ def test_what_is_said_counts_where_three_people_agree(tmp_path):
     said = people_words.said_of(records, [["a", "man"]] * 3, people_words.AGES)
     assert said == {"child": {"adult": 1}, "adult": {}}
     assert "| child | 1 | 0% | 100% | 0% |" in people_words.answer_table(said)
+
+
+def test_pictures_of_all_classes_are_found_in_the_order_of_imagenet(tmp_path):
+    for number in range(1000):
+        (tmp_path / f"n{number:08}_thing.JPEG").touch()
+    (tmp_path / "README.md").touch()
+    pictures, classes = imagenet_classes.find_pictures(tmp_path)
+    assert (len(pictures), [*classes[:3]], classes[-1]) == (1000, [0, 1, 2], 999)
+    (tmp_path / "n00000007_thing.JPEG").unlink()
+    with pytest.raises(UserError, match="has pictures of 999 classes, and ImageNet has 1000"):
+        imagenet_classes.find_pictures(tmp_path)
+
+
+def test_a_class_is_seen_if_it_is_the_first_or_among_the_first_five():
+    logits = np.tile(np.arange(10.0), (4, 1))
+    shares = imagenet_classes.shares_seen(logits, np.array([9, 8, 5, 0]))
+    assert shares == {"top-1": 0.25, "top-5": 0.75}
