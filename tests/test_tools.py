@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from layouts import flickr8k_files, write_files
 from PIL import Image
+from small_captioner import save_captioner
 
 from captioning.base.errors import UserError
 from captioning.data.records import ImageRecord
@@ -17,7 +18,15 @@ from captioning.features.efficientnet_lite import efficientnet_lite
 from captioning.metrics.bleu_rouge import bleu, rouge_l
 from captioning.metrics.references import words
 from captioning.pictures.loading import load_image
-from tools import convert_efficientnet_lite, human_judgements, imagenet_classes, people_words, unseen_pictures
+from model import Captioner
+from tools import (
+    average_captioners,
+    convert_efficientnet_lite,
+    human_judgements,
+    imagenet_classes,
+    people_words,
+    unseen_pictures,
+)
 from tools.human_judgements import against_four, correlations, read_judgements
 
 CAPTIONS = {
@@ -226,3 +235,16 @@ def test_a_class_is_seen_if_it_is_the_first_or_among_the_first_five():
     logits = np.tile(np.arange(10.0), (4, 1))
     shares = imagenet_classes.shares_seen(logits, np.array([9, 8, 5, 0]))
     assert shares == {"top-1": 0.25, "top-5": 0.75}
+
+
+def test_an_average_lies_between_the_weights_of_two_captioners(tmp_path):
+    first, path = save_captioner(tmp_path)
+    second, other = Captioner.load(path), Captioner.load(path)
+    before, after = first.decoder.get_weights(), [weight + 1 for weight in first.decoder.get_weights()]
+    second.decoder.set_weights(after)
+    average_captioners.average(first, second, 0.75)
+    for old, new in zip(before, second.decoder.get_weights(), strict=True):
+        np.testing.assert_allclose(new, old + 0.75, atol=1e-6)
+    other.encoder.set_weights([weight + 1 for weight in other.encoder.get_weights()])
+    with pytest.raises(UserError, match="have different encoders"):
+        average_captioners.average(first, other, 0.5)
