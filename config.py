@@ -1027,7 +1027,7 @@ class DecodingSettings(CaptionSettings):
         le=10,
     )
     class_weight: float = setting(
-        2.0,
+        3.0,
         "how much words are preferred that name what the encoder's own classifier sees, such as a lion "
         "(captioning/concepts/classes.py)",
         only={"imagenet_classes": ON},

@@ -30,7 +30,7 @@ from captioning.concepts.class_words import COUNT
 from captioning.features.efficientnet_lite import NAMES, WEIGHTS, plain
 from captioning.features.weight_files import load_weights
 
-SEEN = 0.1  # of c: less is no sight of a class
+SEEN = 0.5  # of c: less is no sight of a class
 NOTED = (
     0.3  # of s, chosen on dev: more names are right with a lower one, and captions of everyday photographs are worse
 )
@@ -43,7 +43,7 @@ class Classifier(keras.Model):
 
     def __init__(self, classes: Sequence[Sequence[int]], feature_size: int):
         """``classes``: the classes of each of the G names, as numbers below ``COUNT``."""
-        super().__init__(name="classifier")
+        super().__init__(dtype="float32", name="classifier")
         self.classes = [list(each) for each in classes]
         self._naming = np.array([[number in each for each in self.classes] for number in range(COUNT)], "float32")
         self.logits = keras.layers.Dense(COUNT, dtype="float32", name="logits")

@@ -187,3 +187,19 @@ def test_an_encoder_without_a_classifier_is_named():
         UserError, match=r"imagenet_classes: there is no classifier of encoder resnet50 .* leave the setting out"
     ):
         classifier_file("resnet50")
+
+
+def test_half_precision_changes_no_probability(concepts):
+    expected = of(concepts, features())
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        keras.utils.set_random_seed(0)
+        made = Concepts([DOG, CAT], ["dog", "cat"], SIZE, hidden_size=4, names=NAMES)
+        made.start_from(np.array([0.5, 0.25]))
+        made.classifier.logits.set_weights(concepts.classifier.logits.get_weights())
+        made.classifier.logits.call = concepts.classifier.logits.call
+        made.classifier.trust.assign([0.5, 0.8])
+        np.testing.assert_allclose(of(made, features()), expected, atol=0.01)  # features are rounded
+    finally:
+        keras.config.set_dtype_policy(before)
