@@ -149,7 +149,7 @@ FLICKR8K = [
     Model(
         "the same with four looks",
         ("ensemble-tuned/four-views",),
-        "best here, and the slowest: four captioners and four looks at each picture; {distinct:.0%} distinct captions",
+        "best without COCO, and the slowest: four captioners and four looks at each picture; {distinct:.0%} distinct captions",
         members=("lite0", *["flickr8k-attention-crops-scst"] * 3),
         decoding="beam 5",
     ),
