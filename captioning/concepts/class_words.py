@@ -6,12 +6,12 @@ its own would do, such as "velvet", are left out. A stand-in is a word that most
 place in a sentence. A word that a vocabulary lacks starts as a copy of its stand-in.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from captioning.base.json_files import load_json
 from captioning.words.vocabulary import Vocabulary
 
 COUNT = 1000  # classes of ImageNet
@@ -29,7 +29,7 @@ class ClassWords(NamedTuple):
 @cache
 def class_words() -> ClassWords:
     """Which word names which classes."""
-    table = json.loads(_TABLE.read_text(encoding="utf-8"))
+    table = load_json(_TABLE, dict)
     return ClassWords(table["words"], table["plurals"], table["stand_ins"])
 
 

@@ -95,6 +95,7 @@ def test_a_savedmodel_captions_as_the_original(merged):
         assert hashlib.sha256((exported.folder / name).read_bytes()).hexdigest() == digest
     assert exported.about["decoding"] == {
         "agreement_weight": 0.0,
+        "class_weight": 3.0,
         "beam_groups": 1,
         "beam_size": 3,
         "concept_weight": 0.0,

@@ -78,7 +78,7 @@ def test_the_graphs_in_the_repository_are_of_its_captioner():
     about = json.loads((GRAPHS / "export.json").read_text(encoding="utf-8"))
     assert about["bundle"] == fingerprint(POCKET), "make them anew, as pretrained/README.md says"
     files = [POCKET, *GRAPHS.iterdir()]
-    assert sum(path.stat().st_size for path in files) < 60e6
+    assert sum(path.stat().st_size for path in files) < 70e6
 
 
 def test_where_the_graphs_of_a_captioner_lie(tmp_path):
