@@ -28,13 +28,15 @@ def average(first: "Captioner", second: "Captioner", share: float) -> None:
     """Set the decoder of ``second`` to ``(1 - share) * first + share * second``. Raises UserError: they do not fit."""
     from captioning.features.digests import weights_digest
 
-    if first.vocabulary.words != second.vocabulary.words:
-        raise UserError("these captioners have different words; name two of which one was trained from the other")
-    if weights_digest(first.encoder) != weights_digest(second.encoder):
-        raise UserError("these captioners have different encoders; name two of which one was trained from the other")
     weights = first.decoder.get_weights(), second.decoder.get_weights()
-    if [each.shape for each in weights[0]] != [each.shape for each in weights[1]]:
-        raise UserError("these captioners have different decoders; name two of which one was trained from the other")
+    of_both = {
+        "words": (first.vocabulary.words, second.vocabulary.words),
+        "encoders": (weights_digest(first.encoder), weights_digest(second.encoder)),
+        "decoders": tuple([each.shape for each in arrays] for arrays in weights),
+    }
+    for what, (one, other) in of_both.items():
+        if one != other:
+            raise UserError(f"these captioners have different {what}; name two of which one was trained from the other")
     second.decoder.set_weights([(1 - share) * a + share * b for a, b in zip(*weights, strict=True)])
 
 

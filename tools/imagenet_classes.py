@@ -12,8 +12,8 @@ with --output:
 
 * seen: how often the classifier finds the class of the picture, as the first and among the first five. It reads the
   features of the captioner's encoder, and those of the encoder as ImageNet made it.
-* said: how many captions have a word for the class, of those that have a word (captioning/concepts/). Captioners
-  made without --imagenet-classes can be measured too.
+* said: how many captions say the class of the picture. Pictures of classes without a word in captioning/concepts/ do
+  not count. Captioners made without --imagenet-classes can be measured too.
 """
 
 import json

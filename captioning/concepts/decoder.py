@@ -17,9 +17,9 @@ from config import DecodingSettings
 class ConceptDecoder(keras.Model):
     """``init_state`` and ``step`` of a ``decoder`` (see ``base.py``) whose logits the ``concepts`` of an image change.
 
-    A word is preferred until it has been said, or another word of its name. Then what is added to its logit is at most
-    0. The entry "image" of the state holds that of the decoder, what is added to the logits, and with classes of
-    ImageNet what is added to the names of classes. The entry "said", float32 ``(N, V)``, is 1 for words that were said.
+    A word is preferred until it has been said, or another word of its name. The entry "image" of the state holds that
+    of the decoder, what is taken from the logits, and with classes of ImageNet what is added for the names of classes.
+    The entry "preferred", float32 ``(N, V)``, is what is added for words that were not said.
     """
 
     attends = False
@@ -29,9 +29,7 @@ class ConceptDecoder(keras.Model):
         super().__init__()
         self.decoder, self.concepts = decoder, concepts
         self.decoding, self.vocabulary_size = decoding, vocabulary_size
-        self._classes_count = concepts.classes_count_in(decoding)
-        # int32 (V,): the name of each word, and the word that is marked when it is said.
-        self._names = concepts.names_of(range(vocabulary_size))
+        # int32 (V,): words of one name have the same mark.
         self._marks = np.arange(vocabulary_size, dtype="int32")
         for name in concepts.names:
             self._marks[[*name.ids]] = name.ids[0]
@@ -40,27 +38,25 @@ class ConceptDecoder(keras.Model):
     def init_state(self, features) -> dict[str, Any]:
         """The state before the first word, of ``features`` float ``(B, R, D)``."""
         state = self.decoder.init_state(features)
-        image = {"added": self.concepts.preferences(features, self.decoding, self.vocabulary_size)}
-        if self._classes_count:
-            image["names"] = self.concepts.of_names(features, self.decoding.class_weight)
-        return self._joined(state, image, ops.zeros_like(image["added"]))
+        added = self.concepts.preferences(features, self.decoding, self.vocabulary_size)
+        image, preferred = {"avoided": ops.minimum(added, 0.0)}, ops.maximum(added, 0.0)
+        if self.concepts.classes_count_in(self.decoding):
+            image["names"] = self.concepts.of_names(features, self.decoding.class_weight, self.vocabulary_size)
+            preferred += image["names"]
+        return self._joined(state, image, preferred)
 
     def step(self, token_ids, state) -> tuple[Any, dict[str, Any]]:
         """``(logits float32 (N, V), next state)`` after one more token, int ``(N,)``."""
         image = {name: part for name, part in state["image"].items() if name != "decoder"}
-        own = {name: part for name, part in state.items() if name != "said"}
+        own = {name: part for name, part in state.items() if name != "preferred"}
         logits, new = self.decoder.step(token_ids, {**own, "image": state["image"]["decoder"]})
-        just = ops.one_hot(ops.take(self._marks, token_ids), self.vocabulary_size, dtype="float32")
-        said = ops.maximum(state["said"], just)
-        added = image["added"]
-        preferred = ops.maximum(added, 0.0)
-        if self._classes_count:
-            begun = ops.cast(token_ids != START, "float32")[:, None]  # no caption begins with a bare noun
-            names = ops.take(image["names"], self._names, axis=1) * begun
-            added, preferred = added + names, preferred + names
-        added -= preferred * ops.take(said, self._marks, axis=1)
-        return ops.cast(logits, "float32") + added, self._joined(new, image, said)
+        is_said = ops.take(self._marks, token_ids)[:, None] == self._marks  # (N, V)
+        preferred = ops.where(is_said, 0.0, state["preferred"])
+        added = image["avoided"] + preferred
+        if "names" in image:  # no caption begins with a bare noun
+            added -= ops.where(token_ids[:, None] == START, image["names"], 0.0)
+        return ops.cast(logits, "float32") + added, self._joined(new, image, preferred)
 
     @staticmethod
-    def _joined(state: dict[str, Any], image: dict[str, Any], said) -> dict[str, Any]:
-        return {**state, "image": {"decoder": state.get("image", {}), **image}, "said": said}
+    def _joined(state: dict[str, Any], image: dict[str, Any], preferred) -> dict[str, Any]:
+        return {**state, "image": {"decoder": state.get("image", {}), **image}, "preferred": preferred}

@@ -109,8 +109,7 @@ class Concepts(keras.Model):
         detected = self.detect(features)
         if self.classifier is None:
             return detected
-        # Names behind one another, and a zero for words that are no name.
-        seen = ops.take(ops.pad(self.classifier(features), ((0, 0), (0, 1))), self.names_of(self.ids), axis=1)
+        seen = self._of_words(self.classifier(features), self.ids)
         further = ((0, 0), (0, len(self.ids) - self.learned))
         log_none = ops.pad(ops.log_sigmoid(-detected), further, constant_values=math.log1p(-LEAST))
         log_none += ops.log(1.0 - ops.minimum(seen, 1 - LEAST))
@@ -139,6 +138,10 @@ class Concepts(keras.Model):
         places = {i: place for place, name in enumerate(self.names) for i in name.ids}
         return np.array([places.get(i, len(self.names)) for i in ids], "int32")
 
+    def _of_words(self, values, ids: Sequence[int]):
+        """Values of names float ``(B, G)`` as those of the words ``ids``; zero for words that are no name."""
+        return ops.take(ops.pad(values, ((0, 0), (0, 1))), self.names_of(ids), axis=1)
+
     def places(self, vocabulary_size: int) -> np.ndarray:
         """The place of each word of the vocabulary among the W words, int32 ``(V,)``; W for all others."""
         places = np.full(vocabulary_size, len(self.ids), "int32")
@@ -165,16 +168,16 @@ class Concepts(keras.Model):
             added += decoding.rare_weight * ops.take(rarity, places) * is_word
         return added
 
-    def of_names(self, features, weight: float):
-        """What is added to the logits of the words of each name until one is said: float32 ``(B, G + 1)``.
+    def of_names(self, features, weight: float, vocabulary_size: int):
+        """What is added to the logit of each word for the class that it names, float32 ``(B, V)``.
 
-        The last column, for words that are no name, is zero. ``weight`` is the setting class_weight.
+        ``weight`` is the setting class_weight.
         """
         assert self.classifier is not None
         seen = self.classifier(features)
         held = np.array([HELD if name.new else 0.0 for name in self.names], "float32")
         added = ops.where(seen > 0, weight * ops.log(ops.maximum(seen, NOTED) / NOTED) + held, 0.0)
-        return ops.pad(added, ((0, 0), (0, 1)))
+        return self._of_words(added, range(vocabulary_size))
 
     def log_shares(self):
         """The log of the share of the training captions that have each word, float32 ``(W,)``."""

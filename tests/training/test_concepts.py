@@ -1,6 +1,7 @@
 """Runs of the stage that learns visual concepts: what they leave, and what goes on from them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from toy_run import arrays, assert_same_run, interrupt_second_epoch, settings, s
 from captioning.base.errors import UserError
 from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import resolve, resolve_trained
-from captioning.concepts.class_words import COUNT, class_words
+from captioning.concepts.class_words import COUNT, class_words, known_names, new_words
 from captioning.concepts.classes import last_layer
 from captioning.storage.runs import Run
+from captioning.training.stages.concepts import new_words_of
+from captioning.words.vocabulary import Vocabulary
 from config import DecodingSettings
 from model import Captioner, Ensemble
 from preprocessing import find_vocabulary
@@ -112,6 +115,17 @@ def test_a_next_stage_begins_without_them(learned):
     config = resolve(parser.parse_args(["--stage", "scst", "--init", str(learned.folder)]))
     assert (config.concept_weight, config.object_weight) == (0.0, 0.0)
     assert (config.rare_weight, config.agreement_weight) == (0.0, 0.0)
+
+
+def test_new_words_stay_new_until_the_decoder_learns_them():
+    before = Vocabulary(["a", "dog", "bird"])
+    new = new_words(before)
+    assert "peacock" in new
+    captioner = SimpleNamespace(vocabulary=before, concepts=None)
+    assert new_words_of(captioner) == {*new}
+    after = before.with_words(sorted(new))
+    captioner = SimpleNamespace(vocabulary=after, concepts=SimpleNamespace(names=known_names(after, new)))
+    assert new_words_of(captioner) == {*new}, "another such stage holds them back too"
 
 
 def test_a_captioner_without_them_says_so():

@@ -9,7 +9,8 @@ import numpy as np
 from keras import ops
 
 from captioning.base.errors import UserError
-from captioning.concepts.class_words import ClassName, known_names, new_words
+from captioning.base.progress import track
+from captioning.concepts.class_words import known_names, new_words
 from captioning.concepts.classes import HELD, Classifier, classifier_file, load_classifier
 from captioning.concepts.detector import Concepts
 from captioning.decoders.widening import take_weights
@@ -35,7 +36,7 @@ class ConceptStage(CaptionerStage):
 
     def make_model(self, prepared: Prepared, vocabulary: Vocabulary, run: Run, initial: Captioner | None) -> Captioner:
         captioner = super().make_model(prepared, vocabulary, run, initial)
-        names = self._names(vocabulary, initial) if self.config.imagenet_classes else []
+        names = known_names(vocabulary, new_words_of(initial)) if self.config.imagenet_classes else []
         shares = word_shares(prepared, vocabulary, self.config.max_caption_length)
         kinds = object_words()
         ids = sorted(sorted(shares, key=lambda i: (-shares[i], i))[: self.config.concept_words])
@@ -68,11 +69,6 @@ class ConceptStage(CaptionerStage):
         copies = {ids[word]: ids[stand_in] for word, stand_in in new_words(initial.vocabulary).items() if word in ids}
         take_weights(captioner.decoder, initial.decoder, copies, HELD)
 
-    @staticmethod
-    def _names(vocabulary: Vocabulary, initial: Captioner | None) -> list[ClassName]:
-        """The names of classes of ImageNet. Those that ``initial`` lacks are new."""
-        return known_names(vocabulary, new_words(initial.vocabulary) if initial else ())
-
     def make_batches(self, prepared: Prepared) -> CaptionBatches:
         return self.stored_batches(WholeBatches, prepared)
 
@@ -93,6 +89,16 @@ class ConceptStage(CaptionerStage):
         return config.stage
 
 
+def new_words_of(initial: Captioner | None) -> set[str]:
+    """The words for classes that the decoder of ``initial`` has not learned: it lacks them, or got them as copies."""
+    if initial is None:
+        return set()
+    names = initial.concepts.names if initial.concepts else []
+    return {*new_words(initial.vocabulary)} | {
+        initial.vocabulary.words[i] for name in names if name.new for i in name.ids
+    }
+
+
 def sights(
     classifier: Classifier, names_of: np.ndarray, prepared: Prepared, vocabulary: Vocabulary, config: Config
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -105,7 +111,7 @@ def sights(
     for image, text in prepared.captions("train"):
         captions.setdefault(image, []).append(names_of[vocabulary.encode(text, config.max_caption_length)])
     batches = FeatureBatches(prepared.store, [*captions], config.batch_size)
-    for index in range(len(batches)):
+    for index in track(range(len(batches)), "classes of ImageNet", "batches"):
         (features,) = batches[index]
         # The last batch is filled up with repetitions of its last image, which must not count again.
         images = batches.names(index)[: len(captions) - index * batches.batch_size]
