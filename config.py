@@ -1034,6 +1034,14 @@ class DecodingSettings(CaptionSettings):
         ge=0,
         le=100,
     )
+    repeat_weight: float = setting(
+        0.0,
+        "how much words are avoided that the caption has already, such as a second couch. Words that captions do repeat, "
+        "such as a, are hardly avoided (captioning/concepts/detector.py)",
+        only={"stage": ("concepts",)},
+        ge=0,
+        le=10,
+    )
     agreement_weight: float = setting(
         0.0,
         "how much the captions of a beam are ranked by their agreement with the words that the picture suggests "
@@ -1537,7 +1545,7 @@ STAGE_CHANGES: dict[str, dict[str, Any]] = {
         "ema_decay": 0.99,
         "monitor": "cider",
     },
-    # The four weights were chosen on dev of everyday photographs.
+    # The five weights were chosen on dev of everyday photographs.
     "concepts": {
         "learning_rate": 1e-3,
         "batch_size": 256,
@@ -1550,6 +1558,7 @@ STAGE_CHANGES: dict[str, dict[str, Any]] = {
         "concept_weight": 0.4,
         "object_weight": 1.6,
         "rare_weight": 0.15,
+        "repeat_weight": 0.5,
         "agreement_weight": 8.0,
     },
     # The learning rate goes back to the default, whatever that of the captioner was.

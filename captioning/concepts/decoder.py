@@ -17,9 +17,10 @@ from config import DecodingSettings
 class ConceptDecoder(keras.Model):
     """``init_state`` and ``step`` of a ``decoder`` (see ``base.py``) whose logits the ``concepts`` of an image change.
 
-    A word is preferred until it has been said, or another word of its name. The entry "image" of the state holds that
-    of the decoder, what is taken from the logits, and with classes of ImageNet what is added for the names of classes.
-    The entry "preferred", float32 ``(N, V)``, is what is added for words that were not said.
+    A word is preferred until it has been said, or another word of its name. From then on it is avoided. The entry
+    "image" of the state holds that of the decoder, what is taken from the logits, and with classes of ImageNet what is
+    added for the names of classes. The entry "preferred", float32 ``(N, V)``, is what is added for words that were not
+    said, and for those that were.
     """
 
     attends = False
@@ -29,6 +30,7 @@ class ConceptDecoder(keras.Model):
         super().__init__()
         self.decoder, self.concepts = decoder, concepts
         self.decoding, self.vocabulary_size = decoding, vocabulary_size
+        self._repetition = concepts.repetition(decoding.repeat_weight, vocabulary_size)
         # int32 (V,): words of one name have the same mark.
         self._marks = np.arange(vocabulary_size, dtype="int32")
         for name in concepts.names:
@@ -51,7 +53,7 @@ class ConceptDecoder(keras.Model):
         own = {name: part for name, part in state.items() if name != "preferred"}
         logits, new = self.decoder.step(token_ids, {**own, "image": state["image"]["decoder"]})
         is_said = ops.take(self._marks, token_ids)[:, None] == self._marks  # (N, V)
-        preferred = ops.where(is_said, 0.0, state["preferred"])
+        preferred = ops.where(is_said, self._repetition, state["preferred"])
         added = image["avoided"] + preferred
         if "names" in image:  # no caption begins with a bare noun
             added -= ops.where(token_ids[:, None] == START, image["names"], 0.0)

@@ -25,6 +25,13 @@ probability that the word names a class in the picture, and n the least one that
     class_weight * log (s / n) + h
 
 until a word of that name has been said. h is the bias that new words were lowered by (``HELD``); others have none.
+
+A decoder that was trained by rewards says words twice: "a couch sitting on top of a couch". Let t be the share of the
+training captions with a word that have it more than once. Once a word has been said, its logit grows by
+
+    repeat_weight * log t
+
+instead of what the picture suggests. This avoids a second couch and allows a second "a".
 Legend: B images, R regions, D feature size, W words, O objects, V vocabulary size, G names of classes.
 """
 
@@ -51,6 +58,8 @@ MEMBERS = ("concepts.json", "concepts.weights.h5")
 LEAST = 1e-4  # no word is less probable: a word that no training picture of a kind has is rare, not impossible
 _COMMON = 0.005  # words that a larger share of the training captions has are not preferred for being rare
 _DROPOUT = 0.3
+_REPEATED = 0.01  # t of words that no training caption has
+_COUNTED = 10  # captions that weigh as much as that
 _MOST_OBJECTS = 1000  # in a bundle; the memory grows with words times objects
 
 
@@ -96,6 +105,8 @@ class Concepts(keras.Model):
         # The share of the training captions that have each word of the hidden layer.
         self.shares = self.add_weight(shape=(self.learned,), dtype="float32", trainable=False, name="shares")
         self.classifier = Classifier([name.classes for name in names], feature_size) if names else None
+        # t of each word of the hidden layer. Bundles of older releases have None.
+        self.repeated: list[float] | None = None
         self.built = True
 
     def start_from(self, shares: np.ndarray) -> None:
@@ -103,6 +114,14 @@ class Concepts(keras.Model):
         shares = np.clip(shares, LEAST, 1 - LEAST)
         self.shares.assign(shares)
         self.words.bias.assign(np.log(shares) - np.log1p(-shares))
+
+    def count_repeated(self, once: np.ndarray, again: np.ndarray) -> None:
+        """Learn t from how many training captions have each word of the hidden layer, and have it more than once.
+
+        Both are ``(W,)``.
+        """
+        shares = (again + _REPEATED * _COUNTED) / (once + _COUNTED)
+        self.repeated = [round(float(share), 6) for share in shares]
 
     def call(self, features):
         """What hidden layer and classes say together."""
@@ -126,7 +145,7 @@ class Concepts(keras.Model):
 
     def count_in(self, decoding: DecodingSettings) -> bool:
         """Whether a search with these settings asks for any of their preferences."""
-        weights = decoding.concept_weight, decoding.object_weight, decoding.rare_weight
+        weights = decoding.concept_weight, decoding.object_weight, decoding.rare_weight, decoding.repeat_weight
         return any(weights) or self.classes_count_in(decoding)
 
     def classes_count_in(self, decoding: DecodingSettings) -> bool:
@@ -179,6 +198,18 @@ class Concepts(keras.Model):
         added = ops.where(seen > 0, weight * ops.log(ops.maximum(seen, NOTED) / NOTED) + held, 0.0)
         return self._of_words(added, range(vocabulary_size))
 
+    def repetition(self, weight: float, vocabulary_size: int) -> np.ndarray:
+        """What is added to the logit of each word once it has been said, float32 ``(V,)``.
+
+        ``weight`` is the setting repeat_weight.
+        """
+        if self.repeated is None:
+            return np.zeros(vocabulary_size, "float32")
+        added = np.full(vocabulary_size, math.log(_REPEATED))
+        added[: len(SPECIALS)] = 0
+        added[self.ids[: self.learned]] = np.log(self.repeated)
+        return (weight * added).astype("float32")
+
     def log_shares(self):
         """The log of the share of the training captions that have each word, float32 ``(W,)``."""
         further = (0, len(self.ids) - self.learned)
@@ -193,8 +224,8 @@ class Concepts(keras.Model):
         """Write ``MEMBERS`` into ``folder``. Raises OSError.
 
         concepts.json is {"format": 1, "words": those of the hidden layer, "objects": {word: the object that it names},
-        "hidden_size": int}. With classes it is of format 2 and also has "names", a list of {"words": [...],
-        "classes": [...], "new": true or false}.
+        "hidden_size": int}. With t it also has "repeated", a list of numbers. With classes it is of format 2 and also
+        has "names", a list of {"words": [...], "classes": [...], "new": true or false}.
         """
         words = [vocabulary.words[i] for i in self.ids[: self.learned]]
         about = {
@@ -203,6 +234,8 @@ class Concepts(keras.Model):
             "objects": {word: name for word, name in zip(words, self.objects, strict=False) if name},
             "hidden_size": self.hidden_size,
         }
+        if self.repeated is not None:
+            about["repeated"] = self.repeated
         if self.names:
             about["names"] = [
                 {"words": [vocabulary.words[i] for i in name.ids], "classes": [*name.classes], "new": name.new}
@@ -228,7 +261,13 @@ class Concepts(keras.Model):
             if len({*words}) < len(words) or not {*words} <= ids_of.keys():
                 raise ValueError("their words are not those of the vocabulary")
             hidden_size = take(about, "hidden_size", int)
-            names = read_names(about.get("names", []), vocabulary)
+            names, repeated = read_names(about.get("names", []), vocabulary), about.get("repeated")
+            if repeated is not None and not (
+                isinstance(repeated, list)
+                and len(repeated) == len(words)
+                and all(isinstance(share, int | float) and 0 < share <= 1 for share in repeated)
+            ):
+                raise ValueError("repeated has not one number above 0 and up to 1 for each word")
             held, least = refuse_oversized(folder / MEMBERS[1]), hidden_size * (2 * feature_size + len(words))
             least += feature_size * COUNT if names else 0
             if hidden_size < 1 or held < least:
@@ -238,6 +277,7 @@ class Concepts(keras.Model):
                 raise ValueError(f"their words name more than {_MOST_OBJECTS} objects")
             found = cls([ids_of[word] for word in words], named, feature_size, hidden_size, padded, names)
             found.load_weights(folder / MEMBERS[1])
+            found.repeated = repeated
         except Exception as error:  # h5py and Keras raise errors of many kinds on damaged files
             raise UserError(
                 f"{bundle}: its visual concepts cannot be read ({error}); update this software, or train them anew with "

@@ -87,7 +87,7 @@ def test_trust_is_the_share_of_captions_that_say_what_is_seen():
     classifier = Classifier([[0], [1], [2]], SIZE)
     seen = np.array([[0.9, 0.5, 0.05], [0.6, 0.0, 0.09]])
     classifier.learn_trust([(seen[:1], np.array([[1, 0, 1]])), (seen[1:], np.array([[0.5, 1, 1]]))])
-    expected = [(4 + 0.9 + 0.6 * 0.5) / (5 + 1.5), 4 / 5.5, 4 / 5]
+    expected = [(16 + 0.9 + 0.6 * 0.5) / (20 + 1.5), 16 / 20.5, 16 / 20]
     np.testing.assert_allclose(ops.convert_to_numpy(classifier.trust), expected, rtol=1e-6)
 
 

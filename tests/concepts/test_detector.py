@@ -1,6 +1,7 @@
 """Visual concepts: what the detector adds to the logits of words, how it learns, and what a bundle keeps of it."""
 
 import json
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ from captioning.decoders.build import build_decoder
 from captioning.training.concept_learning import ConceptTrainer
 from captioning.words.vocabulary import Vocabulary
 from config import DecoderSettings, DecodingSettings
+from model import Captioner
 
 VOCABULARY = Vocabulary(["a", "dog", "puppy", "cat", "red"])  # ids 4 to 8
 IDS, OBJECTS = [5, 6, 7, 8], ["dog", "dog", "cat", ""]
@@ -96,6 +98,40 @@ def test_a_decoder_is_told_at_every_step(concepts, name):
         np.testing.assert_allclose(ops.convert_to_numpy(after), ops.convert_to_numpy(before) + added, atol=1e-5)
 
 
+@pytest.mark.backends
+@pytest.mark.parametrize("name", ["merge", "attention"])
+def test_a_word_is_avoided_once_it_was_said(concepts, name):
+    concepts.count_repeated(np.array([90, 10, 40, 0]), np.array([0, 9, 0, 0]))
+    settings = DecoderSettings(decoder=name, embedding_size=4, hidden_size=4, attention_size=4, max_caption_length=5)
+    plain = build_decoder(settings, len(VOCABULARY), regions=4, feature_size=3)
+    told = ConceptDecoder(plain, concepts, DecodingSettings(repeat_weight=0.5), len(VOCABULARY))
+    batch = ops.convert_to_tensor(features())
+    states = [each.init_state(batch) for each in (plain, told)]
+    dog, puppy, cat, a = np.log(0.1 / 100) / 2, np.log(9.1 / 20) / 2, np.log(0.1 / 50) / 2, np.log(0.01) / 2
+    expected = {
+        (1, 1): np.zeros((2, 9)),  # the start of a caption is no word
+        (5, 4): [[0, 0, 0, 0, 0, dog, 0, 0, 0], [0, 0, 0, 0, a, 0, 0, 0, 0]],  # "a" is not among the concepts
+        (6, 7): [[0, 0, 0, 0, 0, dog, puppy, 0, 0], [0, 0, 0, 0, a, 0, 0, cat, 0]],
+    }
+    for words, added in expected.items():
+        tokens = ops.convert_to_tensor(np.array(words, "int32"))
+        (before, _), (after, _) = found = [
+            each.step(tokens, state) for each, state in zip((plain, told), states, strict=True)
+        ]
+        states = [state for _, state in found]
+        difference = ops.convert_to_numpy(after) - ops.convert_to_numpy(before)
+        np.testing.assert_allclose(difference, added, atol=1e-4, err_msg=str(words))
+
+
+def test_repeated_words_of_an_older_release_were_not_counted(concepts):
+    asked = DecodingSettings(repeat_weight=0.5)
+    captioner = SimpleNamespace(concepts=concepts, vocabulary=VOCABULARY)
+    with pytest.raises(UserError, match=r"repeat_weight: .* older release.* leave it at 0"):
+        Captioner.check(captioner, asked)
+    concepts.count_repeated(np.ones(4), np.zeros(4))
+    Captioner.check(captioner, asked)
+
+
 TOKENS = np.array([[4, 5, 2, 0], [8, 8, 5, 2], [4, 7, 2, 0], [0, 0, 0, 0]], "int32")
 IMAGE_OF = np.array([0, 0, 1, 0], "int32")  # the last row only fills up the batch
 
@@ -134,6 +170,9 @@ def test_it_travels_in_a_bundle(concepts, tmp_path):
     assert (again.ids, again.objects) == (IDS, OBJECTS)
     np.testing.assert_array_equal(probabilities(again, features()), probabilities(concepts, features()))
     np.testing.assert_allclose(ops.convert_to_numpy(again.shares), SHARES, rtol=1e-6)
+    assert again.repeated is None
+    concepts.count_repeated(np.array([90, 10, 40, 0]), np.array([0, 9, 0, 0]))
+    assert saved(concepts, tmp_path).repeated == [0.001, 0.455, 0.002, 0.01]
 
 
 @pytest.mark.parametrize(

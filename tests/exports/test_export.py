@@ -111,6 +111,7 @@ def test_a_savedmodel_captions_as_the_original(merged):
         "object_weight": 0.0,
         "prefix": "",
         "rare_weight": 0.0,
+        "repeat_weight": 0.0,
         "sample_seed": 0,
         "sample_temperature": 1.0,
         "top_k": 0,

@@ -320,10 +320,22 @@ def test_the_page_searches_with_faiss_too(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("captioning.retrieval.index_types._CHUNK", 16)
     for i in range(60):
         paint(folder / f"{i:02}.png", list(COLOURS)[i % 3])
-    answered = []
+    learning, answered = threading.Event(), []
+    answer, attach = Photos._answer, photos.attach
+
+    def counted_answer(self):
+        answered.extend([1] if learning.is_set() else [])  # between the chunks that faiss learns
+        answer(self)
+
+    def announced_attach(*settings):
+        learning.set()
+        found = attach(*settings)
+        learning.clear()
+        return found
+
+    monkeypatch.setattr(Photos, "_answer", counted_answer)
+    monkeypatch.setattr(photos, "attach", announced_attach)
     with serving(folder, tmp_path / "index", index_type="hnsw", look_again=0) as served:
-        before = served.photos._answer
-        served.photos._answer = lambda: (answered.append(1), before())  # between the chunks that faiss learns
         until(lambda: (tmp_path / "index" / "hnsw.json").exists() and served.photos._approximate)
         assert len(answered) >= 4
         first = served.photos._approximate

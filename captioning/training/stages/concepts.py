@@ -37,9 +37,9 @@ class ConceptStage(CaptionerStage):
     def make_model(self, prepared: Prepared, vocabulary: Vocabulary, run: Run, initial: Captioner | None) -> Captioner:
         captioner = super().make_model(prepared, vocabulary, run, initial)
         names = known_names(vocabulary, new_words_of(initial)) if self.config.imagenet_classes else []
-        shares = word_shares(prepared, vocabulary, self.config.max_caption_length)
+        once, again, captions = count_words(prepared, vocabulary, self.config.max_caption_length)
         kinds = object_words()
-        ids = sorted(sorted(shares, key=lambda i: (-shares[i], i))[: self.config.concept_words])
+        ids = sorted(sorted(once, key=lambda i: (-once[i], i))[: self.config.concept_words])
         if not ids:
             raise UserError(
                 "stage: concepts learns from the words of the training captions, and the vocabulary of init has none of "
@@ -50,7 +50,8 @@ class ConceptStage(CaptionerStage):
         self.concepts = captioner.concepts = Concepts(
             ids, objects, size, self.config.concept_size, prepared.store.padded, names
         )
-        self.concepts.start_from(np.array([shares[i] for i in ids]))
+        self.concepts.start_from(np.array([once[i] / captions for i in ids]))
+        self.concepts.count_repeated(np.array([once[i] for i in ids]), np.array([again[i] for i in ids]))
         if self.concepts.classifier is not None:
             load_classifier(self.concepts.classifier, self.config.encoder)
             names_of = self.concepts.names_of(range(len(vocabulary)))
@@ -123,17 +124,20 @@ def sights(
         yield seen[: len(images)], said[:, :count]
 
 
-def word_shares(prepared: Prepared, vocabulary: Vocabulary, max_length: int) -> dict[int, float]:
-    """The share of the training captions that have each word, by its id. Special words have none.
+def count_words(prepared: Prepared, vocabulary: Vocabulary, max_length: int) -> tuple[Counter[int], Counter[int], int]:
+    """How many training captions have each word, how many have it more than once, and how many there are.
 
-    ``max_length``: longer captions are cut there.
+    Words are given by their ids, without special ones. ``max_length``: longer captions are cut there.
     """
-    counts: Counter[int] = Counter()
+    once: Counter[int] = Counter()
+    again: Counter[int] = Counter()
     total = 0
     for _, text in prepared.captions("train"):
-        counts.update({*vocabulary.encode(text, max_length).tolist()})
+        found = Counter(i for i in vocabulary.encode(text, max_length).tolist() if i >= len(SPECIALS))
+        once.update(found.keys())
+        again.update(i for i, count in found.items() if count > 1)
         total += 1
-    return {i: count / total for i, count in counts.items() if i >= len(SPECIALS)}
+    return once, again, total
 
 
 def object_words() -> dict[str, str]:
