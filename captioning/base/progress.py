@@ -55,7 +55,8 @@ class Progress:
         self.bar.close()
 
     def update(self, more: int) -> None:
-        """So much more is done."""
+        """So much more is done. A Ctrl-C that waits for this (see ``script.stops_between_batches``) is raised now."""
+        script.stop_if_told()
         self.count += more
         self.bar.update(more)
         now = time.monotonic()

@@ -9,7 +9,9 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import FrameType
 from typing import Any
 
 from captioning.base.errors import Terminated, UserError, user_error_in
@@ -96,6 +98,49 @@ def listen_to_ctrl_c() -> None:
     """Let ``kill -INT`` end this process like Ctrl-C, also where a shell started it in the background (``&``)."""
     if _may_listen() and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_told: list[Callable[[], Any]] = []
+
+
+@contextlib.contextmanager
+def stops_between_batches() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait, within this block, for the next ``stop_if_told``. A second signal does not wait.
+
+    By themselves they come at any point. In the midst of TensorFlow's or HDF5's own code, that can crash the process.
+    """
+    if not _may_listen():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def wait(number: int, frame: FrameType | None) -> None:
+        handler = before[signal.Signals(number)]
+        listen_as_before()
+        if callable(handler):
+            _told.append(partial(handler, number, frame))
+        with contextlib.suppress(OSError):  # print could be in the midst of another line
+            os.write(2, b"\nstopping after this batch; press Ctrl-C again to stop at once\n")
+
+    def listen_as_before() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, wait)
+    try:
+        yield
+        stop_if_told()
+    finally:
+        listen_as_before()
+        _told.clear()
+
+
+def stop_if_told() -> None:
+    """Raise the KeyboardInterrupt that waits, if there is one. This belongs between two pieces of work."""
+    if _told and _may_listen():
+        _told.pop()()
 
 
 def _may_listen() -> bool:

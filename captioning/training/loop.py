@@ -10,6 +10,7 @@ from captioning.base.devices import process_count
 from captioning.base.errors import Terminated
 from captioning.base.files import alone_with
 from captioning.base.scratch import sweep
+from captioning.base.script import stops_between_batches
 from captioning.features.prepared import Prepared
 from captioning.reports.curves import draw_curves
 from captioning.storage.bundles import UNFINISHED as UNFINISHED_BUNDLE
@@ -57,7 +58,8 @@ def _fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, i
         run.begin(config)
     status = 0
     try:
-        stage.drive(epochs, callbacks)
+        with stops_between_batches():
+            stage.drive(epochs, callbacks)
     except KeyboardInterrupt as stop:
         whole, told = run.state()["epochs"], isinstance(stop, Terminated)
         print(

@@ -11,7 +11,13 @@ import pytest
 from helpers import ROOT
 
 from captioning.base.errors import UserError
-from captioning.base.script import let_memory_grow, run_script, set_up_tensorflow
+from captioning.base.script import (
+    let_memory_grow,
+    run_script,
+    set_up_tensorflow,
+    stop_if_told,
+    stops_between_batches,
+)
 
 
 def test_user_errors_end_a_script_with_status_2(capsys):
@@ -117,6 +123,53 @@ def test_the_handlers_of_signals_are_put_back():
     with pytest.raises(SystemExit):
         run_script(lambda: 0)
     assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+
+
+@pytest.fixture
+def own_handlers():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_signal_waits_for_the_end_of_a_batch(own_handlers, capfd):
+    done = []
+
+    def train():
+        with stops_between_batches():
+            signal.raise_signal(signal.SIGINT)
+            done.append("batch")
+            stop_if_told()
+            done.append("next batch")
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert done == ["batch"]
+    assert "press Ctrl-C again" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    stop_if_told()  # nothing waits any more
+
+
+def test_a_second_signal_does_not_wait(own_handlers):
+    done = []
+
+    def train():
+        with stops_between_batches():
+            signal.raise_signal(signal.SIGINT)
+            done.append("batch")
+            signal.raise_signal(signal.SIGINT)
+            done.append("the rest of it")
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert done == ["batch"]
+
+
+def test_a_signal_in_the_last_batch_is_heard_at_the_end(own_handlers):
+    with pytest.raises(KeyboardInterrupt), stops_between_batches():
+        signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a device that is always full")
