@@ -1036,8 +1036,8 @@ class DecodingSettings(CaptionSettings):
     )
     repeat_weight: float = setting(
         0.0,
-        "how much words are avoided that the caption has already, such as a second couch. Words that captions do repeat, "
-        "such as a, are hardly avoided (captioning/concepts/detector.py)",
+        "how much words are avoided that the caption has already, such as a second couch. Words that captions do "
+        "repeat, such as a, are hardly avoided (captioning/concepts/detector.py)",
         only={"stage": ("concepts",)},
         ge=0,
         le=10,
@@ -1545,7 +1545,7 @@ STAGE_CHANGES: dict[str, dict[str, Any]] = {
         "ema_decay": 0.99,
         "monitor": "cider",
     },
-    # The five weights were chosen on dev of everyday photographs.
+    # The weights were chosen on dev of everyday photographs, the last but one beside other values of the others.
     "concepts": {
         "learning_rate": 1e-3,
         "batch_size": 256,

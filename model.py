@@ -159,15 +159,11 @@ class Captioner:
         return [self._spelled(image)[: decoding.num_captions or None] for image in zip(*found, strict=True)]
 
     def check(self, decoding: DecodingSettings) -> None:
-        """Raise UserError if ``decoding`` asks for words that no caption can hold, or for what was never learned.
+        """Raise UserError if ``decoding`` asks for words that no caption can hold, or for what no concept has learned.
 
         Excluded words that the captioner does not know are named on stderr.
         """
-        if decoding.repeat_weight and self.concepts is not None and self.concepts.repeated is None:
-            raise UserError(
-                "repeat_weight: the visual concepts of this captioner are of an older release, which did not count "
-                "repeated words; leave it at 0, or train them anew with train.py --stage concepts"
-            )
+        self.stepper(decoding)
         check_constraints(self.vocabulary, decoding)
 
     def observe(

@@ -25,6 +25,7 @@ from tools import (
     human_judgements,
     imagenet_classes,
     people_words,
+    repeated_words,
     unseen_pictures,
 )
 from tools.human_judgements import against_four, correlations, read_judgements
@@ -218,6 +219,13 @@ def test_what_is_said_counts_where_three_people_agree(tmp_path):
     said = people_words.said_of(records, [["a", "man"]] * 3, people_words.AGES)
     assert said == {"child": {"adult": 1}, "adult": {}}
     assert "| child | 1 | 0% | 100% | 0% |" in people_words.answer_table(said)
+
+
+def test_a_word_counts_twice_only_if_captions_seldom_repeat_it():
+    shares = {"a": 0.7, "couch": 0.01}
+    assert repeated_words.repeats("a couch on top of a couch", shares, 0.03)
+    assert not repeated_words.repeats("a couch on top of a bed", shares, 0.03)
+    assert not repeated_words.repeats("a yak and a yak", shares, 0.03), "a word that the captioner does not know"
 
 
 def test_pictures_of_all_classes_are_found_in_the_order_of_imagenet(tmp_path):

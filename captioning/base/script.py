@@ -112,29 +112,30 @@ def stops_between_batches() -> Iterator[None]:
     if not _may_listen():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    found = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: handler for number, handler in found.items() if callable(handler)}  # the others are ignored
 
     def wait(number: int, frame: FrameType | None) -> None:
-        handler = before[signal.Signals(number)]
+        _told.append(partial(before[signal.Signals(number)], number, frame))
         listen_as_before()
-        if callable(handler):
-            _told.append(partial(handler, number, frame))
+        how = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
         with contextlib.suppress(OSError):  # print could be in the midst of another line
-            os.write(2, b"\nstopping after this batch; press Ctrl-C again to stop at once\n")
+            os.write(2, f"\nstopping after this batch{how}\n".encode())
 
     def listen_as_before() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    for number, handler in before.items():
-        if callable(handler):
-            signal.signal(number, wait)
+    for number in before:
+        signal.signal(number, wait)
     try:
         yield
-        stop_if_told()
+    except BaseException:
+        _told.clear()
+        raise
     finally:
         listen_as_before()
-        _told.clear()
+    stop_if_told()
 
 
 def stop_if_told() -> None:

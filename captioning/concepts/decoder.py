@@ -17,16 +17,17 @@ from config import DecodingSettings
 class ConceptDecoder(keras.Model):
     """``init_state`` and ``step`` of a ``decoder`` (see ``base.py``) whose logits the ``concepts`` of an image change.
 
-    A word is preferred until it has been said, or another word of its name. From then on it is avoided. The entry
-    "image" of the state holds that of the decoder, what is taken from the logits, and with classes of ImageNet what is
-    added for the names of classes. The entry "preferred", float32 ``(N, V)``, is what is added for words that were not
-    said, and for those that were.
+    A word is preferred until it has been said, or another word of its name. With a repeat_weight it is avoided then.
+
+    The entry "image" of the state holds that of the decoder, and what is taken from the logits. With classes of
+    ImageNet it also holds what is added for their names. The entry "preferred", float32 ``(N, V)``, is what is added
+    for words that were not said, and for those that were.
     """
 
     attends = False
 
     def __init__(self, decoder: keras.Model, concepts: Concepts, decoding: DecodingSettings, vocabulary_size: int):
-        """``decoding`` has the weights of ``Concepts.preferences``."""
+        """``decoding`` has the weights of ``Concepts``. Raises UserError if they cannot be followed."""
         super().__init__()
         self.decoder, self.concepts = decoder, concepts
         self.decoding, self.vocabulary_size = decoding, vocabulary_size

@@ -26,12 +26,14 @@ probability that the word names a class in the picture, and n the least one that
 
 until a word of that name has been said. h is the bias that new words were lowered by (``HELD``); others have none.
 
-A decoder that was trained by rewards says words twice: "a couch sitting on top of a couch". Let t be the share of the
-training captions with a word that have it more than once. Once a word has been said, its logit grows by
+A decoder that was trained by rewards says words twice: "a couch sitting on top of a couch". Let a be the number of the
+training captions with a word, and b that of those that have it more than once.
 
-    repeat_weight * log t
+    t = (b + 0.1) / (a + 10)
 
-instead of what the picture suggests. This avoids a second couch and allows a second "a".
+Once a word has been said, repeat_weight * log t takes the place of what made it likelier. The same holds for the other
+words of its name, each with its own t. This avoids a second couch and allows a second "a".
+
 Legend: B images, R regions, D feature size, W words, O objects, V vocabulary size, G names of classes.
 """
 
@@ -118,10 +120,9 @@ class Concepts(keras.Model):
     def count_repeated(self, once: np.ndarray, again: np.ndarray) -> None:
         """Learn t from how many training captions have each word of the hidden layer, and have it more than once.
 
-        Both are ``(W,)``.
+        Both are int ``(W,)``.
         """
-        shares = (again + _REPEATED * _COUNTED) / (once + _COUNTED)
-        self.repeated = [round(float(share), 6) for share in shares]
+        self.repeated = ((again + _REPEATED * _COUNTED) / (once + _COUNTED)).tolist()
 
     def call(self, features):
         """What hidden layer and classes say together."""
@@ -201,10 +202,15 @@ class Concepts(keras.Model):
     def repetition(self, weight: float, vocabulary_size: int) -> np.ndarray:
         """What is added to the logit of each word once it has been said, float32 ``(V,)``.
 
-        ``weight`` is the setting repeat_weight.
+        ``weight`` is the setting repeat_weight. Raises UserError if it is not 0 and t was not counted.
         """
-        if self.repeated is None:
+        if not weight:
             return np.zeros(vocabulary_size, "float32")
+        if self.repeated is None:
+            raise UserError(
+                "repeat_weight: the visual concepts of this captioner are of an older release, which did not count "
+                "repeated words; leave it at 0, or train them anew with train.py --stage concepts"
+            )
         added = np.full(vocabulary_size, math.log(_REPEATED))
         added[: len(SPECIALS)] = 0
         added[self.ids[: self.learned]] = np.log(self.repeated)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from captioning.base.devices import device_count, of_first, own_rows, place, process_count, repeat_last, share
+from captioning.base.script import stop_if_told
 
 
 class SpreadBatches(keras.utils.PyDataset):
@@ -29,9 +30,24 @@ class SpreadBatches(keras.utils.PyDataset):
         return share(self.batches[index], own_images=True)
 
 
+class _Listener(keras.callbacks.Callback):
+    """Ctrl-C that waits for the end of a batch is heard there (see ``base.script.stops_between_batches``)."""
+
+    def on_predict_batch_end(self, batch, logs=None):
+        stop_if_told()
+
+    def on_test_batch_end(self, batch, logs=None):
+        stop_if_told()
+
+
 def spread(batches: Any) -> keras.utils.PyDataset:
     """``batches`` for ``fit`` and ``evaluate`` on the devices that share them."""
     return SpreadBatches(batches) if device_count() > 1 else batches
+
+
+def evaluate(model: keras.Model, batches: Any) -> dict[str, float]:
+    """What ``model.evaluate`` finds on ``batches``, by name. The devices share each of them."""
+    return model.evaluate(spread(batches), verbose=0, return_dict=True, callbacks=[_Listener()])
 
 
 def predict_on_batch(model: keras.Model, inputs: Any) -> Any:
@@ -56,7 +72,8 @@ def predict(model: keras.Model, inputs: Any, batch_size: int = 32) -> Any:
     ``inputs``: a PyDataset without targets, or an array, which is cut into batches of ``batch_size``.
     """
     if device_count() == 1:
-        return model.predict(inputs, batch_size=None if _is_batches(inputs) else batch_size, verbose=0)
+        size = None if _is_batches(inputs) else batch_size
+        return model.predict(inputs, batch_size=size, verbose=0, callbacks=[_Listener()])
     if _is_batches(inputs):
         batches = (inputs[index][0] for index in range(len(inputs)))
     else:

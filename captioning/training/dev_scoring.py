@@ -19,7 +19,7 @@ from captioning.features.batches import FeatureBatches
 from captioning.features.extraction import extract_features
 from captioning.features.folding import FoldedEncoder
 from captioning.features.prepared import Prepared
-from captioning.features.spreading import spread
+from captioning.features.spreading import evaluate
 from captioning.features.store import FeatureStore
 from captioning.metrics.bleu_rouge import bleu
 from captioning.metrics.cider import Cider
@@ -79,7 +79,7 @@ class CaptionScores(DevScores):
 
     def __call__(self, trainer):
         with self._encoded() as (references, features):
-            found = trainer.evaluate(spread(references), verbose=0, return_dict=True)
+            found = evaluate(trainer, references)
             captions = self._caption(features)
         scores = {f"val_{name}": value for name, value in found.items()}
         spoken = [*map(self.captioner.vocabulary.split, captions)]
@@ -175,7 +175,7 @@ class RecallScores(DevScores):
         self.image_of = np.repeat(np.arange(len(self.records)), [len(record.captions) for record in self.records])
 
     def __call__(self, trainer):
-        loss = trainer.evaluate(spread(self.batches), verbose=0, return_dict=True)["loss"]
+        loss = evaluate(trainer, self.batches)["loss"]
         images = self.aligner.embed_features(self.features)[: len(self.records)]
         captions = self.aligner.embed_texts(self.texts)
         found = score(images, captions, self.image_of)

@@ -8,6 +8,7 @@ import keras
 
 from captioning.base.devices import scores_of_first
 from captioning.base.progress import Progress
+from captioning.base.script import stop_if_told
 from captioning.reports.curves import draw_curves
 from captioning.storage.runs import Run, by_data_set, column_of
 from captioning.training.checkpoints import Checkpoints
@@ -94,6 +95,7 @@ class Recorder(keras.callbacks.Callback):
         if out_of_patience(self.config.patience, epoch + 1, int(self.history.best["epoch"])):
             print(f"no better epoch for {self.config.patience} epochs; stopping")
             self.model.stop_training = True
+        stop_if_told()
 
     def _check(self, loss: float) -> None:
         refuse_broken(loss, self.config, self.run, len(self.history.lines))

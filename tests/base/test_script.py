@@ -167,9 +167,30 @@ def test_a_second_signal_does_not_wait(own_handlers):
     assert done == ["batch"]
 
 
-def test_a_signal_in_the_last_batch_is_heard_at_the_end(own_handlers):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_last_batch_is_heard_at_the_end(own_handlers, capfd, sent):
+    signal.signal(sent, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), stops_between_batches():
+        signal.raise_signal(sent)
+    assert ("press Ctrl-C again" in capfd.readouterr().err) == (sent == signal.SIGINT)
+
+
+def test_an_error_of_the_batch_comes_before_the_signal(own_handlers):
+    def train():
+        with stops_between_batches():
+            signal.raise_signal(signal.SIGINT)
+            raise UserError("this batch is wrong")
+
+    with pytest.raises(UserError):
+        train()
+    stop_if_told()  # nothing waits any more
+
+
+def test_signals_that_are_ignored_stay_ignored(own_handlers):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with stops_between_batches():
         signal.raise_signal(signal.SIGINT)
+        stop_if_told()
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a device that is always full")

@@ -126,6 +126,18 @@ def test_a_name_is_preferred_until_it_is_said(concepts, name):
         np.testing.assert_allclose(difference, added, atol=1e-4, err_msg=str(words))
 
 
+def test_all_words_of_a_name_are_avoided_once_one_was_said(concepts):
+    concepts.count_repeated(np.array([90, 40]), np.zeros(2))
+    settings = DecoderSettings(decoder="merge", embedding_size=4, hidden_size=4, max_caption_length=5)
+    plain = build_decoder(settings, len(VOCABULARY), regions=4, feature_size=SIZE)
+    told = ConceptDecoder(plain, concepts, DecodingSettings(class_weight=0.0, repeat_weight=1.0), len(VOCABULARY))
+    batch, words = ops.convert_to_tensor(features()), ops.convert_to_tensor(np.array([DOGS, DOG], "int32"))
+    (before, _), (after, _) = (each.step(words, each.init_state(batch)) for each in (plain, told))
+    difference = ops.convert_to_numpy(after) - ops.convert_to_numpy(before)
+    np.testing.assert_allclose(difference[0], difference[1])
+    np.testing.assert_allclose(difference[0, [DOG, DOGS]], np.log([0.001, 0.01]), atol=1e-4)
+
+
 def test_a_class_weight_of_zero_asks_for_nothing(concepts):
     assert concepts.count_in(WEIGHING)
     assert not concepts.count_in(WEIGHING.model_copy(update={"class_weight": 0.0}))

@@ -124,12 +124,22 @@ def test_a_word_is_avoided_once_it_was_said(concepts, name):
 
 
 def test_repeated_words_of_an_older_release_were_not_counted(concepts):
-    asked = DecodingSettings(repeat_weight=0.5)
+    settings = DecoderSettings(decoder="merge", embedding_size=4, hidden_size=4, max_caption_length=5)
     captioner = SimpleNamespace(concepts=concepts, vocabulary=VOCABULARY)
+    captioner.decoder = build_decoder(settings, len(VOCABULARY), regions=4, feature_size=3)
+    captioner.stepper = lambda decoding: Captioner.stepper(captioner, decoding)
+    asked = DecodingSettings(repeat_weight=0.5)
     with pytest.raises(UserError, match=r"repeat_weight: .* older release.* leave it at 0"):
         Captioner.check(captioner, asked)
+    Captioner.check(captioner, DecodingSettings(concept_weight=1.0))
     concepts.count_repeated(np.ones(4), np.zeros(4))
     Captioner.check(captioner, asked)
+
+
+def test_a_common_word_that_no_caption_repeats_is_still_possible(concepts, tmp_path):
+    concepts.count_repeated(np.full(4, 10_000_000), np.zeros(4))
+    again = saved(concepts, tmp_path)
+    assert np.isfinite(again.repetition(0.5, len(VOCABULARY))).all()
 
 
 TOKENS = np.array([[4, 5, 2, 0], [8, 8, 5, 2], [4, 7, 2, 0], [0, 0, 0, 0]], "int32")
@@ -172,7 +182,7 @@ def test_it_travels_in_a_bundle(concepts, tmp_path):
     np.testing.assert_allclose(ops.convert_to_numpy(again.shares), SHARES, rtol=1e-6)
     assert again.repeated is None
     concepts.count_repeated(np.array([90, 10, 40, 0]), np.array([0, 9, 0, 0]))
-    assert saved(concepts, tmp_path).repeated == [0.001, 0.455, 0.002, 0.01]
+    assert saved(concepts, tmp_path).repeated == pytest.approx([0.001, 0.455, 0.002, 0.01])
 
 
 @pytest.mark.parametrize(
@@ -186,6 +196,11 @@ def test_it_travels_in_a_bundle(concepts, tmp_path):
         {"hidden_size": 1_000_000},
         {"hidden_size": 0},
         {"hidden_size": "8"},
+        {"repeated": [0.1, 0.1, 0.1]},
+        {"repeated": [0.1, 0.1, 0.1, 0]},
+        {"repeated": [0.1, 0.1, 0.1, 1.5]},
+        {"repeated": [0.1, 0.1, 0.1, "0.1"]},
+        {"repeated": "0.1"},
         None,
     ],
 )
