@@ -33,7 +33,7 @@ class FakeModel:
         self.searches.append(config)
         return [[Caption("a dog", -1.0, -1.0)]] * 4
 
-    def evaluate(self, batches, verbose, return_dict):
+    def evaluate(self, batches, verbose, return_dict, callbacks):
         return {"loss": 1.0, "nll": self.dev_nll}
 
     def save_weights(self, path):
