@@ -18,6 +18,7 @@ LIGHT = ("search",)
 HEAVY = (
     "captioning",
     "folding",
+    "encoders",
     "throughput",
     "beams",
     "products",
