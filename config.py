@@ -1545,7 +1545,7 @@ STAGE_CHANGES: dict[str, dict[str, Any]] = {
         "ema_decay": 0.99,
         "monitor": "cider",
     },
-    # The weights were chosen on dev of everyday photographs, the last but one beside other values of the others.
+    # The weights were chosen on dev of everyday photographs, and repeat_weight later than the others.
     "concepts": {
         "learning_rate": 1e-3,
         "batch_size": 256,

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -81,7 +81,7 @@ def run_script(main: Any) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names and captions hold more than some terminals can show
         sys.stdout.reconfigure(errors="backslashreplace")
     let_memory_grow()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = _handlers()
     try:
         if _may_listen() and before[signal.SIGTERM] == signal.SIG_DFL:
             signal.signal(signal.SIGTERM, _terminate)
@@ -90,8 +90,7 @@ def run_script(main: Any) -> None:
         sys.exit(status)
     finally:
         if _may_listen():
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            _put_back(before)
 
 
 def listen_to_ctrl_c() -> None:
@@ -112,19 +111,14 @@ def stops_between_batches() -> Iterator[None]:
     if not _may_listen():
         yield
         return
-    found = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    before = {number: handler for number, handler in found.items() if callable(handler)}  # the others are ignored
+    before = {number: handler for number, handler in _handlers().items() if callable(handler)}  # the others ignore it
 
     def wait(number: int, frame: FrameType | None) -> None:
         _told.append(partial(before[signal.Signals(number)], number, frame))
-        listen_as_before()
+        _put_back(before)
         how = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
         with contextlib.suppress(OSError):  # print could be in the midst of another line
             os.write(2, f"\nstopping after this batch{how}\n".encode())
-
-    def listen_as_before() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
     for number in before:
         signal.signal(number, wait)
@@ -134,7 +128,7 @@ def stops_between_batches() -> Iterator[None]:
         _told.clear()
         raise
     finally:
-        listen_as_before()
+        _put_back(before)
     stop_if_told()
 
 
@@ -142,6 +136,16 @@ def stop_if_told() -> None:
     """Raise the KeyboardInterrupt that waits, if there is one. This belongs between two pieces of work."""
     if _told and _may_listen():
         _told.pop()()
+
+
+def _handlers() -> dict[signal.Signals, Any]:
+    """What SIGTERM and Ctrl-C call now."""
+    return {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+
+def _put_back(handlers: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def _may_listen() -> bool:

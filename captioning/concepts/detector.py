@@ -267,13 +267,12 @@ class Concepts(keras.Model):
             if len({*words}) < len(words) or not {*words} <= ids_of.keys():
                 raise ValueError("their words are not those of the vocabulary")
             hidden_size = take(about, "hidden_size", int)
-            names, repeated = read_names(about.get("names", []), vocabulary), about.get("repeated")
-            if repeated is not None and not (
-                isinstance(repeated, list)
-                and len(repeated) == len(words)
-                and all(isinstance(share, int | float) and 0 < share <= 1 for share in repeated)
-            ):
-                raise ValueError("repeated has not one number above 0 and up to 1 for each word")
+            names = read_names(about.get("names", []), vocabulary)
+
+            def are_shares(found: list) -> bool:
+                return len(found) == len(words) and all(type(t) in (int, float) and 0 < t <= 1 for t in found)
+
+            repeated = take(about, "repeated", list, are_shares) if "repeated" in about else None
             held, least = refuse_oversized(folder / MEMBERS[1]), hidden_size * (2 * feature_size + len(words))
             least += feature_size * COUNT if names else 0
             if hidden_size < 1 or held < least:

@@ -56,6 +56,7 @@ def predict_on_batch(model: keras.Model, inputs: Any) -> Any:
     ``inputs``: an array, or a nest of tuples of arrays with equally many rows. With several processes each device
     computes all rows, because Keras gives a process only what its own devices hold.
     """
+    stop_if_told()
     devices = device_count()
     if devices == 1:
         return model.predict_on_batch(inputs)

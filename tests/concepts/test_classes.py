@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from told import what_is_added
 
 from captioning.base.errors import UserError
 from captioning.concepts.class_words import COUNT, ClassName, class_words, known_names, new_words
 from captioning.concepts.classes import HELD, NOTED, Classifier, classifier_file, load_classifier
-from captioning.concepts.decoder import ConceptDecoder
 from captioning.concepts.detector import MEMBERS, Concepts
 from captioning.decoders.build import build_decoder
 from captioning.decoders.widening import take_weights
@@ -104,37 +104,23 @@ def test_detector_and_classifier_agree_on_one_probability(concepts):
 @pytest.mark.backends
 @pytest.mark.parametrize("name", ["merge", "attention"])
 def test_a_name_is_preferred_until_it_is_said(concepts, name):
-    settings = DecoderSettings(decoder=name, embedding_size=4, hidden_size=4, attention_size=4, max_caption_length=5)
-    plain = build_decoder(settings, len(VOCABULARY), regions=4, feature_size=SIZE)
-    told = ConceptDecoder(plain, concepts, WEIGHING, len(VOCABULARY))
-    batch = ops.convert_to_tensor(features())
     dogs, lion = 2 * np.log(0.45 / NOTED), 2 * np.log(0.72 / NOTED) + HELD
-    states = [each.init_state(batch) for each in (plain, told)]
     expected = {
         (START, START): np.zeros((2, 9)),  # no caption begins with a bare noun
         (A, A): np.array([[0, 0, 0, 0, 0, dogs, dogs, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0, lion]]),
         (DOGS, CAT): np.array([[0] * 9, [0] * 8 + [lion]]),  # the plural is the same name
         (A, LION): np.zeros((2, 9)),
     }
-    for words, added in expected.items():
-        tokens = ops.convert_to_tensor(np.array(words, "int32"))
-        (before, _), (after, _) = found = [
-            each.step(tokens, state) for each, state in zip((plain, told), states, strict=True)
-        ]
-        states = [state for _, state in found]
-        difference = ops.convert_to_numpy(after) - ops.convert_to_numpy(before)
+    found = what_is_added(concepts, WEIGHING, features(), [*expected], len(VOCABULARY), name)
+    for (words, added), difference in zip(expected.items(), found, strict=True):
         np.testing.assert_allclose(difference, added, atol=1e-4, err_msg=str(words))
 
 
 def test_all_words_of_a_name_are_avoided_once_one_was_said(concepts):
     concepts.count_repeated(np.array([90, 40]), np.zeros(2))
-    settings = DecoderSettings(decoder="merge", embedding_size=4, hidden_size=4, max_caption_length=5)
-    plain = build_decoder(settings, len(VOCABULARY), regions=4, feature_size=SIZE)
-    told = ConceptDecoder(plain, concepts, DecodingSettings(class_weight=0.0, repeat_weight=1.0), len(VOCABULARY))
-    batch, words = ops.convert_to_tensor(features()), ops.convert_to_tensor(np.array([DOGS, DOG], "int32"))
-    (before, _), (after, _) = (each.step(words, each.init_state(batch)) for each in (plain, told))
-    difference = ops.convert_to_numpy(after) - ops.convert_to_numpy(before)
-    np.testing.assert_allclose(difference[0], difference[1])
+    asked = DecodingSettings(class_weight=0.0, repeat_weight=1.0)
+    (difference,) = what_is_added(concepts, asked, features(), [(DOGS, DOG)], len(VOCABULARY))
+    np.testing.assert_allclose(difference[0], difference[1], atol=1e-6)
     np.testing.assert_allclose(difference[0, [DOG, DOGS]], np.log([0.001, 0.01]), atol=1e-4)
 
 

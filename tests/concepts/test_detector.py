@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from told import what_is_added
 
 from captioning.base.errors import UserError
-from captioning.concepts.decoder import ConceptDecoder
 from captioning.concepts.detector import MEMBERS, Concepts
 from captioning.decoders.build import build_decoder
 from captioning.training.concept_learning import ConceptTrainer
@@ -85,41 +85,26 @@ def test_padded_regions_change_no_concept(concepts):
 @pytest.mark.backends
 @pytest.mark.parametrize("name", ["merge", "attention"])  # without and with a part of the state that is the image's
 def test_a_decoder_is_told_at_every_step(concepts, name):
-    settings = DecoderSettings(decoder=name, embedding_size=4, hidden_size=4, attention_size=4, max_caption_length=5)
-    plain = build_decoder(settings, len(VOCABULARY), regions=4, feature_size=3)
-    told = ConceptDecoder(plain, concepts, weighing(1.0, 1.0), len(VOCABULARY))
-    batch, words = ops.convert_to_tensor(features()), ops.convert_to_tensor(np.array([1, 4], "int32"))
-    added = ops.convert_to_numpy(concepts.preferences(batch, weighing(1.0, 1.0), len(VOCABULARY)))
-    states = [each.init_state(batch) for each in (plain, told)]
-    for _ in range(3):
-        found = [each.step(words, state) for each, state in zip((plain, told), states, strict=True)]
-        (before, _), (after, _) = found
-        states = [state for _, state in found]
-        np.testing.assert_allclose(ops.convert_to_numpy(after), ops.convert_to_numpy(before) + added, atol=1e-5)
+    added = ops.convert_to_numpy(
+        concepts.preferences(ops.convert_to_tensor(features()), weighing(1.0, 1.0), len(VOCABULARY))
+    )
+    for found in what_is_added(concepts, weighing(1.0, 1.0), features(), [(1, 4)] * 3, len(VOCABULARY), name):
+        np.testing.assert_allclose(found, added, atol=1e-5)
 
 
 @pytest.mark.backends
 @pytest.mark.parametrize("name", ["merge", "attention"])
 def test_a_word_is_avoided_once_it_was_said(concepts, name):
     concepts.count_repeated(np.array([90, 10, 40, 0]), np.array([0, 9, 0, 0]))
-    settings = DecoderSettings(decoder=name, embedding_size=4, hidden_size=4, attention_size=4, max_caption_length=5)
-    plain = build_decoder(settings, len(VOCABULARY), regions=4, feature_size=3)
-    told = ConceptDecoder(plain, concepts, DecodingSettings(repeat_weight=0.5), len(VOCABULARY))
-    batch = ops.convert_to_tensor(features())
-    states = [each.init_state(batch) for each in (plain, told)]
     dog, puppy, cat, a = np.log(0.1 / 100) / 2, np.log(9.1 / 20) / 2, np.log(0.1 / 50) / 2, np.log(0.01) / 2
     expected = {
         (1, 1): np.zeros((2, 9)),  # the start of a caption is no word
         (5, 4): [[0, 0, 0, 0, 0, dog, 0, 0, 0], [0, 0, 0, 0, a, 0, 0, 0, 0]],  # "a" is not among the concepts
         (6, 7): [[0, 0, 0, 0, 0, dog, puppy, 0, 0], [0, 0, 0, 0, a, 0, 0, cat, 0]],
     }
-    for words, added in expected.items():
-        tokens = ops.convert_to_tensor(np.array(words, "int32"))
-        (before, _), (after, _) = found = [
-            each.step(tokens, state) for each, state in zip((plain, told), states, strict=True)
-        ]
-        states = [state for _, state in found]
-        difference = ops.convert_to_numpy(after) - ops.convert_to_numpy(before)
+    asked = DecodingSettings(repeat_weight=0.5)
+    found = what_is_added(concepts, asked, features(), [*expected], len(VOCABULARY), name)
+    for (words, added), difference in zip(expected.items(), found, strict=True):
         np.testing.assert_allclose(difference, added, atol=1e-4, err_msg=str(words))
 
 
