@@ -212,7 +212,8 @@ def add_confidence(parser: ArgumentParser) -> None:
         "--unsure-below",
         type=float,
         metavar="P",
-        help="captions with a lower confidence are called unsure [default: 0.5]",
+        help="captions with a lower confidence are called unsure [default: the multiple of 0.05 that tells the wrong "
+        "captions of dev from the right ones best]",
     )
 
 
@@ -431,7 +432,7 @@ def fit_model(args: Namespace, typed: dict[str, Any]) -> None:
         np.concatenate(signals),
         np.concatenate(right),
         subspace,
-        Bounds(bound, 0.5 if args.unsure_below is None else args.unsure_below),
+        Bounds(bound, args.unsure_below),
         args.confidence_inputs,
         about={"dataset": dataset.name, "split": "dev", "decoding": config.decoding()},
     )

@@ -15,7 +15,7 @@ from captioning.confidence.inputs import INPUTS, places
 from captioning.confidence.logistic import PENALTIES, fit, folds_of, log_losses
 from captioning.confidence.signals import Subspace
 from captioning.confidence.stored import Confidence
-from captioning.metrics.calibration import ConfidenceScores, confidence_scores
+from captioning.metrics.calibration import ConfidenceScores, best_threshold, confidence_scores
 from captioning.metrics.right import cider_of_people
 from captioning.reports.tables import markdown
 
@@ -27,7 +27,7 @@ class Bounds(NamedTuple):
     """The bounds that the user chooses (see ``Confidence``)."""
 
     right_cider: float
-    unsure_below: float
+    unsure_below: float | None  # None: ``best_threshold`` of the captions of dev
 
 
 class Trial(NamedTuple):
@@ -39,6 +39,7 @@ class Trial(NamedTuple):
     inputs: str
     penalty: float
     losses: np.ndarray  # float64 (N,): the log loss of each caption, as if no picture were strange
+    unsure_below: float
     scores: ConfidenceScores
 
 
@@ -85,8 +86,8 @@ def fit_confidence(
     trials = [_try(name, signals, right, subspace, bounds) for name in known]
     chosen = choose(trials) if inputs is None else next(trial for trial in trials if trial.inputs == inputs)
     found = {"captions": len(right), "penalty": chosen.penalty, "cross_validation": vars(chosen.scores)}
-    confidence = _fit(chosen.inputs, signals, right, chosen.penalty, subspace, bounds)
-    return replace(confidence, fitted={**(about or {}), **found}), trials
+    confidence = _fit(chosen.inputs, signals, right, chosen.penalty, subspace, bounds.right_cider)
+    return replace(confidence, unsure_below=chosen.unsure_below, fitted={**(about or {}), **found}), trials
 
 
 def choose(trials: Sequence[Trial]) -> Trial:
@@ -132,16 +133,19 @@ def _try(inputs: str, signals: np.ndarray, right: np.ndarray, subspace: Subspace
         p, plain = np.zeros(len(right)), np.zeros(len(right))
         for held in folds_of(len(right)):
             rest = np.setdiff1d(np.arange(len(right)), held)
-            confidence = _fit(inputs, signals[rest], right[rest], penalty, subspace, bounds)
+            confidence = _fit(inputs, signals[rest], right[rest], penalty, subspace, bounds.right_cider)
             p[held] = ops.convert_to_numpy(confidence.of_signals(signals[held]))
             plain[held] = ops.convert_to_numpy(confidence.of_regression(signals[held]))
-        found.append(Trial(inputs, penalty, log_losses(plain, right), confidence_scores(p, right, *bounds)))
+        unsure_below = best_threshold(p, right) if bounds.unsure_below is None else bounds.unsure_below
+        scores = confidence_scores(p, right, bounds.right_cider, unsure_below)
+        found.append(Trial(inputs, penalty, log_losses(plain, right), unsure_below, scores))
     return min(found, key=lambda trial: trial.losses.mean())
 
 
 def _fit(
-    inputs: str, signals: np.ndarray, right: np.ndarray, penalty: float, subspace: Subspace, bounds: Bounds
+    inputs: str, signals: np.ndarray, right: np.ndarray, penalty: float, subspace: Subspace, right_cider: float
 ) -> Confidence:
+    """A confidence by which no caption is unsure yet."""
     distance = signals[:, places(["distance"])[0]]
     near, far = float(np.percentile(distance, _NEAR)), float(distance.max())
     return Confidence(
@@ -150,7 +154,7 @@ def _fit(
         near=near,
         far=max(far, near + 1e-3),
         subspace=subspace,
-        unsure_below=bounds.unsure_below,
-        right_cider=bounds.right_cider,
+        unsure_below=0.0,
+        right_cider=right_cider,
         fitted={},
     )

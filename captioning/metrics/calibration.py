@@ -33,6 +33,8 @@ class ConfidenceScores:
     unsure: float  # share of captions below the threshold of the bundle
     mean: float | None = None  # the mean confidence; None in old files
     intervals: "ConfidenceIntervals | None" = None  # None unless they were asked for
+    wrong_unsure: float | None = None  # ``unsure`` among the wrong captions; None in old files, or if there are none
+    right_unsure: float | None = None  # the same of the right ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ def confidence_scores(
     confidence: np.ndarray, right: np.ndarray, right_cider: float, unsure_below: float
 ) -> ConfidenceScores:
     """All figures of the captions of a split."""
+    unsure = confidence < unsure_below
     return ConfidenceScores(
         right_cider=right_cider,
         right=float(right.mean()),
@@ -56,9 +59,23 @@ def confidence_scores(
         ece=calibration_error(confidence, right),
         error=float(1 - right.mean()),
         error_at_80=error_at(confidence, right),
-        unsure=float((confidence < unsure_below).mean()),
+        unsure=float(unsure.mean()),
         mean=float(confidence.mean()),
+        wrong_unsure=None if right.all() else float(unsure[~right].mean()),
+        right_unsure=float(unsure[right].mean()) if right.any() else None,
     )
+
+
+def best_threshold(confidence: np.ndarray, right: np.ndarray) -> float:
+    """The threshold that tells wrong captions from right ones best: a multiple of 0.05 between 0 and 1.
+
+    Its index is the highest: the share of the wrong captions below it, less the share of the right ones (Youden, 1950,
+    "Index for rating diagnostic tests"). Of equally good thresholds it is the lowest. ``right`` bool ``(N,)`` has both
+    kinds.
+    """
+    thresholds = np.arange(1, 20) / 20
+    below = confidence[None] < thresholds[:, None]
+    return float(thresholds[np.argmax(below[:, ~right].mean(axis=1) - below[:, right].mean(axis=1))])
 
 
 def confidence_intervals(

@@ -62,9 +62,12 @@ def blocked(row: ScoreRow, name: str) -> str:
 def confidence_text(found: ConfidenceScores) -> str:
     """One line about what the confidence of a captioner is worth."""
     ranks = "none" if found.auroc is None else f"{found.auroc:.3f}"
+    kinds = [("wrong", found.wrong_unsure), ("right", found.right_unsure)]
+    of_kinds = ", ".join(f"{share:.1%} of the {kind} ones" for kind, share in kinds if share is not None)
     return (
         f"confidence: right {found.right:.1%} (CIDEr above {found.right_cider:g}), AUROC {ranks}, ECE {found.ece:.3f}, "
         f"wrong {found.error:.1%} and among the surest 80% {found.error_at_80:.1%}, unsure {found.unsure:.1%}"
+        + (f" ({of_kinds})" if of_kinds else "")
     )
 
 

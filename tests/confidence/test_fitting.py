@@ -35,10 +35,10 @@ def test_the_simplest_set_that_is_as_good_as_the_best_is_chosen(needs, chosen):
 
 
 def test_a_trial_within_one_standard_error_of_the_best_is_as_good():
-    scores = confidence_scores(np.array([0.2, 0.8]), np.array([False, True]), *BOUNDS)
-    best = Trial("rich", 1.0, np.array([0.5, 0.5, 0.5, 0.5]), scores)
-    close = Trial("close", 1.0, np.array([0.4, 0.7, 0.4, 0.6]), scores)  # worse by 0.025 on average, error 0.065
-    poor = Trial("poor", 1.0, np.array([0.7, 0.7, 0.7, 0.8]), scores)
+    scores = confidence_scores(np.array([0.2, 0.8]), np.array([False, True]), right_cider=40.0, unsure_below=0.5)
+    best = Trial("rich", 1.0, np.array([0.5, 0.5, 0.5, 0.5]), 0.5, scores)
+    close = Trial("close", 1.0, np.array([0.4, 0.7, 0.4, 0.6]), 0.5, scores)  # worse by 0.025 on average, error 0.065
+    poor = Trial("poor", 1.0, np.array([0.7, 0.7, 0.7, 0.8]), 0.5, scores)
     assert choose([poor, close, best]).inputs == "close"
     assert choose([poor, best]).inputs == "rich"
 
@@ -46,6 +46,17 @@ def test_a_trial_within_one_standard_error_of_the_best_is_as_good():
 def test_a_set_that_the_user_names_is_taken():
     confidence, _ = fit_confidence(*made("log_entropy"), SUBSPACE, BOUNDS, inputs="log-p", about={"dataset": "x"})
     assert (confidence.inputs, confidence.fitted["dataset"], confidence.fitted["captions"]) == ("log-p", "x", 600)
+
+
+def test_the_threshold_is_that_of_the_user_or_the_best_on_dev():
+    signals, right = made("log_entropy")
+    assert fit_confidence(signals, right, SUBSPACE, BOUNDS)[0].unsure_below == 0.5
+    chosen, trials = fit_confidence(signals, right | (right[::-1]), SUBSPACE, BOUNDS._replace(unsure_below=None))
+    scores = next(trial.scores for trial in trials if trial.inputs == chosen.inputs)
+    assert chosen.unsure_below > 0.5  # three of four captions are right, so a caption of 50% is a poor one
+    assert f"unsure below {chosen.unsure_below:g}\n" in fit_table(trials, chosen)
+    assert scores.wrong_unsure > 0.5 > scores.right_unsure
+    assert chosen.fitted["cross_validation"]["wrong_unsure"] == scores.wrong_unsure
 
 
 def test_captioners_without_visual_concepts_are_judged_without_them():

@@ -6,6 +6,7 @@ import pytest
 from captioning.metrics.calibration import (
     Group,
     auroc,
+    best_threshold,
     calibration_error,
     confidence_intervals,
     confidence_scores,
@@ -55,6 +56,18 @@ def test_all_figures_of_a_split():
     assert (found.right_cider, found.right, found.error, found.unsure) == (40.0, 0.6, pytest.approx(0.4), 0.4)
     assert (found.auroc, found.error_at_80) == (auroc(SURE, RIGHT), 0.25)
     assert found.ece == calibration_error(SURE, RIGHT)
+    assert (found.wrong_unsure, found.right_unsure) == (0.5, pytest.approx(1 / 3))
+    assert confidence_scores(SURE, RIGHT | True, 40.0, 0.65).wrong_unsure is None
+    assert confidence_scores(SURE, RIGHT & False, 40.0, 0.65).right_unsure is None
+
+
+@pytest.mark.parametrize(("confidence", "right", "threshold"), [
+    ([0.2, 0.31, 0.66, 0.9], [False, False, True, True], 0.35),  # all from 0.35 to 0.65 part them: the lowest
+    ([0.2, 0.58, 0.61, 0.62, 0.9], [False, False, True, False, True], 0.6),  # a later one costs more than it catches
+    ([0.9, 0.8, 0.1], [False, False, True], 0.05),  # nothing tells them apart: no caption is unsure
+])  # fmt: skip
+def test_the_best_threshold_parts_wrong_captions_from_right_ones(confidence, right, threshold):
+    assert best_threshold(np.array(confidence), np.array(right)) == threshold
 
 
 def test_intervals_lie_around_the_figures_and_shrink_with_more_captions():

@@ -65,6 +65,8 @@ def test_a_row_keeps_what_the_confidence_is_worth(tmp_path):
         "error_at_80": 0.5,
         "unsure": pytest.approx(1 / 3),
         "mean": pytest.approx(1.7 / 3),
+        "wrong_unsure": 0.5,
+        "right_unsure": 0.0,
     }
     (tmp_path / "scores.json").write_text(rows_text([made]))
     assert read_rows(tmp_path / "scores.json") == [made]

@@ -70,10 +70,14 @@ def test_what_the_confidence_is_worth_is_below_the_table():
     last = score_table([replace(row(), confidence=worth)]).splitlines()[-1]
     assert last.endswith(
         "; confidence: right 33.3% (CIDEr above 33), AUROC 1.000, ECE 0.300, wrong 66.7% and among the surest 80% 50.0%, "
-        "unsure 33.3%"
+        "unsure 33.3% (50.0% of the wrong ones, 0.0% of the right ones)"
     )
     alike = confidence_scores(np.array([0.9, 0.2]), np.array([True, True]), 33.0, 0.5)
-    assert "AUROC none" in score_table([replace(row(), confidence=alike)])
+    text = score_table([replace(row(), confidence=alike)])
+    assert "AUROC none" in text
+    assert text.rstrip().endswith("unsure 50.0% (50.0% of the right ones)")
+    old = replace(worth, wrong_unsure=None, right_unsure=None)
+    assert score_table([replace(row(), confidence=old)]).rstrip().endswith("unsure 33.3%")
 
 
 def test_table_of_the_seed_protocol_has_bleu_only():
