@@ -22,12 +22,17 @@ def to_onnx(graph: Callable[..., Any], signature: Sequence[Any]) -> Any:
 
     # Its warnings are about the graph, which users cannot change.
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
+    function = tf.function(graph, input_signature=signature, autograph=False)
     model, _ = tf2onnx.convert.from_function(
-        tf.function(graph, input_signature=signature, autograph=False),
+        function,
         input_signature=signature,
         opset=OPSET,
         custom_op_handlers={"Erfc": (_erfc, ["Erf"]), "SelectV2": (_select, ["Where"])},
     )
+    # Tensors that a layer keeps, such as the places of the patches in a ViT. tf2onnx makes them inputs.
+    kept = function.get_concrete_function().graph.captures
+    values = {inner.name: outer.numpy() for outer, inner in kept if outer.dtype != tf.resource}
+    model = with_defaults(model, values, fixed=True)
     _release_constants(model.graph)
     return _simplified(model)
 
