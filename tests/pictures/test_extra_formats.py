@@ -90,7 +90,7 @@ def test_raw_gives_its_preview_upright(tmp_path):
     np.testing.assert_allclose(pixels[0, 8], RED, atol=12)
     np.testing.assert_allclose(pixels[-1, 8], BLUE, atol=12)
     (tmp_path / "a.dng").write_bytes(dng(preview, 1)[:3000])
-    with pytest.raises(
-        UnreadableImage, match=r"a\.dng: .*no preview in this RAW file can be read .*; convert it to JPEG"
-    ):
+    # LibRaw may give a preview with random memory behind the end of the file. Then the JPEG is what is damaged.
+    message = r"a\.dng: .*(no preview in this RAW file can be read .*; convert it to JPEG|broken data stream)"
+    with pytest.raises(UnreadableImage, match=message):
         load_image(tmp_path / "a.dng", 16)
