@@ -76,6 +76,7 @@ def train(config: Config, dataset: CaptionDataset | MixedDataset, run: Run | Non
         Run.check(config, name)
         pretrained = {} if config.init else load_pretrained(config, vocabulary.words, config.seed)
     # Imported here, because these import Keras, which reads KERAS_BACKEND when it is imported.
+    from captioning.features.precomputed import StoredFeatures
     from captioning.training.hosts import run_of_this_process
     from captioning.training.loop import fit
     from captioning.training.stages.base import stage_named
@@ -96,7 +97,10 @@ def train(config: Config, dataset: CaptionDataset | MixedDataset, run: Run | Non
         arrays = initial.decoder.embedding.pretrained()
         pretrained = extended_arrays(config, arrays, vocabulary.words, config.seed)
     stage.check(config, initial)
-    prepared = prepare(config, dataset, initial and initial.encoder, looks=stage.looks(config))
+    encoder = initial and initial.encoder
+    if run and config.features and (size := run.feature_size()):
+        encoder = StoredFeatures(1, size)  # so that features of another size are refused
+    prepared = prepare(config, dataset, encoder, looks=stage.looks(config))
     folder = name or stage.run_name(config)
 
     def create(settings: Config) -> Run:

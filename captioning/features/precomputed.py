@@ -66,9 +66,9 @@ def region_store(
     if not (folder / "index.json").exists() or verify:
         matched = match_images(names, source)
         _refuse_missing(dataset, matched, source, split)
-        import_regions(
-            folder, key, source, matched, names, settings.extract_batch_size, settings.workers, width, verify
-        )
+        pictures = {record.file_name: record.path for record in dataset.records}
+        options = settings.extract_batch_size, settings.workers, width, verify, pictures
+        import_regions(folder, key, source, matched, names, *options)
     store = RegionStore(folder, key)
     refuse_width(source.place, store.feature_size, width)
     _refuse_missing(dataset, store.rows, source, split)

@@ -345,7 +345,8 @@ _COCO = re.compile(r"(?:^|_)(\d{12})$")
 def match_images(file_names: Iterable[str], source: Source) -> dict[str, str]:
     """The key in ``source`` of each image that has features there, by file name.
 
-    It is the stem of the file name, or for COCO's names of 12 digits the image id, with or without zeros in front.
+    It is the stem of the file name. A stem that is a number may have no zeros in front there. For COCO's names of 12
+    digits it is also the image id, with or without zeros in front.
     Raises UserError if two images have the same stem, or if the source is empty.
     """
     keys, found, taken = source.keys, {}, dict[str, str]()
@@ -367,6 +368,8 @@ def match_images(file_names: Iterable[str], source: Source) -> dict[str, str]:
 def _keys_of(file_name: str) -> Iterator[str]:
     stem = Path(file_name).stem
     yield stem
+    if stem.isdecimal() and stem.isascii():
+        yield str(int(stem))
     if number := _COCO.search(stem):
         yield number[1]
         yield str(int(number[1]))

@@ -31,7 +31,7 @@ from captioning.base.json_files import load_json, take
 from captioning.base.progress import Progress, track
 from captioning.base.texts import printable
 from captioning.features.batch_marks import Marks
-from captioning.features.region_sources import Outline, Source, Unusable
+from captioning.features.region_sources import Outline, Source, Unusable, with_boxes
 from captioning.features.store import (
     FeatureStore,
     Key,
@@ -42,6 +42,7 @@ from captioning.features.store import (
     refuse_other_features,
     write_unreadable,
 )
+from captioning.pictures.loading import UnreadableImage, measure
 
 _TABLES = ("regions.npy", "boxes.npy", "sizes.npy")
 _NAMED = 5  # so many images are named in an error
@@ -150,10 +151,12 @@ def import_regions(
     workers: int = 2,
     width: int | None = None,
     verify: bool = False,
+    pictures: Mapping[str, Path] | None = None,
 ) -> RegionStore:
     """Make or finish the store in ``folder`` and open it.
 
     ``names``: the sorted file names of the images. ``matched``: what those with features are called in ``source``.
+    ``pictures``: where the images lie, by name. Their sizes bound the boxes where ``source`` does not tell them.
     ``width``: the D that is wanted. ``verify``: compare a finished store with its checksums, and copy damaged batches
     again.
 
@@ -162,7 +165,7 @@ def import_regions(
     """
     if (folder / "index.json").exists() and not verify:
         return RegionStore(folder, key)
-    survey = _survey(source, names, matched, workers, width)
+    survey = _survey(source, names, matched, workers, width, pictures or {})
 
     def fill(marks: _RegionMarks) -> None:
         missing = f"no features in {source.place}"
@@ -186,7 +189,12 @@ def _marks(folder: Path, names: Sequence[str], batch_size: int, survey: _Survey)
 
 
 def _survey(
-    source: Source, names: Sequence[str], matched: Mapping[str, str], workers: int, width: int | None
+    source: Source,
+    names: Sequence[str],
+    matched: Mapping[str, str],
+    workers: int,
+    width: int | None,
+    pictures: Mapping[str, Path],
 ) -> _Survey:
     """Look at the features of all images without reading them. Raises UserError that names those that are bad."""
     there = [name for name in names if name in matched]
@@ -195,9 +203,12 @@ def _survey(
 
     def look(name: str) -> Outline | Unusable:
         try:
-            return source.outline(matched[name])
+            outline = source.outline(matched[name])
+            if outline.boxes is not None and outline.size is None and name in pictures:
+                _refuse_outside(outline, pictures[name])
         except Unusable as error:
             return error
+        return outline
 
     with ThreadPoolExecutor(workers) as pool:
         for name, outline in zip(track(there, "looking at features"), pool.map(look, there), strict=True):
@@ -223,6 +234,21 @@ def _survey(
         unknown = {name: np.full((found[name].regions, 4), np.nan, "float32") for name in there}
         boxes = np.concatenate([_or(found[name].boxes, unknown[name]) for name in there])
     return _Survey(counts, next(iter(widths)), boxes, sizes)
+
+
+def _refuse_outside(outline: Outline, picture: Path) -> None:
+    """Raise Unusable if boxes lie outside the ``picture``. Cameras store some pictures lying on their side."""
+    try:
+        _, (across, down) = measure(picture, 1)
+    except UnreadableImage:
+        return  # whoever reads the picture says so
+    try:
+        with_boxes(outline, outline.boxes, (across, down))
+    except Unusable as error:
+        try:
+            with_boxes(outline, outline.boxes, (down, across))
+        except Unusable:
+            raise error from None
 
 
 def _or(boxes: np.ndarray | None, unknown: np.ndarray) -> np.ndarray:

@@ -5,8 +5,8 @@ runs/NAME/
     vocabulary.json         the words in id order, see ``Vocabulary.to_json``
     embedding.npz           the arrays of a word embedding that is not learned, as they were before training
                             (see captioning/embeddings/arrays.py)
-    about.json              command, seed, versions, git commit and machine. "resumed" lists the same for each time that
-                            the run went on
+    about.json              command, seed, versions, git commit and machine, and "feature_size", the numbers per region
+                            of the features. "resumed" lists the first ones for each time that the run went on
     history.csv             one line for each epoch: "epoch" from 1, then its losses and scores. With several data sets
                             a score on dev, such as "cider", is the mean over them, and "cider/NAME" that of one
     curves.png              the losses and scores of history.csv, drawn
@@ -141,10 +141,10 @@ class Run:
             raise UserError(f"{folder}: not a run folder (it holds no config.json); name another folder")
         return run
 
-    def begin(self, config: Config) -> None:
+    def begin(self, config: Config, feature_size: int) -> None:
         """Write down the settings, and in about.json that training starts now or goes on.
 
-        Raises UserError when about.json is damaged.
+        ``feature_size``: the numbers per region of the features. Raises UserError when about.json is damaged.
         """
         path = self.folder / "about.json"
         about = describe(config.seed)
@@ -155,8 +155,16 @@ class Run:
                 raise UserError(f"{path}: damaged (resumed is no list); {_ADVICE}")
             resumed = [*earlier, {"after_epochs": self.state()["epochs"], **about}]
             about = first | {"resumed": resumed}
+        else:
+            about["feature_size"] = feature_size
         write_atomically(self.folder / "config.json", config.to_json())
         write_atomically(path, json.dumps(about, indent=2) + "\n")
+
+    def feature_size(self) -> int | None:
+        """The numbers per region of the features; None before training, and for runs of older releases."""
+        path = self.folder / "about.json"
+        found = read_json(path, _ADVICE, dict).get("feature_size") if path.exists() else None
+        return found if isinstance(found, int) else None
 
     def config(self) -> Config:
         """The settings in config.json. Raises UserError."""

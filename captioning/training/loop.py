@@ -55,7 +55,7 @@ def _fit(config: Config, prepared: Prepared, vocabulary: Vocabulary, run: Run, i
     callbacks = [Recorder(stage, run), *_tensorboard(config.tensorboard, run.folder)]
     print(_start_message(stage))
     if epochs:
-        run.begin(config)
+        run.begin(config, int(prepared.encoder.output_shape[-1]))
     status = 0
     try:
         with stops_between_batches():

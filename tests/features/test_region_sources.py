@@ -81,6 +81,7 @@ def test_images_are_matched_by_stem_or_by_their_id_in_coco(tmp_path):
     }
     with pytest.raises(UserError, match=r"a/25\.jpg and b/25\.png both mean '25'"):
         match_images(["a/25.jpg", "b/25.png"], source)
+    assert match_images(["0025.jpg"], source) == {"0025.jpg": "25"}  # tables of bottom-up attention hold numbers
 
 
 def folder_with(tmp_path, name: str, content: bytes):

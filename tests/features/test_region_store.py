@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from regions import SIZE, WIDTH, some_regions, write_files, write_table
 
 from captioning.base.errors import UserError
@@ -117,6 +118,21 @@ def test_what_can_be_seen_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match=r"0\.jpg have 6 numbers per region, and those of 4\.jpg have 7"):
         make(tmp_path, place)
     assert not (tmp_path / "store").exists()
+
+
+def test_boxes_are_held_against_the_pictures_where_the_source_tells_no_size(tmp_path):
+    place = write_files(tmp_path / "bu", some_regions(KEYS))
+    pictures = {name: tmp_path / name for name in NAMES}
+    across, down = SIZE
+    for i, path in enumerate(pictures.values()):
+        Image.new("RGB", (down, across) if i == 5 else SIZE).save(path)  # one lies on its side
+    pictures[NAMES[6]].write_bytes(b"no picture")  # whoever reads it says so
+    make(tmp_path / "good", place, pictures=pictures)
+    Image.new("RGB", (9, 8)).save(pictures[NAMES[3]])
+    with pytest.raises(
+        UserError, match=r"1 of 10 images cannot be used: 3\.jpg has .* outside the picture of 9 x 8 pixels"
+    ):
+        make(tmp_path / "bad", place, pictures=pictures)
 
 
 def test_a_changed_source_is_another_store(tmp_path):

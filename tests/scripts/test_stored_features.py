@@ -58,8 +58,9 @@ def test_training_and_evaluation_on_regions_of_any_number(tmp_path):
     narrow.mkdir()
     for path in att.iterdir():
         np.savez(narrow / path.name, feat=np.ones((2, 4), "float32"))
-    refused(
-        *("evaluate", "--model", run, "--split", "test", "--features", narrow),
-        mentions="has 4 numbers per region, and this captioner was trained with 6",
-    )
+    for command in (["evaluate", "--model", run, "--split", "test"], ["train", "--resume", run, "--epochs", "3"]):
+        refused(
+            *(*command, "--features", narrow),
+            mentions="has 4 numbers per region, and this captioner was trained with 6",
+        )
     assert json.loads((store / "key.json").read_text())["layout"] == "files"

@@ -30,7 +30,9 @@ def test_what_is_written_is_read(tmp_path):
 
 def test_about_says_where_the_run_came_from(tmp_path):
     run = create(tmp_path, seed=5)
-    run.begin(run.config())
+    assert run.feature_size() is None
+    run.begin(run.config(), 8)
+    assert run.feature_size() == 8
     about = json.loads((run.folder / "about.json").read_text())
     assert about["seed"] == 5
     assert {"command", "started", "backend", "devices", "python", "platform", "cores", "git_commit"} <= set(about)
@@ -39,12 +41,12 @@ def test_about_says_where_the_run_came_from(tmp_path):
 
 def test_about_says_when_the_run_was_resumed(tmp_path, monkeypatch):
     run = create(tmp_path)
-    run.begin(run.config())
+    run.begin(run.config(), 8)
     first = json.loads((run.folder / "about.json").read_text())
     for epochs in (2, 3):
         run.write_state(epochs=epochs, best_epoch=1, best_score=0.5)
         monkeypatch.setattr("sys.argv", ["/there/train.py", "--resume", "mine", "--epochs", str(epochs + 1)])
-        run.begin(run.config().with_overrides({"epochs": epochs + 1}))
+        run.begin(run.config().with_overrides({"epochs": epochs + 1}), 8)
     about = json.loads((run.folder / "about.json").read_text())
     resumed = about.pop("resumed")
     assert about == first
@@ -58,7 +60,7 @@ def test_a_damaged_about_is_named(tmp_path, text):
     run = create(tmp_path)
     (run.folder / "about.json").write_text(text)
     with pytest.raises(UserError, match=r"about\.json: damaged .* mend it"):
-        run.begin(run.config().with_overrides({"epochs": 99}))
+        run.begin(run.config().with_overrides({"epochs": 99}), 8)
     assert run.config().epochs != 99
 
 
