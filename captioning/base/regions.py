@@ -29,10 +29,10 @@ def mean_over_regions(values: Any, mask: Any = None) -> Any:
 
 
 def masked(scores: Any, mask: Any = None) -> Any:
-    """Float ``scores`` with -1e9 where bool ``mask``, which broadcasts to them, is false. No mask: as they are.
+    """Float ``scores`` with -3e4 where bool ``mask``, which broadcasts to them, is false. No mask: as they are.
 
-    Softmax gives such a score the weight 0.
+    Softmax gives such a score the weight 0. Float16 holds it, and no number below -65,504.
     """
     from keras import ops
 
-    return scores if mask is None else ops.where(mask, scores, -1e9)
+    return scores if mask is None else ops.where(mask, scores, -3e4)
