@@ -345,6 +345,11 @@ def main() -> None:
     for name, part in sets.items():
         print(f"{name}:\n" * bool(name), end="")
         _print_sizes(part)
+        if not part.records.of_split("dev"):
+            print(
+                f"note: {name or part.name}: has no split dev; training needs one, of one of its data sets at least",
+                file=sys.stderr,
+            )
     _print_vocabulary(config, dataset, vocabulary)
     for ready in prepared.parts.values() or [prepared]:
         _print_features(ready.store)
@@ -359,10 +364,11 @@ def _print_sizes(dataset: CaptionDataset) -> None:
 
 def _print_vocabulary(config: Config, dataset: CaptionDataset | MixedDataset, vocabulary: Vocabulary) -> None:
     """Print how large the vocabulary is, and which share of the words of dev it lacks."""
-    unknown = vocabulary.coverage(captions_of(dataset, "dev")).unknown_share
+    dev = [*captions_of(dataset, "dev")]
+    lacks = f"of dev's words {vocabulary.coverage(dev).unknown_share:.1%} are unknown" if dev else "there is no dev"
     print(
         f"vocabulary: {len(vocabulary)} {config.vocabulary} and special tokens (seen {config.vocab_threshold}+ times "
-        f"in training); of dev's words {unknown:.1%} are unknown"
+        f"in training); {lacks}"
     )
 
 

@@ -241,7 +241,9 @@ def refuse_impossible(args: Namespace, captioner: PictureCaptioner, config: Conf
     refuse_idle_consensus([config])
     captioner.check(config)
     if args.min_confidence is not None and not captioner.is_judged:
-        raise UserError(f"--min-confidence: {no_confidence(args)}; leave this out, or name another --model")
+        raise UserError(
+            f"--min-confidence: needs a confidence, and {no_confidence(args)}; leave this out, or name another --model"
+        )
     if args.attention:
         if not captioner.attends:
             raise UserError(f"--attention: the decoder {config.decoder} has no attention; take a run of one that has")

@@ -221,6 +221,27 @@ def test_what_is_said_counts_where_three_people_agree(tmp_path):
     assert "| child | 1 | 0% | 100% | 0% |" in people_words.answer_table(said)
 
 
+def test_pictures_with_people_and_without_have_scores_of_their_own(tmp_path):
+    told = [("a boy runs", "a kid runs"), ("a dog runs", "a brown dog"), ("a cat sleeps", "a cat on a mat")]
+    records = [ImageRecord(i, f"{i}.jpg", tmp_path, captions, "test") for i, captions in enumerate(told)]
+    said = [["a", "boy", "runs"], ["a", "man", "runs"], ["a", "cat", "sleeps"]]
+    found = people_words.presence(records, said)
+    assert {kind: (row["images"], row["absent"], row["person"]) for kind, row in found.items()} == {
+        "with people": (1, 0, 100),
+        "without people": (2, 50, 50),
+    }
+    assert 0 < found["without people"]["cider"] < found["with people"]["cider"]
+    assert f"| without people | 2 | {found['without people']['cider']:.2f} | 50.0% | 50.0% |" in (
+        people_words.presence_table(found)
+    )
+    assert list(people_words.presence(records[1:], said[1:])) == ["without people"]
+
+
+def test_an_activity_of_which_the_model_says_nothing_has_no_share():
+    counted = {"data": {"all": {"captions": 2, "male": 50.0}}, "model": {}}
+    assert "| all | 2 | 50% | 0 | - |" in people_words.activity_table(counted, "about", "male", "men")
+
+
 def test_a_word_counts_twice_only_if_captions_seldom_repeat_it():
     shares = {"a": 0.7, "couch": 0.01}
     assert repeated_words.repeats("a couch on top of a couch", shares, 0.03)

@@ -8,7 +8,9 @@ same way it is about a child or about an adult. The first table has, for each ac
 the captions about one sex, and the second one that of children among the captions about one age. With predictions of
 the test split they also have the captions of the model. Further tables then take images where at least three of the
 five people name one sex, or one age, and nobody names the other. They show what the model says of them. Hendricks et
-al. (2018, https://arxiv.org/abs/1803.09797) measure it so.
+al. (2018, https://arxiv.org/abs/1803.09797) measure it so. The last table has the scores of captions of pictures with
+people and without. A picture is one with people when a reference names a person (COCO's class, see
+``captioning/metrics/chair.py``). CIDEr counts how rare words are in the whole split.
 """
 
 import json
@@ -18,6 +20,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from captioning.base.files import write
 from captioning.base.script import run_script
@@ -25,6 +29,8 @@ from captioning.command_line.options import make_parser
 from captioning.command_line.resolving import resolve
 from captioning.data.predictions import read_predictions
 from captioning.data.records import ImageRecord
+from captioning.metrics.chair import mentions, objects
+from captioning.metrics.cider import cider_d
 from captioning.reports.tables import markdown
 from captioning.words.tokenizer import tokenize
 from preprocessing import load_dataset
@@ -131,8 +137,8 @@ def activity_table(found: dict[str, dict[str, dict[str, float]]], about: str, fi
     for activity in next(iter(found.values())):
         row = {about: activity}
         for name, counted in found.items():
-            here = counted.get(activity, {"captions": 0, first: float("nan")})
-            row |= {name: f"{here['captions']:,}", f"{name}: {shown}": f"{here[first]:.0f}%"}
+            here = counted.get(activity, {"captions": 0})
+            row |= {name: f"{here['captions']:,}", f"{name}: {shown}": f"{here[first]:.0f}%" if first in here else "-"}
         rows.append(row)
     return markdown(rows)
 
@@ -160,6 +166,44 @@ def answer_table(said: dict[str, Counter[str]]) -> str:
     return markdown(rows)
 
 
+def presence(records: Sequence[ImageRecord], predicted: Sequence[list[str]]) -> dict[str, dict[str, float]]:
+    """The scores of captions of pictures with people and without.
+
+    "cider": CIDEr-D, times 100. "absent": the share (%) of captions with an object that no reference names. "person":
+    the share (%) that names a person.
+    """
+    references = [[tokenize(text) for text in record.captions] for record in records]
+    cider = np.array(cider_d(predicted, references)[1])
+    absent = np.array([bool(found.absent) for found in mentions(predicted, references)])
+    names = np.array(["person" in objects(caption) for caption in predicted])
+    there = np.array([any("person" in objects(caption) for caption in captions) for captions in references])
+    return {
+        kind: {
+            "images": int(chosen.sum()),
+            "cider": float(cider[chosen].mean()),
+            "absent": 100 * float(absent[chosen].mean()),
+            "person": 100 * float(names[chosen].mean()),
+        }
+        for kind, chosen in (("with people", there), ("without people", ~there))
+        if chosen.any()
+    }
+
+
+def presence_table(found: dict[str, dict[str, float]]) -> str:
+    """``presence`` as a Markdown table."""
+    rows = [
+        {
+            "pictures": kind,
+            "images": f"{scores['images']:,}",
+            "CIDEr": f"{scores['cider']:.2f}",
+            "with an object that no reference names": f"{scores['absent']:.1f}%",
+            "captions that name a person": f"{scores['person']:.1f}%",
+        }
+        for kind, scores in found.items()
+    ]
+    return markdown(rows)
+
+
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="captions of the test split")
@@ -179,6 +223,9 @@ def main() -> None:
             said = said_of(records, sources["predictions"], kinds)
             print(answer_table(said))
             figures[about]["said"] = {truth: dict(answers) for truth, answers in said.items()}
+    if args.predictions:
+        figures["presence"] = presence(records, sources["predictions"])
+        print(presence_table(figures["presence"]))
     if args.output:
         write(args.output, json.dumps(figures, indent=2) + "\n")
 

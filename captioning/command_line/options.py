@@ -1,8 +1,10 @@
 """The options of every script: one per setting."""
 
 import argparse
+import difflib
+import re
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
@@ -95,6 +97,35 @@ class _Quiet(argparse.Action):
         be_quiet()
 
 
+# What ``generate`` of Hugging Face's transformers calls options that have another name here.
+_OF_GENERATE = {
+    "num-beams": "beam-size",
+    "num-return-sequences": "captions",
+    "num-beam-groups": "beam-groups",
+    "no-repeat-ngram-size": "no-repeat-ngram",
+    "min-new-tokens": "min-length",
+    "max-new-tokens": "max-caption-length",
+    "max-length": "max-caption-length",
+    "bad-words-ids": "exclude-words",
+    "force-words-ids": "include",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose error about an unknown option names the one that may be meant."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments"):
+            known = [option for action in self._actions for option in action.option_strings]
+            for wrong in re.findall(r"(?<!\S)--[\w-]+", message):
+                name = wrong[2:].replace("_", "-")
+                near = [f"--{_OF_GENERATE.get(name, name)}"]
+                if near[0] not in known:
+                    near = difflib.get_close_matches(f"--{name}", known, n=1)
+                message += "".join(f"; for {wrong} take {option}" for option in near)
+        super().error(message)
+
+
 class _Help(argparse.RawDescriptionHelpFormatter):
     """Help whose usage names the options of the script only. Those of the settings have sections of their own."""
 
@@ -114,7 +145,7 @@ def make_parser(
     these words would take them for its values. ``own``: settings that the script does not read, and whose names it
     gives to options of its own.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=_Help, allow_abbrev=False)
+    parser = _Parser(description=description, formatter_class=_Help, allow_abbrev=False)
     parser.add_argument(
         "--quiet", action=_Quiet, nargs=0, help="show no progress; results, notes and errors are printed as ever"
     )

@@ -15,6 +15,16 @@ def test_options_are_not_abbreviated():
         make_parser("").parse_args(["--epoch", "3"])
 
 
+@pytest.mark.parametrize(("option", "meant"), [("--num_beams", "--beam-size"), ("--beem-size", "--beam-size"),
+                                                ("--beam_size", "--beam-size"), ("--zzz", None)])  # fmt: skip
+def test_an_unknown_option_is_named_with_the_one_that_is_meant(option, meant, capsys):
+    with pytest.raises(SystemExit):
+        make_parser("").parse_args([option, "3"])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"unrecognized arguments: {option} 3" in last
+    assert last.endswith(f"; for {option} take {meant}" if meant else f"{option} 3")
+
+
 @pytest.mark.parametrize("script", ["config", "preprocessing", "train", "evaluate", "retrieve", "test"])
 def test_help_lists_every_setting(script, capsys):
     sys.argv = [script, "--help"]

@@ -259,10 +259,30 @@ def test_what_min_confidence_refuses(untrained, sure):
     picture = untrained / "pictures" / "00.png"
     least = ["--min-confidence", "0.5"]
     refused(
-        "test", picture, "--model", untrained, *least, mentions="--min-confidence: this captioner has none; evaluate.py"
+        "test",
+        picture,
+        "--model",
+        untrained,
+        *least,
+        mentions="--min-confidence: needs a confidence, and this captioner has none; evaluate.py",
     )
     models = ["--model", sure[0], "--model", sure[0]]
-    refused("test", picture, *models, *least, mentions="--min-confidence: an ensemble and --views have none")
-    refused("test", picture, "--model", sure[0], "--views", "4", *least, mentions="--min-confidence: an ensemble")
+    refused(
+        "test",
+        picture,
+        *models,
+        *least,
+        mentions="--min-confidence: needs a confidence, and an ensemble and --views have none",
+    )
+    refused(
+        "test",
+        picture,
+        "--model",
+        sure[0],
+        "--views",
+        "4",
+        *least,
+        mentions="--min-confidence: needs a confidence, and an ensemble",
+    )
     refused("test", picture, "--model", sure[0], "--min-confidence", "50", mentions="--min-confidence: 50.0 is no prob")
     assert "an ensemble and --views have none" in script("test", picture, *models).err

@@ -133,6 +133,10 @@ def test_a_data_set_without_dev_is_trained_on(folder, tiny, trained):
     assert "32 captions in" in outcome.out
     assert "    photos: dev nll" in outcome.out
     assert "    unscored: dev nll" not in outcome.out
+    outcome = script("preprocessing", *typed(values(folder, "unscored")), *tiny)
+    assert outcome.status == 0, outcome
+    assert "has no split dev; training needs one" in outcome.err
+    assert "in training); there is no dev" in outcome.out
     refused("train", *typed(values(folder, "unscored")), *tiny, mentions="no images in split 'dev'")
 
 
