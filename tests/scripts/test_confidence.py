@@ -104,7 +104,7 @@ def test_it_can_be_fitted_anew_even_if_it_cannot_be_read(untrained, sure, tmp_pa
     assert outcome.status == 0, outcome
     stored = json.loads(members(tmp_path)["confidence.json"])
     assert (stored["inputs"], stored["right_cider"]) == ("log-p", 20)
-    assert f"unsure below {stored['unsure_below']:g}" in outcome.output
+    assert f"unsure below {stored['unsure_below']:g}" in outcome.out
     assert stored["unsure_below"] in [step / 20 for step in range(1, 20)]
 
 
