@@ -89,7 +89,12 @@ def raw_preview(file: BinaryIO) -> tuple[BinaryIO, int]:
             Image.fromarray(preview.data).save(bitmap, "BMP")
             return bitmap, orientation
     except rawpy.LibRawError as error:
-        raise ValueError(f"no preview in this RAW file can be read ({_words(error)}); convert it to JPEG") from None
+        raise no_preview(_words(error)) from None
+
+
+def no_preview(reason: str) -> ValueError:
+    """The error about a RAW file whose preview cannot be read."""
+    return ValueError(f"no preview in this RAW file can be read ({reason}); convert it to JPEG")
 
 
 def _words(error: Exception) -> str:

@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance, UnidentifiedImageError
 from captioning.base.errors import UserError, first_line
 from captioning.base.texts import printable
 from captioning.pictures.decoding import decode, needed_for
-from captioning.pictures.extra_formats import is_raw, raw_preview
+from captioning.pictures.extra_formats import is_raw, no_preview, raw_preview
 from captioning.pictures.finding import is_address
 from captioning.pictures.opening import FORMATS, MAX_MEMORY, Tell, TooLargeError, file_of
 
@@ -163,7 +163,12 @@ def open_picture(
     with _unreadable_if_failing(name), file_of(source) as file:
         if is_raw(name):
             preview, orientation = raw_preview(file)
-            return decode(preview, size, tell_of, formats, memory, orientation)
+            try:
+                return decode(preview, size, tell_of, formats, memory, orientation)
+            except (TooLargeError, MemoryError, Image.DecompressionBombError):
+                raise
+            except Exception as error:  # of a file that is cut off, LibRaw gives random memory as the rest of a preview
+                raise no_preview(_reason(error)) from None
         return decode(file, size, tell_of, formats, memory)
 
 
