@@ -31,6 +31,7 @@ HEAVY = (
     "callers",
     "bombs",
     "onednn",
+    "turns",
     "fine_tuning",
     "first_caption",
     "huge_pictures",
@@ -41,7 +42,9 @@ HEAVY = (
 
 
 def test_every_benchmark_is_tried():
-    assert {*LIGHT, *HEAVY, "classic", "clients", "common"} == {path.stem for path in BENCHMARKS.glob("*.py")}
+    assert {*LIGHT, *HEAVY, "classic", "clients", "common", "learner"} == {
+        path.stem for path in BENCHMARKS.glob("*.py")
+    }
 
 
 @pytest.mark.parametrize(
@@ -72,6 +75,8 @@ def test_a_quick_run_prints_a_table_and_writes_json(name, tmp_path, request):
         pytest.importorskip("faiss")
     if name == "backends":  # the others go the same way, and compiling for them takes minutes
         command += ["--only", "tensorflow"]
+    if name == "turns":  # with itself
+        command += [BENCHMARKS.parent, "scst"]
     if name == "word_embeddings":
         command += ["--bert", request.getfixturevalue("bert_folder")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

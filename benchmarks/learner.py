@@ -1,0 +1,109 @@
+"""One of the two trainings that turns.py compares: it trains so many batches whenever it is told to.
+
+    python benchmarks/learner.py CHECKOUT WAY WEIGHTS
+
+Imports everything from CHECKOUT, a folder with this project's code. WEIGHTS is an npz file with those of the pocket
+captioner's decoder, in order, which "scst" takes. Reads a number from each line of standard input,
+trains so many batches, and prints their seconds, their seconds of CPU time and the words learned from, as JSON.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+sys.path[0] = str(Path(sys.argv[1]) / "benchmarks")
+
+from common import make_store, random_features, synthetic_captions, synthetic_vocabulary  # noqa: E402
+
+from captioning.command_line.resolving import preset  # noqa: E402
+from captioning.features.store import FeatureStore  # noqa: E402
+from captioning.words.vocabulary import PAD  # noqa: E402
+
+# What is compared, by name: a preset, and the regions and feature size of its images.
+WAYS = {
+    "xe": ("flickr8k-attention", (49, 2048)),
+    "scst": ("pocket", (81, 1280)),
+}
+IMAGES = 256
+
+
+class MadeUpRewards:
+    """Rewards of drawn captions that take no time: noise."""
+
+    columns = ()
+
+    def __init__(self, with_terms: bool):
+        self.with_terms = with_terms
+
+    def __call__(self, rows: np.ndarray, tokens: np.ndarray):
+        found = np.random.default_rng(0).random(tokens.shape[:2])
+        return (found, {}) if self.with_terms else found
+
+
+def xe(store: FeatureStore) -> Iterator[int]:
+    """Trains with cross-entropy as ``train.py`` does, batch by batch. Gives the words of each batch."""
+    from captioning.decoders.build import build_decoder
+    from captioning.training.cross_entropy import CaptionTrainer
+    from captioning.training.image_batches import batches_for
+    from captioning.training.optimizers import make_optimizer
+
+    config, vocabulary = preset(WAYS["xe"][0]), synthetic_vocabulary()
+    decoder = build_decoder(config, len(vocabulary), store.regions, store.feature_size, None)
+    batches = batches_for(decoder)(store, synthetic_captions(IMAGES), vocabulary, config)
+    trainer = CaptionTrainer(decoder)
+    trainer.compile(optimizer=make_optimizer(config, 1000))
+    trainer.optimizer.build(trainer.trainable_variables)
+    while True:
+        for inputs, targets in (batches[index] for index in range(len(batches))):
+            trainer.train_on_batch(inputs, targets)
+            yield int((targets != PAD).sum())
+
+
+def scst(store: FeatureStore) -> Iterator[int]:
+    """Trains self-critically as ``train.py --stage scst`` does, with rewards that are noise."""
+    import importlib.util
+
+    from captioning.decoders.build import build_decoder
+    from captioning.training.image_batches import ReferenceBatches
+    from captioning.training.optimizers import make_optimizer
+    from captioning.training.self_critical import SelfCritic, SelfCriticalTrainer
+
+    changes = {"batch_size": 32, "warmup_steps": 0, "ema_decay": 0.99}  # as the stage has it
+    config, weights = preset(WAYS["scst"][0]).with_overrides(changes), np.load(sys.argv[3], allow_pickle=False)
+    vocabulary = synthetic_vocabulary(len(weights["arr_0"]))  # the bias of the output
+    decoder = build_decoder(config, len(vocabulary), store.regions, store.feature_size, None)
+    decoder.set_weights(list(weights.values()))
+    batches = ReferenceBatches(store, synthetic_captions(IMAGES), vocabulary, config)
+    trainer = SelfCriticalTrainer(decoder, config)
+    trainer.compile(optimizer=make_optimizer(config, 1000, peak=1e-9))  # so that captions keep their lengths
+    trainer.optimizer.build(trainer.trainable_variables)
+    rewards = MadeUpRewards(bool(importlib.util.find_spec("captioning.training.rewards")))
+    critic = SelfCritic(trainer, batches, rewards, config)
+    while True:
+        for index in range(len(batches)):
+            features, tokens, image_of, rows = batches[index]
+            drawn = critic._judge(features, rows, critic._draw(features, (0, 0, index)))
+            critic._learn(features, tokens, image_of, drawn)
+            yield int((drawn.tokens != PAD).sum() + (tokens[:, 1:] != PAD).sum())
+
+
+def main() -> None:
+    way = sys.argv[2]
+    train: Callable[[FeatureStore], Iterator[int]] = {"xe": xe, "scst": scst}[way]
+    with tempfile.TemporaryDirectory() as folder:
+        shape = WAYS[way][1]
+        batches = train(make_store(Path(folder), random_features(shape), IMAGES, shape))
+        for line in sys.stdin:
+            wall, cpu, words = time.perf_counter(), time.process_time(), 0
+            for _ in range(int(line)):
+                words += next(batches)
+            print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu, words]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

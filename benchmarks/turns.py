@@ -1,0 +1,83 @@
+"""How much faster training is than in another version of this project: the two take turns.
+
+    git worktree add ../before f2e07bc~1
+    python benchmarks/turns.py ../before xe
+    python benchmarks/turns.py ../before scst
+
+"xe" is the training of the attention decoder with cross-entropy, in the sizes of preset flickr8k-attention. "scst" is
+self-critical training of the pocket captioner's decoder. Features, captions and rewards are made up.
+
+Each version has a process of its own. While one trains some batches, the other waits. So what else the machine does
+falls on both. The first turns compile and do not count. The medians of the ratios of words per second count.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from common import ROOT, make_parser, print_table, write_results
+
+from captioning.base.script import run_script
+
+
+def start(checkout: Path, way: str, weights: Path) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "benchmarks" / "learner.py"), str(checkout.resolve()), way, str(weights)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=checkout)
+
+
+def take_turn(learner: subprocess.Popen, batches: int) -> dict[str, float]:
+    """Words per second, and words per second of CPU time, of so many ``batches``."""
+    assert learner.stdin
+    assert learner.stdout
+    learner.stdin.write(f"{batches}\n")
+    learner.stdin.flush()
+    line = learner.stdout.readline()
+    if not line:
+        raise SystemExit(f"{learner.args}: it ended; its messages stand above")
+    wall, cpu, words = json.loads(line)
+    return {"words_per_second": words / wall, "words_per_cpu_second": words / cpu}
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("before", type=Path, help="a folder with the other version")
+    parser.add_argument("way", choices=("xe", "scst"), help="what is trained")
+    args = parser.parse_args()
+    batches, warm, turns = (1, 1, 1) if args.quick else (4, 12, 9)
+
+    from model import Captioner
+
+    # Only a trained decoder draws captions of the usual lengths.
+    decoder = Captioner.load(ROOT / "pretrained" / "pocket.zip").decoder
+    found: dict[str, list[dict[str, float]]] = {"before": [], "now": []}
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "weights.npz"
+        np.savez(weights, *decoder.get_weights())
+        learners = {"before": start(args.before, args.way, weights), "now": start(ROOT, args.way, weights)}
+        for turn in range(turns + 1):
+            for name, learner in learners.items():
+                speed = take_turn(learner, batches if turn else warm)
+                if turn:
+                    found[name].append(speed)
+        for learner in learners.values():
+            learner.kill()
+    ratios = {
+        unit: median(now[unit] / before[unit] for before, now in zip(found["before"], found["now"], strict=True))
+        for unit in ("words_per_second", "words_per_cpu_second")
+    }
+    print_table(
+        ["", "words/s", "words per second of CPU time"],
+        [[name, *(f"{median(turn[unit] for turn in of):,.0f}" for unit in ratios)] for name, of in found.items()]
+        + [["ratio", *(f"{ratio:.2f}" for ratio in ratios.values())]],
+    )
+    git = ["git", "-C", str(args.before), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
+    write_results(args, f"turns_{args.way}", {"before": commit, "ratios": ratios, "turns": found})
+
+
+if __name__ == "__main__":
+    run_script(main)
