@@ -15,7 +15,14 @@ from common import make_parser, print_table, write_results
 from captioning.base.script import run_script
 from config import Config
 
-ENCODERS = (("efficientnet_lite0", 224), ("efficientnet_lite1", 240), ("efficientnet_lite2", 260))
+# Each at its own size, then two at another's.
+ENCODERS = (
+    ("efficientnet_lite0", 224),
+    ("efficientnet_lite1", 240),
+    ("efficientnet_lite2", 260),
+    ("efficientnet_lite0", 260),
+    ("efficientnet_lite2", 224),
+)
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
     python benchmarks/learner.py CHECKOUT WAY WEIGHTS
 
-Imports everything from CHECKOUT, a folder with this project's code. WEIGHTS is an npz file with those of the pocket
-captioner's decoder, in order, which "scst" takes. Reads a number from each line of standard input,
-trains so many batches, and prints their seconds, their seconds of CPU time and the words learned from, as JSON.
+Imports everything from CHECKOUT, a folder with this project's code, or with that of sgrvinod. WEIGHTS is an npz file
+with those of the pocket captioner's decoder, in order, which "scst" takes. Reads a number from each line of standard
+input, trains so many batches, and prints their seconds, their seconds of CPU time and the words learned from, as JSON.
 """
 
 import json
@@ -16,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path[0] = str(Path(sys.argv[1]) / "benchmarks")
+CHECKOUT, WAY = Path(sys.argv[1]), sys.argv[2]
+if WAY in ("xe", "scst"):
+    sys.path[0] = str(CHECKOUT / "benchmarks")
 
 from common import make_store, random_features, synthetic_captions, synthetic_vocabulary  # noqa: E402
 
@@ -28,6 +30,8 @@ from captioning.words.vocabulary import PAD  # noqa: E402
 WAYS = {
     "xe": ("flickr8k-attention", (49, 2048)),
     "scst": ("pocket", (81, 1280)),
+    "sgrvinod-32": ("flickr8k-attention", (49, 2048)),
+    "sgrvinod-128": ("flickr8k-attention", (49, 2048)),
 }
 IMAGES = 256
 
@@ -92,11 +96,48 @@ def scst(store: FeatureStore) -> Iterator[int]:
             yield int((drawn.tokens != PAD).sum() + (tokens[:, 1:] != PAD).sum())
 
 
+def sgrvinod(store: FeatureStore) -> Iterator[int]:
+    """Trains the decoder of sgrvinod's PyTorch tutorial by its recipe: random batches, one image for each caption.
+
+    The words are embedded, and the states and attention are as large, as those of the preset.
+    """
+    import types
+
+    import torch
+
+    sys.modules["torchvision"] = types.ModuleType("torchvision")  # its file of models imports it for the encoder
+    sys.path.append(str(CHECKOUT))
+    from models import DecoderWithAttention
+
+    config, vocabulary, size = preset(WAYS[WAY][0]), synthetic_vocabulary(), int(WAY.split("-")[1])
+    sizes = (config.attention_size, config.embedding_size, config.hidden_size, len(vocabulary))
+    decoder = DecoderWithAttention(*sizes, encoder_dim=store.feature_size).train()
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=4e-4)
+    captions = [(name, vocabulary.encode(text, 100)) for name, text in synthetic_captions(IMAGES)]
+    rng = np.random.default_rng(0)
+    while True:
+        order = rng.permutation(len(captions))
+        for chosen in np.split(order[: len(order) // size * size], len(order) // size):
+            lengths = torch.tensor([[len(captions[i][1])] for i in chosen])
+            tokens = torch.zeros((size, int(lengths.max())), dtype=torch.long)
+            for row, i in enumerate(chosen):
+                tokens[row, : len(captions[i][1])] = torch.as_tensor(captions[i][1])
+            features = torch.as_tensor(store.read([store.rows[captions[i][0]] for i in chosen])).float()
+            scores, tokens, steps, weights, _ = decoder(features, tokens, lengths)
+            pack = torch.nn.utils.rnn.pack_padded_sequence
+            packed, targets = (pack(part, steps, batch_first=True).data for part in (scores, tokens[:, 1:]))
+            loss = torch.nn.functional.cross_entropy(packed, targets) + ((1 - weights.sum(dim=1)) ** 2).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_value_(decoder.parameters(), 5.0)
+            optimizer.step()
+            yield sum(steps)
+
+
 def main() -> None:
-    way = sys.argv[2]
-    train: Callable[[FeatureStore], Iterator[int]] = {"xe": xe, "scst": scst}[way]
+    train: Callable[[FeatureStore], Iterator[int]] = {"xe": xe, "scst": scst}.get(WAY, sgrvinod)
     with tempfile.TemporaryDirectory() as folder:
-        shape = WAYS[way][1]
+        shape = WAYS[WAY][1]
         batches = train(make_store(Path(folder), random_features(shape), IMAGES, shape))
         for line in sys.stdin:
             wall, cpu, words = time.perf_counter(), time.process_time(), 0

@@ -1,11 +1,15 @@
-"""How much faster training is than in another version of this project: the two take turns.
+"""How much faster training is than in another version of this project, or by other code: the two take turns.
 
     git worktree add ../before f2e07bc~1
     python benchmarks/turns.py ../before xe
     python benchmarks/turns.py ../before scst
+    python benchmarks/turns.py ../a-PyTorch-Tutorial-to-Image-Captioning sgrvinod-128
 
 "xe" is the training of the attention decoder with cross-entropy, in the sizes of preset flickr8k-attention. "scst" is
 self-critical training of the pocket captioner's decoder. Features, captions and rewards are made up.
+"sgrvinod-32" and "sgrvinod-128" compare "xe" with the PyTorch decoder in a checkout of
+https://github.com/sgrvinod/a-PyTorch-Tutorial-to-Image-Captioning, trained by its recipe on the same features, with the
+same sizes of words, states and attention. The number is that of its captions per batch. Its own is 32, ours 128.
 
 Each version has a process of its own. While one trains some batches, the other waits. So what else the machine does
 falls on both. The first turns compile and do not count. The medians of the ratios of words per second count.
@@ -44,9 +48,10 @@ def take_turn(learner: subprocess.Popen, batches: int) -> dict[str, float]:
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("before", type=Path, help="a folder with the other version")
-    parser.add_argument("way", choices=("xe", "scst"), help="what is trained")
+    parser.add_argument("before", type=Path, help="a folder with the other code")
+    parser.add_argument("way", choices=("xe", "scst", "sgrvinod-32", "sgrvinod-128"), help="what is trained")
     args = parser.parse_args()
+    now = "scst" if args.way == "scst" else "xe"
     batches, warm, turns = (1, 1, 1) if args.quick else (4, 12, 9)
 
     from model import Captioner
@@ -57,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.npz"
         np.savez(weights, *decoder.get_weights())
-        learners = {"before": start(args.before, args.way, weights), "now": start(ROOT, args.way, weights)}
+        learners = {"before": start(args.before, args.way, weights), "now": start(ROOT, now, weights)}
         for turn in range(turns + 1):
             for name, learner in learners.items():
                 speed = take_turn(learner, batches if turn else warm)
@@ -75,8 +80,8 @@ def main() -> None:
         + [["ratio", *(f"{ratio:.2f}" for ratio in ratios.values())]],
     )
     git = ["git", "-C", str(args.before), "rev-parse", "HEAD"]
-    commit = subprocess.run(git, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
-    write_results(args, f"turns_{args.way}", {"before": commit, "ratios": ratios, "turns": found})
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    write_results(args, f"turns_{args.way.replace('-', '_')}", {"before": commit, "ratios": ratios, "turns": found})
 
 
 if __name__ == "__main__":

@@ -33,29 +33,6 @@ def compiles_scans() -> bool:
     return backend_name() != "tensorflow"
 
 
-def compiled_update(apply: Callable[[list, list], None], variables: list) -> Callable[[list], None]:
-    """``gradients -> None``: ``apply(gradients, variables)`` of an optimiser that is built, as one compiled program.
-
-    On TensorFlow an optimiser is some twenty operations per weight, and each goes through memory. On CPUs XLA makes
-    one loop of them, which takes half of the time. Elsewhere ``apply`` is called as it is: JAX compiles it with the
-    rest of a step, PyTorch updates all weights at once, and on GPUs this was not measured.
-    """
-    if backend_name() != "tensorflow":
-        return lambda gradients: apply(gradients, variables)
-    import tensorflow as tf
-
-    compiled = tf.function(lambda gradients: apply(gradients, variables), jit_compile=True)
-
-    def update(gradients: list) -> None:
-        if tf.config.list_logical_devices("GPU"):
-            apply(gradients, variables)
-        else:
-            # A sparse gradient has as many rows as a batch has words. Each number of rows would be compiled anew.
-            compiled([None if part is None else tf.convert_to_tensor(part) for part in gradients])
-
-    return update
-
-
 def devices() -> list[str]:
     """The devices that Keras computes on, such as ``["cpu:0"]``. Keras lists none for PyTorch, so PyTorch is asked.
 

@@ -6,11 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from captioning.base.backend import compiled_update
 from config import OptimizerSettings, TrainingSettings
-
-# Compiling the update of an optimiser takes seconds. Trainings with fewer batches do without.
-STEPS_WORTH_COMPILING = 1000
 
 _OPTIMIZERS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "sgd": keras.optimizers.SGD}
 
@@ -65,13 +61,8 @@ def make_optimizer(
     }
     if settings.optimizer == "adamw":
         kwargs["weight_decay"] = settings.weight_decay
-    # On PyTorch an instance has another class, which updates all weights at once. So derive from that.
-    make = type(_OPTIMIZERS[settings.optimizer]())
-    if settings.epochs * steps_per_epoch >= STEPS_WORTH_COMPILING:
-        make = _compiled(make)
-    if settings.ema_decay:
-        make = _ramped(make)
-    optimizer = make(**kwargs)
+    make = _OPTIMIZERS[settings.optimizer]
+    optimizer = (_ramped(make) if settings.ema_decay else make)(**kwargs)
     if settings.optimizer == "adamw":
         optimizer.exclude_from_weight_decay(var_names=["bias"])
     return optimizer
@@ -100,20 +91,6 @@ def learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
     return float(ops.convert_to_numpy(optimizer.learning_rate))
 
 
-def _compiled(optimizer: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
-    """``optimizer`` with updates that are compiled where that pays (see ``compiled_update``)."""
-
-    class Compiled(optimizer):
-        def build(self, variables):
-            super().build(variables)
-            self.update = compiled_update(super().apply, variables)
-
-        def apply(self, grads, trainable_variables=None):
-            self.update(grads)
-
-    return Compiled
-
-
 def _ramped(optimizer: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
     """``optimizer`` with a moving average of the weights that is useful from the first batches on.
 
@@ -121,7 +98,8 @@ def _ramped(optimizer: type[keras.optimizers.Optimizer]) -> type[keras.optimizer
     first weights, which are random, would make up most of the average for a thousand batches.
     """
 
-    class Ramped(optimizer):
+    # On PyTorch an instance of ``optimizer`` has another class, which updates all weights at once. So derive from that.
+    class Ramped(type(optimizer())):  # type: ignore[misc]  # a base that is only known at run time
         @property
         def ema_momentum(self):
             done = ops.cast(self.iterations, "float32")
