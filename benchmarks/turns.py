@@ -53,15 +53,13 @@ def main() -> None:
     args = parser.parse_args()
     now = "scst" if args.way == "scst" else "xe"
     batches, warm, turns = (1, 1, 1) if args.quick else (4, 12, 9)
-
-    from model import Captioner
-
-    # Only a trained decoder draws captions of the usual lengths.
-    decoder = Captioner.load(ROOT / "pretrained" / "pocket.zip").decoder
     found: dict[str, list[dict[str, float]]] = {"before": [], "now": []}
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.npz"
-        np.savez(weights, *decoder.get_weights())
+        if args.way == "scst":  # only a trained decoder draws captions of the usual lengths
+            from model import Captioner
+
+            np.savez(weights, *Captioner.load(ROOT / "pretrained" / "pocket.zip").decoder.get_weights())
         learners = {"before": start(args.before, args.way, weights), "now": start(ROOT, now, weights)}
         for turn in range(turns + 1):
             for name, learner in learners.items():
@@ -69,7 +67,7 @@ def main() -> None:
                 if turn:
                     found[name].append(speed)
         for learner in learners.values():
-            learner.kill()
+            learner.communicate()  # it ends with its input, and removes its features
     ratios = {
         unit: median(now[unit] / before[unit] for before, now in zip(found["before"], found["now"], strict=True))
         for unit in ("words_per_second", "words_per_cpu_second")
