@@ -25,6 +25,7 @@ from common import make_store, random_features, synthetic_captions, synthetic_vo
 from captioning.command_line.resolving import preset  # noqa: E402
 from captioning.features.store import FeatureStore  # noqa: E402
 from captioning.words.vocabulary import PAD  # noqa: E402
+from config import STAGE_CHANGES  # noqa: E402
 
 # What is compared, by name: a preset, and the regions and feature size of its images.
 WAYS = {
@@ -33,7 +34,8 @@ WAYS = {
     "sgrvinod-32": ("flickr8k-attention", (49, 2048)),
     "sgrvinod-128": ("flickr8k-attention", (49, 2048)),
 }
-IMAGES = 256
+# As many as the batches of an epoch are sorted by length within, so that as much is padded as in a real training.
+IMAGES = 1300
 
 
 class MadeUpRewards:
@@ -77,8 +79,7 @@ def scst(store: FeatureStore) -> Iterator[int]:
     from captioning.training.optimizers import make_optimizer
     from captioning.training.self_critical import SelfCritic, SelfCriticalTrainer
 
-    changes = {"batch_size": 32, "warmup_steps": 0, "ema_decay": 0.99}  # as the stage has it
-    config, weights = preset(WAYS["scst"][0]).with_overrides(changes), np.load(sys.argv[3], allow_pickle=False)
+    config, weights = preset(WAYS["scst"][0]).with_overrides(STAGE_CHANGES["scst"]), np.load(sys.argv[3])
     vocabulary = synthetic_vocabulary(len(weights["arr_0"]))  # the bias of the output
     decoder = build_decoder(config, len(vocabulary), store.regions, store.feature_size, None)
     decoder.set_weights(list(weights.values()))

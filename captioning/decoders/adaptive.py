@@ -10,11 +10,12 @@ import keras
 from keras import layers, ops
 
 from captioning.base.regions import masked, mean_over_regions
-from captioning.decoders.base import RegionDecoder, beside, captions_each, for_queries, forget_bias, lstm, with_mask
+from captioning.decoders.base import beside, captions_each, for_queries, forget_bias, lstm, with_mask
+from captioning.decoders.loops import LoopDecoder, read_in_parts
 
 
 @keras.saving.register_keras_serializable(package="captioning")
-class AdaptiveDecoder(RegionDecoder):
+class AdaptiveDecoder(LoopDecoder):
     """From regions and words to logits:
 
     regions -> dense H
@@ -53,12 +54,11 @@ class AdaptiveDecoder(RegionDecoder):
         self.readout.build((None, None, hidden_size))
         self.built = True
 
-    def see(self, features, training=None):
+    def see_regions(self, values, mask, training=None):
         """What the image alone decides: values ``(B, R, H)``, keys ``(B, R, A)``, a part of the gates ``(B, 5 H)``.
 
         Padded images also have a "mask" ``(B, R)``.
         """
-        values, mask = self.project_regions(features, training), self.mask(features)
         gates = self.image_gates(self.image_dense(mean_over_regions(values, mask)))
         return with_mask({"values": values, "keys": self.keys(values), "gates": gates}, mask)
 
@@ -85,18 +85,20 @@ class AdaptiveDecoder(RegionDecoder):
         context = ops.matmul(weights[..., :-1], image["values"]) + weights[..., -1:] * sentinel
         return context + hidden, weights
 
-    def read(self, image, token_ids, training=None):
-        first = beside(image["gates"], token_ids)
-        gates = self.word_gates(self.embed(token_ids, training)) + first[:, None]
+    def read(self, image, token_ids, training=None, ending=None):
+        def read_part(carry, words):
+            gates = self.word_gates(words) + beside(image["gates"], words)[:, None]
 
-        def body(carry, step_gates):
-            carry = self._advance(step_gates, carry[0], carry[1])
-            return carry, carry
+            def body(carry, step_gates):
+                carry = self._advance(step_gates, carry[0], carry[1])
+                return carry, carry
 
-        zeros = ops.zeros_like(first[:, : self.sizes["hidden_size"]])
-        _, (hidden, _, sentinel) = ops.scan(body, (zeros, zeros, zeros), ops.swapaxes(gates, 0, 1))
+            return ops.scan(body, carry, ops.swapaxes(gates, 0, 1))
+
+        zeros = beside(ops.zeros_like(image["values"][:, 0]), token_ids)
+        words = self.embed(token_ids, training)
+        hidden, _, sentinel = read_in_parts(read_part, (zeros, zeros, zeros), words, ending)
         # All words of all captions of an image look at it together: (N, T, H) -> (B, N / B * T, H).
-        hidden, sentinel = (ops.swapaxes(part, 0, 1) for part in (hidden, sentinel))
         shape = ops.shape(hidden)
         together = (ops.shape(image["values"])[0], captions_each(image, token_ids) * shape[1], shape[2])
         hidden, sentinel = (ops.reshape(part, together) for part in (hidden, sentinel))

@@ -12,7 +12,8 @@ import keras
 from keras import layers, ops
 
 from captioning.base.regions import mean_over_regions
-from captioning.decoders.base import RegionDecoder, beside, captions_each, forget_bias, lstm, with_mask
+from captioning.decoders.base import beside, captions_each, forget_bias, lstm, with_mask
+from captioning.decoders.loops import LoopDecoder, read_in_parts
 from captioning.decoders.transformer import mixed_by_heads, over_regions
 
 
@@ -71,7 +72,7 @@ class Refiner(layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="captioning")
-class AoADecoder(RegionDecoder):
+class AoADecoder(LoopDecoder):
     """From regions and words to logits (section 3.2 of the paper). The mark ' stands for the last step:
 
     a_1 ... a_R = regions -> dense H -> refining layers
@@ -101,12 +102,11 @@ class AoADecoder(RegionDecoder):
         self.readout.build((None, None, hidden_size))
         self.built = True
 
-    def see(self, features, training=None):
+    def see_regions(self, regions, mask, training=None):
         """What the image alone decides: ``{"mean": (B, H), "keys_values": (B, R, 2 H)}`` of the refined regions.
 
         Padded images also have a "mask" ``(B, R)``.
         """
-        regions, mask = self.project_regions(features, training), self.mask(features)
         for refine in self.refiners:
             regions = refine(regions, mask, training=training)
         image = {"mean": mean_over_regions(regions, mask), "keys_values": self.attention.key_value(regions)}
@@ -126,20 +126,22 @@ class AoADecoder(RegionDecoder):
         weights = ops.reshape(ops.mean(weights, axis=1), (-1, ops.shape(keys_values)[1]))  # (B, N / B, R) -> (N, R)
         return hidden, cell, ops.reshape(context, (-1, size)), weights
 
-    def read(self, image, token_ids, training=None):
-        gates = ops.swapaxes(self.word_gates(self.embed(token_ids, training)), 0, 1)  # (T, N, 4 H)
+    def read(self, image, token_ids, training=None, ending=None):
+        def read_part(carry, words):
+            captions, mean = captions_each(image, words), beside(image["mean"], words)
 
-        def body(carry, word_gates):
-            hidden, cell, context, _ = carry
-            carry = self._advance(word_gates, hidden, cell, context, mean, image["keys_values"], mask, captions)
-            return carry, carry
+            def body(carry, word_gates):
+                hidden, cell, context, _ = carry
+                looked = (image["keys_values"], image.get("mask"), captions)
+                carry = self._advance(word_gates, hidden, cell, context, mean, *looked)
+                return carry, carry
 
-        mask = image.get("mask")
-        captions, mean = captions_each(image, token_ids), beside(image["mean"], token_ids)
-        zeros = ops.zeros_like(mean)
+            return ops.scan(body, carry, ops.swapaxes(self.word_gates(words), 0, 1))
+
+        zeros = beside(ops.zeros_like(image["mean"]), token_ids)
         first = (zeros, zeros, zeros, beside(ops.zeros_like(image["keys_values"][..., 0]), token_ids))
-        _, (_, _, context, weights) = ops.scan(body, first, gates)
-        return ops.swapaxes(context, 0, 1), ops.swapaxes(weights, 0, 1)
+        *_, context, weights = read_in_parts(read_part, first, self.embed(token_ids, training), ending)
+        return context, weights
 
     def init_state(self, features):
         image = self.see(features)

@@ -10,19 +10,12 @@ import keras
 from keras import layers, ops
 
 from captioning.base.regions import mean_over_regions
-from captioning.decoders.base import (
-    RegionDecoder,
-    beside,
-    captions_each,
-    forget_bias,
-    look_together,
-    lstm,
-    with_mask,
-)
+from captioning.decoders.base import beside, captions_each, forget_bias, look_together, lstm, with_mask
+from captioning.decoders.loops import LoopDecoder, read_in_parts
 
 
 @keras.saving.register_keras_serializable(package="captioning")
-class AttentionDecoder(RegionDecoder):
+class AttentionDecoder(LoopDecoder):
     """From regions and words to logits:
 
     regions -> dense H; their mean -> the first state of the LSTM
@@ -55,12 +48,11 @@ class AttentionDecoder(RegionDecoder):
         self.readout.build((None, None, 2 * hidden_size + embedding_size))
         self.built = True
 
-    def see(self, features, training=None):
+    def see_regions(self, values, mask, training=None):
         """What the image alone decides: ``({"values": (B, R, H), "keys": (B, R, A)}, hidden (B, H), cell (B, H))``.
 
         ``hidden`` and ``cell`` are the first state of the LSTM. Padded images also have a "mask" ``(B, R)``.
         """
-        values, mask = self.project_regions(features, training), self.mask(features)
         hidden, cell = ops.split(self.start(mean_over_regions(values, mask)), 2, axis=-1)
         return with_mask({"values": values, "keys": self.keys(values)}, mask), hidden, cell
 
@@ -78,20 +70,22 @@ class AttentionDecoder(RegionDecoder):
         context = ops.sigmoid(gate) * context
         return (*lstm(word_gates + hidden_gates + self.from_context(context), cell), context, weights)
 
-    def read(self, image, token_ids, training=None):
+    def read(self, image, token_ids, training=None, ending=None):
         image, hidden, cell = image
-        captions = captions_each(image, token_ids)
         hidden, cell = beside((hidden, cell), token_ids)
         words = self.embed(token_ids, training)  # (N, T, E)
-        gates = ops.swapaxes(self.word_gates(words), 0, 1)  # (T, N, 4 H)
 
-        def body(carry, word_gates):
-            carry = self._advance(word_gates, carry[0], carry[1], image, captions)
-            return carry, carry
+        def read_part(carry, words):
+            captions = captions_each(image, words)
+
+            def body(carry, word_gates):
+                carry = self._advance(word_gates, carry[0], carry[1], image, captions)
+                return carry, carry
+
+            return ops.scan(body, carry, ops.swapaxes(self.word_gates(words), 0, 1))
 
         first = (hidden, cell, ops.zeros_like(hidden), beside(ops.zeros_like(image["keys"][..., 0]), token_ids))
-        _, (hidden, _, context, weights) = ops.scan(body, first, gates)
-        hidden, context, weights = (ops.swapaxes(part, 0, 1) for part in (hidden, context, weights))
+        hidden, _, context, weights = read_in_parts(read_part, first, words, ending)
         return ops.concatenate([hidden, context, words], axis=-1), weights
 
     def init_state(self, features):

@@ -15,7 +15,8 @@ It does so in three steps, which a subclass has. X is a width of its own:
     read(image, token_ids (N, T)) -> (vectors (N, T, X), weights); N may be a multiple of B
     word_logits(vectors (..., X)) -> logits (..., V)
 
-So training sees each image once for all its captions, and computes logits for words only, not for padding.
+So training sees each image once for all its captions, and computes logits for words only, not for padding. A
+``LoopDecoder`` (loops.py) also leaves out most padding in its loop over the words.
 
 Images may have different numbers of regions (``padded``). Features then end in regions that only fill up, which change
 no logit (see ``captioning/base/regions.py``). ``see`` asks ``mask`` for them.
@@ -119,6 +120,10 @@ class Decoder(keras.Model):
     def see(self, features, training=None):
         """What depends on the image alone: a nest of float tensors ``(B, ...)``, from float ``features (B, R, D)``."""
         raise NotImplementedError
+
+    def see_both(self, features):
+        """``see`` in training and ``see`` without dropout. What is the same in both may be computed once."""
+        return self.see(features, True), self.see(features, False)
 
     def read(self, image, token_ids, training=None):
         """``(vectors (N, T, X), weights)``: what ``word_logits`` needs to predict the word after each of the tokens.
@@ -247,9 +252,22 @@ class RegionDecoder(Decoder):
         self.region_dense.build((None, None, feature_size))
         self.region_norm.build((None, None, hidden_size))
 
-    def project_regions(self, features, training=None):
-        """Region vectors, float ``(B, R, H)``, of float ``features (B, R, D)``: dense, layer norm, ReLU, dropout."""
-        return self.region_dropout(ops.relu(self.region_norm(self.region_dense(features))), training=training)
+    def project_regions(self, features):
+        """Region vectors, float ``(B, R, H)``, of float ``features (B, R, D)``: dense, layer norm, ReLU."""
+        return ops.relu(self.region_norm(self.region_dense(features)))
+
+    def see_regions(self, regions, mask, training=None):
+        """What ``see`` gives, from projected ``regions (B, R, H)`` and their ``mask (B, R)``, which may be None."""
+        raise NotImplementedError
+
+    def see(self, features, training=None):
+        regions = self.region_dropout(self.project_regions(features), training=training)
+        return self.see_regions(regions, self.mask(features), training)
+
+    def see_both(self, features):
+        regions, mask = self.project_regions(features), self.mask(features)
+        dropped = self.region_dropout(regions, training=True)
+        return self.see_regions(dropped, mask, True), self.see_regions(regions, mask, False)
 
     def word_logits(self, vectors, training=None):
         """Float logits ``(..., V)`` of float ``vectors (..., X)``: dense to E, dropout, times the output weights."""
@@ -308,7 +326,9 @@ def look_together(score, query, image, captions):
     """
     keys, values = image["keys"], image["values"]
     query = ops.reshape(query, (-1, captions, 1, query.shape[-1]))
-    scores = score(ops.tanh(keys[:, None] + query))[..., 0]  # (B, N / B, R, A) -> (B, N / B, R)
+    # No indices: on TensorFlow their gradient is a copy in each step of the loop.
+    scores = score(ops.tanh(ops.expand_dims(keys, 1) + query))  # (B, N / B, R, A) -> (B, N / B, R, 1)
+    scores = ops.squeeze(scores, -1)
     weights = ops.softmax(masked(scores, for_queries(image.get("mask"))), axis=-1)
     context = ops.reshape(ops.matmul(weights, values), (-1, values.shape[-1]))  # (B, N / B, H) -> (N, H)
     return context, ops.reshape(weights, (-1, ops.shape(values)[1]))

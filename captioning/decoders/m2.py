@@ -149,9 +149,9 @@ class M2Decoder(LayeredDecoder):
         )
         self.built = True
 
-    def see(self, features, training=None):
+    def see_regions(self, regions, mask, training=None):
         """For each decoder layer keys and values of every encoder layer: "regions" are lists of ``(B, R, 2 H)``."""
-        regions, mask, levels = self.project_regions(features, training), self.mask(features), []
+        levels = []
         for block in self.encoder_blocks:
             regions = block(regions, mask, training=training)
             levels.append(regions)

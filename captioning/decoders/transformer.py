@@ -141,7 +141,7 @@ class LayeredDecoder(RegionDecoder):
         for layer in (*self.encoder_blocks, *self.decoder_blocks, self.readout):
             layer.build(width)
 
-    def see(self, features, training=None) -> dict[str, Any]:
+    def see_regions(self, regions, mask, training=None) -> dict[str, Any]:
         """A dict. "regions": for each decoder layer their keys and values ``(B, R, 2 H)``, or a nest of them.
 
         Padded images also have a "mask" ``(B, R)``.
@@ -222,9 +222,8 @@ class TransformerDecoder(LayeredDecoder):
         self.decoder_norm.build((None, None, size))
         self.built = True
 
-    def see(self, features, training=None):
+    def see_regions(self, regions, mask, training=None):
         """Keys and values of the regions for each decoder layer: "regions" is a list of float ``(B, R, 2 H)``."""
-        regions, mask = self.project_regions(features, training), self.mask(features)
         for block in self.encoder_blocks:
             regions, _ = block(regions, allowed=over_regions(mask), training=training)
         regions = self.encoder_norm(regions)

@@ -9,19 +9,12 @@ import keras
 from keras import layers, ops
 
 from captioning.base.regions import mean_over_regions
-from captioning.decoders.base import (
-    RegionDecoder,
-    beside,
-    captions_each,
-    forget_bias,
-    look_together,
-    lstm,
-    with_mask,
-)
+from captioning.decoders.base import beside, captions_each, forget_bias, look_together, lstm, with_mask
+from captioning.decoders.loops import LoopDecoder, read_in_parts
 
 
 @keras.saving.register_keras_serializable(package="captioning")
-class UpDownDecoder(RegionDecoder):
+class UpDownDecoder(LoopDecoder):
     """From regions and words to logits. The numbers are those of the paper's equations:
 
     v_1 ... v_R = regions -> dense H
@@ -60,12 +53,11 @@ class UpDownDecoder(RegionDecoder):
         self.readout.build((None, None, hidden_size))
         self.built = True
 
-    def see(self, features, training=None):
+    def see_regions(self, values, mask, training=None):
         """What the image alone decides: values ``(B, R, H)``, keys ``(B, R, A)``, a part of the gates ``(B, 4 H)``.
 
         Padded images also have a "mask" ``(B, R)``.
         """
-        values, mask = self.project_regions(features, training), self.mask(features)
         gates = self.image_gates(mean_over_regions(values, mask))
         return with_mask({"values": values, "keys": self.keys(values), "gates": gates}, mask)
 
@@ -82,19 +74,22 @@ class UpDownDecoder(RegionDecoder):
         language = language + self.language_gates(ops.concatenate([context, spoken], axis=-1))
         return (hidden, cell, *lstm(language, language_cell)), weights
 
-    def read(self, image, token_ids, training=None):
-        captions, of_image = captions_each(image, token_ids), beside(image["gates"], token_ids)
-        gates = self.word_gates(self.embed(token_ids, training)) + of_image[:, None]  # (N, T, 4 H)
+    def read(self, image, token_ids, training=None, ending=None):
+        def read_part(carry, words):
+            captions, of_image = captions_each(image, words), beside(image["gates"], words)
+            gates = self.word_gates(words) + of_image[:, None]  # (N, T, 4 H)
 
-        def body(carry, step_gates):
-            memory, weights = self._advance(step_gates, carry[:4], image, captions)
-            carry = (*memory, weights)
-            return carry, carry
+            def body(carry, step_gates):
+                memory, weights = self._advance(step_gates, carry[:4], image, captions)
+                carry = (*memory, weights)
+                return carry, carry
 
-        zeros = ops.zeros_like(of_image[:, : self.sizes["hidden_size"]])
+            return ops.scan(body, carry, ops.swapaxes(gates, 0, 1))
+
+        zeros = beside(ops.zeros_like(image["values"][:, 0]), token_ids)
         first = (*[zeros] * 4, beside(ops.zeros_like(image["keys"][..., 0]), token_ids))
-        _, (_, _, spoken, _, weights) = ops.scan(body, first, ops.swapaxes(gates, 0, 1))
-        return ops.swapaxes(spoken, 0, 1), ops.swapaxes(weights, 0, 1)
+        *_, spoken, _, weights = read_in_parts(read_part, first, self.embed(token_ids, training), ending)
+        return spoken, weights
 
     def init_state(self, features):
         image = self.see(features)

@@ -53,13 +53,17 @@ class CaptionTrainer(CountingTrainer):
 
     def call(self, inputs, training=None):
         features, token_ids, image_of = inputs if len(inputs) == 3 else (*inputs, None)
-        seen = drop_words(token_ids, self.word_dropout, self.seeds) if training and self.word_dropout else token_ids
-        found = self.read(self.decoder.see(features, training), token_ids, seen, image_of, training)
+        found = self.teach(self.decoder.see(features, training), token_ids, image_of, training)
         mask = self.decoder.mask(features) if self.attention_penalty else None
         if mask is None:
             return found
         captions = ops.reshape(token_ids, (-1, ops.shape(token_ids)[-1]))
         return {**found, "mask": beside(of_captions(mask, image_of), captions)}
+
+    def teach(self, image, token_ids, image_of=None, training=None):
+        """``read`` of given captions, with words dropped in training."""
+        seen = drop_words(token_ids, self.word_dropout, self.seeds) if training and self.word_dropout else token_ids
+        return self.read(image, token_ids, seen, image_of, training)
 
     def read(self, image, token_ids, seen_ids, image_of=None, training=None):
         """``read_captions``, in the way that suits the decoder and the backend."""

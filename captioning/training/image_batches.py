@@ -48,6 +48,10 @@ class ImageBatches(CaptionBatches):
         """The captions of one image that this epoch holds, of all its captions ``group``."""
         return group
 
+    def _size(self, group: np.ndarray) -> int:
+        """Groups of captions that are alike in this number stand in the same batch."""
+        return self.lengths[group].max()
+
     def _lay_out(self) -> None:
         rng = np.random.default_rng((self.seed, self.epoch))
         _, firsts, self.image_of = np.unique(self._groups(), return_index=True, return_inverse=True)
@@ -56,10 +60,10 @@ class ImageBatches(CaptionBatches):
         names_side = np.asarray([self.names_side[group].any() for group in groups])
         drawn = self._drawn(self.lottery[firsts], rng)
         groups = [self._chosen(group, rng) for group in groups]
-        longest = np.asarray([self.lengths[group].max() for group in groups])
+        sizes = np.asarray([self._size(group) for group in groups])
         self.batches = [
             np.concatenate([groups[image] for image in batch])
-            for batch in self._cut(rng.permutation(drawn), longest, self.images_per_batch)
+            for batch in self._cut(rng.permutation(drawn), sizes, self.images_per_batch)
         ]
         rng.shuffle(self.batches)
         self._put_extremes_first()
@@ -122,7 +126,8 @@ class GroupedBatches(ImageBatches):
     """Batches ``((features (B, R, D), inputs), targets)`` of images with S captions each.
 
     They suit decoders whose work depends on the image alone in a large part. That work is done once for S captions.
-    ``inputs`` and ``targets`` are int32 ``(B, S, T)``, and B * S is about ``batch_size``.
+    ``inputs`` and ``targets`` are int32 ``(B, S, T)``, and B * S is about ``batch_size``. An image's longest caption
+    comes first.
 
     S suits the data set. It is 5 where most images have five captions. An image with more captions comes more than
     once, and one with fewer has rows of ``<pad>`` alone.
@@ -145,6 +150,17 @@ class GroupedBatches(ImageBatches):
         rank = np.empty(len(order), np.int64)
         rank[order] = _places_in_groups(image[order])
         return image * (rank.max() // self.captions_each + 1) + rank // self.captions_each
+
+    def _chosen(self, group, rng):
+        return group[np.argsort(-self.lengths[group], kind="stable")]
+
+    def _size(self, group):
+        """The length of the longest caption, and beside equal ones that of the first one of the shorter half.
+
+        The loop over the words leaves out this half once it has ended (see ``read_captions``).
+        """
+        lengths, kept = self.lengths[group], self.captions_each // 2
+        return int(lengths[0]) << 16 | int(lengths[kept] if kept < len(lengths) else 0)
 
     def __getitem__(self, index: int):
         captions, tokens, image_of, _ = self._read_images(index)

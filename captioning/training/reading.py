@@ -10,6 +10,7 @@ from keras import ops
 
 from captioning.base.backend import compiles_per_shape
 from captioning.decoders.base import Decoder, of_captions
+from captioning.decoders.loops import Ending, LoopDecoder
 from captioning.words.vocabulary import END, PAD
 
 
@@ -24,26 +25,36 @@ def read_captions(
 
     image: what ``decoder.see`` found, a nest of ``(B, ...)``.
     token_ids: int ``(N, T)``, or ``(B, S, T)``: the captions of each image. N is then B * S. Captions end in ``<pad>``.
+        Least is read where the captions of an image come longest first.
     seen_ids: the same, with the words that the decoder gets to see.
     image_of: int ``(N,)``, the image of each caption. None: ``token_ids`` tells it.
     with_padding: Whether to read padding too. Then "logits" are ``(N, T, V)``, U is T, and there are no "places".
     """
     image, width = of_captions(image, image_of), ops.shape(token_ids)[-1]
+    captions = (token_ids.shape[1] or 1) if len(token_ids.shape) == 3 else 1
     token_ids, seen_ids = (ops.reshape(ids, (-1, width)) for ids in (token_ids, seen_ids))
     if with_padding:
         vectors, weights = decoder.read(image, seen_ids, training)
         return {"logits": decoder.word_logits(vectors, training)} | ({} if weights is None else {"weights": weights})
     # After <end> comes nothing that is to be predicted.
     is_word = ops.logical_and(token_ids != PAD, token_ids != END)
-    longest = ops.max(ops.sum(ops.cast(is_word, "int32"), axis=1))
-    vectors, weights = decoder.read(image, seen_ids[:, :longest], training)
-    chosen = ops.cast(ops.nonzero(ops.reshape(is_word[:, :longest], (-1,)))[0], "int32")
+    lengths = ops.sum(ops.cast(is_word, "int32"), axis=1)
+    longest = steps = ops.max(lengths)
+    if captions > 1 and isinstance(decoder, LoopDecoder):
+        kept = captions // 2
+        ended = ops.maximum(ops.max(ops.reshape(lengths, (-1, captions))[:, kept:]), 1)
+        steps = ops.maximum(longest, ended + 1)  # so that both parts of the loop have a step
+        is_word, seen_ids = (ops.pad(part, ((0, 0), (0, 1))) for part in (is_word, seen_ids))
+        vectors, weights = decoder.read(image, seen_ids[:, :steps], training, Ending(ended, kept, captions))
+    else:
+        vectors, weights = decoder.read(image, seen_ids[:, :longest], training)
+    chosen = ops.cast(ops.nonzero(ops.reshape(is_word[:, :steps], (-1,)))[0], "int32")
     vectors = ops.take(ops.reshape(vectors, (-1, vectors.shape[-1])), chosen, axis=0)
     found = {
         "logits": decoder.word_logits(vectors, training),
-        "places": chosen // longest * width + chosen % longest,  # (N * U,) -> (N * T,)
+        "places": chosen // steps * width + chosen % steps,  # (N * steps,) -> (N * T,)
     }
-    return found if weights is None else {**found, "weights": weights}
+    return found if weights is None else {**found, "weights": weights[:, :longest]}
 
 
 def at_places(values, found: dict[str, Any]):

@@ -69,8 +69,9 @@ class SelfCriticalTrainer(CaptionTrainer):
         if len(inputs) == 2:  # validation
             return super().call(inputs, training=training)
         features, token_ids, image_of, drawn = inputs
-        references = super().call((features, token_ids, image_of), training=training)
-        return references, self.read(self.decoder.see(features), drawn, drawn, training=False)
+        image, plain = self.decoder.see_both(features)
+        references = self.teach(image, token_ids, image_of, training)
+        return references, self.read(plain, drawn, drawn, training=False)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The loss of both kinds of captions in training; in validation the cross-entropy."""
@@ -178,9 +179,12 @@ class SelfCritic:
         width = drawn.tokens.shape[-1]
         if self.trainer.keeps_padding:
             width = min(width, round_width(int((drawn.tokens != PAD).sum(axis=-1).max()), coarseness=4))
-        shifted = np.pad(drawn.tokens[..., :width], ((0, 0), (0, 0), (1, 0)), constant_values=START)
+        longest_first = np.argsort(-(drawn.tokens != PAD).sum(axis=-1), axis=1, kind="stable")  # as it is read best
+        ids = np.take_along_axis(drawn.tokens[..., :width], longest_first[..., None], axis=1)
+        advantages = np.take_along_axis(drawn.advantages, longest_first, axis=1).astype("float32")
+        shifted = np.pad(ids, ((0, 0), (0, 0), (1, 0)), constant_values=START)
         inputs = (features, tokens[:, :-1], image_of, shifted[..., :-1])
-        targets = (tokens[:, 1:], shifted[..., 1:], drawn.advantages.astype("float32"))
+        targets = (tokens[:, 1:], shifted[..., 1:], advantages)
         inputs, targets = share((inputs, targets))
         logs = self.trainer.train_on_batch(inputs, targets, return_dict=True)
         return float(logs["loss"]), float(logs["nll"])

@@ -7,6 +7,7 @@ from helpers import compile_built, small_sizes
 from keras import ops
 
 from captioning.decoders.build import decoder_class, decoder_names
+from captioning.decoders.loops import LoopDecoder
 from captioning.training import cross_entropy
 from captioning.training.cross_entropy import CaptionTrainer
 from captioning.training.reading import at_places, read_captions
@@ -50,6 +51,40 @@ def test_logits_of_words_are_those_of_whole_captions(name):
     np.testing.assert_allclose(
         ops.convert_to_numpy(found["logits"]), expected.reshape(-1, V)[places], rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("lengths", "ended"),
+    [
+        ([[7, 2, 2, 1, 0], [5, 4, 3, 0, 0]], 3),
+        ([[7, 7, 7, 7, 7], [7, 7, 7, 7, 7]], 7),  # all end together, with the batch
+        ([[7, 1, 0, 0, 0], [1, 0, 0, 0, 0]], 1),  # the later ones are not there
+        ([[1, 1, 1, 1, 1], [1, 1, 1, 1, 1]], 1),  # <end> is all there is to predict
+        ([[2, 2, 7, 1, 1], [1, 1, 1, 1, 1]], 7),  # the longest one is not the first
+    ],
+)
+@pytest.mark.parametrize("name", EACH)
+def test_the_loop_goes_on_without_captions_that_have_ended(name, lengths, ended, monkeypatch):
+    decoder = make(name)
+    if not isinstance(decoder, LoopDecoder):
+        pytest.skip("it has no loop of its own")
+    features = np.random.default_rng(0).normal(size=(2, R, D)).astype("float32")
+    tokens = np.random.default_rng(1).integers(4, V, size=(2, 5, 8), dtype=np.int32)
+    tokens[..., 0] = START
+    for place in np.ndindex(2, 5):
+        length = lengths[place[0]][place[1]]  # the words and <end>, which is cut off after seven
+        tokens[place][length] = END if length < 7 else tokens[place][length]
+        tokens[place][length + 1 if length else 0 :] = PAD
+    expected = ops.convert_to_numpy(decoder(np.repeat(features, 5, axis=0), tokens[..., :-1].reshape(10, -1)))
+    endings, read = [], decoder.read
+    monkeypatch.setattr(decoder, "read", lambda *args: endings.append(args[3]) or read(*args))
+    inputs = ops.convert_to_tensor(tokens[..., :-1])
+    found = read_captions(decoder, decoder.see(ops.convert_to_tensor(features)), inputs, inputs)
+    assert (int(endings[0].step), endings[0].kept) == (ended, 2)
+    places = ops.convert_to_numpy(found["places"])
+    assert sorted(places) == list(np.flatnonzero((tokens[..., 1:] != PAD).ravel()))
+    found = ops.convert_to_numpy(found["logits"])
+    np.testing.assert_allclose(found, expected.reshape(-1, V)[places], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", EACH)
