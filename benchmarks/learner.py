@@ -79,7 +79,10 @@ def scst(store: FeatureStore) -> Iterator[int]:
     from captioning.training.optimizers import make_optimizer
     from captioning.training.self_critical import SelfCritic, SelfCriticalTrainer
 
-    config, weights = preset(WAYS["scst"][0]).with_overrides(STAGE_CHANGES["scst"]), np.load(sys.argv[3])
+    config, weights = (
+        preset(WAYS["scst"][0]).with_overrides(STAGE_CHANGES["scst"]),
+        np.load(sys.argv[3], allow_pickle=False),
+    )
     vocabulary = synthetic_vocabulary(len(weights["arr_0"]))  # the bias of the output
     decoder = build_decoder(config, len(vocabulary), store.regions, store.feature_size, None)
     decoder.set_weights(list(weights.values()))

@@ -27,6 +27,9 @@ LONG = (
     "storage",
     "embeddings",
     "decoders",
+    "features",
+    "test_model",
+    "serving",
 )
 
 

@@ -38,7 +38,7 @@ def pixels(count: int = 3) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (count, 32, 32, 3)).astype("uint8")
 
 
-@pytest.mark.parametrize("beam_size", [1, 3])
+@pytest.mark.parametrize("beam_size", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_one_member_or_the_same_twice_is_the_captioner_itself(encoder_file, beam_size):
     alone = member(encoder_file, 1)
     config = alone.config.with_overrides({"beam_size": beam_size})

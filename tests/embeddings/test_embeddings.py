@@ -197,7 +197,7 @@ def log_probability(decoder, features, tokens) -> np.ndarray:
     ("beam_size", "decoder"),
     [
         (4, "merge"),
-        (4, "transformer"),
+        pytest.param(4, "transformer", marks=pytest.mark.slow),
         pytest.param(4, "attention", marks=pytest.mark.slow),
         pytest.param(1, "transformer", marks=pytest.mark.slow),
     ],
@@ -309,7 +309,7 @@ def test_config_round_trip(decoder, kind):
     [
         ("learned", "bfloat16"),
         ("file", "float16"),
-        pytest.param("bert-prefix", "float16", marks=pytest.mark.backends),
+        pytest.param("bert-prefix", "float16", marks=[pytest.mark.backends, pytest.mark.slow]),
         pytest.param("bert-prefix", "bfloat16", marks=pytest.mark.slow),
         pytest.param("file", "bfloat16", marks=pytest.mark.slow),
         pytest.param("learned", "float16", marks=pytest.mark.slow),

@@ -229,14 +229,21 @@ def test_float16_file_keeps_what_float16_cannot_hold(tmp_path):
 @pytest.mark.parametrize(
     ("name", "largest", "mean", "deviation"),
     [
-        ("lite0", {113: 5.021605, 989: 3.659947, 327: 3.417324, 245: 3.045664, 949: 2.977145}, 0.174212, 0.719422),
+        pytest.param(
+            *("lite0", {113: 5.021605, 989: 3.659947, 327: 3.417324, 245: 3.045664, 949: 2.977145}),
+            *(0.174212, 0.719422),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             *("lite1", {605: 4.487818, 486: 3.693466, 877: 3.430063, 1168: 3.268245, 537: 3.160426}),
             *(0.163481, 0.645329),
-            marks=pytest.mark.skipif(
-                not (efficientnet_lite.WEIGHTS / "efficientnet_lite1.weights.h5").exists(),
-                reason="only whoever runs tools/convert_efficientnet_lite.py has the weights of Lite1",
-            ),
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(
+                    not (efficientnet_lite.WEIGHTS / "efficientnet_lite1.weights.h5").exists(),
+                    reason="only whoever runs tools/convert_efficientnet_lite.py has the weights of Lite1",
+                ),
+            ],
         ),
         ("lite2", {1145: 4.841645, 1100: 4.059067, 302: 3.384839, 1117: 2.595627, 1098: 2.506903}, 0.140109, 0.570872),
     ],

@@ -76,7 +76,7 @@ def test_layers_that_two_models_share_stay():
     "name",
     [
         "efficientnet_lite2",
-        "mobilenet_v2",
+        pytest.param("mobilenet_v2", marks=pytest.mark.slow),
         pytest.param("resnet50", marks=pytest.mark.slow),
         pytest.param("efficientnetb0", marks=pytest.mark.slow),
     ],

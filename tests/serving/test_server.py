@@ -108,6 +108,7 @@ def test_requests_that_are_no_http_are_refused_without_a_traceback(caplog):
     assert all(record.exc_info is None and record.levelno < logging.ERROR for record in caplog.records)
 
 
+@pytest.mark.slow
 def test_clients_that_send_no_headers_are_cut_off(monkeypatch):
     monkeypatch.setattr(server, "HEADER_SECONDS", 1)
     with running() as (address, _):

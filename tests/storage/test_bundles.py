@@ -122,7 +122,7 @@ def test_a_bundle_at_half_its_size(known, tmp_path):
     "embedding",
     [
         {"embedding": "bert-prefix"},
-        {"embedding": "bert-static", "embedding_trainable": True},
+        pytest.param({"embedding": "bert-static", "embedding_trainable": True}, marks=pytest.mark.slow),
         {"embedding": "file", "embedding_file": "gone.txt"},
     ],
     ids=lambda settings: settings["embedding"],

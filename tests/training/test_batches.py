@@ -253,6 +253,8 @@ def test_grouped_batches_hold_whole_images_and_about_as_many_captions_as_asked_f
             met += [
                 (picture.tobytes(), tuple(token for token in tokens if token != PAD)) for tokens in of_image.tolist()
             ]
+        lengths = (targets != PAD).sum(axis=-1)
+        np.testing.assert_array_equal(lengths, -np.sort(-lengths, axis=-1))  # as the loop over the words pads least
     wanted = [
         (store.read(np.array([store.rows[name]]))[0].tobytes(), tuple(WORDS.encode(caption, 30)[1:].tolist()))
         for name, caption in captions

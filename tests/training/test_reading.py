@@ -53,6 +53,21 @@ def test_logits_of_words_are_those_of_whole_captions(name):
     )
 
 
+@pytest.mark.parametrize("name", EACH)
+def test_images_seen_with_dropout_and_without_are_those_seen_one_by_one(name):
+    """Self-critical training sees an image both ways."""
+    features = ops.convert_to_tensor(batch()[0])
+    sizes = {"vocabulary_size": V, "regions": R, "feature_size": D, "embedding_size": 6, "hidden_size": 8}
+    found = []
+    for both in (True, False):
+        keras.utils.set_random_seed(0)
+        decoder = decoder_class(name)(dropout=0.5, **sizes, **small_sizes(name))
+        seen = decoder.see_both(features) if both else (decoder.see(features, True), decoder.see(features, False))
+        found.append([ops.convert_to_numpy(part) for part in keras.tree.flatten(seen)])
+    for part, alone in zip(*found, strict=True):
+        np.testing.assert_allclose(part, alone, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("lengths", "ended"),
     [

@@ -131,6 +131,25 @@ def test_an_epochs_words_are_those_drawn_and_those_of_references(make_store, mon
     assert learner.epoch(0)["words"] == learner.batches.words + sum((tokens != PAD).sum() for tokens in drawn)
 
 
+def test_an_images_drawn_captions_come_longest_first_each_with_its_advantage(make_store, monkeypatch):
+    learner, batches = critic(make_store), []
+    step = learner.trainer.train_on_batch
+    monkeypatch.setattr(
+        learner.trainer, "train_on_batch", lambda *batch, **how: batches.append(batch) or step(*batch, **how)
+    )
+    features, tokens, image_of, rows = learner.batches[0]
+    drawn = learner._judge(features, rows, learner._draw(features, (0, 0, 0)))
+    learner._learn(features, tokens, image_of, drawn)
+    ((*_, inputs), (_, targets, advantages)) = batches[0]
+    lengths = (targets != PAD).sum(axis=-1)
+    assert len(np.unique(lengths)) > 1
+    np.testing.assert_array_equal(lengths, -np.sort(-lengths, axis=-1))
+    np.testing.assert_array_equal(inputs[..., 1:], targets[..., :-1])
+    for place in np.ndindex(advantages.shape):
+        same = [np.array_equal(targets[place], own) for own in drawn.tokens[place[0], :, : targets.shape[-1]]]
+        np.testing.assert_allclose(drawn.advantages[place[0]][same], advantages[place], rtol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["merge", "attention"])
 def test_an_epoch_without_padding_is_that_with_padding(make_store, monkeypatch, decoder):
