@@ -34,7 +34,7 @@ WAYS = {
     "sgrvinod-32": ("flickr8k-attention", (49, 2048)),
     "sgrvinod-128": ("flickr8k-attention", (49, 2048)),
 }
-# As many as the batches of an epoch are sorted by length within, so that as much is padded as in a real training.
+# Batches are sorted by length within pools of 50 batches. This is one pool, so padding is as in real training.
 IMAGES = 1300
 
 
@@ -79,10 +79,8 @@ def scst(store: FeatureStore) -> Iterator[int]:
     from captioning.training.optimizers import make_optimizer
     from captioning.training.self_critical import SelfCritic, SelfCriticalTrainer
 
-    config, weights = (
-        preset(WAYS["scst"][0]).with_overrides(STAGE_CHANGES["scst"]),
-        np.load(sys.argv[3], allow_pickle=False),
-    )
+    config = preset(WAYS["scst"][0]).with_overrides(STAGE_CHANGES["scst"])
+    weights = np.load(sys.argv[3], allow_pickle=False)
     vocabulary = synthetic_vocabulary(len(weights["arr_0"]))  # the bias of the output
     decoder = build_decoder(config, len(vocabulary), store.regions, store.feature_size, None)
     decoder.set_weights(list(weights.values()))

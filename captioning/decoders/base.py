@@ -207,6 +207,8 @@ class OneVectorDecoder(Decoder):
 class RegionDecoder(Decoder):
     """The base of decoders with attention over regions: projection of the regions, word embedding, output.
 
+    A subclass has ``look`` in place of ``step``, and ``see_regions`` in place of ``see``.
+
     With a learned embedding the output is tied: a word's input vector also holds its output weights (Press and Wolf,
     2017, https://arxiv.org/abs/1608.05859). Other embeddings cannot do this. BERT's state of a prefix is not the vector
     of one word, and frozen vectors do not learn. With them the output has its own table, which has the size and the
@@ -326,7 +328,7 @@ def look_together(score, query, image, captions):
     """
     keys, values = image["keys"], image["values"]
     query = ops.reshape(query, (-1, captions, 1, query.shape[-1]))
-    # No indices: on TensorFlow their gradient is a copy in each step of the loop.
+    # Not keys[:, None] and [..., 0]: on TensorFlow the gradient of an index copies the tensor in each step.
     scores = score(ops.tanh(ops.expand_dims(keys, 1) + query))  # (B, N / B, R, A) -> (B, N / B, R, 1)
     scores = ops.squeeze(scores, -1)
     weights = ops.softmax(masked(scores, for_queries(image.get("mask"))), axis=-1)

@@ -121,8 +121,8 @@ class Block(layers.Layer):
 class LayeredDecoder(RegionDecoder):
     """The base of decoders with layers that attend to the regions and to the words so far.
 
-    A subclass calls ``make_blocks`` in ``__init__`` and has ``see`` and ``finish``. A decoder block is called as
-    ``Block``, and has ``own`` like it. ``max_length``: tokens that a state of ``step`` has room for.
+    A subclass calls ``make_blocks`` in ``__init__`` and has ``see_regions`` and ``finish``. A decoder block is called
+    as ``Block``, and has ``own`` like it. ``max_length``: tokens that a state of ``step`` has room for.
     """
 
     bounded = True

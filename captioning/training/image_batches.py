@@ -126,8 +126,8 @@ class GroupedBatches(ImageBatches):
     """Batches ``((features (B, R, D), inputs), targets)`` of images with S captions each.
 
     They suit decoders whose work depends on the image alone in a large part. That work is done once for S captions.
-    ``inputs`` and ``targets`` are int32 ``(B, S, T)``, and B * S is about ``batch_size``. An image's longest caption
-    comes first.
+    ``inputs`` and ``targets`` are int32 ``(B, S, T)``, and B * S is about ``batch_size``. The captions of an image
+    come longest first.
 
     S suits the data set. It is 5 where most images have five captions. An image with more captions comes more than
     once, and one with fewer has rows of ``<pad>`` alone.
@@ -155,9 +155,9 @@ class GroupedBatches(ImageBatches):
         return group[np.argsort(-self.lengths[group], kind="stable")]
 
     def _size(self, group):
-        """The length of the longest caption, and beside equal ones that of the first one of the shorter half.
+        """The length of the longest caption, and among equal ones that of the longest one that the loop leaves out.
 
-        The loop over the words leaves out this half once it has ended (see ``read_captions``).
+        ``read_captions`` leaves out all but the first S // 2 captions once they have ended.
         """
         lengths, kept = self.lengths[group], self.captions_each // 2
         return int(lengths[0]) << 16 | int(lengths[kept] if kept < len(lengths) else 0)

@@ -21,7 +21,7 @@ def read_captions(
 
     "logits"   float ``(M, V)``
     "places"   int32 ``(M,)``: where they belong in the flat ``token_ids``
-    "weights"  float ``(N, U, R)``: where the decoder looked, if it has attention
+    "weights"  float ``(N, U, R)``: where the decoder looked, if it has attention; nothing after a caption's end
 
     image: what ``decoder.see`` found, a nest of ``(B, ...)``.
     token_ids: int ``(N, T)``, or ``(B, S, T)``: the captions of each image. N is then B * S. Captions end in ``<pad>``.

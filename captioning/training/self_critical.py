@@ -70,7 +70,7 @@ class SelfCriticalTrainer(CaptionTrainer):
             return super().call(inputs, training=training)
         features, token_ids, image_of, drawn = inputs
         image, plain = self.decoder.see_both(features)
-        references = self.teach(image, token_ids, image_of, training)
+        references = self.teach(image, token_ids, image_of, training=True)  # only training has drawn captions
         return references, self.read(plain, drawn, drawn, training=False)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

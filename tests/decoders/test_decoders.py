@@ -251,9 +251,12 @@ def test_every_weight_is_trained(name):
 @pytest.mark.parametrize(
     "name",
     [
-        *("merge", "attention"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("inject", "adaptive", "transformer")),
-        *(pytest.param(name, marks=pytest.mark.weekly) for name in ("updown", "aoa", "m2")),
+        name
+        if name in ("merge", "attention")
+        else pytest.param(
+            name, marks=pytest.mark.slow if name in ("inject", "adaptive", "transformer") else pytest.mark.weekly
+        )
+        for name in decoder_names()
     ],
 )
 def test_overfits_a_toy_set_and_says_it_back(name):

@@ -243,7 +243,7 @@ def test_reference_batches_hold_one_caption_of_each_image_another_in_other_epoch
 def test_grouped_batches_hold_whole_images_and_about_as_many_captions_as_asked_for(store):
     captions = captions_of(120)  # three of each of 40 images
     batches = GroupedBatches(store, captions, WORDS, Config(batch_size=16))
-    met = []
+    met, sizes = [], []
     for (features, inputs), targets in (batches[i] for i in range(len(batches))):
         np.testing.assert_array_equal(inputs[..., 1:], np.where(inputs[..., 1:] == PAD, PAD, targets[..., :-1]))
         assert inputs.shape == targets.shape
@@ -255,11 +255,15 @@ def test_grouped_batches_hold_whole_images_and_about_as_many_captions_as_asked_f
             ]
         lengths = (targets != PAD).sum(axis=-1)
         np.testing.assert_array_equal(lengths, -np.sort(-lengths, axis=-1))  # as the loop over the words pads least
+        sizes.append(sorted(map(tuple, lengths[:, :2].tolist())))
     wanted = [
         (store.read(np.array([store.rows[name]]))[0].tobytes(), tuple(WORDS.encode(caption, 30)[1:].tolist()))
         for name, caption in captions
     ]
     assert sorted(met) == sorted(wanted)
+    in_order = sorted(size for batch in sizes for size in batch)
+    assert [size for batch in sorted(sizes) for size in batch] == in_order, "images of similar captions stand together"
+    assert len(set(in_order)) > len({longest for longest, _ in in_order})
     widths = [batches[i][1].shape[2] for i in range(len(batches))]
     assert widths[0] == max(widths)
     assert widths[1] == min(widths)

@@ -147,6 +147,7 @@ def test_an_images_drawn_captions_come_longest_first_each_with_its_advantage(mak
     np.testing.assert_array_equal(inputs[..., 1:], targets[..., :-1])
     for place in np.ndindex(advantages.shape):
         same = [np.array_equal(targets[place], own) for own in drawn.tokens[place[0], :, : targets.shape[-1]]]
+        assert any(same)
         np.testing.assert_allclose(drawn.advantages[place[0]][same], advantages[place], rtol=1e-6)
 
 
