@@ -114,7 +114,13 @@ def test_whole_batches_in_the_size_of_the_presets(decoder):
 @pytest.mark.backends
 @pytest.mark.parametrize(
     "search",
-    [{"beam_size": 1}, {"beam_size": 4}, pytest.param({"beam_size": 5, "consensus": True}, marks=pytest.mark.slow)],
+    [
+        {"beam_size": 1},
+        *(
+            pytest.param(found, marks=pytest.mark.slow)
+            for found in ({"beam_size": 4}, {"beam_size": 5, "consensus": True})
+        ),
+    ],
 )
 def test_a_confidence_comes_with_each_caption_and_changes_none(saved, search):
     plain = saved[0]

@@ -89,6 +89,7 @@ def test_several_views_average_what_is_said_of_each(encoder_file):
     assert len(Ensemble(members[:1], views=2).caption((*features[:2],))) == 3
 
 
+@pytest.mark.slow
 def test_batches_of_several_stores_caption_like_arrays(encoder_file, make_store):
     members = [member(encoder_file, 1), member(encoder_file, 2, decoder="attention", feature_grid=0)]
     names = [f"{i}.jpg" for i in range(5)]

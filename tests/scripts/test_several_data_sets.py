@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from running import TINY, TINY_ALIGNER, make_data, refused, script
 
+pytestmark = pytest.mark.slow
+
 
 def values(folder: Path, *names: str) -> dict[str, list[str]]:
     """The options for data sets in ``folder``, which have these names: option to values."""
@@ -74,7 +76,6 @@ def test_a_store_of_one_data_set_serves_beside_another(folder, tiny, trained):
     assert stores(folder) == before
 
 
-@pytest.mark.slow
 def test_a_resumed_run_still_knows_its_data_sets(folder, trained, tmp_path):
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     outcome = script("train", "--resume", run, "--epochs", "2")
@@ -123,7 +124,6 @@ def test_evaluate_takes_the_data_sets_that_are_named(folder, trained, tmp_path):
     refused("evaluate", "--predictions", predictions, *both, mentions="--predictions: a file holds .* one data set")
 
 
-@pytest.mark.slow
 def test_a_data_set_without_dev_is_trained_on(folder, tiny, trained):
     both = typed(values(folder, "photos", "unscored"))
     outcome = script("train", *both, *tiny, "--epochs", "1", "--name", "unscored")
@@ -155,7 +155,6 @@ def test_what_is_wrong_with_one_of_several_is_said_before_any_work(folder, tiny)
     refused("train", *typed(untrained), *tiny, mentions="data set drawings has no training captions; .* leave it out")
 
 
-@pytest.mark.slow
 def test_fine_tuning_and_retrieval_with_several(folder, trained, places):
     tuning = ["--stage", "finetune", "--init", trained, "--tuned-layers", "2", "--epochs", "1", "--name", "tuned"]
     outcome = script("train", *tuning, *places)

@@ -121,7 +121,7 @@ def test_a_bundle_at_half_its_size(known, tmp_path):
 @pytest.mark.parametrize(
     "embedding",
     [
-        {"embedding": "bert-prefix"},
+        pytest.param({"embedding": "bert-prefix"}, marks=pytest.mark.slow),
         pytest.param({"embedding": "bert-static", "embedding_trainable": True}, marks=pytest.mark.slow),
         {"embedding": "file", "embedding_file": "gone.txt"},
     ],

@@ -39,6 +39,7 @@ def test_an_aligner_gives_the_vectors_that_it_gave():
     assert aligner.fingerprint == EXPECTED["fingerprint"], "an index that was built before is still its own"
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_features_that_are_there(tmp_path, monkeypatch):
     folder = tmp_path / "earlier"
     shutil.copytree(EARLIER, folder)

@@ -66,6 +66,7 @@ def members(path: Path) -> set[str]:
         return set(bundle.namelist())
 
 
+@pytest.mark.slow
 def test_towers_look_through_the_captioners_encoder(named):
     path = named.save()
     assert members(path) == {"bundle.json", "config.json", "vocabulary.json", "towers.weights.h5"}

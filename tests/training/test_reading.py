@@ -130,6 +130,7 @@ def test_a_step_is_that_of_captions_with_images_of_their_own(name, penalty, monk
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_batches_whose_captions_end_together_are_learned_from():
     """The loop then has nothing to leave out. TensorFlow fails on a loop without steps, once batches differ in size."""
     features, tokens = batch()
