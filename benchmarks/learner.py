@@ -27,12 +27,10 @@ from captioning.features.store import FeatureStore  # noqa: E402
 from captioning.words.vocabulary import PAD  # noqa: E402
 from config import STAGE_CHANGES  # noqa: E402
 
-# What is compared, by name: a preset, and the regions and feature size of its images.
+# What is compared, by name: a preset, and the regions and feature size of its images. Sgrvinod's code takes "xe".
 WAYS = {
     "xe": ("flickr8k-attention", (49, 2048)),
     "scst": ("pocket", (81, 1280)),
-    "sgrvinod-32": ("flickr8k-attention", (49, 2048)),
-    "sgrvinod-128": ("flickr8k-attention", (49, 2048)),
 }
 # Batches are sorted by length within pools of 50 batches. This is one pool, so padding is as in real training.
 IMAGES = 1300
@@ -107,11 +105,13 @@ def sgrvinod(store: FeatureStore) -> Iterator[int]:
 
     import torch
 
+    from captioning.words.padding import pad
+
     sys.modules["torchvision"] = types.ModuleType("torchvision")  # its file of models imports it for the encoder
     sys.path.append(str(CHECKOUT))
     from models import DecoderWithAttention
 
-    config, vocabulary, size = preset(WAYS[WAY][0]), synthetic_vocabulary(), int(WAY.split("-")[1])
+    config, vocabulary, size = preset(WAYS["xe"][0]), synthetic_vocabulary(), int(WAY.split("-")[1])
     sizes = (config.attention_size, config.embedding_size, config.hidden_size, len(vocabulary))
     decoder = DecoderWithAttention(*sizes, encoder_dim=store.feature_size).train()
     optimizer = torch.optim.Adam(decoder.parameters(), lr=4e-4)
@@ -121,9 +121,7 @@ def sgrvinod(store: FeatureStore) -> Iterator[int]:
         order = rng.permutation(len(captions))
         for chosen in np.split(order[: len(order) // size * size], len(order) // size):
             lengths = torch.tensor([[len(captions[i][1])] for i in chosen])
-            tokens = torch.zeros((size, int(lengths.max())), dtype=torch.long)
-            for row, i in enumerate(chosen):
-                tokens[row, : len(captions[i][1])] = torch.as_tensor(captions[i][1])
+            tokens = torch.as_tensor(pad([captions[i][1] for i in chosen])).long()
             features = torch.as_tensor(store.read([store.rows[captions[i][0]] for i in chosen])).float()
             scores, tokens, steps, weights, _ = decoder(features, tokens, lengths)
             pack = torch.nn.utils.rnn.pack_padded_sequence
@@ -139,7 +137,7 @@ def sgrvinod(store: FeatureStore) -> Iterator[int]:
 def main() -> None:
     train: Callable[[FeatureStore], Iterator[int]] = {"xe": xe, "scst": scst}.get(WAY, sgrvinod)
     with tempfile.TemporaryDirectory() as folder:
-        shape = WAYS[WAY][1]
+        _, shape = WAYS.get(WAY, WAYS["xe"])
         batches = train(make_store(Path(folder), random_features(shape), IMAGES, shape))
         for line in sys.stdin:
             wall, cpu, words = time.perf_counter(), time.process_time(), 0

@@ -148,10 +148,12 @@ def small_sizes(decoder: str) -> dict[str, int]:
     }.get(decoder, {})
 
 
-def each_decoder(names: Iterable[str], mark=pytest.mark.slow) -> list:
+def each_decoder(names: Iterable[str], mark=pytest.mark.slow, few: bool = False) -> list:
     """Parameters for the decoders ``names``. The first five have no mark, m2 has ``mark``, and the others are weekly.
 
     Those that came later share most of their code with the first five. The equations of all are among the fast tests.
+    ``few``: of the five only merge and attention have no mark, and the others are slow.
     """
-    marks = dict.fromkeys(("merge", "inject", "attention", "adaptive", "transformer"), ()) | {"m2": mark}
+    others = pytest.mark.slow if few else ()
+    marks = dict.fromkeys(("inject", "adaptive", "transformer"), others) | {"merge": (), "attention": (), "m2": mark}
     return [pytest.param(name, marks=marks.get(name, pytest.mark.weekly)) for name in names]

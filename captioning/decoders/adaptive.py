@@ -86,18 +86,16 @@ class AdaptiveDecoder(LoopDecoder):
         return context + hidden, weights
 
     def read(self, image, token_ids, training=None, ending=None):
-        def read_part(carry, words):
-            gates = self.word_gates(words) + beside(image["gates"], words)[:, None]
-
+        def prepare(words):
             def body(carry, step_gates):
                 carry = self._advance(step_gates, carry[0], carry[1])
                 return carry, carry
 
-            return ops.scan(body, carry, ops.swapaxes(gates, 0, 1))
+            return body, self.word_gates(words) + beside(image["gates"], words)[:, None]
 
         zeros = beside(ops.zeros_like(image["values"][:, 0]), token_ids)
         words = self.embed(token_ids, training)
-        hidden, _, sentinel = read_in_parts(read_part, (zeros, zeros, zeros), words, ending)
+        hidden, _, sentinel = read_in_parts(prepare, (zeros, zeros, zeros), words, ending)
         # All words of all captions of an image look at it together: (N, T, H) -> (B, N / B * T, H).
         shape = ops.shape(hidden)
         together = (ops.shape(image["values"])[0], captions_each(image, token_ids) * shape[1], shape[2])

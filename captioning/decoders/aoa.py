@@ -127,7 +127,7 @@ class AoADecoder(LoopDecoder):
         return hidden, cell, ops.reshape(context, (-1, size)), weights
 
     def read(self, image, token_ids, training=None, ending=None):
-        def read_part(carry, words):
+        def prepare(words):
             captions, mean = captions_each(image, words), beside(image["mean"], words)
 
             def body(carry, word_gates):
@@ -136,11 +136,11 @@ class AoADecoder(LoopDecoder):
                 carry = self._advance(word_gates, hidden, cell, context, mean, *looked)
                 return carry, carry
 
-            return ops.scan(body, carry, ops.swapaxes(self.word_gates(words), 0, 1))
+            return body, self.word_gates(words)
 
         zeros = beside(ops.zeros_like(image["mean"]), token_ids)
         first = (zeros, zeros, zeros, beside(ops.zeros_like(image["keys_values"][..., 0]), token_ids))
-        *_, context, weights = read_in_parts(read_part, first, self.embed(token_ids, training), ending)
+        *_, context, weights = read_in_parts(prepare, first, self.embed(token_ids, training), ending)
         return context, weights
 
     def init_state(self, features):

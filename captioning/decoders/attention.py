@@ -75,17 +75,17 @@ class AttentionDecoder(LoopDecoder):
         hidden, cell = beside((hidden, cell), token_ids)
         words = self.embed(token_ids, training)  # (N, T, E)
 
-        def read_part(carry, words):
+        def prepare(words):
             captions = captions_each(image, words)
 
             def body(carry, word_gates):
                 carry = self._advance(word_gates, carry[0], carry[1], image, captions)
                 return carry, carry
 
-            return ops.scan(body, carry, ops.swapaxes(self.word_gates(words), 0, 1))
+            return body, self.word_gates(words)
 
         first = (hidden, cell, ops.zeros_like(hidden), beside(ops.zeros_like(image["keys"][..., 0]), token_ids))
-        hidden, _, context, weights = read_in_parts(read_part, first, words, ending)
+        hidden, _, context, weights = read_in_parts(prepare, first, words, ending)
         return ops.concatenate([hidden, context, words], axis=-1), weights
 
     def init_state(self, features):

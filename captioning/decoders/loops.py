@@ -14,16 +14,25 @@ from keras import ops
 from captioning.decoders.base import RegionDecoder
 
 
+def read_to_the_end(captions: int) -> int:
+    """How many of so many ``captions`` of an image the loop reads to the end: the longer half, rounded down."""
+    return captions // 2
+
+
 class Ending(NamedTuple):
-    """When the later captions of every image have ended: after ``step`` steps only the first few are read on.
+    """When the shorter captions of every image have ended: after ``step`` steps only the longer ones are read on.
 
     step: how many, an integer or a scalar tensor; at least 1, and less than T.
-    kept: how many captions of each image are read on. captions: how many each image has.
+    captions: how many each image has, at least 2.
     """
 
     step: Any
-    kept: int
     captions: int
+
+    @property
+    def kept(self) -> int:
+        """How many captions of each image are read on: the first ones."""
+        return read_to_the_end(self.captions)
 
     def first(self, parts):
         """The rows of the captions that are read on, of a nest ``(N, ...)``: ``(N * kept / captions, ...)``."""
@@ -42,18 +51,24 @@ class Ending(NamedTuple):
         return ops.reshape(filled, (steps, -1, width))
 
 
-def read_in_parts(read_part: Callable, carry: tuple, words, ending: Ending | None = None) -> tuple:
+def read_in_parts(prepare: Callable, carry: tuple, words, ending: Ending | None = None) -> tuple:
     """A loop over ``words (N, T, E)`` that leaves captions out once they have ended. It gives a tuple of ``(N, T, X)``.
 
-    read_part: ``(carry, words (n, t, E)) -> (carry, found)`` reads on. Both are tuples: of ``(n, X)``, ``(t, n, X)``.
+    prepare: ``words (n, t, E) -> (body, inputs (n, t, X))``. ``body(carry, inputs (n, X))`` is a step, as in
+        ``ops.scan``. Its carry and what it finds are alike.
     carry: the state before the first word, a tuple of ``(N, X)``.
     ending: None reads all to the end. With it, zeros stand where nothing is read.
     """
+
+    def read(carry, words):
+        body, inputs = prepare(words)
+        return ops.scan(body, carry, ops.swapaxes(inputs, 0, 1))
+
     if ending is None:
-        _, found = read_part(carry, words)
+        _, found = read(carry, words)
     else:
-        carry, begun = read_part(carry, words[:, : ending.step])
-        _, rest = read_part(ending.first(carry), ending.first(words[:, ending.step :]))
+        carry, begun = read(carry, words[:, : ending.step])
+        _, rest = read(ending.first(carry), ending.first(words[:, ending.step :]))
         found = (ops.concatenate([a, ending.fill_up(b)], axis=0) for a, b in zip(begun, rest, strict=True))
     return tuple(ops.swapaxes(part, 0, 1) for part in found)
 

@@ -75,20 +75,19 @@ class UpDownDecoder(LoopDecoder):
         return (hidden, cell, *lstm(language, language_cell)), weights
 
     def read(self, image, token_ids, training=None, ending=None):
-        def read_part(carry, words):
+        def prepare(words):
             captions, of_image = captions_each(image, words), beside(image["gates"], words)
-            gates = self.word_gates(words) + of_image[:, None]  # (N, T, 4 H)
 
             def body(carry, step_gates):
                 memory, weights = self._advance(step_gates, carry[:4], image, captions)
                 carry = (*memory, weights)
                 return carry, carry
 
-            return ops.scan(body, carry, ops.swapaxes(gates, 0, 1))
+            return body, self.word_gates(words) + of_image[:, None]  # (N, T, 4 H)
 
         zeros = beside(ops.zeros_like(image["values"][:, 0]), token_ids)
         first = (*[zeros] * 4, beside(ops.zeros_like(image["keys"][..., 0]), token_ids))
-        *_, spoken, _, weights = read_in_parts(read_part, first, self.embed(token_ids, training), ending)
+        *_, spoken, _, weights = read_in_parts(prepare, first, self.embed(token_ids, training), ending)
         return spoken, weights
 
     def init_state(self, features):

@@ -13,6 +13,7 @@ import numpy as np
 
 from captioning.base.backend import compiles_per_shape
 from captioning.decoders.base import Decoder
+from captioning.decoders.loops import read_to_the_end
 from captioning.features.store import FeatureStore, View
 from captioning.pictures.loading import load_varied
 from captioning.training.batches import CaptionBatches, round_width
@@ -157,9 +158,9 @@ class GroupedBatches(ImageBatches):
     def _size(self, group):
         """The length of the longest caption, and among equal ones that of the longest one that the loop leaves out.
 
-        ``read_captions`` leaves out all but the first S // 2 captions once they have ended.
+        ``read_captions`` leaves out the shorter half of the captions once they have ended.
         """
-        lengths, kept = self.lengths[group], self.captions_each // 2
+        lengths, kept = self.lengths[group], read_to_the_end(self.captions_each)
         return int(lengths[0]) << 16 | int(lengths[kept] if kept < len(lengths) else 0)
 
     def __getitem__(self, index: int):

@@ -10,7 +10,7 @@ from keras import ops
 
 from captioning.base.backend import compiles_per_shape
 from captioning.decoders.base import Decoder, of_captions
-from captioning.decoders.loops import Ending, LoopDecoder
+from captioning.decoders.loops import Ending, LoopDecoder, read_to_the_end
 from captioning.words.vocabulary import END, PAD
 
 
@@ -41,11 +41,10 @@ def read_captions(
     lengths = ops.sum(ops.cast(is_word, "int32"), axis=1)
     longest = steps = ops.max(lengths)
     if captions > 1 and isinstance(decoder, LoopDecoder):
-        kept = captions // 2
-        ended = ops.maximum(ops.max(ops.reshape(lengths, (-1, captions))[:, kept:]), 1)
+        ended = ops.maximum(ops.max(ops.reshape(lengths, (-1, captions))[:, read_to_the_end(captions) :]), 1)
         steps = ops.maximum(longest, ended + 1)  # so that both parts of the loop have a step
         is_word, seen_ids = (ops.pad(part, ((0, 0), (0, 1))) for part in (is_word, seen_ids))
-        vectors, weights = decoder.read(image, seen_ids[:, :steps], training, Ending(ended, kept, captions))
+        vectors, weights = decoder.read(image, seen_ids[:, :steps], training, Ending(ended, captions))
     else:
         vectors, weights = decoder.read(image, seen_ids[:, :longest], training)
     chosen = ops.cast(ops.nonzero(ops.reshape(is_word[:, :steps], (-1,)))[0], "int32")

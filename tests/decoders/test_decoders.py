@@ -248,17 +248,7 @@ def test_every_weight_is_trained(name):
         assert not np.array_equal(old, ops.convert_to_numpy(weight)), weight.path
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name
-        if name in ("merge", "attention")
-        else pytest.param(
-            name, marks=pytest.mark.slow if name in ("inject", "adaptive", "transformer") else pytest.mark.weekly
-        )
-        for name in decoder_names()
-    ],
-)
+@pytest.mark.parametrize("name", each_decoder(decoder_names(), pytest.mark.weekly, few=True))
 def test_overfits_a_toy_set_and_says_it_back(name):
     """Captions of different lengths. Only the image tells which; two images differ in their last region only."""
     captions = [[5, 6, 7, 8], [5, 6, 9], [5, 6, 7, 10, 11, 12], [13], [14, 15, 16, 9]]

@@ -61,16 +61,9 @@ def decoder(request) -> str:
 
 # One pair shows that a backend agrees: attention reads every part of a state, and a BERT has most code of its own.
 EVERYWHERE = {("attention", "bert-prefix"): pytest.mark.backends}
-# Two decoders are among the fast tests: one that looks at regions and one that does not.
-MOSTLY_SLOW = [
-    decoder
-    if decoder.marks or decoder.values[0] in ("attention", "merge")
-    else pytest.param(*decoder.values, marks=pytest.mark.slow)
-    for decoder in each_decoder(decoder_names())
-]
 PAIRS = [
     pytest.param(*decoder.values, kind, marks=decoder.marks or EVERYWHERE.get((*decoder.values, kind), ()))
-    for decoder, kind in itertools.product(MOSTLY_SLOW, KINDS)
+    for decoder, kind in itertools.product(each_decoder(decoder_names(), few=True), KINDS)
 ]
 
 
@@ -104,7 +97,14 @@ def test_no_logit_depends_on_a_later_word_with_the_vectors_of_bert(decoder, trai
     assert not leaks(make(decoder, embed("bert-static", embedding_trainable=trainable)))
 
 
-@pytest.mark.parametrize("decoder", [each for each in MOSTLY_SLOW if decoder_class(each.values[0]).attends])
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        pytest.param(name, marks=() if name == "attention" else pytest.mark.slow)
+        for name in sorted(decoder_names())
+        if decoder_class(name).attends
+    ],
+)
 def test_no_logit_depends_on_a_later_word_with_an_output_of_its_own(decoder):
     assert not leaks(make(decoder, embed("learned"), untied_output=True))
 
