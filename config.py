@@ -597,6 +597,7 @@ class AlignmentSettings(DecoderSettings):
         "the cosines are divided by this",
         only={"stage": ("align",), "alignment_loss": ("infonce",)},
         fixed="training",
+        taken_for="sample_temperature",
         gt=0,
         le=1,
     )

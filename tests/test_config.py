@@ -177,10 +177,17 @@ def test_what_a_preset_brings_and_another_decoder_does_not_read_has_a_way_out():
         Config().with_overrides({"embedding_file": "words.txt"})
 
 
+def test_a_setting_taken_for_another_names_that_one():
+    refusal = "leave it at 0.05, the default, or give --sample-temperature if you meant that"
+    with pytest.raises(UserError, match=f"temperature: it is read only with stage=align.*{refusal}"):
+        Config().with_overrides({"temperature": 0.7})
+
+
 def test_every_setting_says_what_it_means():
     for name, field in Config.model_fields.items():
         assert len(field.description or "") > 10, name
         assert field.default is not ..., name
+        assert rules_of(Config, name).taken_for in {"", *Config.model_fields}, name
 
 
 def test_light_modules_leave_keras_alone():

@@ -35,6 +35,7 @@ class Rules:
     tolerated: bool = False
     fixed: Fixed = ""
     resumable: bool = False
+    taken_for: str = ""
 
 
 def setting(
@@ -46,6 +47,7 @@ def setting(
     tolerated: bool = False,
     fixed: Fixed = "",
     resumable: bool = False,
+    taken_for: str = "",
     **bounds: Any,
 ) -> Any:
     """Declare a setting: a pydantic field that also says who reads it and when it may change.
@@ -59,10 +61,11 @@ def setting(
         "decoder"   the decoder was built for it; a next stage keeps it, except align, which has no decoder
         "model"     the encoder and the vocabulary were made for it; every next stage keeps it
     resumable: ``--resume`` may change it.
+    taken_for: Another setting, for which people take this one by its name. The error names it.
     bounds: ``ge``, ``le``, ``gt``, ``lt`` and ``multiple_of`` of pydantic.
     """
     conditions = only if isinstance(only, tuple) else (only,)
-    rules: dict[str, Any] = {"rules": Rules(conditions, never, tolerated, fixed, resumable)}
+    rules: dict[str, Any] = {"rules": Rules(conditions, never, tolerated, fixed, resumable, taken_for)}
     return Field(default, description=meaning, json_schema_extra=rules, **bounds)
 
 
@@ -183,12 +186,13 @@ def _values(other: str, values: tuple[str, ...] | Literal["on"]) -> str:
 
 def refusal(settings: BaseModel, name: str) -> str:
     """Why ``settings`` must not have the value of ``name`` that they have, and what to do; empty if they may."""
-    default = type(settings).model_fields[name].default
-    if getattr(settings, name) == default or rules_of(type(settings), name).tolerated:
+    default, rules = type(settings).model_fields[name].default, rules_of(type(settings), name)
+    if getattr(settings, name) == default or rules.tolerated:
         return ""
     reason = unread(settings, name)
     if not reason:
         return ""
+    hint = f", or give --{rules.taken_for.replace('_', '-')} if you meant that" if rules.taken_for else ""
     if default is None:
-        return f"{reason}; --{name.replace('_', '-')} none unsets it"
-    return f"{reason}; leave it {'out' if default in ('', ()) else f'at {default}, the default'}"
+        return f"{reason}; --{name.replace('_', '-')} none unsets it{hint}"
+    return f"{reason}; leave it {'out' if default in ('', ()) else f'at {default}, the default'}{hint}"

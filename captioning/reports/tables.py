@@ -17,11 +17,11 @@ def markdown(rows: Sequence[dict[str, str]]) -> str:
 
 
 def score_table(rows: Sequence[ScoreRow]) -> str:
-    """The scores as a Markdown table, then a line for each row with further signs of a bad captioner."""
+    """The scores as a Markdown table, then a list for each row with further signs of a bad captioner."""
     text = markdown([score_cells(row) for row in rows])
     for row in rows:
         what = f"{row.dataset}, {row.decoding}" if row.dataset else row.decoding
-        text += f"\n{what}: {_signs(row)}\n"
+        text += f"\n{what}:\n\n" + "".join(f"* {sign}\n" for sign in _signs(row))
         demo, shuffled = row.scores.demo, row.scores.shuffled_demo
         if demo and shuffled:
             shares = ", ".join(f"{name.replace('_', ' ')} {value:.1%}" for name, value in demo.items())
@@ -84,7 +84,7 @@ def variety_text(found: Variety) -> str:
     return text + "".join(f", {name} {share:.1%}" for name, share in shares.items() if share is not None)
 
 
-def _signs(row: ScoreRow) -> str:
+def _signs(row: ScoreRow) -> list[str]:
     found = row.scores.diagnostics
     signs = [f"commonest caption {found.most_common:.1%}", f"a word twice in a row {found.repeats:.1%}"]
     for name, share in (("repeated_bigrams", found.repeated_bigrams), ("repeated_trigrams", found.repeated_trigrams)):
@@ -106,4 +106,4 @@ def _signs(row: ScoreRow) -> str:
         signs.append(confidence_text(row.confidence))
     if row.variety:
         signs.append(variety_text(row.variety))
-    return "; ".join(signs)
+    return signs

@@ -54,22 +54,27 @@ def test_what_gives_a_bad_captioner_away_is_below_the_table():
         cider_d_by_reference_length=groups,
     )
     text = score_table([bad, row(decoding="greedy", settings={"no_repeat_ngram": 3}), row("seed")])
-    first, second, third = text.splitlines()[-5::2]
-    assert first == (
-        "beam 3: commonest caption 75.0%; a word twice in a row 50.0%; repeated bigrams 25.0%; repeated trigrams 0.0%; "
-        "an object that no reference names 12.5% (CHAIRs); of all objects named 10.0% (CHAIRi); "
-        "objects recalled 100.0%; "
-        "CIDEr by length of the references 80.5 of 8.3 words, 40.0 of 12.2 words; attention's entropy 2.50 of 5.61 bits"
-    )
-    assert "repeated bigrams 0.0%; repeated trigrams 0.0% (blocked in decoding); an object" in second
-    assert third.endswith("of all objects named 0.0% (CHAIRi); objects recalled 100.0%")
+    first, second, third = text.split("\n\n")[2::2]
+    assert first.splitlines() == [
+        "* commonest caption 75.0%",
+        "* a word twice in a row 50.0%",
+        "* repeated bigrams 25.0%",
+        "* repeated trigrams 0.0%",
+        "* an object that no reference names 12.5% (CHAIRs)",
+        "* of all objects named 10.0% (CHAIRi)",
+        "* objects recalled 100.0%",
+        "* CIDEr by length of the references 80.5 of 8.3 words, 40.0 of 12.2 words",
+        "* attention's entropy 2.50 of 5.61 bits",
+    ]
+    assert "* repeated bigrams 0.0%\n* repeated trigrams 0.0% (blocked in decoding)\n* an object" in second
+    assert third.endswith("* of all objects named 0.0% (CHAIRi)\n* objects recalled 100.0%\n")
 
 
 def test_what_the_confidence_is_worth_is_below_the_table():
     worth = confidence_scores(np.array([0.9, 0.2, 0.6]), np.array([True, False, False]), 33.0, 0.5)
     last = score_table([replace(row(), confidence=worth)]).splitlines()[-1]
-    assert last.endswith(
-        "; confidence: right 33.3% (CIDEr above 33), AUROC 1.000, ECE 0.300, wrong 66.7% and among the surest 80% 50.0%, "
+    assert last == (
+        "* confidence: right 33.3% (CIDEr above 33), AUROC 1.000, ECE 0.300, wrong 66.7% and among the surest 80% 50.0%, "
         "unsure 33.3% (50.0% of the wrong ones, 0.0% of the right ones)"
     )
     alike = confidence_scores(np.array([0.9, 0.2]), np.array([True, True]), 33.0, 0.5)
@@ -98,5 +103,5 @@ def test_rows_of_several_data_sets_name_them():
     lines = [cells(line) for line in text.splitlines() if line.startswith("|")]
     assert lines[0][:4] == ["captioner", "split", "data set", "images"]
     assert [line[2] for line in lines[2:]] == ["coco", "together"]
-    assert "\ntogether, beam 3: commonest caption" in text
+    assert "\ntogether, beam 3:\n\n* commonest caption" in text
     assert "data set" not in score_table([row()])
