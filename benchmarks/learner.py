@@ -1,10 +1,12 @@
 """One of the two trainings that turns.py compares: it trains so many batches whenever it is told to.
 
-    python benchmarks/learner.py CHECKOUT WAY WEIGHTS
+    python benchmarks/learner.py CHECKOUT WAY WEIGHTS PRECISION
 
 Imports everything from CHECKOUT, a folder with this project's code, or with that of sgrvinod. WEIGHTS is an npz file
-with those of the pocket captioner's decoder, in order, which "scst" takes. Reads a number from each line of standard
-input, trains so many batches, and prints their seconds, their seconds of CPU time and the words learned from, as JSON.
+with those of the pocket captioner's decoder, in order, which "scst" takes. PRECISION is float32 or bfloat16.
+
+Reads a number from each line of standard input, trains so many batches, and prints their seconds, their seconds of CPU
+time and the words learned from, as JSON.
 """
 
 import json
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-CHECKOUT, WAY = Path(sys.argv[1]), sys.argv[2]
+CHECKOUT, WAY, PRECISION = Path(sys.argv[1]), sys.argv[2], sys.argv[4]
 if WAY in ("xe", "scst"):
     sys.path[0] = str(CHECKOUT / "benchmarks")
 
@@ -123,7 +125,9 @@ def sgrvinod(store: FeatureStore) -> Iterator[int]:
             lengths = torch.tensor([[len(captions[i][1])] for i in chosen])
             tokens = torch.as_tensor(pad([captions[i][1] for i in chosen])).long()
             features = torch.as_tensor(store.read([store.rows[captions[i][0]] for i in chosen])).float()
-            scores, tokens, steps, weights, _ = decoder(features, tokens, lengths)
+            with torch.autocast("cpu", torch.bfloat16, enabled=PRECISION == "bfloat16"):
+                scores, tokens, steps, weights, _ = decoder(features, tokens, lengths)
+            scores, weights = scores.float(), weights.float()
             pack = torch.nn.utils.rnn.pack_padded_sequence
             packed, targets = (pack(part, steps, batch_first=True).data for part in (scores, tokens[:, 1:]))
             loss = torch.nn.functional.cross_entropy(packed, targets) + ((1 - weights.sum(dim=1)) ** 2).mean()
@@ -135,6 +139,10 @@ def sgrvinod(store: FeatureStore) -> Iterator[int]:
 
 
 def main() -> None:
+    if PRECISION != "float32":
+        import keras
+
+        keras.mixed_precision.set_dtype_policy(f"mixed_{PRECISION}")
     train: Callable[[FeatureStore], Iterator[int]] = {"xe": xe, "scst": scst}.get(WAY, sgrvinod)
     with tempfile.TemporaryDirectory() as folder:
         _, shape = WAYS.get(WAY, WAYS["xe"])

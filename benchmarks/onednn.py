@@ -30,10 +30,13 @@ def rates(batches: int, encoders: list[str]) -> dict[str, float]:
     from captioning.features.encoder import build_encoder
     from model import Captioner
 
-    pixels = np.random.default_rng(0).uniform(0, 255, (BATCH, 224, 224, 3)).astype("float32")
+    def noise(size: int) -> np.ndarray:
+        return np.random.default_rng(0).uniform(0, 255, (BATCH, size, size, 3)).astype("float32")
+
+    pixels = noise(224)
     captioner = Captioner.load(POCKET)
     config = captioner.config.with_overrides({"beam_size": 3})
-    features = captioner.encode(pixels)
+    features = captioner.encode(noise(captioner.config.image_size))
     work: dict[str, Callable[[], object]] = {}
     for name in encoders:
         model = build_encoder(Config(encoder=ENCODERS[name], encoder_weights="none", feature_grid=0))

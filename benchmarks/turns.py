@@ -10,6 +10,7 @@ self-critical training of the pocket captioner's decoder. Features, captions and
 "sgrvinod-32" and "sgrvinod-128" compare "xe" with the PyTorch decoder in a checkout of
 https://github.com/sgrvinod/a-PyTorch-Tutorial-to-Image-Captioning, trained by its recipe on the same features, with the
 same sizes of words, states and attention. The number is that of its captions per batch. Its own is 32, ours 128.
+``--precision`` and ``--precision-before`` set in what ours and the other code compute. PyTorch casts by autocast.
 
 Each version has a process of its own. While one trains some batches, the other waits. So what else the machine does
 falls on both. The first turns compile and do not count. The words and seconds of all others are added up, because the
@@ -27,9 +28,12 @@ from common import ROOT, make_parser, print_table, write_results
 
 from captioning.base.script import run_script
 
+PRECISIONS = ("float32", "bfloat16")
 
-def start(checkout: Path, way: str, weights: Path) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "benchmarks" / "learner.py"), str(checkout.resolve()), way, str(weights)]
+
+def start(checkout: Path, way: str, weights: Path, precision: str) -> subprocess.Popen:
+    learner = str(ROOT / "benchmarks" / "learner.py")
+    command = [sys.executable, learner, str(checkout.resolve()), way, str(weights), precision]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=checkout)
 
 
@@ -54,6 +58,10 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("before", type=Path, help="a folder with the other code")
     parser.add_argument("way", choices=("xe", "scst", "sgrvinod-32", "sgrvinod-128"), help="what is trained")
+    parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of our code [default: float32]")
+    parser.add_argument(
+        "--precision-before", choices=PRECISIONS, default=PRECISIONS[0], help="of the other code [default: float32]"
+    )
     args = parser.parse_args()
     now = "scst" if args.way == "scst" else "xe"
     batches, warm, turns = (1, 1, 1) if args.quick else (10, 12, 10)
@@ -64,7 +72,10 @@ def main() -> None:
             from model import Captioner
 
             np.savez(weights, *Captioner.load(ROOT / "pretrained" / "pocket.zip").decoder.get_weights())
-        learners = {"before": start(args.before, args.way, weights), "now": start(ROOT, now, weights)}
+        learners = {
+            "before": start(args.before, args.way, weights, args.precision_before),
+            "now": start(ROOT, now, weights, args.precision),
+        }
         for turn in range(turns + 1):
             for name, learner in learners.items():
                 speed = take_turn(learner, batches if turn else warm)
@@ -84,9 +95,11 @@ def main() -> None:
     )
     git = ["git", "-C", str(args.before), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    precisions = (args.precision_before, args.precision)
+    named = () if precisions == ("float32", "float32") else precisions
     write_results(
         args,
-        f"turns_{args.way.replace('-', '_')}",
+        "_".join(["turns", *args.way.split("-"), *named]),
         {"before": commit, "ratios": dict(zip(("seconds", "cpu_seconds"), ratios, strict=True)), "turns": found},
     )
 
