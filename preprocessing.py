@@ -35,7 +35,7 @@ from captioning.embeddings.bert import read_wordpieces
 from captioning.features.looks import Look
 from captioning.words.splitting import SPLITTINGS, TREEBANK, Splitting, share_in_one_piece
 from captioning.words.vocabulary import Coverage, Vocabulary
-from config import KERASHUB, Config, DecoderSettings, EncoderSettings, MixtureSettings
+from config import Config, DecoderSettings, EncoderSettings, MixtureSettings
 
 if TYPE_CHECKING:
     import keras
@@ -140,11 +140,11 @@ def _report_unknown(config: Config, lacks: Coverage) -> None:
 
 
 def check_encoder(config: Config) -> None:
-    """Raise UserError if a preset of KerasHub is to be read and does not exist. This is for before the long work."""
-    if config.encoder.startswith(KERASHUB) and not config.init:
-        from captioning.features.kerashub_presets import check_preset
+    """Raise UserError if an encoder is to be built and there is none of that name. This is for before the long work."""
+    if not (config.init or config.features):
+        from captioning.features.encoder import check_name  # imports Keras
 
-        check_preset(config.encoder.removeprefix(KERASHUB))
+        check_name(config.encoder)
 
 
 def prepare(

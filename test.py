@@ -213,6 +213,10 @@ def refuse_conflicts(args: Namespace) -> None:
     if (args.pictures or args.attention) and not find_spec("matplotlib"):
         option = "--pictures" if args.pictures else "--attention"
         raise UserError(f"{option}: draws with Matplotlib, which is not installed; pip install matplotlib")
+    for option in ("pictures", "attention"):
+        folder = getattr(args, option)
+        if folder and Path(folder).exists() and not Path(folder).is_dir():
+            raise UserError(f"--{option}: {folder} is a file; name a folder for the figures")
     if args.attention and len(args.model) * args.views > 1:
         raise UserError("--attention: shows where one captioner looks; give one --model, and leave out --views")
 

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from captioning.base.settings import choices
 from captioning.embeddings.bert import SPARE
+from config import DecoderSettings
 
 ROOT = Path(__file__).parent.parent
 
 OPTIONS = {"batch_size": 4, "workers": 2}
+DECODERS = choices(DecoderSettings, "decoder")  # the names of all decoders
 
 
 def fake_pixels(name: str) -> np.ndarray:

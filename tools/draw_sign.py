@@ -3,6 +3,7 @@
 python tools/draw_sign.py
 """
 
+import argparse
 import math
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ Colour = tuple[int, int, int]  # RGB, 0-255
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     width, height = SIZE
     picture = shade(width, height, (120, 170, 230), (210, 225, 240))  # the sky
     picture.paste(shade(width, 54, (90, 130, 70), (60, 90, 50)), (0, height - 54))  # the grass

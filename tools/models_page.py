@@ -21,7 +21,7 @@ from captioning.base.errors import UserError
 from captioning.base.files import write
 from captioning.base.json_files import load_json, read_json
 from captioning.base.script import run_script
-from captioning.command_line.options import make_parser
+from captioning.command_line.options import make_parser, typed_settings
 from captioning.command_line.reading import read_settings
 from captioning.command_line.resolving import resolve
 from captioning.reports.rows import ScoreRow, read_rows
@@ -365,6 +365,8 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--count-weights", action="store_true", help="also count the weights of each captioner anew")
     args: Any = parser.parse_args()
+    if not args.count_weights and (typed := typed_settings(args)):
+        raise UserError(f"--{next(iter(typed)).replace('_', '-')}: is read only with --count-weights; leave it out")
     if args.count_weights:
         write(SIZES, json.dumps(count_weights(resolve(args)), indent=1) + "\n")
     write(PAGE, page(PAGE.read_text(encoding="utf-8")))

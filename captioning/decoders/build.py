@@ -6,7 +6,6 @@ A new decoder is a new file, whose name is added to the kinds of decoders in con
 
 import importlib
 from collections.abc import Mapping
-from typing import get_args
 
 import numpy as np
 
@@ -14,11 +13,6 @@ from captioning.base.settings import read_by_choice
 from captioning.decoders.base import Decoder
 from captioning.embeddings.build import build_embedding
 from config import DecoderSettings
-
-
-def decoder_names() -> tuple[str, ...]:
-    """The names of all decoders: the values of the setting ``decoder``."""
-    return get_args(DecoderSettings.model_fields["decoder"].annotation)
 
 
 def decoder_class(name: str) -> type[Decoder]:

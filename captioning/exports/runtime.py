@@ -258,7 +258,7 @@ def _suitable(model: Path, args: Namespace) -> tuple[Exported, Config]:
     Raises as ``graph_captioner`` does.
     """
     if args.runtime == "keras":
-        raise Unsuitable("--runtime keras")
+        raise Unsuitable("--runtime keras does not run the ONNX graphs; leave it out")
     if backend := typed_settings(args).get("backend"):
         raise Unsuitable(f"--backend {backend} is one of Keras")
     exported, trained = export_of(model), settings_of(model, "captioner")

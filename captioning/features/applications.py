@@ -21,7 +21,7 @@ def build_backbone(settings: EncoderSettings, blank: bool) -> tuple[keras.Model,
 
     Its weights are those that encoder_weights names; with ``blank`` they are random.
     """
-    build = _find(settings.encoder)
+    build = find_backbone(settings.encoder)
     source = "none" if blank else settings.encoder_weights
     weights = "imagenet" if source == "imagenet" else None
     try:
@@ -37,7 +37,7 @@ def build_backbone(settings: EncoderSettings, blank: bool) -> tuple[keras.Model,
     return backbone, sys.modules[build.__module__].preprocess_input
 
 
-def _find(encoder: str) -> Callable[..., keras.Model]:
+def find_backbone(encoder: str) -> Callable[..., keras.Model]:
     """The function of keras.applications that builds ``encoder``. Raises UserError when there is none."""
     known = {plain(name): build for name, build in vars(keras.applications).items() if inspect.isfunction(build)}
     if plain(encoder) in known:

@@ -19,6 +19,7 @@ from keras import layers, ops
 from captioning.base.backend import parts_of
 from captioning.base.errors import UserError, first_line
 from captioning.features import applications, efficientnet_lite, kerashub, saved_model
+from captioning.features.kerashub_presets import check_preset
 from config import KERASHUB, EncoderSettings
 
 
@@ -70,6 +71,17 @@ def _family(encoder: str) -> Any:
     if encoder.endswith(".keras"):
         return saved_model
     return efficientnet_lite if efficientnet_lite.plain(encoder) in efficientnet_lite.NAMES else applications
+
+
+def check_name(encoder: str) -> None:
+    """Raise UserError if the setting ``encoder`` names nothing. This is for before the long work: nothing is built."""
+    family = _family(encoder)
+    if family is kerashub:
+        check_preset(encoder.removeprefix(KERASHUB))
+    elif family is saved_model:
+        saved_model.find_file(encoder)
+    elif family is applications:
+        applications.find_backbone(encoder)
 
 
 def adaptive_average_pool(grid: Any, size: int) -> Any:

@@ -17,14 +17,20 @@ from config import EncoderSettings
 
 def build_backbone(settings: EncoderSettings, blank: bool) -> tuple[keras.Model, Callable | None]:
     """The saved model, which brings its own weights and scales pixels itself. Runs no code from the file."""
-    path = Path(settings.encoder)
-    if not path.is_file():
-        raise UserError(f"encoder: there is no file {path}; name a .keras file, or another encoder")
+    path = find_file(settings.encoder)
     try:
         _refuse_oversized(path)
         return keras.saving.load_model(path, compile=False, safe_mode=True), None
     except Exception as error:  # a damaged zip, an unknown layer, code that safe mode refuses
         raise UserError(f"encoder: {path} cannot be loaded as a Keras model: {first_line(error)}") from None
+
+
+def find_file(encoder: str) -> Path:
+    """The .keras file that ``encoder`` names. Raises UserError when there is none."""
+    path = Path(encoder)
+    if not path.is_file():
+        raise UserError(f"encoder: there is no file {path}; name a .keras file, or another encoder")
+    return path
 
 
 # Entries of a layer's configuration that decide how large its weights are, and the most that they may be.

@@ -86,7 +86,7 @@ def read_sweep(path: Path, changes: Mapping[str, Any] | None = None) -> Sweep:
     try:
         found = read_json(path, "write a JSON object as captioning/sweeps/plan.py describes it", dict)
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such sweep file") from None
+        raise UserError(f"{path}: there is no such sweep file; name a JSON file such as sweeps/demo.json") from None
     changes = dict(changes or {})
     for key in ("base", "evaluate"):
         own = found.get(key, {})

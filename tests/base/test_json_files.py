@@ -34,7 +34,7 @@ def test_bad_text_gives_one_error_that_names_the_file(tmp_path, text):
         read_json(path, "delete it", dict)
 
 
-def test_good_text_is_read_as_json_reads_it(tmp_path):
+def test_good_text_is_read_as_json_reads_it():
     value = {"a": [9223372036854775807, -1.5e30, 1.234567890123456789012, True, None], "\ud800": {"": "é"}}
     assert parse_json(json.dumps(value), "here", "mend it", dict) == value
     assert parse_json(json.dumps(value, ensure_ascii=True).encode(), "here", "mend it", dict) == value

@@ -7,14 +7,14 @@ from typing import get_args
 import keras
 import numpy as np
 import pytest
-from helpers import compile_built, each_decoder, small_sizes
+from helpers import DECODERS, compile_built, each_decoder, small_sizes
 from keras import ops
 
 from captioning.base.errors import UserError
 from captioning.command_line.resolving import refuse_longer
 from captioning.decoders import build
 from captioning.decoders.base import Decoder, OneVectorDecoder, RegionDecoder
-from captioning.decoders.build import build_decoder, decoder_class, decoder_names
+from captioning.decoders.build import build_decoder, decoder_class
 from captioning.search.compiled import Search
 from captioning.search.looking import looks
 from captioning.training.cross_entropy import CaptionTrainer
@@ -48,20 +48,20 @@ def run(decoder, features, tokens) -> np.ndarray:
     return ops.convert_to_numpy(decoder(features, tokens))
 
 
-@pytest.fixture(params=each_decoder(decoder_names()))
+@pytest.fixture(params=each_decoder(DECODERS))
 def name(request) -> str:
     return request.param
 
 
 def test_every_name_has_a_file_of_its_own():
     """A new decoder is one file and one name among the kinds in config.py."""
-    classes = [decoder_class(name) for name in decoder_names()]
+    classes = [decoder_class(name) for name in DECODERS]
     assert len(set(classes)) == len(classes)
     assert all(issubclass(kind, Decoder) for kind in classes)
-    assert [kind.__module__ for kind in classes] == [f"captioning.decoders.{name}" for name in decoder_names()]
+    assert [kind.__module__ for kind in classes] == [f"captioning.decoders.{name}" for name in DECODERS]
 
 
-@pytest.mark.parametrize("name", decoder_names())
+@pytest.mark.parametrize("name", DECODERS)
 def test_the_settings_know_what_a_decoder_reads(name):
     kind = OneVectorDecoder if name in get_args(OneVectorDecoders) else RegionDecoder
     assert issubclass(decoder_class(name), kind)
@@ -185,7 +185,7 @@ def test_dropout_is_drawn_in_training_only(name):
     )
 
 
-@pytest.mark.parametrize("name", each_decoder([kind for kind in decoder_names() if decoder_class(kind).attends]))
+@pytest.mark.parametrize("name", each_decoder([kind for kind in DECODERS if decoder_class(kind).attends]))
 def test_attention_tells_where_each_word_looks(name):
     decoder = make(name)
     features, tokens = batch()
@@ -248,7 +248,7 @@ def test_every_weight_is_trained(name):
         assert not np.array_equal(old, ops.convert_to_numpy(weight)), weight.path
 
 
-@pytest.mark.parametrize("name", each_decoder(decoder_names(), pytest.mark.weekly, few=True))
+@pytest.mark.parametrize("name", each_decoder(DECODERS, pytest.mark.weekly, few=True))
 def test_overfits_a_toy_set_and_says_it_back(name):
     """Captions of different lengths. Only the image tells which; two images differ in their last region only."""
     captions = [[5, 6, 7, 8], [5, 6, 9], [5, 6, 7, 10, 11, 12], [13], [14, 15, 16, 9]]

@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from helpers import small_sizes
+from helpers import DECODERS, small_sizes
 from keras import ops
 
 from captioning.base.regions import mean_over_regions, region_mask
 from captioning.decoders.base import OneVectorDecoder
-from captioning.decoders.build import decoder_class, decoder_names
+from captioning.decoders.build import decoder_class
 from captioning.search.compiled import Search
 from captioning.training.cross_entropy import CaptionTrainer
 from config import Config
@@ -41,10 +41,7 @@ def logits(decoder, features, tokens) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=pytest.mark.backends if name == "attention" else pytest.mark.slow)
-        for name in decoder_names()
-    ],
+    [pytest.param(name, marks=pytest.mark.backends if name == "attention" else pytest.mark.slow) for name in DECODERS],
 )
 def test_padded_regions_change_nothing(name):
     decoder, (features, tokens) = make(name), batch()
@@ -64,10 +61,7 @@ def test_padded_regions_change_nothing(name):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=getattr(pytest.mark, "slow" if name == "attention" else "weekly"))
-        for name in decoder_names()
-    ],
+    [pytest.param(name, marks=getattr(pytest.mark, "slow" if name == "attention" else "weekly")) for name in DECODERS],
 )
 def test_searches_and_attention_leave_padding_out(name):
     decoder, (features, tokens) = make(name), batch()
@@ -91,7 +85,7 @@ def test_a_region_of_zeros_is_padding():
 
 
 @pytest.mark.slow
-def test_the_attention_penalty_counts_real_regions(monkeypatch):
+def test_the_attention_penalty_counts_real_regions():
     """Padding neither takes a share of the looks nor adds to the loss."""
     losses = []
     for further in (0, 3):

@@ -6,11 +6,11 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from helpers import compile_built, each_decoder, fake_arrays, small_sizes
+from helpers import DECODERS, compile_built, each_decoder, fake_arrays, small_sizes
 from keras import ops
 
 from captioning.decoders.base import Decoder
-from captioning.decoders.build import decoder_class, decoder_names
+from captioning.decoders.build import decoder_class
 from captioning.decoders.ensemble import EnsembleDecoder
 from captioning.embeddings.base import WordEmbedding
 from captioning.embeddings.bert import SPARE
@@ -54,7 +54,7 @@ def run(decoder, features, tokens) -> np.ndarray:
     return ops.convert_to_numpy(decoder(features, tokens))
 
 
-@pytest.fixture(params=each_decoder(sorted(decoder_names())))
+@pytest.fixture(params=each_decoder(sorted(DECODERS)))
 def decoder(request) -> str:
     return request.param
 
@@ -63,7 +63,7 @@ def decoder(request) -> str:
 EVERYWHERE = {("attention", "bert-prefix"): pytest.mark.backends}
 PAIRS = [
     pytest.param(*decoder.values, kind, marks=decoder.marks or EVERYWHERE.get((*decoder.values, kind), ()))
-    for decoder, kind in itertools.product(each_decoder(decoder_names(), few=True), KINDS)
+    for decoder, kind in itertools.product(each_decoder(DECODERS, few=True), KINDS)
 ]
 
 
@@ -101,7 +101,7 @@ def test_no_logit_depends_on_a_later_word_with_the_vectors_of_bert(decoder, trai
     "decoder",
     [
         pytest.param(name, marks=() if name == "attention" else pytest.mark.slow)
-        for name in sorted(decoder_names())
+        for name in sorted(DECODERS)
         if decoder_class(name).attends
     ],
 )

@@ -455,6 +455,7 @@ def test_evaluate_refuses_predictions_for_other_images(data, trained, tmp_path):
 
     good = [{"image_id": 10, "caption": "a"}, {"image_id": 11, "caption": "b"}]
     assert script(*predictions(good)).status == 0
+    refused("evaluate", "--predictions", "none.json", *data[1], mentions="there is no file none.json")
     refused(*predictions(good[:1]), mentions=r"p\.json: .* 1 missing, 0 not in the split")
     refused(
         *predictions([*good, {"image_id": 1, "caption": "c"}]), mentions=r"p\.json: .* 0 missing, 1 not in the split"
@@ -814,6 +815,8 @@ def test_test_names_what_is_wrong(data, trained, tmp_path):
     refused(
         "test", picture, *model, "--follow-links", mentions="--follow-links: is read only with a folder of pictures"
     )
+    for option in ("--pictures", "--attention"):
+        refused("test", picture, *model, option, picture, mentions=f"{option}: .* is a file; name a folder")
     hidden = ["--exclude", "*"]
     refused("test", picture.parent, *model, *hidden, mentions=r"holds no pictures .*; left out by --exclude: \d+ files")
     assert not output[1].exists()
@@ -906,3 +909,15 @@ def test_errors_reach_the_shell(data, trained, tmp_path):
         assert child.returncode == status
         assert mention in err
         assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("encoder", "mentions"),
+    [
+        ("resnet5", "encoder: there is no 'resnet5'; did you mean resnet50"),
+        ("nofile.keras", r"encoder: there is no file nofile\.keras"),
+    ],
+)
+def test_an_encoder_that_does_not_exist_is_named_before_the_data_is_made(tmp_path, encoder, mentions):
+    refused("train", "--preset", "demo", "--data-dir", tmp_path / "demo", "--encoder", encoder, mentions=mentions)
+    assert not (tmp_path / "demo").exists()

@@ -83,7 +83,7 @@ def test_a_bundle_gives_the_same_features_and_captions(saved):
     assert all(found[0].score >= found[1].score >= found[2].score for found in captions)
 
 
-def test_settings_are_read_without_the_weights(saved, tmp_path, monkeypatch, no_keras):
+def test_settings_are_read_without_the_weights(saved, tmp_path, no_keras):
     made, path = saved
     assert settings_of(path, "captioner") == made.config == settings_of(path.parent, "captioner")
     with pytest.raises(UserError, match="one of kind aligner is wanted"):
@@ -93,7 +93,7 @@ def test_settings_are_read_without_the_weights(saved, tmp_path, monkeypatch, no_
         settings_of(pack(tmp_path / "captioner.zip", changed), "captioner")
 
 
-def test_a_run_folder_stands_for_its_bundle(saved, monkeypatch, no_keras):
+def test_a_run_folder_stands_for_its_bundle(saved, no_keras):
     with pytest.raises(no_keras):
         Captioner.load(saved[1].parent)
 

@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from helpers import compile_built, small_sizes
+from helpers import DECODERS, compile_built, small_sizes
 from keras import ops
 
 from captioning.decoders.base import RegionDecoder
-from captioning.decoders.build import decoder_class, decoder_names
+from captioning.decoders.build import decoder_class
 from captioning.decoders.loops import LoopDecoder
 from captioning.training import cross_entropy
 from captioning.training.cross_entropy import CaptionTrainer
@@ -16,8 +16,7 @@ from captioning.words.vocabulary import END, PAD, START
 
 V, R, D, S = 13, 3, 5, 3
 EACH = [
-    pytest.param(name, marks=pytest.mark.backends if name == "attention" else pytest.mark.slow)
-    for name in decoder_names()
+    pytest.param(name, marks=pytest.mark.backends if name == "attention" else pytest.mark.slow) for name in DECODERS
 ]
 
 

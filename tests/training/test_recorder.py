@@ -192,7 +192,7 @@ def test_of_several_data_sets_one_that_ranks_is_enough():
     assert "b: BLEU-4" in dev_scoring.JointScores({"a": short, "b": short}, 1).cannot_rank("bleu4")
 
 
-def test_a_monitor_that_cannot_rank_is_told(prepared, no_curves, capsys, monkeypatch):
+def test_a_monitor_that_cannot_rank_is_told(prepared, no_curves, capsys):
     config, run = start(prepared, "cannot-rank", max_caption_length=3)
     made = fake_recorder(prepared, config, run)
     made.on_train_begin()
