@@ -234,8 +234,6 @@ def refuse_conflicts(args: Namespace, tools: Sequence[str]) -> None:
             "give one of --model RUN, --predictions FILE and --compare FILE FILE; the last two also need the settings "
             "of their data set"
         )
-    if args.predictions and not Path(args.predictions).is_file():
-        raise UserError(f"--predictions: there is no file {args.predictions}; name one with captions")
     if args.references and not (args.predictions or args.compare):
         raise UserError("--references: is for captions in files; give --predictions FILE or --compare FILE FILE")
     if args.variety is not None:

@@ -222,6 +222,8 @@ def _refuse_keras(args: Namespace, why: str) -> None:
     """Raise UserError if ``args`` ask for what Keras does not do. ``why``: why ONNX Runtime does not do it."""
     if args.runtime == "onnx":
         raise UserError(f"--runtime onnx: {why}; or leave --runtime out, and Keras captions")
+    if args.precision == "int8" and args.runtime == "keras":
+        raise UserError("--precision int8: Keras has no encoder in 8 bits; leave out this or --runtime keras")
     if args.precision == "int8":
         raise UserError(f"--precision int8: {why}; or leave --precision out")
 
@@ -258,7 +260,7 @@ def _suitable(model: Path, args: Namespace) -> tuple[Exported, Config]:
     Raises as ``graph_captioner`` does.
     """
     if args.runtime == "keras":
-        raise Unsuitable("--runtime keras does not run the ONNX graphs; leave it out")
+        raise Unsuitable("--runtime keras")
     if backend := typed_settings(args).get("backend"):
         raise Unsuitable(f"--backend {backend} is one of Keras")
     exported, trained = export_of(model), settings_of(model, "captioner")
