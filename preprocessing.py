@@ -35,7 +35,7 @@ from captioning.embeddings.bert import read_wordpieces
 from captioning.features.looks import Look
 from captioning.words.splitting import SPLITTINGS, TREEBANK, Splitting, share_in_one_piece
 from captioning.words.vocabulary import Coverage, Vocabulary
-from config import Config, DecoderSettings, EncoderSettings, MixtureSettings
+from config import PRESETS, Config, DecoderSettings, EncoderSettings, MixtureSettings
 
 if TYPE_CHECKING:
     import keras
@@ -140,9 +140,14 @@ def _report_unknown(config: Config, lacks: Coverage) -> None:
 
 
 def check_encoder(config: Config) -> None:
-    """Raise UserError if an encoder is to be built and there is none of that name. This is for before the long work."""
-    if not (config.init or config.features):
-        from captioning.features.encoder import check_name  # imports Keras
+    """Raise UserError if an encoder is to be built and there is none of that name. This is for before the long work.
+
+    Looking a name up imports Keras, which takes seconds. The encoders of the presets are there, so a mistake in another
+    setting is told at once.
+    """
+    of_presets = {Config().encoder, *(preset.settings.get("encoder") for preset in PRESETS.values())}
+    if not (config.init or config.features or config.encoder in of_presets):
+        from captioning.features.encoder import check_name
 
         check_name(config.encoder)
 

@@ -194,7 +194,7 @@ def test_light_modules_leave_keras_alone():
     rooms = ["words.vocabulary", "data.datasets", "data.scenes", "data.download", "pictures.loading", "features.store"]
     rooms += ["metrics.cider", "storage.runs"]
     modules = ", ".join(["config", "preprocessing", *(f"captioning.{room}" for room in rooms)])
-    check = f"import sys, {modules}; print([m for m in ('keras', 'tensorflow', 'jax', 'torch') if m in sys.modules])"
+    check = f"import sys, {modules}; preprocessing.check_encoder(config.Config()); print([m for m in ('keras', 'tensorflow', 'jax', 'torch') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
 
